@@ -1,0 +1,39 @@
+# Each target makes .venv and installs what it needs by itself; a second run needs no network.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test check lint clean
+
+demo: .venv/installed ## images -> shards -> train -> evaluate -> report, in minutes on two cores
+	$(BIN)/imagesprint demo
+
+test: .venv/installed-dev ## every test, without a GPU or a network
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev ## format, lint, types, import rule
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test ## all that CI runs
+
+clean:
+	rm -rf .venv demo-run
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $$($(PYTHON) --version) is too old: imagesprint needs Python 3.11 or newer"; \
+	    echo "hint: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+	  { echo "hint: on Debian and Ubuntu: apt-get install python3-venv"; rm -rf .venv; exit 1; }
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing into .venv (PyTorch is large: a few minutes on a slow line)"
+	$(PIP) --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) --editable '.[dev]'
+	@touch $@

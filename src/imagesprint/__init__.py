@@ -1,0 +1,39 @@
+"""Trains ResNets on ImageNet-scale data; every part is usable alone. Names are imported when first used."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imagesprint.errors import ImagesprintError as ImagesprintError
+    from imagesprint.loading.batch import Batch as Batch
+    from imagesprint.loading.loader import Loader as Loader
+    from imagesprint.model.weights import load_model as load_model
+    from imagesprint.recipes.library import load_recipe as load_recipe
+    from imagesprint.recipes.recipe import Phase as Phase
+    from imagesprint.recipes.recipe import Recipe as Recipe
+    from imagesprint.records.dataset import open_dataset as open_dataset
+    from imagesprint.records.dataset import open_root as open_root
+
+_MODULES = {
+    "Batch": "imagesprint.loading.batch",
+    "ImagesprintError": "imagesprint.errors",
+    "Loader": "imagesprint.loading.loader",
+    "Phase": "imagesprint.recipes.recipe",
+    "Recipe": "imagesprint.recipes.recipe",
+    "load_model": "imagesprint.model.weights",
+    "load_recipe": "imagesprint.recipes.library",
+    "open_dataset": "imagesprint.records.dataset",
+    "open_root": "imagesprint.records.dataset",
+}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'imagesprint' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

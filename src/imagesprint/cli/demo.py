@@ -1,0 +1,103 @@
+"""`imagesprint demo`: images → shards → train → evaluate → report, on scikit-learn's handwritten digits."""
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from imagesprint.cli.output import show
+from imagesprint.cli.parsing import Parser, add_verb
+from imagesprint.cli.train import summary
+from imagesprint.console import Console
+from imagesprint.errors import UsageError
+from imagesprint.files import write_text
+
+EXAMPLES = """\
+  imagesprint demo
+  imagesprint demo --output /tmp/demo"""
+
+DIGIT_SIZE = 32  # pixels that the 8×8 digits are written at: photos are larger than what they are trained at, too
+VALIDATION_FRACTION = 0.2
+MARKER = "made-by-imagesprint-demo"
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the verb."""
+    parser = add_verb(subparsers, "demo", "The whole way on 1,797 real handwritten digits.", EXAMPLES, run)
+    parser.add_argument("--output", type=Path, default=Path("demo-run"), metavar="DIR", help="default: demo-run")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Go the whole way inside --output; print what lies where and what to try next."""
+    from imagesprint.measuring.report import write_report
+    from imagesprint.prepare.preparing import prepare
+    from imagesprint.recipes.library import load_recipe
+    from imagesprint.training.training import TrainingOptions, train
+
+    folder = args.output
+    images, root, run_directory = folder / "images", folder / "data", folder / "run"
+    _claim(folder)
+    console.line("1/4  images: scikit-learn's handwritten digits")
+    _write_digits(images, console)
+    console.line("2/4  prepare: image files → TFRecord shards in two sizes")
+    prepare(images, root, variants=("full", "16"), val_fraction=VALIDATION_FRACTION, console=console)
+    console.line("3/4  train and evaluate: a small ResNet at 16, then at 24 pixels")
+    result = train(load_recipe("demo"), root, run_directory, TrainingOptions(device="cpu"), console)
+    console.line("4/4  report")
+    report = write_report(run_directory)
+    show(args, {**result, "report": report}, _closing(result, folder, run_directory, report))
+    return 0
+
+
+def _claim(folder: Path) -> None:
+    """Make `folder` ours. Raises UsageError where it holds something else."""
+    marker = folder / MARKER
+    if folder.exists() and not marker.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            f"--output {folder} holds something else", "choose a new directory: imagesprint demo --output DIR"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(marker, "remove this directory to run the demo from the start\n")
+    except OSError as error:
+        raise UsageError(
+            f"--output {folder} cannot be written: {error.strerror}", "choose another directory"
+        ) from error
+
+
+def _write_digits(folder: Path, console: Console) -> None:
+    """Write the digits as PNG files, FOLDER/three/0003.png and so on; those that are there already are left."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    for index, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        path = folder / f"{label}-{names[label]}" / f"{index:04d}.png"
+        if path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray((pixels * (255 / 16)).astype("uint8"))  # the digits' ink runs from 0 to 16
+        small.resize((DIGIT_SIZE, DIGIT_SIZE), Image.Resampling.BICUBIC).save(path)
+    console.line(f"     {len(digits.images):,} images in {folder}")
+
+
+def _closing(result: dict[str, Any], folder: Path, run_directory: Path, report: Path) -> str:
+    data, output = shlex.quote(str(folder / "data")), shlex.quote(str(folder / "run-2"))
+    return "\n".join(
+        [
+            "",
+            summary(run_directory, result).rsplit("\n", 1)[0],
+            f"report      {report}",
+            f"plots       {run_directory / 'plots'}",
+            f"shards      {folder / 'data'}",
+            f"curves      .venv/bin/tensorboard --logdir {run_directory / 'tensorboard'}",
+            "",
+            "try next",
+            f"  imagesprint train demo --data {data} --output {output} --set seed=1 --processes 2",
+            f"  imagesprint evaluate {shlex.quote(str(run_directory))} --data {data}",
+            f"  imagesprint verify {data}",
+            "  imagesprint prepare YOUR_PHOTOS ROOT --variants 160 --val-fraction 0.2    # YOUR_PHOTOS/CLASS/*.jpg",
+            "  imagesprint train small --data ROOT --output RUN",
+        ]
+    )

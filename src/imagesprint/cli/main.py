@@ -1,0 +1,115 @@
+"""`imagesprint VERB …`: finds the verb, imports its module alone, and turns every outcome into an exit code."""
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from imagesprint.cli.parsing import COMMON_FLAGS, Parser, suggest
+from imagesprint.console import Console
+from imagesprint.errors import ImagesprintError, UsageError
+
+# One module of this package a verb, in the order of a day's work: add_parser(subparsers), run(args, console) -> int.
+VERBS = {
+    "demo": "the whole way on real images, in minutes on two cores",
+    "prepare": "turn folders of images into shards that train fast",
+    "verify": "check every checksum of prepared data",
+    "recipes": "list, show and compare recipes",
+    "train": "train a recipe on prepared data",
+    "evaluate": "judge every checkpoint of a run",
+    "report": "one page on a run",
+}
+
+INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
+EPILOG = """\
+`imagesprint VERB --help` shows a verb's flags with worked examples.
+exit codes: 0 done, 1 failed, 2 wrong usage, 3 a check or target not met, 130 Ctrl-C, 143 stopped by SIGTERM"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out the command line `argv` (by default the process's own); returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _carry_out(words)
+        sys.stdout.flush()  # here, where a closed pipe can still be caught
+    except BrokenPipeError:
+        # The reader went away (`… | head`): say nothing, also not when Python flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _carry_out(words: list[str]) -> int:
+    try:
+        args = _parse(words)
+        console = Console(quiet=args.quiet)
+        try:
+            code: int = args.run(args, console)
+        finally:
+            console.close()
+        return code
+    except BrokenPipeError:
+        raise
+    except SystemExit as stop:  # argparse, after --help or --version
+        return stop.code if isinstance(stop.code, int) else 1
+    except KeyboardInterrupt:
+        return _report(words, "interrupted", "", INTERRUPTED)
+    except ImagesprintError as error:
+        return _report(words, error.what, error.hint, error.exit_code)
+    except Exception as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        hint = "this is a bug in imagesprint or a fault of the machine: --verbose shows where; please report it"
+        return _report(words, what, hint, 1)
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    verb = words[0] if words and not words[0].startswith("-") else None
+    if verb is not None and verb not in VERBS:
+        raise UsageError(f"unknown verb {verb!r}", suggest(verb, list(VERBS), "`imagesprint --help` lists the verbs"))
+    if words and words[0] in COMMON_FLAGS:
+        raise UsageError(f"{words[0]} stands before the verb", f"put it after: `imagesprint VERB … {words[0]}`")
+    parser = Parser(prog="imagesprint", description=_DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    subparsers = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", parser_class=Parser)
+    for name, summary in VERBS.items():
+        if name == verb:
+            importlib.import_module(f"imagesprint.cli.{name}").add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=summary)
+    args = parser.parse_args(words, argparse.Namespace(words=words, json=False, quiet=False, verbose=False, run=None))
+    if args.run is None:
+        group = "imagesprint" if verb is None else f"imagesprint {verb}"
+        raise UsageError(f"{group}: no {'verb' if verb is None else 'command'} given", f"`{group} --help` lists them")
+    return args
+
+
+_DESCRIPTION = "Trains ResNets on ImageNet-scale data, from the files as downloaded to a model in use."
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib import metadata  # slow to import
+
+        version = "unknown (not installed)"
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            version = metadata.version("imagesprint")
+        print(f"imagesprint {version}")
+        parser.exit()
+
+
+def _report(words: list[str], what: str, hint: str, code: int) -> int:
+    """Say what went wrong, where it belongs: one JSON object on stdout with --json, else two lines on stderr."""
+    flags = words[: words.index("--")] if "--" in words else words
+    if "--verbose" in flags:
+        traceback.print_exc()
+    if "--json" in flags:
+        print(json.dumps({"error": what, "hint": hint, "exit_code": code}, ensure_ascii=False))
+        return code
+    print(f"error: {what}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    return code

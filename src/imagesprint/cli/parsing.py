@@ -1,0 +1,87 @@
+"""The argument parser all verbs share: exact flags, errors of the hierarchy, worked examples in every help."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from imagesprint.console import Console
+from imagesprint.errors import UsageError
+
+COMMON_FLAGS = ("--json", "--quiet", "--verbose")
+
+Run = Callable[[argparse.Namespace, Console], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError, with a hint, where argparse prints and exits."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # No abbreviations: a flag added later must not change what a script's `--num` meant.
+        kwargs.update(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"`{self.prog} --help` shows the usage")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            # Caught by the innermost parser, which knows the flags that were meant.
+            raise self._unexpected(unknown[0])
+        return parsed, unknown
+
+    def _unexpected(self, word: str) -> UsageError:
+        flag = word.partition("=")[0]
+        usage = f"`{self.prog} --help` shows the usage"
+        if not flag.startswith("-"):
+            return UsageError(f"unexpected argument {word!r}", usage)
+        return UsageError(f"unknown flag {flag!r}", suggest(flag, list(self._option_string_actions), usage))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            name = action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest).lower()
+            hint = suggest(str(value), known, f"choose one of {', '.join(known)}")
+            raise UsageError(f"unknown {name} {str(value)!r}", hint)
+
+
+def suggest(word: str, known: list[str], otherwise: str) -> str:
+    """A hint: `did you mean NAME?` where one of `known` is near `word`, then `otherwise`."""
+    import difflib  # only a mistake needs it
+
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}? {otherwise}" if near else otherwise
+
+
+def add_verb(
+    subparsers: "argparse._SubParsersAction[Parser]", name: str, description: str, examples: str, run: Run | None
+) -> Parser:
+    """Add the verb `name`, whose help ends in `examples` and which is carried out by `run`; its parser.
+
+    `run(args, console)` returns the exit code. A verb that only groups others (`recipes list`) passes None.
+    """
+    parser = subparsers.add_parser(name, description=description, epilog=f"examples:\n{examples}")
+    # No defaults here: a nested parser's default would undo the flag given before it (main.py holds them).
+    common = parser.add_argument_group("common flags")
+    add = common.add_argument
+    add("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON value; errors too")
+    add("--quiet", action="store_true", default=argparse.SUPPRESS, help="no progress, only results and warnings")
+    add("--verbose", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+    if run is not None:
+        parser.set_defaults(run=run)
+    return parser
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def add_device_flags(parser: Parser) -> None:
+    """Add --device and --processes."""
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
+    )
+    parser.add_argument("--processes", type=positive, default=1, metavar="N", help="local ranks, one a GPU; default 1")

@@ -1,0 +1,99 @@
+"""`imagesprint train`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from imagesprint.cli.output import show
+from imagesprint.cli.parsing import Parser, add_device_flags, add_verb, positive
+from imagesprint.console import Console, duration
+from imagesprint.recipes.library import load_recipe
+from imagesprint.recipes.overrides import apply_overrides
+from imagesprint.recipes.recipe import Recipe
+from imagesprint.recipes.validation import check_world_size
+from imagesprint.records.dataset import Root, open_root
+from imagesprint.runs.processes import is_launcher, run_ranks
+
+EXAMPLES = """\
+  imagesprint train small --data ROOT --output RUN
+  imagesprint train minutes104 --data ROOT --output RUN --processes 8
+  imagesprint train small --data ROOT --output RUN --set seed=3 --set 'phases.*.micro_batch=16'
+  imagesprint train small --data ROOT --output RUN --set init=other/checkpoints/step-0000660.pt
+  imagesprint train my.toml --data ROOT --output RUN --dry-run
+  imagesprint train small --data ROOT --output RUN     # again, after a crash: goes on where it stopped"""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the verb."""
+    parser = add_verb(subparsers, "train", "Train a recipe on prepared data; resumes what was begun.", EXAMPLES, run)
+    parser.add_argument("recipe", metavar="RECIPE", help="a built-in's name or a .toml file")
+    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="what imagesprint prepare made")
+    parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="the run directory")
+    add_device_flags(parser)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the recipe: seed=3, phases.2.lr=0.1,0.01",
+    )
+    parser.add_argument(
+        "--resume",
+        choices=("auto", "never", "require"),
+        default="auto",
+        help="auto: go on where RUN stopped, or start; never: only start; require: only go on",
+    )
+    parser.add_argument(
+        "--checkpoint-every", type=_steps_or_epoch, default=None, metavar="STEPS|epoch", help="default: epoch"
+    )
+    parser.add_argument("--stop-after", type=positive, metavar="STEPS", help="end after this step of the run, saved")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and end")
+
+
+def _steps_or_epoch(text: str) -> int | None:
+    return None if text == "epoch" else positive(text)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Train, in this process or in several; print the result."""
+    recipe = apply_overrides(load_recipe(args.recipe), args.set)
+    root = open_root(args.data)
+    if is_launcher(args.processes):
+        check_world_size(recipe, args.processes)
+        if not args.dry_run:
+            return run_ranks(args.processes, args.words)
+    if args.dry_run:
+        return _dry_run(args, recipe, root, console)
+    from imagesprint.training.training import TrainingOptions, train  # imports torch
+
+    options = TrainingOptions(args.device, args.resume, args.checkpoint_every, args.stop_after)
+    result = train(recipe, args.data, args.output, options, console)
+    show(args, result, summary(args.output, result))
+    return 0
+
+
+def _dry_run(args: argparse.Namespace, recipe: Recipe, root: Root, console: Console) -> int:
+    from imagesprint.recipes.schedule import Schedule
+    from imagesprint.runs.directory import RunDirectory, check_run, resolve_precision
+    from imagesprint.training.progress import show_recipe
+
+    check_run(args.output, resolve_precision(recipe, RunDirectory(args.output), recipe.precision), args.resume)
+    schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
+    show_recipe(console, recipe, schedule, args.processes)
+    text = f"nothing was trained: leave --dry-run away to train {schedule.total_steps:,} steps into {args.output}"
+    show(args, {"dry_run": True, "steps": schedule.total_steps, "output": args.output}, text)
+    return 0
+
+
+def summary(run: Path, result: dict[str, Any]) -> str:
+    """What a training came to and what to do next, for a person."""
+    seconds, speed = result["wall_seconds"], result["images_per_second"]
+    lines = [
+        f"trained     {result['steps']:,} steps, {result['epochs']:g} epochs in {duration(seconds)}, "
+        f"{speed:,.0f} images/s"
+    ]
+    if result["top1"] is not None:
+        lines.append(f"accuracy    top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}%, loss {result['loss']:.4f}")
+    lines.append(f"checkpoint  {result['checkpoint']}")
+    lines.append(f"next        imagesprint report {run}")
+    return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""The error hierarchy. Every failure a user can meet is one of these; anything else is a bug.
+
+ImagesprintError            exit 1   something failed
+├── UsageError              exit 2   wrong flag, path or configuration: known before any work starts
+│   ├── RecipeError                  a recipe, an override or a .toml file that makes no sense
+│   └── RankError                    a world size that does not fit the recipe, a broken rank environment
+├── DataError               exit 1   what was found in the data
+│   ├── ImageError                   bytes that are no image, or a damaged one
+│   └── RecordError                  a damaged or missing record, shard, index or dataset.json
+├── RunError                exit 1   the run directory, a resume, a loss that is not finite
+│   └── CheckpointError              a checkpoint or weight file that cannot be used
+└── CheckError             exit 3   a check or target was not met
+"""
+
+
+class ImagesprintError(Exception):
+    """A failure with what happened, the offending value in it, and a hint that helps.
+
+    `what` and `hint` are one sentence each; `exit_code` is what the command line exits with.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[type["ImagesprintError"], tuple[str, str]]:
+        # Errors cross process borders (prepare's workers): keep the hint when pickled.
+        return type(self), (self.what, self.hint)
+
+
+class UsageError(ImagesprintError):
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    pass
+
+
+class RankError(UsageError):
+    pass
+
+
+class DataError(ImagesprintError):
+    pass
+
+
+class ImageError(DataError):
+    pass
+
+
+class RecordError(DataError):
+    pass
+
+
+class RunError(ImagesprintError):
+    pass
+
+
+class CheckpointError(RunError):
+    pass
+
+
+class LostRankError(RunError):
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: tells the launcher to look for the rank that failed by itself
+
+
+class CheckError(ImagesprintError):
+    exit_code = 3

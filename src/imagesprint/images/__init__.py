@@ -1,0 +1,1 @@
+"""Random draws, crop geometry, decoding and encoding of images. No torch."""

@@ -1,0 +1,60 @@
+"""One image at a time, for `prepare`: opening with every check, shrinking, encoding."""
+
+import io
+import warnings
+
+from PIL import Image, UnidentifiedImageError
+
+from imagesprint.errors import ImageError
+from imagesprint.images.decoding import FORMATS
+
+_MAX_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
+_JPEG_FORMATS = ("JPEG", "MPO")  # MPO: a JPEG with further pictures after it, as some cameras write it
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Return the image in `data`, decoded to its last row, in its own mode; its EXIF orientation is ignored.
+
+    Raises ImageError with the reason: empty, no image, cut short or damaged, more pixels than Pillow's limit
+    (178,956,970: half a gigabyte) or a side longer than a JPEG's can be.
+    """
+    if not data:
+        raise ImageError("the file is empty")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's opinions on EXIF, palettes and sizes that are still accepted here
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if max(image.size) > _MAX_JPEG_SIDE:
+                raise ImageError(f"{image.width} × {image.height} pixels: a JPEG's side is at most {_MAX_JPEG_SIDE:,}")
+            image.load()
+        except UnidentifiedImageError:
+            raise ImageError(f"no image: it begins with {data[:16]!r}") from None
+        except (ImageError, MemoryError):
+            raise
+        except Image.DecompressionBombError as error:
+            raise ImageError(str(error)) from None
+        except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead to
+            raise ImageError(f"damaged: {error}") from error
+    return image
+
+
+def is_plain_jpeg(image: Image.Image) -> bool:
+    """Return whether an image of `open_image` was a JPEG in RGB or grey, whose bytes can be kept as they are."""
+    return image.format in _JPEG_FORMATS and image.mode in ("RGB", "L")
+
+
+def shrink(image: Image.Image, shorter_side: int) -> Image.Image:
+    """Return the image with its shorter side at `shorter_side` pixels, antialiased; itself if that is no smaller."""
+    if min(image.size) <= shorter_side:
+        return image
+    scale = shorter_side / min(image.size)
+    width, height = (max(shorter_side, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encode_jpeg(image: Image.Image, quality: int) -> bytes:
+    """Return the RGB image as a baseline JPEG, 4:2:0, with optimised Huffman tables and without metadata."""
+    data = io.BytesIO()
+    # comment="": Pillow would otherwise take over the comment of the JPEG that the image came from.
+    image.save(data, "JPEG", quality=quality, subsampling="4:2:0", optimize=True, progressive=False, comment="")
+    return data.getvalue()

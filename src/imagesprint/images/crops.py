@@ -1,0 +1,236 @@
+"""Crop geometry: which box of each image is cut out, and whether it is mirrored. Vectorised over the batch.
+
+Boxes are int32[N, 4] as left, top, right, bottom in pixels of the stored image, half-open like Pillow's `crop`; sizes
+are int[N, 2] as height, width. Every sample draws for itself (see `draws`), so a batch's composition cannot matter.
+Only + − × ÷, square roots and integers are used: IEEE 754 fixes their results, while exp and log differ in the last bit
+between numpy, libm and processors.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagesprint.images.draws import CROP, FLIP, below, sample_bits, uniform
+from imagesprint.recipes.recipe import Phase, Recipe
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bits = NDArray[np.uint32]
+Proposal = tuple[Ints, Ints, Ints, Ints, NDArray[np.bool_]]  # left, top, width, height, acceptable; [attempts, samples]
+
+RANDOM_RESIZED_ATTEMPTS: Final = 10  # torchvision's RandomResizedCrop.get_params
+DISTORTED_BBOX_ATTEMPTS: Final = 100  # max_attempts in the Inception preprocessing of the TensorFlow models
+
+
+def draw_training_crops(
+    recipe: Recipe,
+    phase: Phase,
+    sizes: NDArray[np.integer],
+    boxes: Sequence[NDArray[np.float32]] | None,
+    epoch: int,
+    sample_ids: NDArray[np.int64],
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """The crops, int32[N, 4], and flips, bool[N], of samples `sample_ids`, int64[N], in `epoch`.
+
+    `boxes` holds each image's objects, float32[K, 4] as ymin, xmin, ymax, xmax in 0..1; only the crop
+    `distorted_bbox` looks at them, and None says that no image has any.
+    """
+    height, width = _height_width(sizes)
+    if recipe.crop == "random_resized":
+        propose = _random_resized(recipe.aspect, phase.min_area, height, width)
+        fallback = _central_within_aspect(recipe.aspect, height, width)
+        attempts = RANDOM_RESIZED_ATTEMPTS
+    elif recipe.crop == "distorted_bbox":
+        objects = _object_pixels(boxes, height, width)
+        propose = _distorted_bbox(recipe, phase.min_area, height, width, objects)
+        fallback = np.stack([np.zeros_like(width), np.zeros_like(height), width, height], 1)
+        attempts = DISTORTED_BBOX_ATTEMPTS
+    else:
+        return _central_square(height, width, np.minimum(height, width)), _flips(recipe, epoch, sample_ids)
+    crops = _first_acceptable(propose, attempts, fallback, recipe.seed, epoch, sample_ids)
+    return crops, _flips(recipe, epoch, sample_ids)
+
+
+def evaluation_crops(sizes: NDArray[np.integer], eval_resize: int, eval_image_size: int) -> NDArray[np.int32]:
+    """The central squares, int32[N, 4], that evaluation resizes to `eval_image_size`.
+
+    Their side is the shorter side times eval_image_size / eval_resize (rounded, at most the shorter side): cutting
+    them out and resizing once equals "shorter side to eval_resize, then the centre square" within rounding.
+    """
+    height, width = _height_width(sizes)
+    short = np.minimum(height, width)
+    side = (2 * short * eval_image_size + eval_resize) // (2 * eval_resize)
+    return _central_square(height, width, np.clip(side, 1, short))
+
+
+def _height_width(sizes: NDArray[np.integer]) -> tuple[Ints, Ints]:
+    wide = np.asarray(sizes, np.int64)
+    return wide[:, 0], wide[:, 1]
+
+
+def _flips(recipe: Recipe, epoch: int, sample_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    if not recipe.flip:
+        return np.zeros(len(sample_ids), np.bool_)
+    flips: NDArray[np.bool_] = sample_bits(recipe.seed, epoch, sample_ids, 0, FLIP)[0] >= np.uint32(1 << 31)
+    return flips
+
+
+def _first_acceptable(
+    propose: Callable[[Bits, Ints], Proposal],
+    attempts: int,
+    fallback: Ints,
+    seed: int,
+    epoch: int,
+    sample_ids: NDArray[np.int64],
+) -> NDArray[np.int32]:
+    """Each sample's first acceptable proposal, else its row of `fallback`.
+
+    Attempts go in rounds of 1, 9, 90, …: most samples are done after the first, and the rest take few numpy calls.
+    """
+    crops = fallback.astype(np.int32)
+    pending = np.arange(len(sample_ids))
+    done = 0
+    while done < attempts and len(pending):
+        count = min(max(1, 9 * done), attempts - done)
+        ids = np.tile(sample_ids[pending], count)
+        blocks = np.repeat(np.arange(done, done + count), len(pending))
+        bits = sample_bits(seed, epoch, ids, blocks, CROP).reshape(4, count, len(pending))
+        left, top, width, height, acceptable = propose(bits, pending)
+        first = acceptable.argmax(0)
+        hit = np.flatnonzero(acceptable.any(0))
+        chosen = (first[hit], hit)
+        crops[pending[hit], 0] = left[chosen]
+        crops[pending[hit], 1] = top[chosen]
+        crops[pending[hit], 2] = (left + width)[chosen]
+        crops[pending[hit], 3] = (top + height)[chosen]
+        pending = np.delete(pending, hit)
+        done += count
+    return crops
+
+
+def _random_resized(
+    aspect: tuple[float, float], min_area: float, height: Ints, width: Ints
+) -> Callable[[Bits, Ints], Proposal]:
+    """torchvision's RandomResizedCrop: area uniform in min_area..1 of the image, aspect (w / h) log-uniform."""
+    low, high = _log(aspect[0]), _log(aspect[1])
+
+    def propose(bits: Bits, rows: Ints) -> Proposal:
+        h, w = height[rows], width[rows]
+        area = (h * w) * (min_area + uniform(bits[0]) * (1.0 - min_area))
+        ratio = _exp(low + uniform(bits[1]) * (high - low))
+        crop_w = np.rint(np.sqrt(area * ratio)).astype(np.int64)
+        crop_h = np.rint(np.sqrt(area / ratio)).astype(np.int64)
+        acceptable = (crop_w > 0) & (crop_w <= w) & (crop_h > 0) & (crop_h <= h)
+        return below(bits[2], w - crop_w + 1), below(bits[3], h - crop_h + 1), crop_w, crop_h, acceptable
+
+    return propose
+
+
+def _central_within_aspect(aspect: tuple[float, float], height: Ints, width: Ints) -> Ints:
+    """torchvision's fallback: the image, cut around its centre to the nearest allowed aspect."""
+    crop_w = np.where(width > height * aspect[1], np.rint(height * aspect[1]).astype(np.int64), width)
+    crop_h = np.where(width < height * aspect[0], np.rint(width / aspect[0]).astype(np.int64), height)
+    crop_w, crop_h = np.clip(crop_w, 1, width), np.clip(crop_h, 1, height)
+    left, top = (width - crop_w) // 2, (height - crop_h) // 2
+    return np.stack([left, top, left + crop_w, top + crop_h], 1)
+
+
+def _distorted_bbox(
+    recipe: Recipe, min_area: float, height: Ints, width: Ints, objects: Ints
+) -> Callable[[Bits, Ints], Proposal]:
+    """TensorFlow's SampleDistortedBoundingBox: aspect uniform, height uniform among those the area allows.
+
+    As there, an offset is drawn below (image − crop), so that the crop never touches the far edge unless it fills
+    the image in that direction, and a crop counts only if it covers min_object_covered of at least one object.
+    """
+    low, high = recipe.aspect
+
+    def propose(bits: Bits, rows: Ints) -> Proposal:
+        h, w = height[rows], width[rows]
+        ratio = low + uniform(bits[0]) * (high - low)
+        largest = (h * w).astype(np.float64)
+        smallest = largest * min_area
+        highest = np.rint(np.sqrt(largest / ratio))
+        # The greatest height whose rounded width still fits; 1e-7 is the kernel's guard, the last step its repair.
+        highest = np.where(np.rint(highest * ratio) > w, np.floor((w + 0.5 - 1e-7) / ratio), highest)
+        highest -= np.rint(highest * ratio) > w
+        highest = np.minimum(highest, h)
+        lowest = np.minimum(np.rint(np.sqrt(smallest / ratio)), highest)
+        crop_h = lowest + below(bits[1], (highest - lowest).astype(np.int64) + 1)
+        crop_h += np.rint(crop_h * ratio) * crop_h < smallest
+        crop_h -= np.rint(crop_h * ratio) * crop_h > largest
+        crop_w = np.rint(crop_h * ratio)
+        area = crop_w * crop_h
+        acceptable = (
+            (area >= smallest) & (area <= largest) & (crop_w <= w) & (crop_h <= h) & (crop_w > 0) & (crop_h > 0)
+        )
+        columns, lines = crop_w.astype(np.int64), crop_h.astype(np.int64)
+        top, left = below(bits[2], h - lines), below(bits[3], w - columns)
+        acceptable &= _covers(left, top, columns, lines, objects[rows], recipe.min_object_covered)
+        return left, top, columns, lines, acceptable
+
+    return propose
+
+
+def _object_pixels(boxes: Sequence[NDArray[np.float32]] | None, height: Ints, width: Ints) -> Ints:
+    """The objects in whole pixels, int64[N, K, 4] as left, top, right, bottom, padded by empty ones.
+
+    An image without any is its own object.
+    """
+    number = (
+        np.fromiter(map(len, boxes), np.int64, len(boxes)) if boxes is not None else np.zeros(len(height), np.int64)
+    )
+    most = max(1, int(number.max(initial=0)))
+    objects = np.zeros((len(height), most, 4), np.int64)
+    if boxes is not None and number.any():
+        relative = np.zeros((len(height), most, 4), np.float32)
+        relative[np.arange(most) < number[:, None]] = np.concatenate([part.reshape(-1, 4) for part in boxes])
+        scale = np.stack([width, height, width, height], 1).astype(np.float32)
+        objects[:] = relative[:, :, [1, 0, 3, 2]] * scale[:, None]
+    objects[number == 0, 0, 2] = width[number == 0]
+    objects[number == 0, 0, 3] = height[number == 0]
+    return objects
+
+
+def _covers(left: Ints, top: Ints, width: Ints, height: Ints, objects: Ints, share: float) -> NDArray[np.bool_]:
+    """Whether each crop, [attempts, samples], holds at least `share` of one of its sample's objects."""
+    x0, y0, x1, y1 = np.moveaxis(objects, 2, 0)
+    across = np.minimum((left + width)[..., None], x1) - np.maximum(left[..., None], x0)
+    down = np.minimum((top + height)[..., None], y1) - np.maximum(top[..., None], y0)
+    area = (x1 - x0) * (y1 - y0)
+    inside = np.maximum(across, 0) * np.maximum(down, 0)
+    covered: NDArray[np.bool_] = ((area > 0) & (inside >= share * area)).any(-1)
+    return covered
+
+
+def _central_square(height: Ints, width: Ints, side: Ints) -> NDArray[np.int32]:
+    left, top = (width - side) // 2, (height - side) // 2
+    return np.stack([left, top, left + side, top + side], 1).astype(np.int32)
+
+
+_LOG_2: Final = 0.6931471805599453
+
+
+def _log(x: float) -> float:
+    """Natural logarithm by the area-tangent series, to about 1e-16: x = m·2ᵉ, ln m = 2·(z + z³/3 + z⁵/5 + …)."""
+    mantissa, exponent = math.frexp(x)
+    z = (mantissa - 1.0) / (mantissa + 1.0)  # in [−1/3, 0)
+    total, power = 0.0, z
+    for k in range(1, 36, 2):  # the next term is below 3⁻³⁷
+        total += power / k
+        power *= z * z
+    return 2.0 * total + exponent * _LOG_2
+
+
+def _exp(x: Floats) -> Floats:
+    """exp(x) to about 1e-11 for |x| ≤ 5: the [3/3] Padé approximant at x / 64, squared six times."""
+    y = x * 2.0**-6
+    square = y * y
+    even, odd = 120.0 + 12.0 * square, y * (60.0 + square)
+    result = (even + odd) / (even - odd)
+    for _ in range(6):
+        result = result * result
+    return result

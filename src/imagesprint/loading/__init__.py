@@ -1,0 +1,1 @@
+"""Which records in which order, and the loader that yields them as batches."""

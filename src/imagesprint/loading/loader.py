@@ -1,0 +1,225 @@
+"""The loaders: from a prepared dataset to batches, in the recipe's order, ahead of the consumer."""
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+
+from imagesprint.errors import RankError, RecordError, UsageError
+from imagesprint.images.crops import draw_training_crops, evaluation_crops
+from imagesprint.images.decoding import Decoder, open_decoder
+from imagesprint.loading.batch import Batch, Buffer, Load
+from imagesprint.loading.ring import Ring
+from imagesprint.loading.sampler import Sampler
+from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.schedule import Schedule
+from imagesprint.recipes.validation import check_world_size, validate
+from imagesprint.records.dataset import Dataset, Root, open_root
+
+AHEAD: Final = 2  # batches ready before they are asked for: one hides the decoding, the second its unevenness
+
+
+class _BatchLoader(ABC):
+    """What loaders share: a pass over some loads through a ring of buffers, by `threads` decoding threads.
+
+    Each iteration is a pass from the start; beginning one ends the former. Threads and buffers live only while a pass
+    does: it ends with the last batch, an error, `close`, or when its iterator is dropped (as a `for` loop does however
+    it is left). A loader that is not being iterated over can be pickled, and used after a fork.
+    """
+
+    def __init__(self, threads: int | None, pin: bool) -> None:
+        if threads is not None and threads < 1:
+            raise UsageError(f"{threads} threads cannot decode", "give at least 1, or leave it out to use every core")
+        self._threads = threads
+        self._pin = pin
+        self._ring: Ring[Load, Buffer, Batch] | None = None
+        self.wait_seconds = 0.0  # that the consumer has waited for batches so far, over all passes
+
+    @abstractmethod
+    def _loads(self) -> Iterator[Load]:
+        """The batches of a pass, in order."""
+
+    @abstractmethod
+    def _largest(self) -> tuple[int, int]:
+        """The most rows and the most pixel values that a batch of the pass has."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.close()
+        rows, values = self._largest()
+        buffers = [Buffer(rows, values, self._pin) for _ in range(AHEAD + 1)]
+        decoder = open_decoder(self._threads or len(os.sched_getaffinity(0)))
+        ring = self._ring = Ring(self._loads(), buffers, partial(_fill, decoder), decoder.close)
+        try:
+            while True:
+                start = time.perf_counter()
+                batch = next(ring, None)
+                self.wait_seconds += time.perf_counter() - start
+                if batch is None:
+                    return
+                yield batch
+        finally:
+            ring.close()
+
+    def close(self) -> None:
+        """End the present pass and its threads; a second call does nothing."""
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Loader(_BatchLoader):
+    """The training batches of a recipe: one micro-batch each, those of rank `rank` among `world_size`.
+
+    For each step in [start_step, end_step) (by default all of the schedule) it yields micro-batches rank,
+    rank + world_size, … as `Batch`; together the ranks' batches are the same stream whatever their number, the
+    threads, and the step it starts at. Augmentation is the recipe's.
+
+    `source` is a prepared ROOT (or its path), of which each phase reads the variant it names or else the nearest
+    (`notes` then says so), or one dataset for all phases. A single `Phase` stands for a recipe of defaults around it,
+    from step 0 on. `pin` puts the batches into pinned memory.
+
+    Raises RankError for ranks that cannot share the micro-batches evenly, RecipeError for a recipe that does not fit
+    the data, UsageError for steps that it does not have; while iterating RecordError or ImageError for damaged data.
+    """
+
+    def __init__(
+        self,
+        source: Root | Dataset | str | Path,
+        recipe: Recipe | Phase,
+        rank: int = 0,
+        world_size: int = 1,
+        start_step: int = 0,
+        *,
+        threads: int | None = None,
+        end_step: int | None = None,
+        pin: bool = False,
+    ) -> None:
+        super().__init__(threads, pin)
+        self.recipe = _recipe_of(recipe) if isinstance(recipe, Phase) else recipe
+        validate(self.recipe)
+        check_world_size(self.recipe, world_size)
+        _check_rank(rank, world_size)
+        self.notes: list[str] = []
+        self._datasets = self._open(open_root(source) if isinstance(source, str | Path) else source)
+        self.schedule = Schedule(self.recipe, len(self._datasets[0]))
+        end_step = self.schedule.total_steps if end_step is None else end_step
+        if not 0 <= start_step <= end_step <= self.schedule.total_steps:
+            raise UsageError(
+                f"steps {start_step}..{end_step} are not among the schedule's 0..{self.schedule.total_steps}",
+                "choose start_step and end_step within it",
+            )
+        self._steps = range(start_step, end_step)
+        self._ranks = (rank, world_size)
+
+    def _open(self, source: Root | Dataset) -> list[Dataset]:
+        """The dataset of each phase."""
+        if isinstance(source, Dataset):
+            return [source] * len(self.recipe.phases)
+        opened: dict[str, Dataset] = {}
+        datasets: list[Dataset] = []
+        for phase in self.recipe.phases:
+            variant = source.nearest(phase.source)
+            note = f"{source.path} has no variant {phase.source}: {variant} is used instead"
+            if variant != phase.source and note not in self.notes:
+                self.notes.append(note)
+            if variant not in opened:
+                opened[variant] = source.dataset(variant, "train")
+            datasets.append(opened[variant])
+        if len({len(dataset) for dataset in datasets}) > 1:
+            counts = ", ".join(f"{name}: {len(dataset)}" for name, dataset in opened.items())
+            raise RecordError(
+                f"the variants of {source.path} have different numbers of training images ({counts})",
+                "delete the odd one's folder and prepare it again",
+            )
+        return datasets
+
+    def _largest(self) -> tuple[int, int]:
+        with_bounds = zip(self.recipe.phases, self.schedule.bounds, strict=True)
+        phases = [phase for phase, (a, b) in with_bounds if a < self._steps.stop and b > self._steps.start]
+        rows = max((phase.micro_batch for phase in phases), default=0)
+        return rows, max((phase.micro_batch * phase.image_size**2 * 3 for phase in phases), default=0)
+
+    def _loads(self) -> Iterator[Load]:
+        sampler = Sampler(self.schedule, self.recipe.seed)
+        rank, world_size = self._ranks
+        for step in self._steps:
+            phase, epoch = self.schedule.phase(step), self.schedule.position(step).epoch
+            dataset = self._datasets[self.schedule.phase_index(step)]
+            for index in range(rank, phase.micro_batches, world_size):
+                ids = sampler.micro_batch(step, index)
+                with_boxes = self.recipe.crop == "distorted_bbox"
+                boxes = [dataset.boxes(sample_id) for sample_id in ids.tolist()] if with_boxes else None
+                crops, flips = draw_training_crops(self.recipe, phase, dataset.sizes[ids], boxes, epoch, ids)
+                yield Load(dataset, ids, crops, flips, self.recipe.antialias, len(ids), phase.image_size, step)
+
+
+class EvaluationLoader(_BatchLoader):
+    """Each image of `dataset` once, in the order of sample ids: batch j is the business of rank j % world_size.
+
+    The shorter side is resized to `resize` and the centre square of `image_size` cut out, antialiased; no flip. Every
+    batch has `batch_size` rows; the last one's padding has mask False. Raises RankError for a rank beyond world_size;
+    while iterating RecordError or ImageError for damaged data.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        image_size: int,
+        resize: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        threads: int | None = None,
+        *,
+        pin: bool = False,
+    ) -> None:
+        super().__init__(threads, pin)
+        _check_rank(rank, world_size)
+        self._dataset = dataset
+        self._image_size = image_size
+        self._resize = resize
+        self._batch_size = batch_size
+        self._ranks = (rank, world_size)
+
+    def _largest(self) -> tuple[int, int]:
+        return self._batch_size, self._batch_size * self._image_size**2 * 3
+
+    def _loads(self) -> Iterator[Load]:
+        rank, world_size = self._ranks
+        num_batches = -(-len(self._dataset) // self._batch_size)
+        for number in range(rank, num_batches, world_size):
+            start = number * self._batch_size
+            ids = np.arange(start, min(start + self._batch_size, len(self._dataset)))
+            crops = evaluation_crops(self._dataset.sizes[ids], self._resize, self._image_size)
+            flips = np.zeros(len(ids), np.bool_)
+            yield Load(self._dataset, ids, crops, flips, True, self._batch_size, self._image_size, number)
+
+
+def _fill(decoder: Decoder, load: Load, buffer: Buffer) -> Batch:
+    return buffer.fill(load, decoder)
+
+
+def _recipe_of(phase: Phase) -> Recipe:
+    """A recipe of this phase alone, from step 0 on, with the defaults of `Recipe`."""
+    shifted = [None if bounds is None else (0, bounds[1] - bounds[0]) for bounds in (phase.epochs, phase.steps)]
+    return Recipe(name="one-phase", phases=(replace(phase, epochs=shifted[0], steps=shifted[1]),))
+
+
+def _check_rank(rank: int, world_size: int) -> None:
+    if not 0 <= rank < world_size:
+        raise RankError(f"there is no rank {rank} among {world_size}", f"ranks are 0..{world_size - 1}")

@@ -1,0 +1,105 @@
+"""Plots of a run: loss, learning rate and accuracy over the steps, with the phases shaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from imagesprint.errors import UsageError
+from imagesprint.files import read_rows, write_atomically
+from imagesprint.runs.directory import RunDirectory
+
+Rows = list[dict[str, Any]]
+SHADES = ("#f2f2f2", "#ffffff")
+TRAINING, VALIDATION, SECOND = "#0072b2", "#d55e00", "#009e73"  # Okabe and Ito: told apart by the colour-blind, too
+
+
+def save_plots(run: RunDirectory) -> list[Path]:
+    """Write loss.png, lr.png and accuracy.png into RUN/plots; returns their paths.
+
+    Raises UsageError where nothing was logged yet.
+    """
+    metrics, evaluations = read_rows(run.metrics_file), run.evaluations()
+    if not metrics:
+        raise UsageError(
+            f"{run.path} holds no logged steps", "train first: imagesprint train RECIPE --data ROOT --output RUN"
+        )
+    folder = run.path / "plots"
+    folder.mkdir(exist_ok=True)
+    draws: dict[str, Callable[[Axes, Rows, Rows], None]] = {"loss": _loss, "lr": _lr, "accuracy": _accuracy}
+    return [_save(folder / f"{name}.png", draw, metrics, evaluations) for name, draw in draws.items()]
+
+
+def _save(path: Path, draw: Callable[[Axes, Rows, Rows], None], metrics: Rows, evaluations: Rows) -> Path:
+    figure = Figure(figsize=(8, 4.2), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    _shade_phases(axes, metrics)
+    draw(axes, metrics, evaluations)
+    axes.set_xlabel("step")
+    axes.set_xlim(0, metrics[-1]["step"])
+    axes.grid(alpha=0.3)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    return path
+
+
+def _shade_phases(axes: Axes, metrics: Rows) -> None:
+    """A band a phase, with its image size written at its foot."""
+    starts: dict[int, int] = {}
+    before = 0
+    for row in metrics:
+        starts.setdefault(row["phase"], before)
+        before = row["step"]
+    sizes = {row["phase"]: row["image_size"] for row in metrics}
+    ends = [*list(starts.values())[1:], before]
+    for (phase, start), end in zip(starts.items(), ends, strict=True):
+        axes.axvspan(start, end, color=SHADES[phase % 2], zorder=0)
+        axes.annotate(
+            f"{sizes[phase]} px",
+            ((start + end) / 2, 0.02),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            color="gray",
+        )
+
+
+def _loss(axes: Axes, metrics: Rows, evaluations: Rows) -> None:
+    steps = [row["step"] for row in metrics]
+    axes.plot(steps, [row["loss"] for row in metrics], color=TRAINING, label="training, with weight decay")
+    axes.plot(steps, [row["cross_entropy"] for row in metrics], color=SECOND, label="training, cross-entropy")
+    axes.plot(
+        [row["step"] for row in evaluations],
+        [row["loss"] for row in evaluations],
+        "o-",
+        color=VALIDATION,
+        label="validation",
+    )
+    axes.set_ylabel("loss")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+
+
+def _lr(axes: Axes, metrics: Rows, _: Rows) -> None:
+    axes.plot([row["step"] for row in metrics], [row["lr"] for row in metrics], color=TRAINING)
+    axes.set_ylabel("learning rate")
+    axes.set_ylim(bottom=0)
+
+
+def _accuracy(axes: Axes, metrics: Rows, evaluations: Rows) -> None:
+    axes.plot(
+        [row["step"] for row in metrics],
+        [row["top1"] for row in metrics],
+        color=TRAINING,
+        label="training top-1 (augmented)",
+    )
+    for key, color in (("top1", VALIDATION), ("top5", SECOND)):
+        label = f"validation {key.replace('top', 'top-')}"
+        axes.plot(
+            [row["step"] for row in evaluations], [row[key] for row in evaluations], "o-", color=color, label=label
+        )
+    axes.set_ylabel("accuracy in %")
+    axes.set_ylim(0, 101)
+    axes.legend(frameon=False, loc="center right")

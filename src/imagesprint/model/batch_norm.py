@@ -1,0 +1,50 @@
+"""Batch norm whose running statistics move once a step, by the mean over all micro-batches of all ranks.
+
+`torch.nn.BatchNorm2d` moves them at every forward pass, by the local batch alone: the result would depend on
+how many micro-batches one rank happens to run. Here a forward pass in training only leaves its micro-batch's
+mean and variance behind; the training step sums them beside the gradients and then moves the statistics,
+r ← (1 − m)·r + m·(mean over all micro-batches of the step). Issue 2 has the definition.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """As `torch.nn.BatchNorm2d` (same parameters and state-dict keys), but see above.
+
+    After a forward pass in training mode `batch_mean` and `batch_var` (float, [C], the variance unbiased) hold
+    the statistics of that micro-batch; `running_mean` and `running_var` are left alone.
+    """
+
+    batch_mean: Tensor
+    batch_var: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__(num_features, eps=eps, momentum=momentum)
+        self.register_buffer("batch_mean", torch.zeros(num_features), persistent=False)
+        self.register_buffer("batch_var", torch.ones(num_features), persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name for it)
+        if not self.training:
+            return super().forward(input)
+        # momentum=1 makes torch write the micro-batch's own statistics into the buffers given.
+        return F.batch_norm(input, self.batch_mean, self.batch_var, self.weight, self.bias, True, 1.0, self.eps)
+
+
+def batch_norms(module: nn.Module) -> list[BatchNorm2d]:
+    """All batch norms inside `module`, in a fixed order."""
+    return [child for child in module.modules() if isinstance(child, BatchNorm2d)]
+
+
+def convert_batch_norms(module: nn.Module) -> nn.Module:
+    """Replace every `torch.nn.BatchNorm2d` inside `module` (a network of somebody else's) by ours; returns it."""
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d:
+            ours = BatchNorm2d(child.num_features, child.eps, child.momentum if child.momentum is not None else 0.1)
+            ours.load_state_dict(child.state_dict())
+            setattr(module, name, ours)
+        else:
+            convert_batch_norms(child)
+    return module

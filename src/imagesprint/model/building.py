@@ -1,0 +1,74 @@
+"""From a recipe's words to a network: its own ResNets, or `timm:NAME` where timm is installed."""
+
+import difflib
+
+import torch
+from torch import Tensor, nn
+
+from imagesprint.errors import RecipeError
+from imagesprint.model.batch_norm import convert_batch_norms
+from imagesprint.model.resnet import ARCHITECTURES, ResNet
+from imagesprint.recipes.recipe import Recipe
+
+
+def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
+    """The recipe's network for `num_classes`, on the CPU in fp32 and channels_last.
+
+    The weights follow from `recipe.seed` alone: the same on every rank and machine. `recipe.init` is not
+    applied here (see weights.py). Raises RecipeError for a model that does not exist.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        if recipe.model.startswith("timm:"):
+            model = convert_batch_norms(_timm_model(recipe.model.removeprefix("timm:"), num_classes))
+        else:
+            model = _resnet(recipe, num_classes)
+    return to_channels_last(model)
+
+
+def to_channels_last(model: nn.Module) -> nn.Module:
+    """Lay out the weights as NHWC, in place; returns `model`."""
+    converted: nn.Module = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return converted
+
+
+def _resnet(recipe: Recipe, num_classes: int) -> ResNet:
+    architecture = ARCHITECTURES.get(recipe.model)
+    if architecture is None:
+        close = difflib.get_close_matches(recipe.model, ARCHITECTURES, n=1)
+        meant = f"did you mean {close[0]}? " if close else ""
+        raise RecipeError(
+            f"model: there is no model {recipe.model!r}",
+            f"{meant}choose one of {', '.join(ARCHITECTURES)}, or timm:NAME with timm installed",
+        )
+    return ResNet(
+        architecture,
+        num_classes,
+        strides=recipe.strides,
+        zero_init=recipe.zero_init,
+        blurpool=recipe.blurpool,
+        bn_eps=recipe.bn_eps,
+        bn_momentum=recipe.bn_momentum,
+    )
+
+
+def _timm_model(name: str, num_classes: int) -> nn.Module:
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
+        raise RecipeError(
+            f"model: timm:{name} needs timm, which cannot be imported ({error})",
+            "install timm and a torchvision that fits this torch, or choose a built-in model such as resnet50",
+        ) from error
+    if not timm.is_model(name):
+        raise RecipeError(f"model: timm has no model {name!r}", "list its models with timm.list_models()")
+    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes)
+    return model
+
+
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 images [N, H, W, 3] → (images − mean) / std, [N, 3, H, W] in channels_last, in the dtype of `mean`.
+
+    Runs on the images' device; the layout needs no copy, NHWC is what channels_last means.
+    """
+    return ((images.to(mean.dtype) - mean) / std).permute(0, 3, 1, 2)

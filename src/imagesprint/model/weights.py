@@ -1,0 +1,147 @@
+"""Weights in and out: reading a checkpoint or a state dict, starting from one, and a trained model ready to use."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imagesprint.errors import CheckpointError, UsageError
+from imagesprint.model.building import build_model, normalize
+from imagesprint.recipes.recipe import Recipe
+from imagesprint.recipes.toml_format import from_dict
+
+# A head holds the names of the classes in its shape: torchvision calls it fc, timm head or classifier.
+HEAD_PREFIXES = ("fc.", "head.", "classifier.")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The dict that a checkpoint file holds, on the CPU. Nothing in the file is executed.
+
+    Raises UsageError where there is no such file, CheckpointError where it is cut short or no checkpoint.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no checkpoint {path}", "name a file such as RUN/checkpoints/step-0000625.pt")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) is damaged or no checkpoint: {reason}",
+            "delete it or copy it again; the checkpoint before it, if there is one, is used then",
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of weights", "use another file")
+    return content
+
+
+def read_training_checkpoint(path: Path) -> dict[str, Any]:
+    """As `read_checkpoint`, for files that `imagesprint train` wrote: with model, step, recipe and classes."""
+    content = read_checkpoint(path)
+    missing = [key for key in ("model", "step", "recipe", "classes", "num_train") if key not in content]
+    if missing:
+        raise CheckpointError(
+            f"{path} lacks {', '.join(missing)}: it was not written by imagesprint train",
+            "a plain state dict serves as a start of training only: --set init=PATH",
+        )
+    return content
+
+
+def start_from(model: nn.Module, path: Path) -> list[str]:
+    """Load the weights at `path` into `model`, all but a head of another size; returns the keys left as they were.
+
+    `path` is a checkpoint of ours or a state dict with torchvision's names, as torch.save or safetensors wrote it.
+    Raises CheckpointError where anything but the head does not fit.
+    """
+    given = _state_dict(path)
+    own = model.state_dict()
+    heads = {key for key in own if key.startswith(HEAD_PREFIXES)}
+    left = [key for key in heads if key not in given or given[key].shape != own[key].shape]
+    wrong = [
+        key
+        for key in own
+        if key not in heads and not key.endswith("num_batches_tracked")
+        if key not in given or given[key].shape != own[key].shape
+    ]
+    unknown = [key for key in given if key not in own]
+    if wrong or unknown:
+        example = (wrong + unknown)[0]
+        raise CheckpointError(
+            f"init: {path} does not fit the recipe's model: {len(wrong)} of its {len(own)} tensors are missing or of "
+            f"another shape, {len(unknown)} are unknown (first: {example})",
+            "choose the model that the weights were made with: --set model=NAME",
+        )
+    # A head is one layer: where its weight does not fit, its bias would belong to other classes.
+    dropped = sorted(heads) if left else []
+    model.load_state_dict({**own, **{key: given[key] for key in given if key not in dropped}})
+    return dropped
+
+
+def _state_dict(path: Path) -> Mapping[str, Tensor]:
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise UsageError(f"init: {path} needs the safetensors package", "pip install safetensors") from error
+        return dict(load_file(path))
+    content = read_checkpoint(path)
+    state = content.get("ema") or content.get("model", content)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(
+            f"init: {path} holds no state dict of tensors", "save one with torch.save(model.state_dict())"
+        )
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+class TrainedModel(nn.Module):
+    """A network with its normalisation inside: uint8 images [N, H, W, 3] → float32 logits [N, num_classes].
+
+    `classes` holds their names in the order of the logits; `recipe` says how it was trained, and so at what
+    size it wants its images (`recipe.eval_resize`, `recipe.eval_image_size`); `step` counts the steps trained, on
+    `num_train` different images.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, network: nn.Module, recipe: Recipe, classes: tuple[str, ...], num_train: int, step: int = 0
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.recipe = recipe
+        self.classes = classes
+        self.num_train = num_train
+        self.step = step
+        self.register_buffer("mean", torch.tensor(recipe.mean))
+        self.register_buffer("std", torch.tensor(recipe.std))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(normalize(images, self.mean, self.std))
+        return logits
+
+
+def load_model(path: str | Path) -> TrainedModel:
+    """The trained model of a checkpoint, or of the last checkpoint of a run directory, in evaluation mode on the CPU.
+
+    Where the recipe keeps a moving average of the weights (`ema_decay`), these are the averaged ones. Raises
+    UsageError where nothing is there, CheckpointError where the file is damaged.
+    """
+    file = Path(path)
+    if file.is_dir():
+        checkpoints = list_checkpoints(file)
+        if not checkpoints:
+            raise UsageError(f"{file} holds no checkpoints/step-*.pt", "name a run directory or a checkpoint file")
+        file = checkpoints[-1]
+    content = read_training_checkpoint(file)
+    recipe = from_dict(content["recipe"], origin=str(file))
+    network = build_model(recipe, len(content["classes"]))
+    network.load_state_dict(content.get("ema") or content["model"])
+    return TrainedModel(network, recipe, tuple(content["classes"]), content["num_train"], content["step"]).eval()
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The checkpoint files of the run directory `run`, oldest first (names hold the step, with leading zeros)."""
+    return sorted((run / "checkpoints").glob("step-*.pt"))

@@ -1,0 +1,60 @@
+"""The end of `prepare`: joining the parts of each variant; dataset.json comes last and makes it whole."""
+
+from pathlib import Path
+
+import numpy as np
+
+from imagesprint.errors import DataError
+from imagesprint.files import read_rows, write_rows
+from imagesprint.prepare.parts import Parts, ShardResult
+from imagesprint.prepare.plan import Plan
+from imagesprint.records.index import Index
+from imagesprint.records.manifest import SPLITS, Manifest, SplitInfo
+from imagesprint.records.tfrecord import file_crc
+
+_REJECTED = "rejected.jsonl"
+
+
+def check_rejected(root: Path, plan: Plan, results: list[ShardResult], finished: tuple[str, ...]) -> None:
+    """Check that every split has images and that variants finished earlier rejected the same files.
+
+    Raises DataError otherwise: sample ids would not mean the same image in all variants.
+    """
+    rejected = _rejected(results)
+    for split in SPLITS:
+        files = sum(len(shard.samples) for shard in plan.shards if shard.split == split)
+        if files == sum(row["split"] == split for row in rejected):
+            raise DataError(f"all {files} files of {split} are rejected", f"the first: {rejected[0]['reason']}")
+    for variant in finished:
+        before = {row["file"] for row in read_rows(root / variant / _REJECTED)}
+        changed = sorted(before ^ {row["file"] for row in rejected})
+        if changed:
+            raise DataError(
+                f"{changed[0]} was {'rejected' if changed[0] in before else 'accepted'} when {root / variant} was "
+                "prepared, and now is not",
+                "another version of Pillow can do that: prepare all variants anew into another ROOT",
+            )
+
+
+def finish_variant(parts: Parts, variant: str, plan: Plan, results: list[ShardResult]) -> None:
+    """Write the indexes, rejected.jsonl and, last, dataset.json of a variant. Raises OSError."""
+    folder = parts.root / variant
+    splits = {}
+    for split in SPLITS:
+        shards = tuple(result.variants[variant] for result in results if result.split == split)
+        index = Index.concatenate([Index.read(parts.index_path(variant, shard.name)) for shard in shards])
+        path = folder / f"{split}.index.npz"
+        index.write(path)
+        splits[split] = SplitInfo(
+            num_records=len(index),
+            num_classes_present=len(np.unique(index.label)),
+            index=path.name,
+            index_crc32c=file_crc(path),
+            shards=shards,
+        )
+    write_rows(folder / _REJECTED, _rejected(results))
+    Manifest(variant, plan.classes, splits, plan.made_by).write(folder)
+
+
+def _rejected(results: list[ShardResult]) -> list[dict[str, str]]:
+    return [row for result in results for row in result.rejected]

@@ -1,0 +1,170 @@
+"""What goes where: which images form which split, in which order, cut into which shards.
+
+A plan depends on the source's listing and the options alone, so that any number of workers, and a run that goes on
+where another stopped, write the same bytes.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from imagesprint.errors import UsageError
+from imagesprint.images.draws import permutation
+from imagesprint.prepare.sources import Listing, Sample
+from imagesprint.records.manifest import SPLITS, ClassInfo
+
+SHARD_BYTES = 128e6  # of source files, where no number of shards is given
+# The Inception guide's shards for ImageNet's 1,281,167 and 50,000 images.
+_IMAGENET_IMAGES = {"train": 1_281_167, "validation": 50_000}
+_IMAGENET_SHARDS = {"train": 1024, "validation": 128}
+
+# "Epochs" of the permutation, from the far end: no epoch of a training with the same seed draws the same one.
+_ORDER = {"train": 2**32 - 1, "validation": 2**32 - 2}
+_SPLITTING = 2**32 - 3
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard to be: its file name and its images, in order."""
+
+    split: str
+    name: str
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All shards of a source. `made_by` is what they depend on, in plain types; equal plans give equal bytes."""
+
+    classes: tuple[ClassInfo, ...]
+    shards: tuple[Shard, ...]
+    made_by: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def make_plan(
+    listing: Listing, kind: str, shards: int | None, quality: int, val_fraction: float | None, seed: int
+) -> Plan:
+    """Return the plan for a source of that `kind`.
+
+    `shards` is the number of train shards (validation gets as many in proportion); None chooses by size.
+    Raises UsageError where --val-fraction is missing or in vain, or for more shards than images.
+    """
+    splits = {split: sorted(samples, key=_sort_key) for split, samples in listing.splits.items()}
+    digest = _digest(listing.classes, splits)
+    if "validation" not in splits:
+        splits = _split_off(splits["train"], val_fraction, seed)
+    elif val_fraction is not None:
+        raise UsageError(
+            f"--val-fraction {val_fraction} is given, but the source has a validation split of its own",
+            "leave --val-fraction out",
+        )
+    counts = _shard_counts(splits, shards)
+    made_by = {
+        "source": {
+            "kind": kind,
+            "train_files": len(splits["train"]),
+            "validation_files": len(splits["validation"]),
+            "sha256": digest,
+        },
+        "train_shards": counts["train"],
+        "validation_shards": counts["validation"],
+        "quality": quality,
+        "val_fraction": val_fraction,
+        "seed": seed,
+    }
+    planned = tuple(shard for split in SPLITS for shard in _cut(split, splits[split], counts[split], seed))
+    return Plan(listing.classes, planned, made_by, listing.notes + _lonely_classes(listing.classes, splits))
+
+
+def differences(made_by: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two plans, "NAME: VALUE then, VALUE now" each."""
+    found = []
+    for key in dict.fromkeys((*made_by, *now)):
+        then_value, now_value = made_by.get(key), now.get(key)
+        if then_value == now_value:
+            continue
+        if isinstance(then_value, Mapping) and isinstance(now_value, Mapping):
+            inner = differences(then_value, now_value)
+            # The digest changes with any file: it is named only where nothing else tells.
+            found += [f"{key} {text}" for text in inner if not text.startswith("sha256")] or [
+                f"{key}: other file names, sizes or classes"
+            ]
+        else:
+            found.append(f"{key}: {then_value} then, {now_value} now")
+    return found
+
+
+def _sort_key(sample: Sample) -> tuple[int, str, str]:
+    return sample.label, sample.name, sample.location
+
+
+def _digest(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[Sample]]) -> str:
+    digest = hashlib.sha256(repr(classes).encode())
+    for split, samples in splits.items():
+        for sample in samples:
+            digest.update(repr((split, sample.location, sample.label, sample.num_bytes, sample.boxes)).encode())
+    return digest.hexdigest()
+
+
+def _split_off(samples: list[Sample], fraction: float | None, seed: int) -> dict[str, list[Sample]]:
+    """Return train and validation: of each class of n ≥ 2 images, round(n · fraction) go to validation, at least one.
+
+    At least one also stays in train.
+    """
+    if fraction is None:
+        raise UsageError(
+            "the source has training images but no validation split",
+            "--val-fraction 0.1 sets a tenth of every class apart; or add SOURCE/val/CLASS/*.jpg",
+        )
+    if not 0 < fraction < 1:
+        raise UsageError(f"--val-fraction {fraction} is not between 0 and 1", "--val-fraction 0.1 is a tenth")
+    left: dict[int, int] = {}  # images of each class still to be set apart
+    for label, n in zip(*np.unique([sample.label for sample in samples], return_counts=True), strict=True):
+        left[int(label)] = min(max(1, round(int(n) * fraction)), int(n) - 1)
+    chosen = np.zeros(len(samples), bool)
+    for i in permutation(len(samples), seed, _SPLITTING).tolist():
+        if left[samples[i].label] > 0:
+            left[samples[i].label] -= 1
+            chosen[i] = True
+    if not chosen.any():
+        raise UsageError("no class has two images, so none can be set apart", "give images to SOURCE/val/CLASS")
+    return {
+        "train": [sample for sample, apart in zip(samples, chosen, strict=True) if not apart],
+        "validation": [sample for sample, apart in zip(samples, chosen, strict=True) if apart],
+    }
+
+
+def _shard_counts(splits: Mapping[str, list[Sample]], shards: int | None) -> dict[str, int]:
+    sizes = {split: len(samples) for split, samples in splits.items()}
+    if shards is not None:
+        if not 1 <= shards <= sizes["train"]:
+            raise UsageError(
+                f"--shards {shards} for {sizes['train']} training images", "give at least 1 and at most one an image"
+            )
+        return {"train": shards, "validation": max(1, round(shards * sizes["validation"] / sizes["train"]))}
+    if sizes == _IMAGENET_IMAGES:
+        return _IMAGENET_SHARDS
+    num_bytes = {split: sum(sample.num_bytes for sample in samples) for split, samples in splits.items()}
+    return {split: min(sizes[split], max(1, round(num_bytes[split] / SHARD_BYTES))) for split in SPLITS}
+
+
+def _cut(split: str, samples: list[Sample], count: int, seed: int) -> list[Shard]:
+    order = permutation(len(samples), seed, _ORDER[split]).tolist()
+    bounds = [i * len(samples) // count for i in range(count + 1)]
+    return [
+        Shard(split, f"{split}-{i:05d}-of-{count:05d}", tuple(samples[j] for j in order[bounds[i] : bounds[i + 1]]))
+        for i in range(count)
+    ]
+
+
+def _lonely_classes(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[Sample]]) -> tuple[str, ...]:
+    present = {sample.label for sample in splits["validation"]}
+    missing = [entry.name for label, entry in enumerate(classes) if label not in present]
+    if not missing:
+        return ()
+    names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+    return (f"{len(missing)} of {len(classes)} classes have no validation images: {names}",)

@@ -1,0 +1,1 @@
+"""One module a built-in recipe, each with a RECIPE."""

@@ -1,0 +1,33 @@
+"""ResNet-18 on a few thousand photos of your own, at two resolutions, on a CPU in minutes.
+
+    imagesprint prepare PHOTOS ROOT --variants 160
+    imagesprint train small --data ROOT --output RUN
+
+Target: at least 80 % top-1 on five kinds of flowers (about 2,900 training photos) in 12 minutes on two cores.
+Four micro-batches a step: it runs on 1, 2 and 4 ranks.
+"""
+
+from imagesprint.recipes.recipe import Phase, Recipe
+
+# fmt: off
+RECIPE = Recipe(
+    name="small",
+    model="resnet18",
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=5e-4,  # few images: more than ImageNet's 1e-4, as is usual for CIFAR
+    decay_norm_and_bias=False,
+    label_smoothing=0.1,
+    precision="auto",
+    eval_source="160",
+    eval_resize=128,
+    eval_image_size=112,
+    eval_every=2,
+    phases=(
+        #     epochs    lr            method   batch micro px source min_area
+        Phase((0, 2),   (0.02, 0.2),  "linear", 128, 32, 64, "160", 0.25),
+        Phase((2, 18),  (0.2, 0.06),  "cosine", 128, 32, 64, "160", 0.25),
+        Phase((18, 31), (0.06, 0.0),  "cosine", 128, 32, 96, "160", 0.25),
+    ),
+)
+# fmt: on

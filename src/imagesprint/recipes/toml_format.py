@@ -1,0 +1,105 @@
+"""A recipe as TOML and as plain types; both ways are exact."""
+
+import json
+import tomllib
+from typing import Any
+
+from imagesprint.errors import RecipeError
+from imagesprint.recipes.fields import from_plain, kinds, unknown_key
+from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.validation import validate
+
+_REQUIRED_OF_RECIPE = ("name",)
+_REQUIRED_OF_PHASE = ("lr", "method", "batch_size", "micro_batch", "image_size")
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe in str, int, float, bool, list and dict, `phases` last; a field that is None is left out."""
+    result = _fields(recipe)
+    result["phases"] = [_fields(phase) for phase in recipe.phases]
+    return result
+
+
+def _fields(table: Recipe | Phase) -> dict[str, Any]:
+    values = {name: getattr(table, name) for name in kinds(type(table))}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None
+    }
+
+
+def from_dict(data: dict[str, Any], origin: str = "recipe") -> Recipe:
+    """The validated recipe that `to_dict` gave; fields left out have their defaults. RecipeError names `origin`."""
+    try:
+        recipe = _recipe(data)
+        validate(recipe)
+    except RecipeError as error:
+        raise RecipeError(f"{origin}: {error.what}", error.hint) from None
+    return recipe
+
+
+def _recipe(data: dict[str, Any]) -> Recipe:
+    rows = data.get("phases", [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise RecipeError("phases: expected a list of rows", "write phases = [{ epochs = [0, 6], … }, …]")
+    phases = []
+    for index, row in enumerate(rows):
+        where = f"phases.{index}"
+        values = _values(Phase, row, f"{where}.", where, _REQUIRED_OF_PHASE)
+        phases.append(Phase(**{"epochs": None, **values}))
+    settings = {key: value for key, value in data.items() if key != "phases"}
+    return Recipe(phases=tuple(phases), **_values(Recipe, settings, "", "recipe", _REQUIRED_OF_RECIPE))
+
+
+def _values(
+    table: type[Recipe] | type[Phase], data: dict[str, Any], prefix: str, where: str, required: tuple[str, ...]
+) -> dict[str, Any]:
+    known = kinds(table)
+    for key in data:
+        if key not in known:
+            raise unknown_key(key, known, where)
+    for key in required:
+        if key not in data:
+            raise RecipeError(f"{where}: {key} is missing", f"give {prefix}{key}, {known[key]}")
+    return {key: from_plain(known[key], value, prefix + key) for key, value in data.items()}
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML that reads as the table it is: one line a setting, one aligned line a phase."""
+    data = to_dict(recipe)
+    rows = [{key: f"{key} = {_value(value)}" for key, value in row.items()} for row in data.pop("phases")]
+    lines = [f"{key} = {_value(value)}" for key, value in data.items()]
+    lines += ["phases = [", *(f"    {{ {line} }}," for line in _aligned(rows)), "]"]
+    return "\n".join(lines) + "\n"
+
+
+def _aligned(rows: list[dict[str, str]]) -> list[str]:
+    keys = [key for key in kinds(Phase) if any(key in row for row in rows)]
+    widths = {key: max(len(row.get(key, "")) for row in rows) for key in keys}
+    lines = []
+    for row in rows:
+        # The comma stands at the value, the padding behind it; a cell that a row lacks takes no comma.
+        cells = [f"{row[key]},".ljust(widths[key] + 1) for key in keys if key in row]
+        lines.append(" ".join(cells).rstrip().removesuffix(","))
+    return lines
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_value(item) for item in value)}]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, but for DEL, which TOML wants escaped too.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
+
+
+def from_toml(text: str, origin: str) -> Recipe:
+    """The validated recipe in the TOML `text`; RecipeError names `origin` (its file) and what is wrong."""
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(
+            f"{origin}: not valid TOML: {error}", "`imagesprint recipes show small --toml` shows how one looks"
+        ) from None
+    return from_dict(data, origin)

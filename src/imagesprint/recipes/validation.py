@@ -1,0 +1,202 @@
+"""Checks of a whole recipe, made once, after all overrides; every message names the row and the value."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from imagesprint.errors import RankError, RecipeError
+from imagesprint.recipes.fields import did_you_mean, from_plain, kinds
+from imagesprint.recipes.recipe import CROPS, METHODS, PRECISIONS, STRIDES, Phase, Recipe
+
+MAX_SEED = 2**63 - 1  # a TOML integer has 64 bits with sign
+
+
+def validate(recipe: Recipe) -> None:
+    """Return where the recipe can be trained as it stands; RecipeError names what cannot, its row and value."""
+    for name, kind in kinds(Recipe).items():
+        _check_plain(name, from_plain(kind, getattr(recipe, name), name))
+    _check_settings(recipe)
+    _check_evaluation(recipe)
+    if not recipe.phases:
+        raise RecipeError("phases: there is none", "give the recipe at least one row, such as epochs = [0, 6]")
+    for index, phase in enumerate(recipe.phases):
+        _check_phase(f"phases.{index}", phase)
+    _check_ranges(recipe.phases)
+
+
+def _check_plain(where: str, value: Any) -> None:
+    """Refuse what no field may hold: numbers that are not finite, text that no file can hold."""
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, float) and not math.isfinite(item):
+            raise RecipeError(f"{where}: {item} is not finite", "give an ordinary number")
+        if isinstance(item, str) and any("\ud800" <= char <= "\udfff" for char in item):
+            raise RecipeError(f"{where}: {item!r} is not valid Unicode", "rename it to plain text")
+
+
+def _choose(where: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        hint = did_you_mean(value, known) or f"choose one of {', '.join(known)}"
+        raise RecipeError(f"{where}: unknown value {value!r}", hint)
+
+
+def _within(where: str, value: float, rule: str, good: bool) -> None:
+    if not good:
+        raise RecipeError(f"{where}: {value} is out of range", f"it must be {rule}")
+
+
+def _check_settings(recipe: Recipe) -> None:
+    for name in ("name", "model"):
+        if not getattr(recipe, name).strip():
+            raise RecipeError(f"{name}: is empty", f"give the recipe a {name}")
+    _choose("strides", recipe.strides, STRIDES)
+    _choose("precision", recipe.precision, PRECISIONS)
+    _choose("crop", recipe.crop, CROPS)
+    _within("seed", recipe.seed, f"in 0..{MAX_SEED}", 0 <= recipe.seed <= MAX_SEED)
+    _within("bn_momentum", recipe.bn_momentum, "above 0 and at most 1", 0 < recipe.bn_momentum <= 1)
+    _within("bn_eps", recipe.bn_eps, "above 0", recipe.bn_eps > 0)
+    for name in ("momentum", "label_smoothing", "ema_decay"):
+        value = getattr(recipe, name)
+        _within(name, value, "at least 0 and below 1", 0 <= value < 1)
+    for name in ("weight_decay", "loss_scale"):
+        value = getattr(recipe, name)
+        _within(name, value, "at least 0", value >= 0)
+    if recipe.nesterov and recipe.momentum == 0:
+        raise RecipeError("nesterov: true needs a momentum, which is 0", "set momentum=0.9 or nesterov=false")
+    _within("min_object_covered", recipe.min_object_covered, "in 0..1", 0 <= recipe.min_object_covered <= 1)
+    low, high = recipe.aspect
+    if not 0 < low <= high:
+        raise RecipeError(f"aspect: [{low}, {high}] is no range of width over height", "give 0 < low ≤ high")
+    for value in recipe.std:
+        _within("std", value, "above 0 (pixels are in 0..255)", value > 0)
+
+
+def _check_evaluation(recipe: Recipe) -> None:
+    _check_source("eval_source", recipe.eval_source)
+    for name in ("eval_resize", "eval_image_size", "eval_batch_size"):
+        value = getattr(recipe, name)
+        _within(name, value, "at least 1", value >= 1)
+    _within("eval_every", recipe.eval_every, "at least 0 epochs (0: at the end alone)", recipe.eval_every >= 0)
+    if recipe.eval_image_size > recipe.eval_resize:
+        raise RecipeError(
+            f"eval_image_size: a centre of {recipe.eval_image_size} px does not fit a shorter side of "
+            f"eval_resize {recipe.eval_resize} px",
+            f"set eval_resize={recipe.eval_image_size} or more",
+        )
+
+
+def _check_source(where: str, source: str) -> None:
+    digits = source.isascii() and source.isdigit() and not source.startswith("0")
+    if source != "full" and not digits:
+        raise RecipeError(
+            f"{where}: unknown variant {source!r}", "give full or the shorter side in pixels, such as 160"
+        )
+
+
+def _check_phase(row: str, phase: Phase) -> None:
+    for name, kind in kinds(Phase).items():
+        where = f"{row}.{name}"
+        _check_plain(where, from_plain(kind, getattr(phase, name), where))
+    _choose(f"{row}.method", phase.method, METHODS)
+    for name in ("batch_size", "micro_batch", "image_size"):
+        value = getattr(phase, name)
+        _within(f"{row}.{name}", value, "at least 1", value >= 1)
+    if phase.batch_size % phase.micro_batch:
+        nearest = max(1, round(phase.batch_size / phase.micro_batch)) * phase.micro_batch
+        raise RecipeError(
+            f"{row}: batch_size {phase.batch_size} is no multiple of micro_batch {phase.micro_batch}",
+            f"set {row}.batch_size={nearest}, or a micro_batch that divides {phase.batch_size}",
+        )
+    _check_source(f"{row}.source", phase.source)
+    _within(f"{row}.min_area", phase.min_area, "above 0 and at most 1", 0 < phase.min_area <= 1)
+    _check_lr(row, phase)
+
+
+def _check_lr(row: str, phase: Phase) -> None:
+    first, last = phase.lr
+    if min(first, last) < 0:
+        raise RecipeError(f"{row}.lr: [{first}, {last}] is negative", "a learning rate is at least 0")
+    if phase.method == "exponential" and min(first, last) == 0:
+        raise RecipeError(
+            f"{row}.lr: [{first}, {last}] reaches 0, which an exponential never does",
+            "give two rates above 0, or method linear or cosine",
+        )
+    if phase.method == "constant" and first != last:
+        raise RecipeError(
+            f"{row}.lr: [{first}, {last}] differ, but method is constant", f"set {row}.lr=[{first},{first}]"
+        )
+
+
+def _check_ranges(phases: Sequence[Phase]) -> None:
+    unit = "epochs" if phases[0].epochs is not None else "steps"
+    expected = 0
+    for index, phase in enumerate(phases):
+        row = f"phases.{index}"
+        if (phase.epochs is None) == (phase.steps is None):
+            found = "neither" if phase.epochs is None else "both"
+            raise RecipeError(f"{row}: {found} epochs and steps given", "give each row exactly one of them")
+        bounds: tuple[int, int] | None = getattr(phase, unit)
+        if bounds is None:
+            raise RecipeError(f"{row}: not in {unit} as phases.0 is", "give all rows in epochs or all in steps")
+        start, end = bounds
+        if start != expected:
+            raise _not_contiguous(index, unit, start, expected)
+        if end <= start:
+            raise RecipeError(f"{row}.{unit}: [{start}, {end}) is empty", f"end it after {start}, or remove the row")
+        expected = end
+
+
+def _not_contiguous(index: int, unit: str, start: int, expected: int) -> RecipeError:
+    where = f"phases.{index}.{unit}"
+    if index == 0:
+        return RecipeError(f"{where}: starts at {start}", "the first row starts at 0")
+    kind = "a gap" if start > expected else "an overlap"
+    return RecipeError(
+        f"{where}: starts at {start} but phases.{index - 1} ends at {expected}, {kind} of {abs(start - expected)}",
+        f"start it at {expected}",
+    )
+
+
+def check_world_size(recipe: Recipe, world_size: int) -> None:
+    """Return where `world_size` ranks can share every phase's micro-batches evenly.
+
+    RankError otherwise: it names the world sizes that can, and the `--set` that would make this one fit.
+    """
+    counts = [phase.micro_batches for phase in recipe.phases]
+    common = math.gcd(*counts)
+    fitting = ", ".join(str(size) for size in range(1, common + 1) if common % size == 0)
+    if world_size < 1:
+        raise RankError(f"{world_size} ranks are too few", f"this recipe runs on {fitting} ranks")
+    for index, count in enumerate(counts):
+        if count % world_size:
+            raise RankError(
+                f"{world_size} ranks cannot share the {count} micro-batches of phases.{index} evenly",
+                f"run {fitting} ranks, or change the batches (and so the result): {_fitting_sets(recipe, world_size)}",
+            )
+
+
+def _fitting_sets(recipe: Recipe, world_size: int) -> str:
+    """The `--set`s under which `world_size` ranks fit, with batches as near the recipe's as can be."""
+    wanted = [_fitting_batch(phase, world_size) for phase in recipe.phases]
+    changes: list[str] = []
+    for column, name in enumerate(("batch_size", "micro_batch")):
+        values = [row[column] for row in wanted]
+        present = [getattr(phase, name) for phase in recipe.phases]
+        if values == present:
+            continue
+        if len(set(values)) == 1:
+            changes.append(f"--set 'phases.*.{name}={values[0]}'")
+        else:
+            rows = enumerate(zip(values, present, strict=True))
+            changes += [f"--set phases.{i}.{name}={value}" for i, (value, old) in rows if value != old]
+    return " ".join(changes)
+
+
+def _fitting_batch(phase: Phase, world_size: int) -> tuple[int, int]:
+    """(batch_size, micro_batch) for `world_size` ranks: the micro-batch not above the present one if possible."""
+    per_rank, rest = divmod(phase.batch_size, world_size)
+    if rest == 0:
+        largest = min(phase.micro_batch, per_rank)
+        return phase.batch_size, next(size for size in range(largest, 0, -1) if per_rank % size == 0)
+    rounds = -(-phase.micro_batches // world_size)
+    micro_batch = max(1, phase.batch_size // (rounds * world_size))
+    return micro_batch * rounds * world_size, micro_batch

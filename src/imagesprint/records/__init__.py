@@ -1,0 +1,1 @@
+"""TFRecord shards with an index: reading, writing, checking. No torch."""

@@ -1,0 +1,238 @@
+"""A prepared ROOT and its datasets: random access to encoded images, labels, sizes and boxes."""
+
+import os
+import resource
+from collections import OrderedDict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imagesprint.errors import RecordError, UsageError
+from imagesprint.records.image_record import ImageRecord
+from imagesprint.records.index import Index
+from imagesprint.records.manifest import FILE_NAME, Manifest, split_name
+from imagesprint.records.tfrecord import file_crc, read_record
+
+PARTS = ".parts"  # the folder in which an unfinished `prepare` keeps its state
+FULL = "full"  # the variant of the original size
+
+
+def is_variant_name(name: str) -> bool:
+    """Return whether `name` is "full" or a shorter side in pixels, such as "320"."""
+    return name == FULL or (name.isascii() and name.isdecimal() and not name.startswith("0"))
+
+
+def variant_size(name: str) -> float:
+    """Return the shorter side that variant `name` is made for, in pixels: infinite for "full"."""
+    return float("inf") if name == FULL else int(name)
+
+
+def open_root(path: str | Path) -> "Root":
+    """Open a prepared ROOT: a folder with one folder a variant.
+
+    Raises UsageError if there is no prepared dataset at `path`, RecordError if one is damaged.
+    """
+    path = Path(path)
+    prepare = f"imagesprint prepare SOURCE {path}"
+    if not path.is_dir():
+        raise UsageError(f"there is no folder {path}", f"{prepare} makes it from a folder of images")
+    if (path / FILE_NAME).is_file():
+        raise UsageError(
+            f"{path} is one variant of a prepared dataset", f"pass the folder that holds it: {path.parent}"
+        )
+    names = [entry.name for entry in path.iterdir() if is_variant_name(entry.name) and (entry / FILE_NAME).is_file()]
+    if not names:
+        if (path / PARTS).exists():
+            raise UsageError(
+                f"{path} is not finished: its `imagesprint prepare` was interrupted",
+                "give the same prepare command again; it goes on where it stopped",
+            )
+        raise UsageError(f"{path} holds no prepared dataset", f"{prepare} makes one from a folder of images")
+    return Root(path, tuple(sorted(names, key=variant_size, reverse=True)))
+
+
+def open_dataset(root: str | Path, variant: str, split: str) -> "Dataset":
+    """Open one split ("train" or "validation") of one variant of a prepared ROOT.
+
+    Raises UsageError if ROOT has no such variant, RecordError if what is there is damaged.
+    """
+    return open_root(root).dataset(variant, split)
+
+
+class Root:
+    """A prepared ROOT. `variants` names them, the largest first; `classes` are the names of the classes, in order."""
+
+    def __init__(self, path: Path, variants: tuple[str, ...]) -> None:
+        self.path = path
+        self.variants = variants
+        self.classes = tuple(entry.name for entry in Manifest.read(path / variants[0]).classes)
+
+    def dataset(self, variant: str, split: str) -> "Dataset":
+        """Open one split of one variant. Raises UsageError if it is not there, RecordError if it is damaged."""
+        if variant not in self.variants:
+            raise UsageError(
+                f"{self.path} has no variant {variant!r}; it has {', '.join(self.variants)}",
+                f"imagesprint prepare SOURCE {self.path} --variants {variant} adds it",
+            )
+        return Dataset(self.path / variant, split_name(split))
+
+    def nearest(self, variant: str) -> str:
+        """Return the variant to use where `variant` is wanted: it, else the nearest larger one, else the largest."""
+        if not is_variant_name(variant):
+            raise UsageError(f"{variant!r} is no variant", "variants are full or a shorter side in pixels: 320")
+        larger = [name for name in self.variants if variant_size(name) >= variant_size(variant)]
+        return larger[-1] if larger else self.variants[0]
+
+
+class Dataset:
+    """One split of one variant. A sample id is a row number of its index, the same in every variant of a ROOT.
+
+    `labels` is int32 [N], from 0; `sizes` is int32 [N, 2], height and width in pixels; `classes` names the labels;
+    `fingerprint` is the same for the same classes and bytes. Any thread may read, also after a fork or in another
+    process that got it pickled.
+    """
+
+    def __init__(self, path: Path, split: str) -> None:
+        manifest = Manifest.read(path)
+        self.path = path
+        self.variant = manifest.variant
+        self.split = split
+        self.classes = tuple(entry.name for entry in manifest.classes)
+        self.fingerprint = manifest.fingerprint(split)
+        self._index = _read_index(path, manifest, split)
+        self._shards = _Shards([path / name for name in self._index.shard_names])
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self.split, self.fingerprint)
+
+    @property
+    def labels(self) -> npt.NDArray[np.int32]:
+        return self._index.label
+
+    @cached_property
+    def sizes(self) -> npt.NDArray[np.int32]:
+        return np.stack([self._index.height, self._index.width], axis=1)
+
+    def boxes(self, sample_id: int) -> npt.NDArray[np.float32]:
+        """Return the boxes of a sample, float32 [K, 4] as ymin, xmin, ymax, xmax, each in 0..1; K may be 0."""
+        start, end = self._index.box_start[sample_id], self._index.box_start[sample_id + 1]
+        return self._index.boxes[start:end]
+
+    def read(self, sample_id: int) -> memoryview:
+        """Return the encoded image of a sample. Raises RecordError, naming shard and record, if it is damaged."""
+        payload = self._read_payload(sample_id)
+        start = int(self._index.encoded_offset[sample_id])
+        return memoryview(payload)[start : start + int(self._index.encoded_length[sample_id])]
+
+    def read_record(self, sample_id: int) -> ImageRecord:
+        """Return the whole record of a sample. Raises RecordError if it is damaged."""
+        return ImageRecord.from_example(self._read_payload(sample_id))
+
+    def describe(self, sample_id: int) -> str:
+        """Return where a sample lies, for messages: shard, record and, where it can be read, the file name."""
+        shard = int(self._index.shard[sample_id])
+        record = sample_id - int(np.searchsorted(self._index.shard, shard))
+        where = f"{self.path / self._index.shard_names[shard]}, record {record}"
+        try:
+            return f"{where}, {self.read_record(sample_id).filename}"
+        except RecordError:
+            return where
+
+    def close(self) -> None:
+        """Close the shards' files; a later read opens them again."""
+        self._shards.close()
+
+    def _read_payload(self, sample_id: int) -> bytes:
+        if not 0 <= sample_id < len(self):
+            raise IndexError(f"sample {sample_id} of {len(self)}")
+        shard = self._shards.open(int(self._index.shard[sample_id]))
+        return read_record(shard.fd, int(self._index.offset[sample_id]), int(self._index.length[sample_id]), shard.path)
+
+
+class _OpenShard:
+    """A file descriptor that lives as long as somebody reads from it."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            self.fd = -1
+            raise RecordError(f"cannot open shard {path}: {error.strerror}", _verify(path.parent)) from error
+        self.path = path
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+class _Shards:
+    """The shards of a dataset, opened when first read; the oldest are closed where the system's limit nears.
+
+    No lock: the methods of OrderedDict that are used are atomic, and a shard that is dropped while another thread
+    reads from it is closed by the last reference to it. A lock could be held by another thread at a fork.
+    """
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._paths = paths
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        # A quarter of what a process may open (mostly 1,024): a run has a few datasets open at a time.
+        self._limit = max(8, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 20) // 4)
+
+    def open(self, number: int) -> _OpenShard:
+        shard = self._open.get(number)
+        if shard is None:
+            shard = self._open[number] = _OpenShard(self._paths[number])
+            if len(self._open) > self._limit:
+                self._open.popitem(last=False)
+        return shard
+
+    def close(self) -> None:
+        self._open.clear()
+
+
+def _reopen(path: Path, split: str, fingerprint: str) -> Dataset:
+    dataset = Dataset(path, split)
+    if dataset.fingerprint != fingerprint:
+        raise RecordError(f"{path} was prepared again while it was in use", "start again")
+    return dataset
+
+
+def _read_index(path: Path, manifest: Manifest, split: str) -> Index:
+    """Return the index of a split once it agrees with dataset.json and with the shards' sizes."""
+    info = manifest.splits[split]
+    index_path = path / info.index
+    try:
+        crc = file_crc(index_path)
+    except OSError as error:
+        raise RecordError(f"cannot read index {index_path}: {error.strerror}", _verify(path)) from error
+    if crc != info.index_crc32c:
+        raise RecordError(f"index {index_path} does not match its checksum in {FILE_NAME}", _verify(path))
+    index = Index.read(index_path)
+    if len(index) and int(index.label.max()) >= len(manifest.classes):
+        raise RecordError(
+            f"index {index_path} has label {index.label.max()}, but there are {len(manifest.classes)} classes",
+            _verify(path),
+        )
+    for name, size in zip(index.shard_names, index.shard_sizes.tolist(), strict=True):
+        check_shard_size(path / name, size)
+    return index
+
+
+def check_shard_size(path: Path, size: int) -> None:
+    """Raise RecordError if the shard at `path` is missing or not `size` bytes long."""
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise RecordError(f"shard {path} cannot be read: {error.strerror}", _verify(path.parent)) from error
+    if found != size:
+        raise RecordError(f"shard {path} is {found} bytes long, not {size}", _verify(path.parent))
+
+
+def _verify(path: Path) -> str:
+    return f"imagesprint verify {path} lists all damage; delete that folder and prepare it again"

@@ -1,0 +1,118 @@
+"""TFRecord framing: how records lie in a shard.
+
+A shard is a run of records, each of them little-endian
+
+    uint64 length | uint32 masked CRC-32C of those 8 bytes | payload | uint32 masked CRC-32C of the payload
+
+as TensorFlow writes it (tensorflow/core/lib/io/record_writer.h).
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import google_crc32c
+
+from imagesprint.errors import RecordError
+
+_LENGTH = struct.Struct("<Q")
+_CRC = struct.Struct("<I")
+HEADER_BYTES = _LENGTH.size + _CRC.size
+FOOTER_BYTES = _CRC.size
+FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES  # what a record takes beside its payload
+
+_MASK_DELTA = 0xA282EAD8  # tensorflow/core/lib/hash/crc32c.h, kMaskDelta
+_READ_CHUNK = 1 << 20
+
+
+def masked_crc(data: bytes) -> int:
+    """Return the CRC-32C of `data`, rotated and offset as TFRecord stores it."""
+    crc: int = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def frame(payload: bytes) -> bytes:
+    """Return the record that holds `payload`: FRAME_BYTES longer than it."""
+    length = _LENGTH.pack(len(payload))
+    return b"".join((length, _CRC.pack(masked_crc(length)), payload, _CRC.pack(masked_crc(payload))))
+
+
+def iter_records(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (byte offset of the record, payload) for every record of the shard at `path`, in order.
+
+    Raises RecordError, naming shard and byte offset, at the first record that is cut short or whose CRC is wrong.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise RecordError(f"cannot read shard {path}: {error.strerror}") from error
+    try:
+        size = os.fstat(fd).st_size
+        offset = 0
+        while offset < size:
+            payload = read_record(fd, offset, _read_length(fd, offset, size, path), path)
+            yield offset, payload
+            offset += FRAME_BYTES + len(payload)
+    finally:
+        os.close(fd)
+
+
+def read_record(fd: int, offset: int, length: int, path: Path) -> bytes:
+    """Return the payload of the record at byte `offset` of the open shard, known to be `length` bytes long.
+
+    One pread, whatever other threads read from `fd` meanwhile. Both CRCs are checked. `path` is for messages.
+    Raises RecordError naming shard and byte offset.
+    """
+    try:
+        data = os.pread(fd, length + FRAME_BYTES, offset)
+        while 0 < len(data) < length + FRAME_BYTES:  # one pread returns at most 2 GiB, and less after a signal
+            more = os.pread(fd, length + FRAME_BYTES - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+    except OSError as error:
+        raise _damaged(path, offset, f"cannot be read: {error.strerror}") from error
+    if len(data) < length + FRAME_BYTES:
+        raise _damaged(path, offset, f"is cut short: {len(data)} of {length + FRAME_BYTES} bytes are there")
+    _check_header(data, offset, path)
+    (stored_length,) = _LENGTH.unpack_from(data)
+    if stored_length != length:
+        raise _damaged(path, offset, f"is {stored_length} bytes long, not {length} as the index has it")
+    payload = data[HEADER_BYTES : HEADER_BYTES + length]
+    if _CRC.unpack_from(data, HEADER_BYTES + length)[0] != masked_crc(payload):
+        raise _damaged(path, offset, "does not match its CRC-32C")
+    return payload
+
+
+def file_crc(path: Path) -> int:
+    """Return the plain CRC-32C of a whole file. Raises OSError."""
+    crc = 0
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_READ_CHUNK):
+            crc = google_crc32c.extend(crc, chunk)
+    return crc
+
+
+def _read_length(fd: int, offset: int, size: int, path: Path) -> int:
+    """Return the payload length that the header at `offset` announces, once its CRC and the shard's end allow it."""
+    header = os.pread(fd, HEADER_BYTES, offset)
+    if len(header) < HEADER_BYTES:
+        raise _damaged(path, offset, f"is cut short: {len(header)} bytes of its header are there")
+    _check_header(header, offset, path)
+    length: int = _LENGTH.unpack_from(header)[0]
+    if offset + FRAME_BYTES + length > size:
+        raise _damaged(path, offset, f"is cut short: {size - offset} of {FRAME_BYTES + length} bytes are there")
+    return length
+
+
+def _check_header(data: bytes, offset: int, path: Path) -> None:
+    if _CRC.unpack_from(data, _LENGTH.size)[0] != masked_crc(data[: _LENGTH.size]):
+        raise _damaged(path, offset, "has a damaged header (its length does not match its CRC-32C)")
+
+
+def _damaged(path: Path, offset: int, what: str) -> RecordError:
+    return RecordError(
+        f"shard {path}: the record at byte {offset} {what}",
+        f"imagesprint verify {path.parent} lists all damage; delete the folder {path.parent} and prepare it again",
+    )

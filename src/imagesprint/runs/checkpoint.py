@@ -1,0 +1,31 @@
+"""Checkpoints: written whole or not at all, named by the steps done, readable without executing anything."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imagesprint.errors import RunError
+from imagesprint.files import write_atomically
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps lies."""
+    return run / "checkpoints" / f"step-{step:07d}.pt"
+
+
+def save_checkpoint(run: Path, content: dict[str, Any]) -> Path:
+    """Write `content` (see `training.state`) atomically under its step; returns the path.
+
+    Raises RunError where it cannot be written (a full disk, say); the checkpoints before it are untouched.
+    """
+    path = checkpoint_path(run, content["step"])
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, lambda file: torch.save(content, file))
+    except (OSError, RuntimeError) as error:  # torch.save turns a short write into a RuntimeError
+        raise RunError(
+            f"cannot write checkpoint {path}: {error}",
+            "free some space or fix the permissions, then run the same command again: it resumes",
+        ) from error
+    return path

@@ -1,0 +1,140 @@
+"""The run directory: what a training leaves behind, and whether the next command may go on in it."""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from imagesprint.errors import UsageError
+from imagesprint.files import read_rows, write_rows, write_text
+from imagesprint.model.weights import list_checkpoints
+from imagesprint.recipes.compare import differences
+from imagesprint.recipes.recipe import Recipe
+from imagesprint.recipes.toml_format import from_toml, to_toml
+
+RESUME_CHOICES = ("auto", "never", "require")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths inside one run, and reading and writing of its small files."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.toml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One object a logged step, written by training alone."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evaluations_file(self) -> Path:
+        """One object an evaluated checkpoint, by any evaluator."""
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def result_file(self) -> Path:
+        """Written once, when the run is finished."""
+        return self.path / "result.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    def recipe(self) -> Recipe | None:
+        """The resolved recipe of the run in this directory; None where there is no run yet."""
+        if not self.recipe_file.exists():
+            return None
+        return from_toml(self.recipe_file.read_text(encoding="utf-8"), origin=str(self.recipe_file))
+
+    def result(self) -> dict[str, Any] | None:
+        """What a finished run came to, as `train --json` prints it; None where it is not finished."""
+        if not self.result_file.exists():
+            return None
+        result: dict[str, Any] = json.loads(self.result_file.read_text(encoding="utf-8"))
+        return result
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        write_text(self.result_file, json.dumps(result, indent=2) + "\n")
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoint files, oldest first."""
+        return list_checkpoints(self.path)
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Rows of evaluations.jsonl by step; of several evaluations of one checkpoint the last."""
+        latest = {row["step"]: row for row in read_rows(self.evaluations_file)}
+        return [latest[step] for step in sorted(latest)]
+
+    def rewind(self, step: int) -> None:
+        """Drop logged rows after `step`: the steps behind it are about to be computed again."""
+        for file in (self.metrics_file, self.evaluations_file):
+            rows = read_rows(file)
+            if file.exists():
+                write_rows(file, [row for row in rows if row["step"] <= step])
+
+
+def resolve_precision(recipe: Recipe, run: RunDirectory, precision: str) -> Recipe:
+    """`recipe` with precision auto settled: as the run began where there is one, else as `precision` says."""
+    if recipe.precision != "auto":
+        return recipe
+    stored = run.recipe()
+    return replace(recipe, precision=stored.precision if stored is not None else precision)
+
+
+def check_run(path: Path, recipe: Recipe, resume: str) -> None:
+    """Check that `recipe` may be trained in the directory `path`: it is empty or new, or holds a run of that recipe.
+
+    Changes nothing. Raises UsageError where the directory cannot be written, holds other things, holds a run of another
+    recipe (naming the differences), holds a run although `resume` is never, or holds none although it is require.
+    """
+    run = RunDirectory(path)
+    _check_writable(path)
+    stored = run.recipe()
+    if stored is None:
+        if path.exists() and any(path.iterdir()):
+            raise UsageError(f"{path} is not empty and holds no run", "choose a new directory for --output")
+        if resume == "require":
+            raise UsageError(f"--resume require: {path} holds no run", "leave --resume away to start one")
+        return
+    if resume == "never":
+        raise UsageError(
+            f"--resume never: {path} already holds a run", "choose a new directory for --output, or leave --resume away"
+        )
+    changed = differences(stored, recipe)
+    if changed:
+        listed = "; ".join(f"{change.key} was {change.a!r}, is {change.b!r}" for change in changed[:5])
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise UsageError(
+            f"{path} holds a run of another recipe: {listed}{more}",
+            "choose another --output, or give the recipe and the --set of that run "
+            f"(imagesprint recipes show {path}/recipe.toml)",
+        )
+
+
+def create_run(run: RunDirectory, recipe: Recipe) -> None:
+    """Make the directory and write its recipe.toml, unless the run exists already."""
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        if not run.recipe_file.exists():
+            write_text(run.recipe_file, to_toml(recipe))
+    except OSError as error:
+        raise UsageError(
+            f"--output {run.path} cannot be written: {error.strerror}", "choose another --output"
+        ) from error
+
+
+def _check_writable(path: Path) -> None:
+    nearest = path
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise UsageError(f"--output {path}: {nearest} is a file, not a directory", "choose another --output")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"--output {path}: {nearest} is not writable", "choose another --output or fix its permissions"
+        )

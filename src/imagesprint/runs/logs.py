@@ -1,0 +1,62 @@
+"""The logs of a run: metrics.jsonl, evaluations.jsonl and TensorBoard, gap-free over resumes."""
+
+from types import TracebackType
+from typing import Any
+
+from imagesprint.files import append_row
+from imagesprint.runs.directory import RunDirectory
+
+# TensorBoard's names for the keys of a row of metrics.jsonl, and of evaluations.jsonl.
+METRIC_TAGS = {
+    "loss": "loss/total",
+    "cross_entropy": "loss/cross_entropy",
+    "l2": "loss/l2",
+    "top1": "train/top1",
+    "top5": "train/top5",
+    "lr": "learning_rate",
+    "batch_size": "batch_size",
+    "image_size": "image_size",
+    "images_per_second": "images_per_second",
+    "data_wait": "data_wait",
+}
+EVALUATION_TAGS = {"top1": "eval/top1", "top5": "eval/top5", "loss": "eval/loss"}
+
+
+class RunLogs:
+    """Appends rows to the run's files and to a TensorBoard file of this process's own; a context manager.
+
+    Resuming at step `purge_after` makes TensorBoard forget what it was told of later steps.
+    """
+
+    def __init__(self, run: RunDirectory, purge_after: int | None = None, suffix: str = ".train") -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import: only where something is written
+
+        self._run = run
+        self._writer = SummaryWriter(
+            str(run.tensorboard),
+            purge_step=None if purge_after is None else purge_after + 1,
+            filename_suffix=suffix,
+        )
+
+    def __enter__(self) -> "RunLogs":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Log what the steps up to `row["step"]` did."""
+        append_row(self._run.metrics_file, row)
+        self._scalars(row, METRIC_TAGS)
+
+    def evaluation(self, row: dict[str, Any]) -> None:
+        """Log one evaluated checkpoint."""
+        append_row(self._run.evaluations_file, row)
+        self._scalars(row, EVALUATION_TAGS)
+        self._writer.flush()
+
+    def _scalars(self, row: dict[str, Any], tags: dict[str, str]) -> None:
+        for key, tag in tags.items():
+            self._writer.add_scalar(tag, row[key], row["step"])

@@ -1,0 +1,112 @@
+"""Which rank this process is, on which device, and the one collective that training and evaluation need."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from imagesprint.errors import LostRankError, RankError, UsageError
+from imagesprint.runs.processes import STORE_VARIABLE, die_with_launcher
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all: `rank` of `world_size`, the `local_rank`-th of `local_world_size` on this machine."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, the one that writes files and talks to the user."""
+        return self.rank == 0
+
+    @property
+    def threads(self) -> int:
+        """Processor cores that are this rank's share of the machine, at least 1."""
+        return max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
+
+    def sum(self, tensor: Tensor) -> None:
+        """Replace `tensor` on every rank by its sum over all ranks, the same bits everywhere.
+
+        Raises LostRankError where another rank is gone.
+        """
+        if self.world_size == 1:
+            return
+        try:
+            dist.all_reduce(tensor)
+        except RuntimeError as error:
+            raise LostRankError(
+                f"rank {self.rank} lost contact with another rank ({str(error).splitlines()[0]})",
+                "that rank's own message says why; run the same command again to resume",
+            ) from error
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        self.sum(torch.zeros(1, device=self.device))
+
+
+@contextmanager
+def open_ranks(device: str) -> Iterator[Ranks]:
+    """Join the process group that the environment describes, if any, and leave it at the end.
+
+    `device` is auto, cpu or cuda. RANK, WORLD_SIZE and LOCAL_RANK, as torchrun sets them, make this a rank of
+    many; without RANK it is the only one. Raises UsageError where CUDA is asked for and not there, RankError
+    where the environment is incomplete or there are more ranks than GPUs.
+    """
+    die_with_launcher()
+    rank, world_size = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
+    local_rank = _variable("LOCAL_RANK", 0)
+    local_world_size = _variable("LOCAL_WORLD_SIZE", world_size)
+    if not 0 <= rank < world_size:
+        raise RankError(f"RANK is {rank} and WORLD_SIZE {world_size}", "start the ranks with --processes or torchrun")
+    ranks = Ranks(rank, world_size, local_rank, local_world_size, choose_device(device, local_rank))
+    torch.set_num_threads(ranks.threads)
+    if ranks.device.type == "cuda":
+        torch.cuda.set_device(ranks.device)
+    if world_size > 1:
+        store = os.environ.get(STORE_VARIABLE)
+        dist.init_process_group(
+            backend="nccl" if ranks.device.type == "cuda" else "gloo",
+            init_method=f"file://{store}" if store else "env://",
+            rank=rank,
+            world_size=world_size,
+        )
+    try:
+        yield ranks
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def choose_device(device: str, local_rank: int = 0) -> torch.device:
+    """The torch device for auto (a GPU where there is one), cpu or cuda. Raises UsageError or RankError."""
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise UsageError("--device cuda: PyTorch finds no CUDA device here", "use --device auto or --device cpu")
+    if device == "cpu" or not available:
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise RankError(
+            f"local rank {local_rank} has no GPU of its own: this machine has {torch.cuda.device_count()}",
+            f"--processes {torch.cuda.device_count()} gives every rank one",
+        )
+    return torch.device("cuda", local_rank)
+
+
+def _variable(name: str, default: int) -> int:
+    text = os.environ.get(name)
+    if text is None:
+        if name in ("WORLD_SIZE", "LOCAL_RANK") and "RANK" in os.environ:
+            raise RankError(f"RANK is set but {name} is not", "start the ranks with --processes or torchrun")
+        return default
+    if not text.isdigit():
+        raise RankError(f"the environment variable {name} is {text!r}, not a number", f"unset {name}")
+    return int(text)

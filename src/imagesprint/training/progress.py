@@ -1,0 +1,95 @@
+"""What a person sees of a training: the lines before it and the living line while it runs."""
+
+import time
+from typing import Any
+
+from imagesprint.console import Console, duration
+from imagesprint.errors import RecipeError
+from imagesprint.recipes.compare import differences
+from imagesprint.recipes.library import builtin_names, load_recipe
+from imagesprint.recipes.recipe import Recipe
+from imagesprint.recipes.schedule import Schedule
+from imagesprint.runs.ranks import Ranks
+
+
+def show_recipe(console: Console, recipe: Recipe, schedule: Schedule, world_size: int) -> None:
+    """The recipe, what differs from the built-in one of its name, and its arithmetic on this data."""
+    console.line(f"recipe      {recipe.name}: {recipe.model}, {recipe.precision}, seed {recipe.seed}")
+    for change in _changes(recipe):
+        console.line(f"            changed: {change}")
+    for index, (phase, (start, end)) in enumerate(zip(recipe.phases, schedule.bounds, strict=True)):
+        share = phase.micro_batches // world_size
+        console.line(
+            f"phase {index}     steps {start}..{end}, {phase.image_size} px from {phase.source}, "
+            f"batch {phase.batch_size} = {phase.micro_batches} × {phase.micro_batch} "
+            f"({share} micro-batch{'es' if share != 1 else ''} a rank), "
+            f"lr {phase.lr[0]:g} → {phase.lr[1]:g} {phase.method}"
+        )
+    images = sum(
+        (end - start) * phase.batch_size for phase, (start, end) in zip(recipe.phases, schedule.bounds, strict=True)
+    )
+    console.line(
+        f"in all      {schedule.total_steps} steps, {schedule.epochs_done(schedule.total_steps):g} epochs, "
+        f"{images:,} images of {schedule.num_train:,} different ones"
+    )
+
+
+def show_ranks(console: Console, ranks: Ranks) -> None:
+    """Device and ranks."""
+    name = ranks.device.type
+    if ranks.device.type == "cuda":
+        import torch
+
+        name = torch.cuda.get_device_name(ranks.device)
+    plural = "s" if ranks.world_size > 1 else ""
+    console.line(f"device      {name}, {ranks.world_size} rank{plural}, {ranks.threads} CPU threads each")
+
+
+def _changes(recipe: Recipe) -> list[str]:
+    if recipe.name not in builtin_names():
+        return []
+    try:
+        named = load_recipe(recipe.name)
+    except RecipeError:
+        return []
+    # precision auto is settled by the machine, not changed by the user.
+    return [
+        f"{change.key} = {change.b!r} (was {change.a!r})"
+        for change in differences(named, recipe)
+        if not (change.key == "precision" and change.a == "auto")
+    ]
+
+
+class ProgressLine:
+    """One living line: step, epoch, phase, loss, lr, px, images/s, data wait, time to go."""
+
+    def __init__(self, console: Console, recipe: Recipe, schedule: Schedule, start_step: int) -> None:
+        self._console = console
+        self._recipe = recipe
+        self._schedule = schedule
+        self._began = time.monotonic()
+        self._start_work = self._work_before(start_step)
+        self._total_work = self._work_before(schedule.total_steps)
+        self._last_row: dict[str, Any] | None = None
+
+    def _work_before(self, step: int) -> float:
+        """Pixels to train on before `step`: time is near enough proportional to them."""
+        return sum(
+            (min(end, step) - start) * phase.batch_size * phase.image_size**2
+            for phase, (start, end) in zip(self._recipe.phases, self._schedule.bounds, strict=True)
+            if start < step
+        )
+
+    def update(self, step: int, row: dict[str, Any] | None) -> None:
+        """Show that `step` steps are done; `row` is the newest row of metrics, if there is a new one."""
+        self._last_row = row or self._last_row
+        if self._last_row is None:
+            return
+        done = self._work_before(step) - self._start_work
+        left = (time.monotonic() - self._began) * (self._total_work - self._start_work - done) / done
+        shown = self._last_row
+        self._console.live(
+            f"step {step}/{self._schedule.total_steps}  epoch {self._schedule.epochs_done(step):.2f}  "
+            f"phase {shown['phase']}  loss {shown['loss']:.4f}  lr {shown['lr']:.4g}  {shown['image_size']} px  "
+            f"{shown['images_per_second']:.0f} images/s  data wait {shown['data_wait']:.0%}  ETA {duration(left)}"
+        )

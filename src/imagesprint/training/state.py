@@ -1,0 +1,93 @@
+"""All that a training carries from one step to the next, as tensors and as a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imagesprint.errors import CheckpointError
+from imagesprint.model.building import build_model
+from imagesprint.model.weights import start_from
+from imagesprint.recipes.recipe import Recipe
+from imagesprint.recipes.toml_format import to_dict
+from imagesprint.training.optimizer import build_optimizer
+from imagesprint.training.precision import loss_scaler, weight_dtype
+from imagesprint.training.step_sums import StepSums
+
+
+class TrainingState:
+    """Network, optimizer, moving average and loss scale after `step` steps, on one device.
+
+    Built from the recipe's seed (and `init`) it is the state before the first step. `train_seconds` is the time
+    spent on steps so far, `wall_seconds` that of everything, both over all interruptions.
+    """
+
+    def __init__(self, recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> None:
+        self.recipe = recipe
+        self.classes = classes
+        self.step = 0
+        self.train_seconds = 0.0
+        self.wall_seconds = 0.0
+        network = build_model(recipe, len(classes))
+        self.left_by_init = start_from(network, Path(recipe.init)) if recipe.init else []
+        self.network = network.to(device, weight_dtype(recipe)).train()
+        self.sums = StepSums(self.network)
+        self.optimizer = build_optimizer(recipe, self.network)
+        self.scaler = loss_scaler(recipe, device)
+        self.average = {key: value.clone() for key, value in self._averaged().items()} if recipe.ema_decay else {}
+
+    def _averaged(self) -> dict[str, Tensor]:
+        return {key: value for key, value in self.network.state_dict().items() if value.is_floating_point()}
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Move the average of weights and statistics by one step, where the recipe keeps one."""
+        if self.average:
+            own = self._averaged()
+            torch._foreach_lerp_(
+                list(self.average.values()), [own[key] for key in self.average], 1 - self.recipe.ema_decay
+            )
+
+    def evaluated_weights(self) -> dict[str, Tensor]:
+        """The state dict to judge: the moving average where there is one, else the weights themselves."""
+        return {**self.network.state_dict(), **self.average}
+
+    def checkpoint(self, num_train: int, data: str, decoder: str) -> dict[str, Any]:
+        """Tensors and plain types only. `data` is the fingerprint of the `num_train` images, `decoder` what decodes."""
+        return {
+            "model": self.network.state_dict(),
+            "ema": self.evaluated_weights() if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "train_seconds": self.train_seconds,
+            "wall_seconds": self.wall_seconds,
+            "recipe": to_dict(self.recipe),
+            "classes": list(self.classes),
+            "num_train": num_train,
+            "data": data,
+            "decoder": decoder,
+            "torch": str(torch.__version__),
+        }
+
+    def restore(self, content: dict[str, Any], path: Path, data: str, decoder: str) -> None:
+        """Take over the checkpoint `content`, read from `path`.
+
+        Raises CheckpointError where it was made from other data or with another decoder: what came out then would
+        not be what an uninterrupted run gives.
+        """
+        for key, now in (("data", data), ("decoder", decoder)):
+            if content[key] != now:
+                raise CheckpointError(
+                    f"{path} was made with {key} {content[key]!r}, this is {now!r}",
+                    f"resume with the same {key}, or start a new run with another --output",
+                )
+        self.network.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scaler.load_state_dict(content["scaler"])
+        for key, value in self.average.items():
+            value.copy_(content["ema"][key])
+        self.step = content["step"]
+        self.train_seconds = content["train_seconds"]
+        self.wall_seconds = content["wall_seconds"]

@@ -1,0 +1,196 @@
+"""`train`: from a recipe and prepared data to a run directory with checkpoints, logs and a result."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagesprint.console import Console
+from imagesprint.evaluating.evaluation import evaluate, evaluation_row, evaluation_set
+from imagesprint.images.decoding import open_decoder
+from imagesprint.loading.loader import Loader
+from imagesprint.model.building import build_model
+from imagesprint.model.weights import TrainedModel, read_training_checkpoint
+from imagesprint.recipes.recipe import Recipe
+from imagesprint.recipes.schedule import Schedule
+from imagesprint.recipes.validation import check_world_size
+from imagesprint.records.dataset import Root, open_root
+from imagesprint.runs.checkpoint import checkpoint_path, save_checkpoint
+from imagesprint.runs.directory import RunDirectory, check_run, create_run, resolve_precision
+from imagesprint.runs.logs import RunLogs
+from imagesprint.runs.ranks import Ranks, open_ranks
+from imagesprint.training.cadence import Cadence
+from imagesprint.training.meter import Meter
+from imagesprint.training.optimizer import l2_loss
+from imagesprint.training.precision import best_precision
+from imagesprint.training.progress import ProgressLine, show_ranks, show_recipe
+from imagesprint.training.state import TrainingState
+from imagesprint.training.step import TrainingStep
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What does not change a result: where, on what, and how often it is saved."""
+
+    device: str = "auto"
+    resume: str = "auto"
+    checkpoint_every: int | None = None  # steps; None: every epoch
+    stop_after: int | None = None  # steps; None: the whole recipe
+
+
+def train(recipe: Recipe, data: Path, output: Path, options: TrainingOptions, console: Console) -> dict[str, Any]:
+    """Train `recipe` on the root `data` into the run directory `output`, or go on where it stopped.
+
+    Returns, on every rank, what `train --json` prints: steps, epochs, images_per_second, wall_seconds, top1,
+    top5, loss and checkpoint, of the whole run; top1, top5 and loss are None where the last step was not
+    evaluated. Raises the errors of errors.py; what was written before stays usable.
+    """
+    root = open_root(data)
+    with open_ranks(options.device) as ranks:
+        check_world_size(recipe, ranks.world_size)
+        console = console if ranks.is_main else Console(quiet=True)
+        recipe = resolve_precision(recipe, RunDirectory(output), best_precision(ranks.device))
+        run = RunDirectory(output)
+        if ranks.is_main:
+            check_run(output, recipe, options.resume)
+        ranks.barrier()  # from here on every rank reads what rank 0 has checked
+        result = run.result()
+        if result is not None:
+            console.line(f"{output} is finished: {result['steps']} steps, nothing to do")
+            return result
+        training = _Training(recipe, root, run, options, ranks, console)
+        if ranks.is_main:
+            create_run(run, recipe)
+            console.log_to(output / "log.txt")
+        return training.run()
+
+
+class _Training:
+    """One command's share of a run."""
+
+    def __init__(
+        self, recipe: Recipe, root: Root, run: RunDirectory, options: TrainingOptions, ranks: Ranks, console: Console
+    ) -> None:
+        self._recipe, self._root, self._run, self._ranks, self._console = recipe, root, run, ranks, console
+        num_train = len(root.dataset(root.nearest(recipe.phases[0].source), "train"))
+        self._schedule = Schedule(recipe, num_train)
+        until = min(options.stop_after or self._schedule.total_steps, self._schedule.total_steps)
+        self._cadence = Cadence(self._schedule, recipe.eval_every, options.checkpoint_every, until)
+        self._state = TrainingState(recipe, root.classes, ranks.device)
+        judge = TrainedModel(build_model(recipe, len(root.classes)), recipe, root.classes, num_train)
+        self._judge = judge.to(ranks.device)
+        self._evaluation_set = evaluation_set(root, self._judge)
+        self._data, self._decoder = _fingerprint(recipe, root), open_decoder(threads=1).name
+        self._began = time.monotonic()
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end of this command; returns the result."""
+        show_recipe(self._console, self._recipe, self._schedule, self._ranks.world_size)
+        show_ranks(self._console, self._ranks)
+        if self._state.left_by_init:
+            self._console.line(f"start       from {self._recipe.init}, all but {', '.join(self._state.left_by_init)}")
+        self._resume()
+        if self._state.step < self._cadence.until:
+            self._train()
+        return self._result()
+
+    def _train(self) -> None:
+        with Loader(
+            self._root,
+            self._recipe,
+            rank=self._ranks.rank,
+            world_size=self._ranks.world_size,
+            start_step=self._state.step,
+            end_step=self._cadence.until,
+            threads=self._ranks.threads,
+        ) as loader:
+            for note in loader.notes:
+                self._console.warn(note)
+            if self._ranks.is_main:
+                self._run.rewind(self._state.step)
+                with RunLogs(self._run, purge_after=self._state.step) as logs:
+                    self._loop(loader, logs)
+            else:
+                self._loop(loader, None)
+
+    def _loop(self, loader: Loader, logs: RunLogs | None) -> None:
+        state, schedule, cadence = self._state, self._schedule, self._cadence
+        train_step, batches = TrainingStep(state, self._ranks), iter(loader)
+        meter = Meter(schedule, loader, self._ranks.device)
+        progress = ProgressLine(self._console, self._recipe, schedule, state.step)
+        while state.step < cadence.until:
+            phase, lr = schedule.phase(state.step), schedule.lr(state.step)
+            meter.add(train_step(batches, phase, lr))
+            row = None
+            if cadence.log(state.step):
+                row = meter.row(state.step, l2_loss(state.optimizer))
+                state.train_seconds += row["seconds"]
+                if logs is not None:
+                    logs.metrics(row)
+            progress.update(state.step, row)
+            if cadence.evaluate(state.step):
+                self._evaluate(logs)
+                meter.start_window()
+            if cadence.checkpoint(state.step):
+                self._save()
+                meter.start_window()
+
+    def _evaluate(self, logs: RunLogs | None) -> None:
+        state, step = self._state, self._state.step
+        self._judge.network.load_state_dict(state.evaluated_weights())
+        accuracy = evaluate(self._judge, self._evaluation_set, self._ranks)
+        checkpoint = checkpoint_path(Path(), step) if self._cadence.checkpoint(step) else None
+        epoch = self._schedule.epochs_done(step)
+        if logs is not None:
+            logs.evaluation(evaluation_row(accuracy, step, epoch, checkpoint))
+        self._console.line(
+            f"evaluated   epoch {epoch:g}: top-1 {accuracy.top1:.2f}%, top-5 {accuracy.top5:.2f}%, "
+            f"loss {accuracy.loss:.4f} on {accuracy.num_images} images"
+        )
+
+    def _save(self) -> None:
+        self._state.wall_seconds += self._lap()
+        if self._ranks.is_main:
+            save_checkpoint(self._run.path, self._state.checkpoint(self._schedule.num_train, self._data, self._decoder))
+
+    def _lap(self) -> float:
+        """Seconds since the last call, or since this object was made."""
+        before, self._began = self._began, time.monotonic()
+        return self._began - before
+
+    def _resume(self) -> None:
+        checkpoints = self._run.checkpoints()
+        if not checkpoints:
+            self._console.line(f"output      {self._run.path}, a new run")
+            return
+        newest = checkpoints[-1]
+        self._state.restore(read_training_checkpoint(newest), newest, self._data, self._decoder)
+        self._console.line(f"output      {self._run.path}, resumed after step {self._state.step} from {newest.name}")
+
+    def _result(self) -> dict[str, Any]:
+        """The result up to here; kept as result.json once the recipe is done."""
+        state, step = self._state, self._state.step
+        images = sum(
+            max(0, min(end, step) - start) * phase.batch_size
+            for phase, (start, end) in zip(self._recipe.phases, self._schedule.bounds, strict=True)
+        )
+        evaluated = {row["step"]: row for row in self._run.evaluations()}.get(step, {})
+        result = {
+            "steps": step,
+            "epochs": self._schedule.epochs_done(step),
+            "images_per_second": images / state.train_seconds if state.train_seconds else None,
+            "wall_seconds": state.wall_seconds,
+            **{key: evaluated.get(key) for key in ("top1", "top5", "loss")},
+            "checkpoint": str(checkpoint_path(self._run.path, step)),
+        }
+        if self._ranks.is_main and step == self._schedule.total_steps:
+            self._run.write_result(result)
+        return result
+
+
+def _fingerprint(recipe: Recipe, root: Root) -> str:
+    """A hash of all variants that the recipe trains on."""
+    variants = sorted({root.nearest(phase.source) for phase in recipe.phases})
+    parts = (f"{variant} {root.dataset(variant, 'train').fingerprint}" for variant in variants)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,63 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def test_prepare_tells_what_it_made_and_what_comes_next(
+    imagesprint: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    done = imagesprint("prepare", photos, root, "--variants", "full,32", "--workers", 1)
+    assert done.code == 0
+    assert "70 train, 18 validation images in 2 classes, 0 files rejected" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"next: imagesprint train small --data {root} --output RUN"
+    assert "images/s" in done.stdout
+    again = imagesprint("prepare", photos, root, "--variants", "full,32", "--json")
+    assert again.code == 0
+    assert again.json["images"] == {"train": 70, "validation": 18}
+    assert again.json["variants"]["32"]["written"] is False
+    assert "nothing was left to do" in imagesprint("prepare", photos, root, "--variants", "full").stdout
+
+
+def test_default_variants_and_val_fraction(imagesprint: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    done = imagesprint("prepare", photos / "train", tmp_path / "root", "--val-fraction", 0.2, "--workers", 1, "--json")
+    assert done.code == 0
+    assert list(done.json["variants"]) == ["full", "320", "160"]
+    assert done.json["images"] == {"train": 56, "validation": 14}
+    assert "hold the same bytes: no image is larger than 320 px" in done.stderr
+
+
+def test_rejected_files(imagesprint: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(photos, tmp_path / "source"))
+    (source / "train/china/page.jpg").write_text("<html>")
+    flags = ("prepare", source, tmp_path / "root", "--variants", "full", "--workers", 1)
+    failed = imagesprint(*flags)
+    assert failed.code == 1
+    assert "error: 1 of 89 files are rejected so far, the first of them train/china/page.jpg: no image" in failed.stderr
+    assert "--max-rejected 0.012" in failed.stderr
+    done = imagesprint(*flags, "--max-rejected", 0.012)
+    assert done.code == 0
+    assert f"the rejected files, with reasons: {tmp_path}/root/full/rejected.jsonl" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "hint"),
+    [
+        (["nowhere", "root"], "there is no source folder nowhere", "SOURCE/train/CLASS"),
+        (["PHOTOS/train", "root"], "no validation split", "--val-fraction 0.1"),
+        (["PHOTOS", "PHOTOS/out"], "lies in the source", "outside"),
+        (["PHOTOS", "root", "--variants", "full,big"], "'big' is no variant", "full,320,160"),
+        (["PHOTOS", "/proc/root"], "cannot write to /proc/root", "another ROOT"),
+    ],
+)
+def test_bad_usage(imagesprint: Callable[..., Any], photos: Path, arguments: list[str], error: str, hint: str) -> None:
+    done = imagesprint("prepare", *(word.replace("PHOTOS", str(photos)) for word in arguments), "--json")
+    assert done.code == 2
+    assert error in done.json["error"]
+    assert hint in done.json["hint"]
+    assert json.loads(done.stdout)["exit_code"] == 2
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,108 @@
+"""What all tests share: real images from scikit-learn, datasets prepared from them, and the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from imagesprint.console import Console
+from imagesprint.prepare.preparing import prepare
+from imagesprint.recipes.recipe import Phase, Recipe
+
+# Each test process would otherwise take both cores of a two-core machine, and xdist runs two of them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended: its exit code and what it printed."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+@pytest.fixture(scope="session")
+def command() -> list[str]:
+    """The words that start the command line, in a process of its own."""
+    return [sys.executable, "-m", "imagesprint"]
+
+
+@pytest.fixture(scope="session")
+def imagesprint(command: list[str]) -> Callable[..., Finished]:
+    """Runs `imagesprint ARGUMENTS` as a real process and returns how it ended."""
+
+    def run(*arguments: object) -> Finished:
+        done = subprocess.run(
+            [*command, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+def write_photos(folder: Path, train: int, validation: int) -> None:
+    """Write crops of scikit-learn's two photos as JPEGs of many sizes: FOLDER/{train,val}/{china,flower}/NN.jpg."""
+    generator = np.random.default_rng(0)
+    for name, photo in zip(("china", "flower"), load_sample_images().images, strict=True):
+        for split, count in (("train", train), ("val", validation)):
+            target = folder / split / name
+            target.mkdir(parents=True)
+            for index in range(count):
+                height, width = generator.integers(40, 90, 2)
+                top = generator.integers(0, photo.shape[0] - height)
+                left = generator.integers(0, photo.shape[1] - width)
+                crop = photo[top : top + height, left : left + width]
+                Image.fromarray(crop).save(target / f"{index:02d}.jpg", quality=90)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class-folder tree of 2 × 35 training and 2 × 9 validation photos of 40..90 pixels."""
+    folder = tmp_path_factory.mktemp("photos")
+    write_photos(folder, train=35, validation=9)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo_root(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`photos` prepared as full and 32, in three training shards."""
+    root = tmp_path_factory.mktemp("photo-root") / "root"
+    prepare(photos, root, variants=("full", "32"), shards=3, workers=1, console=Console(quiet=True))
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> Recipe:
+    """Thirty-two steps of two sizes on `photo_root`, four micro-batches each, in float64."""
+    return Recipe(
+        name="tiny",
+        model="resnet20",
+        precision="fp64",
+        momentum=0.9,
+        nesterov=True,
+        decay_norm_and_bias=False,
+        label_smoothing=0.1,
+        eval_source="32",
+        eval_resize=28,
+        eval_image_size=24,
+        eval_batch_size=8,
+        eval_every=4,
+        phases=(
+            Phase((0, 4), (0.02, 0.1), "linear", 16, 4, 16, "32", 0.3),
+            Phase((4, 8), (0.1, 0.01), "cosine", 16, 4, 20, "full", 0.3),
+        ),
+    )

@@ -1,0 +1,112 @@
+import io
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from imagesprint.errors import ImageError
+from imagesprint.images.coding import encode_jpeg, is_plain_jpeg, open_image, shrink
+from imagesprint.images.decoding import to_rgb
+
+PHOTO = Image.fromarray(load_sample_images().images[0])  # 640 × 427
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "plain"),
+    [
+        ("RGB", "JPEG", True),
+        ("L", "JPEG", True),
+        ("CMYK", "JPEG", False),
+        ("RGB", "PNG", False),
+        ("P", "PNG", False),
+        ("RGBA", "PNG", False),
+        ("P", "GIF", False),
+        ("RGB", "WEBP", False),
+        ("RGB", "BMP", False),
+        ("1", "PNG", False),
+    ],
+)
+def test_plain_jpegs_are_told_by_their_bytes(mode: str, kind: str, plain: bool) -> None:
+    image = open_image(encode(PHOTO.resize((64, 43)).convert(mode), kind))
+    assert image.size == (64, 43)
+    assert is_plain_jpeg(image) is plain
+    assert to_rgb(image).mode == "RGB"
+
+
+def test_grey_of_16_bits_keeps_the_upper_8() -> None:
+    grey = np.asarray(PHOTO.convert("L"))
+    image = open_image(encode(Image.fromarray(grey.astype(np.uint16) * 256 + 77), "PNG"))
+    assert np.array_equal(np.asarray(to_rgb(image))[..., 1], grey)
+
+
+def test_orientation_is_ignored() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = open_image(encode(PHOTO, "JPEG", exif=exif))
+    assert image.size == PHOTO.size
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html><html>404", "no image: it begins with b'<!DOCTYPE html><"),
+        (b"\xff\xd8\xff", "no image|damaged"),
+        (encode(PHOTO, "JPEG")[:5000], "damaged: .*truncated"),
+        (encode(PHOTO, "JPEG")[:-200], "damaged: .*truncated"),
+        (encode(PHOTO, "PNG")[:5000], "damaged: "),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
+        (encode(Image.new("1", (65501, 2)), "PNG"), "65501 × 2 pixels: a JPEG's side is at most 65,500"),
+        (encode(Image.new("1", (13400, 13400)), "PNG"), r"179560000 pixels\) exceeds limit of 178956970"),
+        (encode(Image.new("1", (20000, 20000)), "PNG"), "exceeds limit"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_its_reason(data: bytes, match: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError, match=match):
+            open_image(data)
+
+
+def test_large_but_accepted_image_gives_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_image(encode(Image.new("1", (10000, 9500)), "PNG")).size == (10000, 9500)
+
+
+def test_shrink_sets_the_shorter_side_and_keeps_the_shape() -> None:
+    assert shrink(PHOTO, 160).size == (240, 160)
+    assert shrink(PHOTO.transpose(Image.Transpose.ROTATE_90), 160).size == (160, 240)
+    assert shrink(PHOTO.crop((0, 0, 640, 2)), 1).size == (320, 1)
+    assert shrink(PHOTO, 427) is PHOTO
+    assert shrink(PHOTO, 1000) is PHOTO
+
+
+def test_shrink_is_antialiased() -> None:
+    stripes = np.zeros((200, 200, 3), np.uint8)
+    stripes[:, ::2] = 255
+    small = np.asarray(shrink(Image.fromarray(stripes), 50)).astype(int)
+    assert np.abs(small - 127).max() <= 20  # picking pixels would leave 0 and 255
+
+
+def test_encoded_jpegs_are_baseline_420_without_metadata() -> None:
+    image = Image.open(io.BytesIO(encode(PHOTO, "JPEG", comment=b"a comment", dpi=(300, 300))))
+    data = encode_jpeg(image, 90)
+    found = open_image(data)
+    assert (found.format, found.mode, found.size) == ("JPEG", "RGB", PHOTO.size)
+    assert "progressive" not in found.info
+    assert "comment" not in found.info
+    assert b"\xff\xc0" in data  # SOF0: baseline
+    frame = data[data.index(b"\xff\xc0") + 4 :]
+    assert [frame[7], frame[10], frame[13]] == [0x22, 0x11, 0x11]  # sampling factors: 4:2:0
+    assert len(data) < len(encode(PHOTO, "JPEG", quality=90, subsampling="4:2:0"))  # optimised tables
+    assert np.abs(np.asarray(found).astype(int) - np.asarray(PHOTO)).mean() < 6
+    assert len(encode_jpeg(PHOTO, 30)) < len(data)

@@ -1,0 +1,62 @@
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imagesprint.errors import RankError
+from imagesprint.images.crops import evaluation_crops
+from imagesprint.loading.loader import EvaluationLoader
+from imagesprint.records.dataset import Dataset, open_dataset
+
+
+@pytest.fixture
+def dataset(root_path: Path) -> Dataset:
+    return open_dataset(root_path, "full", "validation")  # 11 images
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 16])
+def test_each_image_comes_once_whatever_the_ranks(dataset: Dataset, world_size: int, batch_size: int) -> None:
+    batches: dict[int, list[int]] = {}
+    for rank in range(world_size):
+        for batch in EvaluationLoader(dataset, 16, 20, batch_size, rank, world_size, 2):
+            assert batch.step % world_size == rank
+            assert batch.images.shape == (batch_size, 16, 16, 3)
+            assert batch.labels.tolist() == [
+                sample_id % 2 if real else 0
+                for sample_id, real in zip(batch.sample_ids.tolist(), batch.mask.tolist(), strict=True)
+            ]
+            batches[batch.step] = batch.sample_ids[batch.mask].tolist()
+    assert [sample_id for number in sorted(batches) for sample_id in batches[number]] == list(range(11))
+
+
+def test_pixels_are_the_central_square_antialiased(dataset: Dataset) -> None:
+    crops = evaluation_crops(dataset.sizes, 20, 16)
+    for batch in EvaluationLoader(dataset, 16, 20, 4):
+        for row, sample_id in enumerate(batch.sample_ids.tolist()):
+            if sample_id < 0:
+                continue
+            image = Image.open(io.BytesIO(dataset.read(sample_id))).convert("RGB")
+            image = image.crop(tuple(crops[sample_id].tolist())).resize((16, 16), Image.Resampling.BILINEAR)
+            np.testing.assert_array_equal(batch.images[row], np.asarray(image))
+
+
+def test_padding_is_blank_and_masked(dataset: Dataset) -> None:
+    *_, last = EvaluationLoader(dataset, 16, 20, 4)
+    assert last.mask.tolist() == [True, True, True, False]
+    assert not last.images[3].any()
+    assert (last.labels[3].item(), last.sample_ids[3].item()) == (0, -1)
+    assert last.images.dtype == torch.uint8
+
+
+def test_a_rank_without_a_batch_and_one_that_is_none(dataset: Dataset, own_threads: Callable[[], list[str]]) -> None:
+    assert list(EvaluationLoader(dataset, 16, 20, 16, rank=1, world_size=2)) == []
+    with pytest.raises(RankError):
+        EvaluationLoader(dataset, 16, 20, 16, rank=2, world_size=2)
+    for _ in EvaluationLoader(dataset, 16, 20, 4):
+        break
+    assert not own_threads()

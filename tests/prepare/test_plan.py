@@ -1,0 +1,109 @@
+import itertools
+from typing import Any
+
+import pytest
+
+from imagesprint.errors import UsageError
+from imagesprint.prepare.plan import Plan, differences, make_plan
+from imagesprint.prepare.sources import Listing, Sample
+from imagesprint.records.manifest import ClassInfo
+
+CLASSES = tuple(ClassInfo(name, name, name) for name in ("a", "b", "c"))
+
+
+def make_samples(counts: tuple[int, ...], num_bytes: int = 1000, prefix: str = "train") -> list[Sample]:
+    return [
+        Sample(f"{i}.jpg", f"{prefix}/{label}/{i}.jpg", label, num_bytes)
+        for label, count in enumerate(counts)
+        for i in range(count)
+    ]
+
+
+LISTING = Listing(
+    CLASSES, {"train": make_samples((50, 30, 20)), "validation": make_samples((5, 5, 5), prefix="validation")}
+)
+
+
+def plan(listing: Listing = LISTING, **options: Any) -> Plan:
+    defaults: dict[str, Any] = {"shards": None, "quality": 90, "val_fraction": None, "seed": 0}
+    return make_plan(listing, "class-folders", **{**defaults, **options})
+
+
+def locations(of: Plan, split: str) -> list[str]:
+    return [sample.location for shard in of.shards if shard.split == split for sample in shard.samples]
+
+
+def test_every_sample_is_in_one_shard() -> None:
+    for shards in (1, 3, 7, 100):
+        found = plan(shards=shards)
+        for split in ("train", "validation"):
+            assert sorted(locations(found, split)) == sorted(sample.location for sample in LISTING.splits[split])
+        sizes = [len(shard.samples) for shard in found.shards if shard.split == "train"]
+        assert len(sizes) == shards
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_shards_are_named_as_the_inception_guide_has_it() -> None:
+    assert [shard.name for shard in plan(shards=7).shards] == [
+        *(f"train-0000{i}-of-00007" for i in range(7)),
+        "validation-00000-of-00001",
+    ]
+
+
+def test_order_depends_on_the_seed_and_not_on_the_listing() -> None:
+    backwards = Listing(CLASSES, {split: samples[::-1] for split, samples in LISTING.splits.items()})
+    assert plan() == plan(backwards)
+    assert locations(plan(), "train") != locations(plan(seed=1), "train")
+    labels = [sample.label for sample in plan().shards[0].samples]
+    assert sum(a != b for a, b in itertools.pairwise(labels)) > 30  # classes lie spread
+
+
+def test_shards_by_size() -> None:
+    samples = {"train": make_samples((4, 4, 4), 100_000_000), "validation": make_samples((1, 1, 0), 1)}
+    counts = plan(Listing(CLASSES, samples)).made_by
+    assert (counts["train_shards"], counts["validation_shards"]) == (9, 1)
+    for shards in (0, 101, -1):
+        with pytest.raises(UsageError, match=f"--shards {shards} for 100 training images"):
+            plan(shards=shards)
+
+
+def test_imagenet_has_1024_and_128_shards() -> None:
+    one = Sample("x", "x", 0, 110_000)
+    found = plan(Listing(CLASSES[:1], {"train": [one] * 1_281_167, "validation": [one] * 50_000}))
+    assert (found.made_by["train_shards"], found.made_by["validation_shards"]) == (1024, 128)
+
+
+def test_val_fraction_is_taken_of_each_class() -> None:
+    listing = Listing(CLASSES, {"train": make_samples((50, 3, 1))})
+    found = plan(listing, val_fraction=0.1)
+    assert sorted(location.split("/")[1] for location in locations(found, "validation")) == ["0"] * 5 + ["1"]
+    assert len(locations(found, "train")) == 48
+    assert not set(locations(found, "train")) & set(locations(found, "validation"))
+    assert found.notes == ("1 of 3 classes have no validation images: c",)
+    assert locations(found, "validation") != locations(plan(listing, val_fraction=0.1, seed=3), "validation")
+    nearly_all = plan(listing, val_fraction=0.999)
+    assert {location.split("/")[1] for location in locations(nearly_all, "train")} == {"0", "1", "2"}
+
+
+def test_val_fraction_missing_in_vain_or_impossible() -> None:
+    without = Listing(CLASSES, {"train": make_samples((5, 5, 5))})
+    with pytest.raises(UsageError, match="no validation split") as caught:
+        plan(without)
+    assert "--val-fraction 0.1" in caught.value.hint
+    with pytest.raises(UsageError, match="validation split of its own"):
+        plan(val_fraction=0.1)
+    for fraction in (0.0, 1.0, -0.5, float("nan")):
+        with pytest.raises(UsageError, match="between 0 and 1"):
+            plan(without, val_fraction=fraction)
+    with pytest.raises(UsageError, match="no class has two images"):
+        plan(Listing(CLASSES, {"train": make_samples((1, 1, 1))}), val_fraction=0.5)
+
+
+def test_differences_between_plans_are_named() -> None:
+    made_by = plan().made_by
+    assert differences(made_by, plan().made_by) == []
+    assert differences(made_by, plan(quality=80, seed=2).made_by) == ["quality: 90 then, 80 now", "seed: 0 then, 2 now"]
+    fewer = Listing(CLASSES, {**LISTING.splits, "train": make_samples((50, 30, 19))})
+    assert differences(made_by, plan(fewer).made_by) == ["source train_files: 100 then, 99 now"]
+    resized = Listing(CLASSES, {**LISTING.splits, "train": make_samples((50, 30, 20), 999)})
+    assert differences(made_by, plan(resized).made_by) == ["source: other file names, sizes or classes"]

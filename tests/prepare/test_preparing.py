@@ -1,0 +1,300 @@
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagesprint.console import Console
+from imagesprint.errors import DataError, UsageError
+from imagesprint.prepare.preparing import Summary, prepare
+from imagesprint.records.dataset import open_dataset, open_root
+from imagesprint.records.verify import verify
+
+ReadTree = Callable[[Path], dict[str, bytes]]
+
+
+def make(source: Path, root: Path, **options: Any) -> Summary:
+    return prepare(source, root, **{"workers": 1, "console": Console(quiet=True), **options})
+
+
+@pytest.fixture
+def source(photos: Path, tmp_path: Path) -> Path:
+    """A copy of `photos` that a test may change."""
+    return Path(shutil.copytree(photos, tmp_path / "source"))
+
+
+def test_bytes_do_not_depend_on_the_workers(photos: Path, tmp_path: Path, read_tree: ReadTree) -> None:
+    for workers in (1, 4):
+        make(photos, tmp_path / str(workers), variants=("full", "48", "32"), shards=6, workers=workers)
+    one = read_tree(tmp_path / "1")
+    assert one == read_tree(tmp_path / "4")
+    assert len(one) == 3 * (6 + 2 + 2 + 2)  # shards of train and of validation, indexes, dataset.json, rejected.jsonl
+    assert verify(tmp_path / "4", Console(quiet=True)).problems == []
+
+
+def test_summary(photos: Path, tmp_path: Path) -> None:
+    done = make(photos, tmp_path / "root", variants=("32", "full"))
+    assert done.images == {"train": 70, "validation": 18}
+    assert (done.classes, done.rejected, done.written) == (2, 0, ("full", "32"))
+    sizes = {
+        variant: sum(path.stat().st_size for path in (tmp_path / "root" / variant).glob("*-of-*"))
+        for variant in ("full", "32")
+    }
+    assert done.variants == sizes
+    assert done.images_per_second > 0
+
+
+def test_variants_added_later_are_those_made_at_once(photos: Path, tmp_path: Path, read_tree: ReadTree) -> None:
+    make(photos, tmp_path / "once", variants=("full", "48", "32"), shards=2)
+    assert make(photos, tmp_path / "root", variants=("48",), shards=2).written == ("48",)
+    done = make(photos, tmp_path / "root", variants=("full", "48", "32"), shards=2, workers=2)
+    assert done.written == ("full", "32")
+    assert read_tree(tmp_path / "once") == read_tree(tmp_path / "root")
+
+
+def test_finished_root_is_left_alone(photos: Path, tmp_path: Path) -> None:
+    make(photos, tmp_path / "root", variants=("full", "32"))
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "root").rglob("*")}
+    done = make(photos, tmp_path / "root", variants=("32",))
+    assert (done.written, done.images_per_second, done.images["train"]) == ((), 0, 70)
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "root").rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"quality": 80}, "quality: 90 then, 80 now"),
+        ({"seed": 5}, "seed: 0 then, 5 now"),
+        ({"shards": 3}, "train_shards: 1 then, 3 now"),
+    ],
+)
+def test_another_plan_is_refused(
+    photos: Path, tmp_path: Path, read_tree: ReadTree, options: dict[str, Any], named: str
+) -> None:
+    make(photos, tmp_path / "root")
+    before = read_tree(tmp_path / "root")
+    with pytest.raises(UsageError, match=named):
+        make(photos, tmp_path / "root", variants=("full", "32"), **options)
+    assert read_tree(tmp_path / "root") == before
+
+
+def test_changed_source_is_refused(source: Path, tmp_path: Path, read_tree: ReadTree) -> None:
+    make(source, tmp_path / "root")
+    before = read_tree(tmp_path / "root")
+    (source / "train/china/00.jpg").unlink()
+    with pytest.raises(UsageError, match="train_files: 70 then, 69 now"):
+        make(source, tmp_path / "root", variants=("32",))
+    assert read_tree(tmp_path / "root") == before
+
+
+def test_rejected_files_are_listed_and_counted(source: Path, tmp_path: Path) -> None:
+    (source / "train/china/page.jpg").write_text("<html>not found</html>")
+    (source / "train/china/empty.jpg").touch()
+    (source / "val/flower/cut.jpg").write_bytes((source / "val/flower/00.jpg").read_bytes()[:500])
+    with pytest.raises(DataError, match="2 of 91 files are rejected so far, the first of them train/china/") as caught:
+        make(source, tmp_path / "root", variants=("full", "32"))
+    assert "--max-rejected 0.022" in caught.value.hint
+    assert not (tmp_path / "root/full/dataset.json").exists()
+    done = make(source, tmp_path / "root", variants=("full", "32"), max_rejected=0.033)
+    assert (done.images, done.rejected) == ({"train": 70, "validation": 18}, 3)
+    for variant in ("full", "32"):
+        lines = (tmp_path / "root" / variant / "rejected.jsonl").read_text().splitlines()
+        rows = sorted((row["split"], row["file"], row["reason"]) for row in map(json.loads, lines))
+        assert [row[:2] for row in rows] == [
+            ("train", "train/china/empty.jpg"),
+            ("train", "train/china/page.jpg"),
+            ("validation", "val/flower/cut.jpg"),
+        ]
+        assert rows[0][2] == "the file is empty"
+        assert "begins with b'<html>not found<'" in rows[1][2]
+        assert rows[2][2].startswith("damaged: ")
+
+
+def test_too_many_rejects_end_it_early_and_the_restart_goes_on(source: Path, tmp_path: Path) -> None:
+    for path in (source / "train/china").glob("*.jpg"):
+        path.write_bytes(b"nothing")
+    with pytest.raises(DataError, match="of 88 files are rejected"):
+        make(source, tmp_path / "root", shards=30, max_rejected=0.1)
+    finished = list((tmp_path / "root/.parts").glob("train-*.json"))
+    assert 2 <= len(finished) < 30
+    make(source, tmp_path / "root", shards=30, max_rejected=0.5)
+    assert all(path.is_file() for path in (tmp_path / "root/full").iterdir())
+    assert not (tmp_path / "root/.parts").exists()
+
+
+def test_split_of_rejects_alone(source: Path, tmp_path: Path) -> None:
+    for path in source.glob("val/*/*.jpg"):
+        path.write_bytes(b"nothing")
+    with pytest.raises(DataError, match="all 18 files of validation are rejected"):
+        make(source, tmp_path / "root", max_rejected=1)
+
+
+def test_variant_that_would_reject_others_is_refused(source: Path, tmp_path: Path) -> None:
+    make(source, tmp_path / "root")
+    row = {"split": "train", "file": "train/china/00.jpg", "reason": "an older Pillow could not read it"}
+    (tmp_path / "root/full/rejected.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=r"00\.jpg was rejected when .*full was prepared, and now is not"):
+        make(source, tmp_path / "root", variants=("full", "32"))
+    assert open_root(tmp_path / "root").variants == ("full",)
+
+
+def test_damaged_shard_of_an_unfinished_prepare_is_written_again(
+    source: Path, photo_root: Path, tmp_path: Path, read_tree: ReadTree
+) -> None:
+    (source / "val/flower/page.jpg").write_text("<html>")
+    with pytest.raises(DataError, match="1 of 89 files are rejected, the"):
+        make(source, tmp_path / "root", variants=("full", "32"), shards=3)
+    os.truncate(tmp_path / "root/full/train-00001-of-00003", 100)
+    (tmp_path / "root/32/train-00002-of-00003").unlink()
+    make(source, tmp_path / "root", variants=("full", "32"), shards=3, max_rejected=1)
+    for name, data in read_tree(photo_root).items():
+        if "train-" in name:
+            assert (tmp_path / "root" / name).read_bytes() == data
+
+
+def test_unfinished_root_with_another_plan(source: Path, tmp_path: Path) -> None:
+    (source / "val/flower/page.jpg").write_text("<html>")
+    with pytest.raises(DataError):
+        make(source, tmp_path / "root")
+    for options, named in (({"quality": 50}, "quality"), ({"variants": ("full", "32")}, "variants")):
+        with pytest.raises(UsageError, match=f"unfinished prepare of another plan .*{named}"):
+            make(source, tmp_path / "root", **options)
+    with pytest.raises(UsageError, match="is not finished") as caught:
+        open_dataset(tmp_path / "root", "full", "train")
+    assert "same prepare command" in caught.value.hint
+
+
+def test_adding_a_variant_is_interrupted_and_goes_on(source: Path, tmp_path: Path, read_tree: ReadTree) -> None:
+    make(source, tmp_path / "root")
+    broken = tmp_path / "root/32"
+    broken.write_text("in the way")
+    with pytest.raises(DataError, match="cannot write"):
+        make(source, tmp_path / "root", variants=("full", "32"))
+    broken.unlink()
+    make(source, tmp_path / "root", variants=("full", "32"))
+    make(source, tmp_path / "once", variants=("full", "32"))
+    assert read_tree(tmp_path / "root") == read_tree(tmp_path / "once")
+
+
+def test_killed_between_two_variants(photos: Path, tmp_path: Path, read_tree: ReadTree) -> None:
+    """The state after a kill between the two dataset.json: .parts is there, one variant is finished."""
+    parts = tmp_path / "root/.parts"
+    make(photos, tmp_path / "root", variants=("full", "32"))
+    whole = read_tree(tmp_path / "root")
+    shutil.rmtree(tmp_path / "root")
+    with pytest.raises(KeyboardInterrupt):
+        make(photos, tmp_path / "root", variants=("full", "32"), console=_Interrupting())
+    assert parts.exists()
+    (tmp_path / "root/full/dataset.json").write_bytes(whole["full/dataset.json"])
+    for name in ("train", "validation"):
+        (tmp_path / f"root/full/{name}.index.npz").write_bytes(whole[f"full/{name}.index.npz"])
+    (tmp_path / "root/full/rejected.jsonl").touch()
+    make(photos, tmp_path / "root", variants=("full",))
+    assert parts.exists()  # 32 still needs it
+    make(photos, tmp_path / "root", variants=("full", "32"))
+    for name in whole:
+        if name.startswith("32/"):
+            assert (tmp_path / "root" / name).read_bytes() == whole[name]
+    assert not parts.exists()
+
+
+class _Interrupting(Console):
+    """Ctrl-C at the first sign of progress."""
+
+    def live(self, text: str, last: bool = False) -> None:  # noqa: ARG002
+        raise KeyboardInterrupt
+
+
+def test_second_prepare_at_work(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    folder = os.open(tmp_path / "root", os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    with pytest.raises(UsageError, match="another `imagesprint prepare` is at work"):
+        make(photos, tmp_path / "root")
+    os.close(folder)
+    assert list((tmp_path / "root").iterdir()) == []
+
+
+def test_root_that_cannot_be_written(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file", tmp_path / "file" / "root", Path("/proc/nothing")):
+        with pytest.raises(UsageError, match=f"cannot write to {root}"):
+            make(photos, root)
+    if os.getuid() != 0:  # root may write everywhere
+        (tmp_path / "locked").mkdir(mode=0o500)
+        with pytest.raises(UsageError, match="cannot write"):
+            make(photos, tmp_path / "locked")
+
+
+def test_foreign_files_are_not_touched(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "root/32").mkdir(parents=True)
+    (tmp_path / "root/32/mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match="32 is not empty"):
+        make(photos, tmp_path / "root", variants=("full", "32"))
+    assert [path.name for path in (tmp_path / "root").rglob("*")] == ["32", "mine.txt"]
+
+
+def test_root_within_the_source(source: Path) -> None:
+    for root in (source, source / "prepared", source / "train/china/../x"):
+        with pytest.raises(UsageError, match="lies in the source"):
+            make(source, root)
+    assert {path.name for path in source.iterdir()} == {"train", "val"}
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"variants": ("full", "large")}, "'large' is no variant"),
+        ({"variants": ("0",)}, "'0' is no variant"),
+        ({"variants": ("32", "32")}, "one twice"),
+        ({"variants": ("",)}, "'' is no variant"),
+        ({"quality": 0}, "--quality 0"),
+        ({"workers": 0}, "--workers 0"),
+        ({"max_rejected": 2}, "--max-rejected 2"),
+        ({"shards": 71}, "--shards 71"),
+        ({"val_fraction": 0.2}, "--val-fraction 0.2"),
+    ],
+)
+def test_options_that_make_no_sense(photos: Path, tmp_path: Path, options: dict[str, Any], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        make(photos, tmp_path / "root", **options)
+    assert not (tmp_path / "root").exists()
+
+
+def test_file_that_grows_between_listing_and_reading(source: Path, tmp_path: Path) -> None:
+    class Growing(Console):
+        def warn(self, text: str) -> None:  # noqa: ARG002
+            with (source / "train/china/00.jpg").open("ab") as file:
+                file.write(b"more")
+
+    (source / "train/stray.txt").touch()  # for the warning, which comes after the listing
+    with pytest.raises(DataError, match=r"00\.jpg changed while it was prepared"):
+        make(source, tmp_path / "root", console=Growing(quiet=True))
+
+
+def test_classes_without_validation_images_are_named(source: Path, tmp_path: Path) -> None:
+    shutil.rmtree(source / "val/flower")
+    warnings = []
+
+    class Listening(Console):
+        def warn(self, text: str) -> None:
+            warnings.append(text)
+
+    make(source, tmp_path / "root", console=Listening(quiet=True))
+    assert warnings == ["1 of 2 classes have no validation images: flower"]
+
+
+def test_file_names_that_are_not_utf8_and_files_of_one_content(source: Path, tmp_path: Path) -> None:
+    data = (source / "train/china/00.jpg").read_bytes()
+    for name in (b"caf\xe9.jpg", "日本 1.jpg".encode(), b"new\nline.jpg"):
+        with open(os.path.join(os.fsencode(source / "train/china"), name), "wb") as file:
+            file.write(data)
+    make(source, tmp_path / "root", workers=2, shards=2)
+    dataset = open_dataset(tmp_path / "root", "full", "train")
+    names = {os.fsencode(dataset.read_record(i).filename) for i in range(len(dataset))}
+    assert {b"caf\xe9.jpg", "日本 1.jpg".encode(), b"new\nline.jpg"} <= names
+    assert sum(bytes(dataset.read(i)) == data for i in range(len(dataset))) == 4

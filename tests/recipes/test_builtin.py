@@ -1,0 +1,52 @@
+"""The figures of the built-in recipes that DESIGN.md, section 4, fixes."""
+
+from imagesprint.recipes.library import load_recipe
+
+
+def test_minutes104() -> None:
+    recipe = load_recipe("minutes104")
+    assert (recipe.mean, recipe.std) == ((121, 115, 100), (70, 68, 71))
+    assert (recipe.momentum, recipe.nesterov, recipe.weight_decay) == (0.9, True, 2e-4)
+    assert (recipe.zero_init, recipe.loss_scale) == (True, 256)
+    assert (recipe.eval_source, recipe.eval_resize, recipe.eval_image_size) == ("320", 320, 288)
+    rows = [(p.batch_size, p.micro_batch, p.image_size, p.source) for p in recipe.phases]
+    assert rows[1:] == [
+        (5920, 740, 128, "160"),
+        (2048, 256, 224, "320"),
+        (1568, 196, 224, "320"),
+        (1024, 128, 288, "320"),
+    ]
+    assert {phase.micro_batches for phase in recipe.phases} == {8}
+
+
+def test_classic() -> None:
+    recipe = load_recipe("classic")
+    assert [phase.steps for phase in recipe.phases] == [
+        (0, 150_000),
+        (150_000, 300_000),
+        (300_000, 400_000),
+        (400_000, 450_000),
+        (450_000, 500_000),
+    ]
+    assert [phase.lr[0] for phase in recipe.phases] == [0.1, 0.01, 0.001, 0.0001, 0.00001]
+    assert {(p.batch_size, p.micro_batches, p.min_area) for p in recipe.phases} == {(256, 4, 0.05)}
+    assert (recipe.strides, recipe.zero_init, recipe.antialias, recipe.nesterov) == ("v1", False, False, False)
+    assert (recipe.mean, recipe.std, recipe.crop) == ((123.68, 116.78, 103.94), (1, 1, 1), "distorted_bbox")
+    assert (recipe.momentum, recipe.weight_decay, recipe.decay_norm_and_bias) == (0.9, 1e-4, True)
+    assert (recipe.eval_resize, recipe.eval_image_size) == (256, 224)
+
+
+def test_baseline90() -> None:
+    recipe = load_recipe("baseline90")
+    assert [phase.epochs for phase in recipe.phases] == [(0, 5), (5, 30), (30, 60), (60, 80), (80, 90)]
+    assert (recipe.strides, recipe.zero_init, recipe.antialias) == ("v1.5", True, True)
+    assert not recipe.decay_norm_and_bias
+    assert {(p.batch_size, p.micro_batches, p.source) for p in recipe.phases} == {(256, 4, "full")}
+
+
+def test_demo_and_small_train_at_two_resolutions_in_four_micro_batches() -> None:
+    for name, sizes in (("demo", {16, 24}), ("small", {64, 96})):
+        recipe = load_recipe(name)
+        assert {phase.image_size for phase in recipe.phases} == sizes
+        assert {phase.micro_batches for phase in recipe.phases} == {4}
+    assert not load_recipe("demo").flip

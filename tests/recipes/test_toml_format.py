@@ -1,0 +1,92 @@
+"""TOML and plain types, both ways."""
+
+import json
+import tomllib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from imagesprint.errors import RecipeError
+from imagesprint.recipes.library import builtin_names, load_recipe
+from imagesprint.recipes.toml_format import from_dict, from_toml, to_dict, to_toml
+
+ROW = "{ epochs = [0, 2], lr = [0.1, 0.2], method = 'linear', batch_size = 8, micro_batch = 4, image_size = 16 }"
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_round_trips_are_exact(name: str) -> None:
+    recipe = load_recipe(name)
+    assert from_toml(to_toml(recipe), "x") == recipe
+    assert from_dict(to_dict(recipe)) == recipe
+    assert from_dict(json.loads(json.dumps(to_dict(recipe)))) == recipe
+    assert to_toml(from_toml(to_toml(recipe), "x")) == to_toml(recipe)
+    assert tomllib.loads(to_toml(recipe)) == to_dict(recipe)
+
+
+def test_ugly_values_round_trip() -> None:
+    recipe = replace(
+        load_recipe("small"),
+        name='a "quoted" \\ name\n\t\x7f\x01 with é, 图 and 🌻',
+        weight_decay=1e-300,
+        bn_eps=0.1 + 0.2,
+        loss_scale=1e22,
+        seed=2**63 - 1,
+    )
+    assert from_toml(to_toml(recipe), "x") == recipe
+
+
+def test_a_phase_is_one_line() -> None:
+    lines = to_toml(load_recipe("minutes104")).splitlines()
+    rows = [line for line in lines if "epochs = " in line]
+    assert len(rows) == 5
+    assert len({line.index("method") for line in rows}) == 1  # aligned as a table
+
+
+def test_settings_left_out_have_their_defaults() -> None:
+    recipe = from_toml(f"name = 'mine'\nphases = [{ROW}]", "x")
+    assert recipe.momentum == 0.9
+    assert recipe.phases[0].source == "full"
+
+
+def test_a_whole_number_does_for_a_float() -> None:
+    recipe = from_toml(f"name = 'mine'\nweight_decay = 0\nphases = [{ROW}]", "x")
+    assert type(recipe.weight_decay) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("name = ", "not valid TOML"),
+        ("", "name is missing"),
+        ("name = 'x'", "phases: there is none"),
+        ("name = 'x'\nphases = 3", "phases: expected a list"),
+        ("name = 'x'\nphases = [3]", "phases: expected a list"),
+        ("name = 3\nphases = [ROW]", "name: expected text, found 3"),
+        ("name = 'x'\nseed = '3'\nphases = [ROW]", "seed: expected a whole number, found 3"),
+        ("name = 'x'\nseed = true\nphases = [ROW]", "seed: expected a whole number, found True"),
+        ("name = 'x'\nseed = 2020-01-01\nphases = [ROW]", "seed: expected a whole number"),
+        ("name = 'x'\nflip = 1\nphases = [ROW]", "flip: expected true or false, found 1"),
+        ("name = 'x'\nmean = 128\nphases = [ROW]", "mean: expected a list of 3 numbers, found 128"),
+        ("name = 'x'\nmean = ['a', 1, 2]\nphases = [ROW]", "mean: expected a list of 3 numbers"),
+        ("name = 'x'\nweight_decay = nan\nphases = [ROW]", "weight_decay: nan"),
+        ("name = 'x'\nweight_decay = 1" + "0" * 400 + "\nphases = [ROW]", "weight_decay: expected a number"),
+        ("name = 'x'\nnestrov = true\nphases = [ROW]", "unknown key 'nestrov'"),
+        ("name = 'x'\nphases = [ROW, { epochs = [2, 4] }]", "phases.1: lr is missing"),
+        ("name = 'x'\nphases = [{ epoch = [2, 4] }]", "phases.0: unknown key 'epoch'"),
+        ("name = 'x'\nphases = [ROW]\n[optimizer]\nlr = 3", "unknown key 'optimizer'"),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_file(text: str, what: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        from_toml(text.replace("ROW", ROW), "mine.toml")
+    assert caught.value.what.startswith("mine.toml: ")
+    assert what in caught.value.what
+    assert caught.value.hint
+
+
+def test_a_dict_of_other_types_is_refused() -> None:
+    data: dict[str, Any] = to_dict(load_recipe("small"))
+    data["phases"][0]["batch_size"] = None
+    with pytest.raises(RecipeError, match=r"phases\.0\.batch_size: expected a whole number, found None"):
+        from_dict(data)

@@ -1,0 +1,116 @@
+"""The result does not depend on the number of ranks (issue 2, "Done when")."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+Train = Callable[..., Any]
+
+
+def final(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(sorted((run / "checkpoints").glob("*.pt"))[-1], weights_only=True)
+    return content
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1e-12))
+
+
+@pytest.fixture(scope="module")
+def runs(
+    imagesprint: Train, photo_root: Path, tiny_recipe: Any, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, int], Path]:
+    """30 steps in float64, and one in fp32, on 1, 2 and 4 processes."""
+    from imagesprint.recipes.toml_format import to_toml
+
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "tiny.toml").write_text(to_toml(tiny_recipe))
+    made = {}
+    for precision, steps in (("fp64", 30), ("fp32", 1)):
+        for processes in (1, 2, 4):
+            run = folder / f"{precision}-{processes}"
+            done = imagesprint(
+                "train", folder / "tiny.toml", "--data", photo_root, "--output", run, "--processes", processes,
+                "--stop-after", steps, "--set", f"precision={precision}", "--set", "ema_decay=0.9",
+            )  # fmt: skip
+            assert done.code == 0, done.stderr
+            made[precision, processes] = run
+    return made
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_thirty_steps_in_float64_are_the_same_on_any_number_of_ranks(
+    runs: dict[tuple[str, int], Path], processes: int
+) -> None:
+    alone, many = final(runs["fp64", 1]), final(runs["fp64", processes])
+    assert alone["step"] == many["step"] == 30
+    statistics = [key for key in alone["model"] if "running" in key]
+    assert len(statistics) == 2 * 21
+    for part in ("model", "ema"):
+        for key, value in alone[part].items():
+            assert relative(many[part][key], value) < 1e-5, (part, key)
+    moved = final(runs["fp64", 1])["model"]["layer1.0.bn1.running_mean"]
+    assert moved.abs().max() > 1e-3  # the statistics did move, so that their agreement means something
+    for ours, theirs in zip(rows(runs["fp64", 1]), rows(runs["fp64", processes]), strict=True):
+        for key in ("step", "epoch", "lr", "batch_size", "image_size", "top1", "top5"):
+            assert ours[key] == theirs[key], key
+        assert abs(ours["cross_entropy"] - theirs["cross_entropy"]) < 1e-5 * ours["cross_entropy"]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_one_step_in_fp32_is_the_same_up_to_summation_order(runs: dict[tuple[str, int], Path], processes: int) -> None:
+    alone, many = final(runs["fp32", 1]), final(runs["fp32", processes])
+    for key, value in alone["model"].items():
+        assert relative(many["model"][key], value) < 1e-5, key
+
+
+def test_evaluation_counts_do_not_depend_on_the_ranks(
+    runs: dict[tuple[str, int], Path], imagesprint: Train, photo_root: Path
+) -> None:
+    checkpoint = sorted((runs["fp64", 1] / "checkpoints").glob("*.pt"))[-1]
+    results = []
+    for processes in (1, 2, 3):
+        done = imagesprint("evaluate", checkpoint, "--data", photo_root, "--processes", processes, "--json")
+        assert done.code == 0, done.stderr
+        results.append(done.json["checkpoints"][0])
+    assert results[0]["num_images"] == 18
+    for result in results[1:]:
+        for key in ("num_images", "top1", "top5", "step", "epoch"):
+            assert result[key] == results[0][key]
+        assert abs(result["loss"] - results[0]["loss"]) < 1e-6
+
+
+def test_ranks_that_cannot_share_the_micro_batches_are_refused(
+    imagesprint: Train, photo_root: Path, tmp_path: Path
+) -> None:
+    done = imagesprint("train", "small", "--data", photo_root, "--output", tmp_path / "run", "--processes", 3)
+    assert done.code == 2
+    assert "3" in done.stderr
+    assert "1, 2, 4" in done.stderr
+    assert "hint:" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_torchrun_starts_the_same_ranks(runs: dict[tuple[str, int], Path], photo_root: Path, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    words = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
+        "--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "imagesprint", "train",
+        str(runs["fp64", 1].parent / "tiny.toml"), "--data", str(photo_root), "--output", str(tmp_path / "run"),
+        "--stop-after", "30", "--set", "precision=fp64", "--set", "ema_decay=0.9",
+    ]  # fmt: skip
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    for key, value in final(runs["fp64", 2])["model"].items():
+        assert torch.equal(final(tmp_path / "run")["model"][key], value), key

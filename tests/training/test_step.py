@@ -1,0 +1,149 @@
+"""One training step against plain PyTorch."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from imagesprint.loading.batch import Batch
+from imagesprint.model.batch_norm import BatchNorm2d
+from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.runs.ranks import Ranks
+from imagesprint.training.state import TrainingState
+from imagesprint.training.step import TrainingStep
+
+ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
+CLASSES = tuple("abcdefg")
+RECIPE = Recipe(
+    name="test",
+    model="resnet20",
+    precision="fp64",
+    nesterov=True,
+    weight_decay=1e-2,
+    decay_norm_and_bias=False,
+    label_smoothing=0.1,
+    phases=(Phase((0, 1), (0.1, 0.1), "constant", 24, 8, 16),),
+)
+
+
+def batches(count: int, rows: int = 8) -> list[Batch]:
+    generator = np.random.default_rng(0)
+    return [
+        Batch(
+            images=torch.from_numpy(generator.integers(0, 256, (rows, 16, 16, 3), dtype=np.uint8)),
+            labels=torch.from_numpy(generator.integers(0, len(CLASSES), rows)),
+            sample_ids=torch.arange(rows),
+            mask=torch.ones(rows, dtype=torch.bool),
+            step=0,
+        )
+        for _ in range(count)
+    ]
+
+
+def plain_steps(recipe: Recipe, given: list[Batch], steps: int, micro_batches: int) -> nn.Module:
+    """The same with torch's own batch norm, autograd and SGD; running statistics as DESIGN.md, section 4, has them."""
+    network = TrainingState(recipe, CLASSES, torch.device("cpu")).network
+    decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    spared = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    for parameter in network.parameters():
+        parameter.grad = None
+    optimizer = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0}],
+        lr=0.1, momentum=recipe.momentum, nesterov=recipe.nesterov,
+    )  # fmt: skip
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm2d)]
+    mean, std = torch.tensor(recipe.mean, dtype=torch.float64), torch.tensor(recipe.std, dtype=torch.float64)
+    for step in range(steps):
+        optimizer.zero_grad()
+        statistics = []
+        for batch in given[step * micro_batches : (step + 1) * micro_batches]:
+            images = ((batch.images.double() - mean) / std).permute(0, 3, 1, 2)
+            loss = F.cross_entropy(network(images), batch.labels, label_smoothing=0.1)
+            torch.autograd.backward(loss / micro_batches)
+            statistics.append([(norm.batch_mean.clone(), norm.batch_var.clone()) for norm in norms])
+        optimizer.step()
+        for norm, *seen in zip(norms, *statistics, strict=True):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            for running, values in zip((norm.running_mean, norm.running_var), zip(*seen, strict=True), strict=True):
+                running.copy_(0.9 * running + 0.1 * torch.stack(values).mean(0))
+    return network
+
+
+def test_steps_equal_plain_pytorch() -> None:
+    given = batches(9)
+    state = TrainingState(RECIPE, CLASSES, ALONE.device)
+    step = TrainingStep(state, ALONE)
+    feed = iter(given)
+    for _ in range(3):
+        step(feed, RECIPE.phases[0], 0.1)
+    assert state.step == 3
+    for (name, ours), theirs in zip(
+        state.network.state_dict().items(), plain_steps(RECIPE, given, 3, 3).state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_metrics_are_sums_over_the_whole_step() -> None:
+    given = batches(3)
+    state = TrainingState(RECIPE, CLASSES, ALONE.device)
+    network = TrainingState(RECIPE, CLASSES, ALONE.device).network
+    loss, correct1, correct5, images = TrainingStep(state, ALONE)(iter(given), RECIPE.phases[0], 0.1).tolist()
+    mean, std = torch.tensor(RECIPE.mean, dtype=torch.float64), torch.tensor(RECIPE.std, dtype=torch.float64)
+    logits = [network(((batch.images.double() - mean) / std).permute(0, 3, 1, 2)) for batch in given]
+    labels = [batch.labels for batch in given]
+    expected = F.cross_entropy(torch.cat(logits), torch.cat(labels), label_smoothing=0.1, reduction="sum")
+    assert loss == pytest.approx(expected.item())
+    assert images == 24
+    ranks = [(row > row[label]).sum().item() for row, label in zip(torch.cat(logits), torch.cat(labels), strict=True)]
+    assert (correct1, correct5) == (sum(rank < 1 for rank in ranks), sum(rank < 5 for rank in ranks))
+
+
+def test_gradients_stay_views_of_one_flat_tensor_in_the_weights_layout() -> None:
+    state = TrainingState(RECIPE, CLASSES, ALONE.device)
+    before = [parameter.grad.data_ptr() for parameter in state.network.parameters() if parameter.grad is not None]
+    TrainingStep(state, ALONE)(iter(batches(3)), RECIPE.phases[0], 0.1)
+    after = [parameter.grad.data_ptr() for parameter in state.network.parameters() if parameter.grad is not None]
+    assert before == after
+    for parameter in state.network.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.stride() == parameter.stride()
+
+
+def test_the_moving_average_follows_the_weights() -> None:
+    recipe = replace(RECIPE, ema_decay=0.75)
+    state = TrainingState(recipe, CLASSES, ALONE.device)
+    start = {key: value.clone() for key, value in state.network.state_dict().items()}
+    TrainingStep(state, ALONE)(iter(batches(3)), recipe.phases[0], 0.1)
+    for key, value in state.network.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(state.evaluated_weights()[key], 0.75 * start[key] + 0.25 * value)
+
+
+@pytest.mark.parametrize(("precision", "loss_scale"), [("bf16", 0.0), ("fp16", 256.0), ("fp16", 0.0)])
+def test_lower_precision_stays_near_fp32(precision: str, loss_scale: float) -> None:
+    states = []
+    for name, scale in (("fp32", 0.0), (precision, loss_scale)):
+        state = TrainingState(replace(RECIPE, precision=name, loss_scale=scale), CLASSES, ALONE.device)
+        TrainingStep(state, ALONE)(iter(batches(3)), RECIPE.phases[0], 0.01)
+        states.append(state)
+    start = TrainingState(replace(RECIPE, precision="fp32"), CLASSES, ALONE.device).network
+    weights = [network.get_parameter("fc.weight") for network in (start, states[0].network, states[1].network)]
+    moved, apart = (weights[1] - weights[0]).norm(), (weights[2] - weights[1]).norm()
+    assert 0 < apart < 0.1 * moved
+
+
+def test_an_overflow_in_fp16_skips_the_step_and_lowers_the_dynamic_scale() -> None:
+    recipe = replace(RECIPE, precision="fp16")
+    state = TrainingState(recipe, CLASSES, ALONE.device)
+    before = state.network.get_parameter("fc.weight").clone()
+    scale = state.scaler.get_scale() if state.scaler.get_scale() > 1 else 65536.0
+    batch = batches(3)
+    with torch.no_grad():
+        state.network.get_parameter("layer3.2.conv2.weight").fill_(float("inf"))
+    TrainingStep(state, ALONE)(iter(batch), recipe.phases[0], 0.1)
+    assert torch.equal(state.network.get_parameter("fc.weight"), before)
+    assert state.scaler.get_scale() < scale

@@ -4,6 +4,7 @@ It stands on the lowest floor because preparing, training and evaluating all sho
 to them, so that nothing prints behind a caller's back. Standard output stays free for results.
 """
 
+import io
 import shutil
 import sys
 import time
@@ -33,6 +34,11 @@ class Console:
         self._live_text = ""
         self._next_live = 0.0
         self._log: TextIO | None = None
+
+    @classmethod
+    def silent(cls) -> "Console":
+        """A console that says nothing at all: for the ranks that are not the main one."""
+        return cls(io.StringIO(), quiet=True)
 
     def log_to(self, path: Path) -> None:
         """From now on, append every line and warning (not the living line) to the file at `path`."""

@@ -8,8 +8,9 @@ ImagesprintError            exit 1   something failed
 │   ├── ImageError                   bytes that are no image, or a damaged one
 │   └── RecordError                  a damaged or missing record, shard, index or dataset.json
 ├── RunError                exit 1   the run directory, a resume, a loss that is not finite
-│   └── CheckpointError              a checkpoint or weight file that cannot be used
-└── CheckError             exit 3   a check or target was not met
+│   ├── CheckpointError              a checkpoint or weight file that cannot be used
+│   └── LostRankError                another rank is gone (exit 75, which --processes turns into 1)
+└── CheckError              exit 3   a check or target was not met
 """
 
 

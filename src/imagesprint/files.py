@@ -50,6 +50,11 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append one object to a .jsonl file and hand it to the operating system at once."""
+    """Append one object to a .jsonl file and hand it to the operating system at once.
+
+    A last line that was cut short, by a kill or a full disk, gives way to the new one.
+    """
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        write_rows(path, read_rows(path))
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

@@ -1,7 +1,10 @@
 """`imagesprint demo`: images → shards → train → evaluate → report, on scikit-learn's handwritten digits."""
 
 import argparse
+import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +86,7 @@ def _write_digits(folder: Path, console: Console) -> None:
 
 
 def _closing(result: dict[str, Any], folder: Path, run_directory: Path, report: Path) -> str:
+    command = _command()
     data, output = shlex.quote(str(folder / "data")), shlex.quote(str(folder / "run-2"))
     return "\n".join(
         [
@@ -91,13 +95,22 @@ def _closing(result: dict[str, Any], folder: Path, run_directory: Path, report: 
             f"report      {report}",
             f"plots       {run_directory / 'plots'}",
             f"shards      {folder / 'data'}",
-            f"curves      .venv/bin/tensorboard --logdir {run_directory / 'tensorboard'}",
+            f"curves      {command.replace('imagesprint', 'tensorboard')} --logdir {run_directory / 'tensorboard'}",
             "",
             "try next",
-            f"  imagesprint train demo --data {data} --output {output} --set seed=1 --processes 2",
-            f"  imagesprint evaluate {shlex.quote(str(run_directory))} --data {data}",
-            f"  imagesprint verify {data}",
-            "  imagesprint prepare YOUR_PHOTOS ROOT --variants 160 --val-fraction 0.2    # YOUR_PHOTOS/CLASS/*.jpg",
-            "  imagesprint train small --data ROOT --output RUN",
+            f"  {command} train demo --data {data} --output {output} --set seed=1 --processes 2",
+            f"  {command} evaluate {shlex.quote(str(run_directory))} --data {data}",
+            f"  {command} verify {data}",
+            f"  {command} prepare YOUR_PHOTOS ROOT --variants 160 --val-fraction 0.2    # YOUR_PHOTOS/CLASS/*.jpg",
+            f"  {command} train small --data ROOT --output RUN",
         ]
     )
+
+
+def _command() -> str:
+    """How to call imagesprint from this shell: by its name where that is on the PATH, else by its place."""
+    beside = Path(sys.executable).with_name("imagesprint")
+    found = shutil.which("imagesprint")
+    if not beside.exists() or (found is not None and Path(found).resolve() == beside.resolve()):
+        return "imagesprint"
+    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)

@@ -6,7 +6,7 @@ from pathlib import Path
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_device_flags, add_verb
 from imagesprint.console import Console
-from imagesprint.runs.processes import is_launcher, run_ranks
+from imagesprint.runs.processes import is_launcher, is_main_rank, run_ranks
 
 EXAMPLES = """\
   imagesprint evaluate RUN --data ROOT
@@ -29,6 +29,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from imagesprint.evaluating.checkpoints import evaluate_checkpoints, find_checkpoints  # imports torch
 
     evaluated = evaluate_checkpoints(find_checkpoints(args.paths), args.data, args.device, console)
+    if not is_main_rank():
+        return 0
     best = max(evaluated, key=lambda one: (one.top1, one.top5, one.step))
     rows = [
         (one.path, one.step, f"{one.epoch:g}", one.num_images, f"{one.top1:.2f}", f"{one.top5:.2f}", f"{one.loss:.4f}")

@@ -60,6 +60,9 @@ def _carry_out(words: list[str]) -> int:
         return _report(words, "interrupted", "", INTERRUPTED)
     except ImagesprintError as error:
         return _report(words, error.what, error.hint, error.exit_code)
+    except OSError as error:  # a full disk, a file that may not be read: no bug of ours
+        what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        return _report(words, what, "see to its space and permissions, then give the same command again", 1)
     except Exception as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         hint = "this is a bug in imagesprint or a fault of the machine: --verbose shows where; please report it"

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagesprint.cli.output import show
 from imagesprint.cli.parsing import Parser, add_device_flags, add_verb, positive
@@ -11,8 +11,10 @@ from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.overrides import apply_overrides
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.validation import check_world_size
-from imagesprint.records.dataset import Root, open_root
-from imagesprint.runs.processes import is_launcher, run_ranks
+from imagesprint.runs.processes import is_launcher, is_main_rank, run_ranks
+
+if TYPE_CHECKING:
+    from imagesprint.records.dataset import Root
 
 EXAMPLES = """\
   imagesprint train small --data ROOT --output RUN
@@ -56,6 +58,8 @@ def _steps_or_epoch(text: str) -> int | None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Train, in this process or in several; print the result."""
+    from imagesprint.records.dataset import open_root  # numpy: not for --help
+
     recipe = apply_overrides(load_recipe(args.recipe), args.set)
     root = open_root(args.data)
     if is_launcher(args.processes):
@@ -68,11 +72,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     options = TrainingOptions(args.device, args.resume, args.checkpoint_every, args.stop_after)
     result = train(recipe, args.data, args.output, options, console)
-    show(args, result, summary(args.output, result))
+    if is_main_rank():
+        show(args, result, summary(args.output, result))
     return 0
 
 
-def _dry_run(args: argparse.Namespace, recipe: Recipe, root: Root, console: Console) -> int:
+def _dry_run(args: argparse.Namespace, recipe: Recipe, root: "Root", console: Console) -> int:
     from imagesprint.recipes.schedule import Schedule
     from imagesprint.runs.directory import RunDirectory, check_run, resolve_precision
     from imagesprint.training.progress import show_recipe

@@ -52,7 +52,7 @@ def evaluate_checkpoints(paths: list[Path], data: Path, device: str, console: Co
     """
     root = open_root(data)
     with open_ranks(device) as ranks:
-        console = console if ranks.is_main else Console(quiet=True)
+        console = console if ranks.is_main else Console.silent()
         evaluated = []
         for index, path in enumerate(paths):
             console.live(f"evaluating {path} ({index + 1}/{len(paths)})")

@@ -31,6 +31,11 @@ def is_launcher(processes: int) -> bool:
     return True
 
 
+def is_main_rank() -> bool:
+    """Whether this process is the one to print a result: rank 0, also under torchrun, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def run_ranks(count: int, arguments: Sequence[str]) -> int:
     """Run `imagesprint ARGUMENTS` as `count` local ranks and wait; returns the exit code of the whole.
 

@@ -61,15 +61,15 @@ def _changes(recipe: Recipe) -> list[str]:
 
 
 class ProgressLine:
-    """One living line: step, epoch, phase, loss, lr, px, images/s, data wait, time to go."""
+    """One living line: step, epoch, phase, loss, lr, px, images/s, data wait, time to go until step `until`."""
 
-    def __init__(self, console: Console, recipe: Recipe, schedule: Schedule, start_step: int) -> None:
+    def __init__(self, console: Console, recipe: Recipe, schedule: Schedule, start_step: int, until: int) -> None:
         self._console = console
         self._recipe = recipe
         self._schedule = schedule
         self._began = time.monotonic()
         self._start_work = self._work_before(start_step)
-        self._total_work = self._work_before(schedule.total_steps)
+        self._total_work = self._work_before(until)
         self._last_row: dict[str, Any] | None = None
 
     def _work_before(self, step: int) -> float:

@@ -15,12 +15,14 @@ from imagesprint.training.optimizer import build_optimizer
 from imagesprint.training.precision import loss_scaler, weight_dtype
 from imagesprint.training.step_sums import StepSums
 
+RESUMPTION_KEYS = {"optimizer", "scaler", "ema", "train_seconds", "wall_seconds", "data", "decoder"}
+
 
 class TrainingState:
     """Network, optimizer, moving average and loss scale after `step` steps, on one device.
 
-    Built from the recipe's seed (and `init`) it is the state before the first step. `train_seconds` is the time
-    spent on steps so far, `wall_seconds` that of everything, both over all interruptions.
+    Built from the recipe's seed it is the state before the first step, but for `init` (see `start`).
+    `train_seconds` is the time spent on steps so far, `wall_seconds` that of everything, both over all interruptions.
     """
 
     def __init__(self, recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> None:
@@ -30,12 +32,20 @@ class TrainingState:
         self.train_seconds = 0.0
         self.wall_seconds = 0.0
         network = build_model(recipe, len(classes))
-        self.left_by_init = start_from(network, Path(recipe.init)) if recipe.init else []
         self.network = network.to(device, weight_dtype(recipe)).train()
         self.sums = StepSums(self.network)
         self.optimizer = build_optimizer(recipe, self.network)
         self.scaler = loss_scaler(recipe, device)
         self.average = {key: value.clone() for key, value in self._averaged().items()} if recipe.ema_decay else {}
+
+    def start(self) -> list[str]:
+        """Take the weights that the recipe's `init` names, if any; returns the keys left as they were, the head's."""
+        if not self.recipe.init:
+            return []
+        left = start_from(self.network, Path(self.recipe.init))
+        for key, value in self.average.items():
+            value.copy_(self.network.state_dict()[key])
+        return left
 
     def _averaged(self) -> dict[str, Tensor]:
         return {key: value for key, value in self.network.state_dict().items() if value.is_floating_point()}
@@ -77,6 +87,12 @@ class TrainingState:
         Raises CheckpointError where it was made from other data or with another decoder: what came out then would
         not be what an uninterrupted run gives.
         """
+        missing = sorted(RESUMPTION_KEYS - content.keys())
+        if missing:
+            raise CheckpointError(
+                f"{path} lacks {', '.join(missing)}: it cannot be resumed from",
+                "start a new run from its weights: --output NEW --set init=PATH",
+            )
         for key, now in (("data", data), ("decoder", decoder)):
             if content[key] != now:
                 raise CheckpointError(

@@ -49,7 +49,7 @@ def train(recipe: Recipe, data: Path, output: Path, options: TrainingOptions, co
     root = open_root(data)
     with open_ranks(options.device) as ranks:
         check_world_size(recipe, ranks.world_size)
-        console = console if ranks.is_main else Console(quiet=True)
+        console = console if ranks.is_main else Console.silent()
         recipe = resolve_precision(recipe, RunDirectory(output), best_precision(ranks.device))
         run = RunDirectory(output)
         if ranks.is_main:
@@ -58,7 +58,7 @@ def train(recipe: Recipe, data: Path, output: Path, options: TrainingOptions, co
         result = run.result()
         if result is not None:
             console.line(f"{output} is finished: {result['steps']} steps, nothing to do")
-            return result
+            return _with_path(result, output)
         training = _Training(recipe, root, run, options, ranks, console)
         if ranks.is_main:
             create_run(run, recipe)
@@ -88,11 +88,10 @@ class _Training:
         """Train to the end of this command; returns the result."""
         show_recipe(self._console, self._recipe, self._schedule, self._ranks.world_size)
         show_ranks(self._console, self._ranks)
-        if self._state.left_by_init:
-            self._console.line(f"start       from {self._recipe.init}, all but {', '.join(self._state.left_by_init)}")
-        self._resume()
+        self._start_or_resume()
         if self._state.step < self._cadence.until:
             self._train()
+        self._ranks.barrier()  # the main rank has written all that the result is read from
         return self._result()
 
     def _train(self) -> None:
@@ -118,7 +117,7 @@ class _Training:
         state, schedule, cadence = self._state, self._schedule, self._cadence
         train_step, batches = TrainingStep(state, self._ranks), iter(loader)
         meter = Meter(schedule, loader, self._ranks.device)
-        progress = ProgressLine(self._console, self._recipe, schedule, state.step)
+        progress = ProgressLine(self._console, self._recipe, schedule, state.step, cadence.until)
         while state.step < cadence.until:
             phase, lr = schedule.phase(state.step), schedule.lr(state.step)
             meter.add(train_step(batches, phase, lr))
@@ -159,10 +158,15 @@ class _Training:
         before, self._began = self._began, time.monotonic()
         return self._began - before
 
-    def _resume(self) -> None:
+    def _start_or_resume(self) -> None:
         checkpoints = self._run.checkpoints()
         if not checkpoints:
             self._console.line(f"output      {self._run.path}, a new run")
+            left = self._state.start()
+            if self._recipe.init:
+                self._console.line(
+                    f"start       from {self._recipe.init}{', all but ' if left else ''}{', '.join(left)}"
+                )
             return
         newest = checkpoints[-1]
         self._state.restore(read_training_checkpoint(newest), newest, self._data, self._decoder)
@@ -182,11 +186,16 @@ class _Training:
             "images_per_second": images / state.train_seconds if state.train_seconds else None,
             "wall_seconds": state.wall_seconds,
             **{key: evaluated.get(key) for key in ("top1", "top5", "loss")},
-            "checkpoint": str(checkpoint_path(self._run.path, step)),
+            "checkpoint": str(checkpoint_path(Path(), step)),
         }
         if self._ranks.is_main and step == self._schedule.total_steps:
             self._run.write_result(result)
-        return result
+        return _with_path(result, self._run.path)
+
+
+def _with_path(result: dict[str, Any], run: Path) -> dict[str, Any]:
+    """The result with the path of its checkpoint from here: a run directory may be moved, so it holds relative ones."""
+    return result | {"checkpoint": str(run / result["checkpoint"])}
 
 
 def _fingerprint(recipe: Recipe, root: Root) -> str:

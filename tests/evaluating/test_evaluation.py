@@ -1,0 +1,59 @@
+"""Evaluation against one pass over the images by hand."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imagesprint.errors import DataError
+from imagesprint.evaluating.checkpoints import find_checkpoints
+from imagesprint.evaluating.evaluation import evaluate, evaluation_set
+from imagesprint.model.building import build_model
+from imagesprint.model.weights import TrainedModel
+from imagesprint.recipes.recipe import Recipe
+from imagesprint.records.dataset import open_root
+from imagesprint.runs.ranks import Ranks
+
+ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
+
+
+def test_every_image_counts_once_and_as_it_should(photo_root: Path, tiny_recipe: Recipe) -> None:
+    root = open_root(photo_root)
+    model = TrainedModel(build_model(tiny_recipe, 2), tiny_recipe, root.classes, num_train=70)
+    dataset = evaluation_set(root, model)
+    assert (dataset.variant, dataset.split, len(dataset)) == ("32", "validation", 18)
+    found = evaluate(model, dataset, ALONE)
+
+    correct, loss = 0, 0.0
+    for sample in range(len(dataset)):
+        with Image.open(io.BytesIO(dataset.read(sample))) as image:
+            side = round(min(image.size) * 24 / 28)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            small = image.crop((left, top, left + side, top + side)).resize((24, 24), Image.Resampling.BILINEAR)
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(np.array(small))[None])[0]
+        label = int(dataset.labels[sample])
+        correct += int(logits.argmax() == label)
+        loss += float(logits.logsumexp(0) - logits[label])
+    assert found.num_images == 18
+    assert found.top1 == pytest.approx(100 * correct / 18)
+    assert found.top5 == 100
+    assert found.loss == pytest.approx(loss / 18, rel=1e-5)
+
+
+def test_data_of_other_classes_is_refused(photo_root: Path, tiny_recipe: Recipe) -> None:
+    model = TrainedModel(build_model(tiny_recipe, 2), tiny_recipe, ("cat", "dog"), num_train=70)
+    with pytest.raises(DataError, match="other names"):
+        evaluation_set(open_root(photo_root), model)
+
+
+def test_checkpoints_are_found_in_order_and_once(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    files = [tmp_path / "checkpoints" / f"step-{step:07d}.pt" for step in (8, 40, 100)]
+    for file in reversed(files):
+        file.touch()
+    assert find_checkpoints([tmp_path]) == files
+    assert find_checkpoints([files[1], tmp_path]) == [files[1], files[0], files[2]]

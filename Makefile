@@ -9,7 +9,7 @@ demo: .venv/installed ## images -> shards -> train -> evaluate -> report, in min
 	$(BIN)/imagesprint demo
 
 test: .venv/installed-dev ## every test, without a GPU or a network
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint: .venv/installed-dev ## format, lint, types, import rule
 	$(BIN)/ruff format --check .

@@ -18,8 +18,16 @@ from imagesprint.console import Console
 from imagesprint.prepare.preparing import prepare
 from imagesprint.recipes.recipe import Phase, Recipe
 
-# Each test process would otherwise take both cores of a two-core machine, and xdist runs two of them.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+def pytest_configure() -> None:
+    """Give each of xdist's workers, and all processes it starts, a core of its own.
+
+    Otherwise every torch process takes all cores, and their threads wait for one another.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker.removeprefix("gw").isdigit():
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 @dataclass(frozen=True)

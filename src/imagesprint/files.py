@@ -6,6 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from imagesprint.errors import RunError
+
+TEMPORARY_PATTERN = ".*.tmp"  # files that `write_atomically` had not finished when its process was killed
+
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Have `write` fill a temporary file beside `path`, sync it to the disk, and give it its name.
@@ -36,12 +40,16 @@ def write_text(path: Path, text: str) -> None:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file, oldest first; none where there is no file.
 
-    A last line without its end (the writer was killed in the middle of it) is left out.
+    A last line without its end (the writer was killed in the middle of it) is left out. Raises RunError where
+    another line is damaged.
     """
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines if line]
+    try:
+        return [json.loads(line) for line in lines if line]
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}", "repair or delete the line that is no JSON object") from error
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -50,11 +58,24 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append one object to a .jsonl file and hand it to the operating system at once.
+    """Append one object to a .jsonl file and sync it to the disk.
 
-    A last line that was cut short, by a kill or a full disk, gives way to the new one.
+    A last line that was cut short, by a kill or a full disk, gives way to the new one. An OSError names the file.
     """
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
+    if _is_cut_short(path):
         write_rows(path, read_rows(path))
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _is_cut_short(path: Path) -> bool:
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"

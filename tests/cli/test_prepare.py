@@ -1,3 +1,4 @@
+import inspect
 import json
 import shutil
 from collections.abc import Callable
@@ -5,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from imagesprint.cli.main import _parse
+from imagesprint.prepare.preparing import prepare
 
 
 def test_prepare_tells_what_it_made_and_what_comes_next(
@@ -61,3 +65,11 @@ def test_bad_usage(imagesprint: Callable[..., Any], photos: Path, arguments: lis
     assert hint in done.json["hint"]
     assert json.loads(done.stdout)["exit_code"] == 2
     assert "Traceback" not in done.stderr
+
+
+def test_defaults_are_those_of_the_function() -> None:
+    defaults = {name: parameter.default for name, parameter in inspect.signature(prepare).parameters.items()}
+    args = _parse(["prepare", "SOURCE", "ROOT"])
+    assert tuple(args.variants.split(",")) == defaults["variants"]
+    for name in ("shards", "quality", "val_fraction", "workers", "max_rejected", "seed"):
+        assert getattr(args, name) == defaults[name]

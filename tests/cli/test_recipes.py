@@ -99,7 +99,8 @@ def test_diff_of_other_row_counts_and_of_a_recipe_with_itself(capsys: Capture) -
         (["show", "nothing"], "unknown recipe 'nothing'"),
         (["show", "small", "--schedule", "s.csv"], "--num-train|number of training images"),
         (["show", "small", "--num-train", "5"], "phases.0: batch_size 128"),
-        (["show", "small", "--num-train", "-5"], "phases.0: batch_size 128"),
+        (["show", "small", "--num-train", "-5"], "'-5' is not a whole number of at least 1"),
+        (["show", "small", "--num-train", "0"], "'0' is not a whole number of at least 1"),
         (["show", "small", "--num-train", "500", "--schedule", "/nowhere/s.csv"], "cannot write /nowhere/s.csv"),
         (["show", "small", "--toml", "--json"], "--toml and --json"),
         (["diff", "small"], "B"),
@@ -110,3 +111,16 @@ def test_wrong_usage(argv: list[str], what: str, capsys: Capture) -> None:
     out, err = capsys.readouterr()
     assert any(word in out + err for word in what.split("|"))
     assert "Traceback" not in err
+
+
+def test_diff_is_exact(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["recipes", "show", "small", "--toml"]) == 0
+    text = capsys.readouterr().out
+    for name, value in (("a", "0.25"), ("b", "0.2500000001")):
+        changed = text.replace("weight_decay = ", f"weight_decay = {value} # ").replace(
+            'name = "small"', f'name = "{name}"'
+        )
+        (tmp_path / f"{name}.toml").write_text(changed, encoding="utf-8")
+    assert main(["recipes", "diff", str(tmp_path / "a.toml"), str(tmp_path / "b.toml")]) == 0
+    row = capsys.readouterr().out.splitlines()[-1].split()
+    assert row == ["weight_decay", "0.25", "0.2500000001"]

@@ -3,7 +3,7 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from sklearn.datasets import load_sample_images
 
 from imagesprint.errors import ImageError
@@ -110,3 +110,17 @@ def test_encoded_jpegs_are_baseline_420_without_metadata() -> None:
     assert len(data) < len(encode(PHOTO, "JPEG", quality=90, subsampling="4:2:0"))  # optimised tables
     assert np.abs(np.asarray(found).astype(int) - np.asarray(PHOTO)).mean() < 6
     assert len(encode_jpeg(PHOTO, 30)) < len(data)
+
+
+@pytest.mark.parametrize("quality", [50, 90, 94, 100])
+@pytest.mark.parametrize("shape", [(400, 400), (1, 40_000), (40_000, 1), (17, 9000)])
+def test_noise_is_encoded(shape: tuple[int, int], quality: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 2, (*shape, 3), np.uint8) * 255
+    before = ImageFile.MAXBLOCK
+    assert open_image(encode_jpeg(Image.fromarray(noise), quality)).size == shape[::-1]
+    assert before == ImageFile.MAXBLOCK
+
+
+def test_what_cannot_be_encoded_is_an_image_error() -> None:
+    with pytest.raises(ImageError, match="70000 × 1 pixels that cannot be encoded as JPEG: "):
+        encode_jpeg(Image.new("RGB", (70_000, 1)), 90)

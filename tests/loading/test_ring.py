@@ -107,8 +107,17 @@ def test_close_in_the_middle(own_threads: Threads) -> None:
     ring.close()
     assert factory.released == 1
     assert factory.made < 10
-    assert list(ring) == []
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="ended from outside"):  # to end as if complete would be silent loss
+            next(ring)
     assert not own_threads()
+
+
+def test_close_after_the_last_item() -> None:
+    ring = Factory().ring(iter(range(3)))
+    assert len(list(ring)) == 3
+    ring.close()
+    assert list(ring) == []
 
 
 def test_close_from_another_thread_wakes_the_consumer(own_threads: Threads) -> None:
@@ -121,7 +130,8 @@ def test_close_from_another_thread_wakes_the_consumer(own_threads: Threads) -> N
     ring = Factory().ring(work())
     closer = threading.Timer(0.05, ring.close)
     closer.start()
-    assert list(ring) == []
+    with pytest.raises(RuntimeError, match="ended from outside"):
+        next(ring)
     never.set()
     closer.join()
     assert not own_threads()

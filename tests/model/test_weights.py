@@ -5,7 +5,7 @@ import torch
 
 from imagesprint.errors import CheckpointError, UsageError
 from imagesprint.model.building import build_model
-from imagesprint.model.weights import TrainedModel, load_model, read_checkpoint, start_from
+from imagesprint.model.weights import TrainedModel, list_checkpoints, load_model, read_checkpoint, start_from
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.toml_format import to_dict
 
@@ -116,3 +116,21 @@ def test_the_moving_average_is_what_is_used(tmp_path: Path) -> None:
     content["ema"] = {key: torch.zeros_like(value) for key, value in content["model"].items()}
     torch.save(content, tmp_path / "a.pt")
     assert load_model(tmp_path / "a.pt").network.get_parameter("fc.weight").abs().sum() == 0
+
+
+def test_one_flipped_bit_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "step-0000007.pt"
+    save_checkpoint(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="checksum"):
+        load_model(path)
+
+
+def test_checkpoints_are_ordered_by_step_and_other_files_are_none(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("step-best.pt", "step-0000005.pt", "step-12345678.pt", "step-9999999.pt", ".step-0000009.pt.1.tmp"):
+        (tmp_path / "checkpoints" / name).touch()
+    names = [path.name for path in list_checkpoints(tmp_path)]
+    assert names == ["step-0000005.pt", "step-9999999.pt", "step-12345678.pt"]

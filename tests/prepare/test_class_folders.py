@@ -43,7 +43,7 @@ def test_validation_is_another_name_for_val(tmp_path: Path) -> None:
     make_tree(tmp_path, ["train/a/1", "validation/a/1"])
     assert set(ClassFolders(tmp_path).scan().splits) == {"train", "validation"}
     make_tree(tmp_path, ["val/a/1"])
-    with pytest.raises(UsageError, match="both val and validation"):
+    with pytest.raises(UsageError, match=r"both val(idation)? and val(idation)?"):
         ClassFolders(tmp_path).scan()
 
 
@@ -60,7 +60,7 @@ def test_train_may_be_a_class(tmp_path: Path) -> None:
 
 
 def test_stray_files_are_named(tmp_path: Path) -> None:
-    listing = ClassFolders(make_tree(tmp_path, ["train/a/1", "train/z.txt", "train/b.csv"])).scan()
+    listing = ClassFolders(make_tree(tmp_path, ["train/a/1", "train/c/1", "train/z.txt", "train/b.csv"])).scan()
     assert len(listing.notes) == 1
     assert "2 files" in listing.notes[0]
     assert "b.csv" in listing.notes[0]
@@ -78,9 +78,15 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 def test_broken_link_and_vanished_file(tmp_path: Path) -> None:
     source = ClassFolders(make_tree(tmp_path, ["a/1.jpg", "b/2.jpg"]))
     (tmp_path / "a/gone.jpg").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"a/gone\.jpg: No such file"):
+    with pytest.raises(DataError, match=f"a/gone.jpg is a broken link to {tmp_path}/nowhere"):
         source.scan()
     (tmp_path / "a/gone.jpg").unlink()
+    (tmp_path / "c").symlink_to("loop")
+    (tmp_path / "loop").symlink_to("c")
+    with pytest.raises(DataError, match="is a broken link to"):  # a class would be missing
+        source.scan()
+    (tmp_path / "c").unlink()
+    (tmp_path / "loop").unlink()
     sample = source.scan().splits["train"][0]
     (tmp_path / sample.location).unlink()
     with pytest.raises(DataError, match=f"{sample.location}: No such file"):
@@ -132,3 +138,55 @@ def test_missing_source_and_source_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file.tar").touch()
     with pytest.raises(UsageError, match="is no folder"):
         open_source(tmp_path / "file.tar")
+
+
+@pytest.mark.parametrize("names", [["val/1.jpg", "val/2.jpg"], ["val/.keep"], ["validation/1.jpg"]])
+def test_validation_folder_without_class_folders(tmp_path: Path, names: list[str]) -> None:
+    make_tree(tmp_path, ["train/a/1", "train/b/1", *names])
+    with pytest.raises(UsageError, match=r"val(idation)? holds no class folders") as caught:
+        ClassFolders(tmp_path).scan()
+    assert "--val-fraction" in caught.value.hint
+
+
+def test_flat_train_and_val_are_no_classes(tmp_path: Path) -> None:
+    make_tree(tmp_path, ["train/1.jpg", "val/1.jpg"])
+    with pytest.raises(UsageError, match="train holds no class folders"):
+        ClassFolders(tmp_path).scan()
+
+
+def test_split_folders_may_be_written_in_any_case(tmp_path: Path) -> None:
+    make_tree(tmp_path, ["Train/a/1", "Train/b/1", "VAL/a/1"])
+    listing = ClassFolders(tmp_path).scan()
+    assert [entry.name for entry in listing.classes] == ["a", "b"]
+    assert locations(listing.splits["validation"]) == [("VAL/a/1", 0)]
+    make_tree(tmp_path, ["train/a/1"])
+    with pytest.raises(UsageError, match="both Train and train"):
+        ClassFolders(tmp_path).scan()
+
+
+@pytest.mark.parametrize(
+    ("names", "wrapper"),
+    [
+        (["photos/train/a/1", "photos/train/b/1", "photos/val/a/1"], "photos"),
+        (["photos/a/1", "photos/b/1"], "photos"),
+        (["train/train/a/1", "train/train/b/1"], "train/train"),
+    ],
+)
+def test_one_folder_too_many(tmp_path: Path, names: list[str], wrapper: str) -> None:
+    with pytest.raises(UsageError, match=f"{wrapper} holds folders alone, no images") as caught:
+        ClassFolders(make_tree(tmp_path, names)).scan()
+    assert f"give {tmp_path / wrapper} as SOURCE" in caught.value.hint
+    assert len(ClassFolders(tmp_path / wrapper).scan().classes) == 2
+
+
+def test_single_class_and_folders_beside_the_splits_are_named(tmp_path: Path) -> None:
+    make_tree(tmp_path, ["train/a/1", "val/a/1", "test/1.jpg", "docs/x"])
+    assert ClassFolders(tmp_path).scan().notes == (
+        f"of {tmp_path}, train and val are used and docs, test left out",
+        f"{tmp_path}/train holds a single class, a: is it the right folder?",
+    )
+
+
+def test_source_that_cannot_be_looked_at() -> None:
+    with pytest.raises(DataError, match=r"cannot read .*: File name too long"):
+        open_source(Path("x" * 300))

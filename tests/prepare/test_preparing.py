@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from imagesprint.console import Console
-from imagesprint.errors import DataError, UsageError
+from imagesprint.errors import DataError, RecordError, UsageError
 from imagesprint.prepare.preparing import Summary, prepare
 from imagesprint.records.dataset import open_dataset, open_root
 from imagesprint.records.verify import verify
@@ -18,7 +20,7 @@ ReadTree = Callable[[Path], dict[str, bytes]]
 
 
 def make(source: Path, root: Path, **options: Any) -> Summary:
-    return prepare(source, root, **{"workers": 1, "console": Console(quiet=True), **options})
+    return prepare(source, root, **{"variants": ("full",), "workers": 1, "console": Console(quiet=True), **options})
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def test_rejected_files_are_listed_and_counted(source: Path, tmp_path: Path) -> 
 
 
 def test_too_many_rejects_end_it_early_and_the_restart_goes_on(source: Path, tmp_path: Path) -> None:
-    for path in (source / "train/china").glob("*.jpg"):
+    for path in (source / "train/china").glob("[0-2]*.jpg"):
         path.write_bytes(b"nothing")
     with pytest.raises(DataError, match="of 88 files are rejected"):
         make(source, tmp_path / "root", shards=30, max_rejected=0.1)
@@ -298,3 +300,114 @@ def test_file_names_that_are_not_utf8_and_files_of_one_content(source: Path, tmp
     names = {os.fsencode(dataset.read_record(i).filename) for i in range(len(dataset))}
     assert {b"caf\xe9.jpg", "日本 1.jpg".encode(), b"new\nline.jpg"} <= names
     assert sum(bytes(dataset.read(i)) == data for i in range(len(dataset))) == 4
+
+
+class _Listening(Console):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def test_class_whose_training_images_are_all_rejected(source: Path, tmp_path: Path) -> None:
+    for path in source.glob("train/flower/*.jpg"):
+        path.write_bytes(b"nothing")
+    with pytest.raises(DataError, match="every training image of class 'flower' is rejected"):
+        make(source, tmp_path / "root", max_rejected=1)
+
+
+def test_class_whose_validation_images_are_all_rejected(source: Path, tmp_path: Path) -> None:
+    for path in source.glob("val/flower/*.jpg"):
+        path.write_bytes(b"nothing")
+    console = _Listening()
+    make(source, tmp_path / "root", max_rejected=1, console=console)
+    assert console.warnings == ["1 of 2 classes have no validation images: flower"]
+
+
+def interrupt(source: Path, root: Path, **options: Any) -> None:
+    """Leave a root with every shard written and nothing finished, as a kill just before the end would."""
+    (source / "val/flower/page.jpg").write_text("<html>")
+    with pytest.raises(DataError, match="1 of 89 files are rejected, the"):
+        make(source, root, **options)
+
+
+def test_killed_before_the_folders_of_the_variants_are_made(photos: Path, tmp_path: Path, read_tree: ReadTree) -> None:
+    root = tmp_path / "root"
+    with pytest.raises(KeyboardInterrupt):
+        make(photos, root, variants=("full", "32"), console=_Interrupting())
+    for variant in ("full", "32"):
+        shutil.rmtree(root / variant)
+    make(photos, root, variants=("full", "32"))
+    make(photos, tmp_path / "once", variants=("full", "32"))
+    assert read_tree(root) == read_tree(tmp_path / "once")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"[]", b'{"variants": {}}', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("name", ["train-00001-of-00003.json", "32-train-00001-of-00003.index.npz"])
+def test_damaged_parts_are_made_again(
+    source: Path, photo_root: Path, tmp_path: Path, read_tree: ReadTree, name: str, content: bytes
+) -> None:
+    root = tmp_path / "root"
+    options: dict[str, Any] = {"variants": ("full", "32"), "shards": 3}
+    interrupt(source, root, **options)
+    (root / ".parts" / name).write_bytes(content)
+    make(source, root, max_rejected=1, **options)
+    for file, data in read_tree(photo_root).items():
+        if "train" in file:
+            assert (root / file).read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("num_records", 3), ("bytes", None), ("name", "../x"), ("crc32c", "1"), ("crc32c", -1)]
+)
+def test_sidecar_of_other_values_is_made_again(source: Path, tmp_path: Path, key: str, value: object) -> None:
+    root = tmp_path / "root"
+    interrupt(source, root)
+    sidecar = root / ".parts/train-00000-of-00001.json"
+    content = json.loads(sidecar.read_text())
+    content["variants"]["full"][key] = value
+    sidecar.write_text(json.dumps(content))
+    make(source, root, max_rejected=1)
+    assert verify(root, Console(quiet=True)).problems == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "null", "{}", '{"variants": 3}', '{"variants": [3]}', "[" * 100_000])
+def test_damaged_plan(source: Path, tmp_path: Path, content: str) -> None:
+    root = tmp_path / "root"
+    make(source, root)
+    parts = root / ".parts"
+    parts.mkdir()
+    (root / "32").mkdir()
+    (parts / "plan.json").write_text(content)
+    with pytest.raises(RecordError, match=r"plan\.json is damaged") as caught:
+        make(source, root, variants=("32",))
+    assert caught.value.hint.startswith(f"delete {parts} and {root / '32'}, together")
+    shutil.rmtree(parts)
+    shutil.rmtree(root / "32")
+    make(source, root, variants=("32",))  # the hint was right
+
+
+def test_temporary_files_of_a_killed_run_are_swept(source: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    interrupt(source, root)
+    for name in ("full/.train.index.npz.123.tmp", "full/.dataset.json.123.tmp", ".parts/full-x.123.tmp"):
+        (root / name).write_bytes(b"half")
+    make(source, root, max_rejected=1)
+    assert list(root.rglob("*.tmp")) == []
+
+
+def test_noise_is_prepared(source: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 2, (400, 400, 3), np.uint8) * 255
+    Image.fromarray(noise).save(source / "train/china/noise.png")
+    assert make(source, tmp_path / "root", variants=("full", "380")).rejected == 0
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_root_that_cannot_be_listed(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir(mode=0o300)
+    with pytest.raises((DataError, UsageError), match=r"cannot (read|write)"):
+        make(photos, tmp_path / "root")

@@ -1,17 +1,27 @@
 """Real processes that are killed."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing import spawn
 from pathlib import Path
 
 import psutil
 import pytest
 
 from imagesprint.console import Console
+from imagesprint.errors import DataError
+from imagesprint.prepare.class_folders import ClassFolders
+from imagesprint.prepare.parts import Parts
+from imagesprint.prepare.plan import make_plan
 from imagesprint.prepare.preparing import prepare
+from imagesprint.prepare.shard_writing import ShardJob
+from imagesprint.prepare.sources import Listing, Sample
+from imagesprint.prepare.workers import _outcome, run_jobs
 
 ReadTree = Callable[[Path], dict[str, bytes]]
 VARIANTS = ("full", "200", "100")
@@ -105,3 +115,54 @@ def test_ctrl_c_ends_all_and_the_restart_goes_on(
     assert_ended(children)
     assert start(command, large_photos, root).wait(timeout=60) == 0
     assert read_tree(root) == expected
+
+
+@pytest.fixture
+def jobs(large_photos: Path, tmp_path: Path) -> list[ShardJob]:
+    """Four shards to be written."""
+    source = ClassFolders(large_photos)
+    plan = make_plan(source.scan(), source.kind, 3, 90, None, 0)
+    parts = Parts(tmp_path, ("32",))
+    parts.begin(plan.made_by)
+    return [ShardJob(source, shard, plan.classes, parts, 90) for shard in plan.shards]
+
+
+def test_worker_that_is_gone_when_it_should_get_its_next_job(jobs: list[ShardJob]) -> None:
+    def kill_all(_: object) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+
+    with pytest.raises(DataError, match=r"ended unexpectedly \(exit code -9\)") as caught:
+        run_jobs(jobs, 2, lambda _: None, kill_all)
+    assert "goes on where it stopped" in caught.value.hint
+
+
+def test_worker_that_does_not_start(jobs: list[ShardJob]) -> None:
+    before = spawn.get_executable()
+    multiprocessing.set_executable("/bin/false")
+    try:
+        with pytest.raises(
+            DataError, match=r"a worker process of prepare (ended unexpectedly \(exit code 1\)|did not)"
+        ):
+            run_jobs(jobs, 2, lambda _: None, lambda _: None)
+    finally:
+        multiprocessing.set_executable(before)
+
+
+class Unreadable:
+    """A source with a fault: its files cannot be read, which should have been a DataError."""
+
+    kind = "unreadable"
+
+    def scan(self) -> Listing:
+        raise NotImplementedError
+
+    def read(self, sample: Sample) -> bytes:
+        raise OSError(f"cannot read {sample.name}")
+
+
+def test_fault_in_a_worker_is_not_taken_for_the_end_of_its_pipe(jobs: list[ShardJob]) -> None:
+    outcome = _outcome(replace(jobs[0], source=Unreadable()), lambda _: None)
+    assert isinstance(outcome, RuntimeError)
+    assert "OSError: cannot read" in str(outcome)

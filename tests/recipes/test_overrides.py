@@ -60,6 +60,8 @@ def test_none_at_all_changes_nothing() -> None:
         ("phases.0=3", "phases.0", ""),
         ("phases.7.lr=1,1", "'7'", "0 to 2"),
         ("phases.-1.lr=1,1", "'-1'", "0 to 2"),
+        ("phases.00.lr=1,1", "'00'", "0 to 2"),
+        ("phases.01.lr=1,1", "'01'", "0 to 2"),
         ("phases.0.lr=0.1", "phases.0.lr", "2 numbers"),
         ("phases.*.batch_size=100", "phases.0", "micro_batch"),
     ],

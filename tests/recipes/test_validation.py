@@ -61,6 +61,7 @@ def test_a_good_recipe_passes() -> None:
         (0, {"lr": (0.1, float("nan"))}, ["phases.0.lr", "nan"]),
         (0, {"lr": (0.1, float("inf"))}, ["phases.0.lr", "inf"]),
         (0, {"lr": 0.1}, ["phases.0.lr", "0.1"]),
+        (2, {"epochs": (4, 2**31)}, ["phases.2.epochs", "2147483648"]),
         (0, {"micro_batch": 15}, ["phases.0", "64", "15"]),
         (0, {"micro_batch": 128}, ["phases.0", "64", "128"]),
         (0, {"micro_batch": 0}, ["phases.0.micro_batch", "0"]),
@@ -102,6 +103,8 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("bn_eps", 0.0),
         ("aspect", (1.2, 0.8)),
         ("aspect", (0.0, 1.0)),
+        ("aspect", (0.009, 1.0)),
+        ("aspect", (1.0, 101.0)),
         ("min_object_covered", 1.1),
         ("std", (58.0, 0.0, 57.0)),
         ("mean", (float("inf"), 0.0, 0.0)),
@@ -170,3 +173,18 @@ def test_minutes104_runs_on_every_divisor_of_eight(ranks: int) -> None:
 def test_no_ranks_at_all(ranks: int) -> None:
     with pytest.raises(RankError):
         check_world_size(GOOD, ranks)
+
+
+def test_steps_are_counted_in_31_bits() -> None:
+    recipe = replace(GOOD, phases=(replace(GOOD.phases[0], epochs=None, steps=(0, 2**31)),))
+    refused(recipe, "phases.0.steps", "2147483648")
+    validate(replace(recipe, phases=(replace(recipe.phases[0], steps=(0, 2**31 - 1)),)))
+
+
+def test_a_huge_number_of_micro_batches_takes_no_time() -> None:
+    recipe = with_row(0, batch_size=2**40, micro_batch=1)
+    recipe = replace(recipe, phases=recipe.phases[:1])
+    check_world_size(recipe, 2**20)
+    with pytest.raises(RankError) as caught:
+        check_world_size(recipe, 3)
+    assert "run 1, 2, 4, 8, 16," in caught.value.hint

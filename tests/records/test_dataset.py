@@ -9,12 +9,15 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from imagesprint.errors import RecordError, UsageError
+from imagesprint.console import Console
+from imagesprint.errors import DataError, RecordError, UsageError
 from imagesprint.records.dataset import open_dataset, open_root
+from imagesprint.records.verify import verify
 
 
 def test_root_lists_variants_and_classes(photo_root: Path) -> None:
@@ -108,8 +111,8 @@ def test_read_in_another_process(photo_root: Path, method: str) -> None:
 
 def test_pickled_dataset_notices_that_it_was_prepared_again(root: Path) -> None:
     pickled = pickle.dumps(open_dataset(root, "full", "train"))
-    shutil.rmtree(root / "full")
-    shutil.copytree(root / "32", root / "full")
+    path = root / "full" / "dataset.json"
+    path.write_text(path.read_text().replace('"text": "flower"', '"text": "a flower"'))
     with pytest.raises(RecordError, match="prepared again"):
         pickle.loads(pickled)
 
@@ -169,7 +172,7 @@ def test_flipped_bit_in_the_index(root: Path, flip_bit: Callable[[Path, int], No
         open_dataset(root, "full", "train")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format_version": 1}', "\x00", "null", "17"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format_version": 1}', "\x00", "null", "17", "[" * 100_000])
 def test_damaged_manifest(root: Path, content: str) -> None:
     (root / "full" / "dataset.json").write_text(content)
     with pytest.raises(RecordError, match=r"dataset\.json is damaged"):
@@ -180,4 +183,75 @@ def test_manifest_of_another_version(root: Path) -> None:
     path = root / "full" / "dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
     with pytest.raises(RecordError, match="version 99"):
+        open_root(root)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("variant",), None),
+        (("classes",), None),
+        (("classes",), "ab"),
+        (("classes", 0, "name"), 3),
+        (("classes", 0, "synset"), None),
+        (("classes", 0), ["china"]),
+        (("made_by",), []),
+        (("splits",), []),
+        (("splits", "train"), None),
+        (("splits", "train", "num_records"), None),
+        (("splits", "train", "num_records"), 70.0),
+        (("splits", "train", "num_classes_present"), True),
+        (("splits", "train", "index"), None),
+        (("splits", "train", "index"), "a\0b"),
+        (("splits", "train", "index"), "../32/train.index.npz"),
+        (("splits", "train", "index"), "\ud800"),
+        (("splits", "train", "index_crc32c"), "1"),
+        (("splits", "train", "shards"), 3),
+        (("splits", "train", "shards", 0), None),
+        (("splits", "train", "shards", 0, "name"), ""),
+        (("splits", "train", "shards", 0, "name"), "/etc/passwd"),
+        (("splits", "train", "shards", 0, "name"), ["x"]),
+        (("splits", "train", "shards", 0, "bytes"), None),
+        (("splits", "train", "shards", 0, "bytes"), -1),
+        (("splits", "train", "shards", 0, "num_records"), "23"),
+        (("splits", "train", "shards", 0, "crc32c"), {}),
+        (("splits", "train", "shards", 0, "more"), 1),
+    ],
+)
+def test_manifest_with_a_value_of_another_type(root: Path, keys: tuple[Any, ...], value: object) -> None:
+    path = root / "full" / "dataset.json"
+    content = json.loads(path.read_text())
+    place = content
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(RecordError, match=r"dataset\.json is damaged"):
+        open_root(root)
+    problems = verify(root, Console(quiet=True)).problems
+    assert [(problem.variant, problem.split) for problem in problems] == [("full", "")]
+
+
+def test_folder_of_another_variant(root: Path) -> None:
+    shutil.rmtree(root / "full")
+    (root / "32").rename(root / "64")
+    with pytest.raises(RecordError, match="is of variant '32', but its folder is named '64'"):
+        open_dataset(root, "64", "train")
+    (root / "32").symlink_to(root / "64")  # by that name it is what it says
+    (root / "64").rename(root / "elsewhere")
+    (root / "32").unlink()
+    (root / "32").symlink_to(root / "elsewhere")
+    assert open_dataset(root, "32", "train").variant == "32"
+
+
+def test_place_that_cannot_be_looked_at() -> None:
+    for look in (open_root, lambda path: verify(path, Console(quiet=True))):
+        with pytest.raises(DataError, match=r"cannot read .*: File name too long"):
+            look("x" * 300)
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_root_that_cannot_be_listed(root: Path) -> None:
+    root.chmod(0o300)
+    with pytest.raises(DataError, match=f"cannot read {root}: Permission denied"):
         open_root(root)

@@ -4,12 +4,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from imagesprint.console import Console
 from imagesprint.errors import ImageError, UsageError
 from imagesprint.images.coding import open_image
 from imagesprint.prepare.preparing import prepare
+from imagesprint.records.index import Index
 from imagesprint.records.tfrecord import frame
 from imagesprint.records.verify import Verification, verify
 
@@ -138,3 +140,47 @@ def test_every_image_is_decoded_on_request(photo_root: Path) -> None:
     assert len(problems) == len(calls) == 88
     assert sum("cannot be decoded: damaged: no picture" in problem.what for problem in problems) == 44
     assert sum("is 1 × 1 pixels" in problem.what for problem in problems) == 44
+
+
+def test_classes_that_differ_from_variant_to_variant(root: Path) -> None:
+    path = root / "32" / "dataset.json"
+    path.write_text(path.read_text().replace('"text": "flower"', '"text": "rose"'))
+    problems = check(root).problems
+    assert [(problem.variant, problem.split) for problem in problems] == [("32", "")]
+    assert "its classes are not those of variant full" in problems[0].what
+
+
+def test_folder_of_another_variant(root: Path) -> None:
+    (root / "32").rename(root / "64")
+    problems = check(root).problems
+    assert [problem.variant for problem in problems] == ["64"]
+    assert "is of variant '32', but its folder is named '64'" in problems[0].what
+
+
+def test_number_of_classes_present(root: Path) -> None:
+    path = root / "full" / "dataset.json"
+    path.write_text(path.read_text().replace('"num_classes_present": 2', '"num_classes_present": 1', 1))
+    problems = check(root).problems
+    assert [(problem.variant, problem.split) for problem in problems] == [("full", "train")]
+    assert "has 2 classes, dataset.json has 1" in problems[0].what
+
+
+def test_record_is_counted_alike_with_and_without_an_index(root: Path) -> None:
+    index = Index.read(root / "full" / "train.index.npz")
+    rows = np.flatnonzero(index.shard == 1)
+    with (root / "full" / SHARD).open("r+b") as file:
+        file.seek(int(index.offset[rows[5]]) + 100)
+        file.write(b"damage")
+    with_index = check(root).problems
+    (root / "full" / "train.index.npz").unlink()
+    without = check(root).problems[1:]
+    assert [problem.record for problem in with_index] == [problem.record for problem in without] == [5]
+
+
+def test_label_far_beyond_the_classes(root: Path) -> None:
+    path = root / "full" / "train.index.npz"
+    index = Index.read(path)
+    index.label[0] = 2**31 - 1
+    index.write(path)
+    counts = check(root / "full").splits[0].class_counts  # counting up to that label would take 16 GiB
+    assert sum(counts.values()) == 69

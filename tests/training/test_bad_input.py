@@ -90,6 +90,57 @@ def test_a_changed_recipe_is_refused_with_the_difference(
     assert contents(run) == before
 
 
+def test_a_run_without_a_checkpoint_may_get_another_recipe(
+    imagesprint: Run, photo_root: Path, tmp_path: Path, run_directory: tuple[Path, Path]
+) -> None:
+    run = tmp_path / "run"
+    words = ("train", run_directory[1], "--data", photo_root, "--output", run, "--stop-after", 2)
+    check_error(imagesprint(*words, "--set", "init=missing.pt"), 2, "missing.pt")
+    (run / ".recipe.toml.1.tmp").touch()
+    check_error(imagesprint(*words, "--resume", "require"), 2, "holds no checkpoint")
+    done = imagesprint(*words, "--set", "seed=5")
+    assert done.code == 0, done.stderr
+    assert "seed = 5" in (run / "recipe.toml").read_text()
+    assert not (run / ".recipe.toml.1.tmp").exists()
+
+
+def test_a_loss_that_is_no_number_stops_before_the_checkpoint(
+    imagesprint: Run, photo_root: Path, tmp_path: Path, run_directory: tuple[Path, Path]
+) -> None:
+    words = ("train", run_directory[1], "--data", photo_root, "--output", tmp_path / "run", "--checkpoint-every", 1)
+    check_error(imagesprint(*words, "--set", "phases.0.lr=1e200,1e200", "--set", "phases.0.method=constant"), 1, "loss")
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_ranks_that_stand_at_different_steps_are_refused(
+    photo_root: Path, tmp_path: Path, run_directory: tuple[Path, Path]
+) -> None:
+    import os
+    import subprocess
+    import sys
+
+    shutil.copytree(run_directory[0], tmp_path / "run-0")
+    ranks = []
+    for rank in range(2):
+        words = ["train", run_directory[1], "--data", photo_root, "--output", tmp_path / f"run-{rank}"]
+        environment = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+        environment["IMAGESPRINT_STORE"] = str(tmp_path / "store")
+        ranks.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "imagesprint", *map(str, words)],
+                env=os.environ | environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    for process in ranks:
+        _, errors = process.communicate(timeout=100)
+        assert process.returncode == 2, errors
+        assert "the ranks do not agree" in errors
+        assert "Traceback" not in errors
+
+
 def test_resume_require_wants_a_run(
     imagesprint: Run, photo_root: Path, tmp_path: Path, run_directory: tuple[Path, Path]
 ) -> None:

@@ -89,7 +89,7 @@ def test_a_dead_rank_ends_the_others_and_the_launcher_says_so(
     victim = next(rank for rank in ranks if rank.environ()["RANK"] == "1")
     victim.kill()
     _, errors = launcher.communicate(timeout=60)
-    assert launcher.returncode == 137
+    assert launcher.returncode == 1
     assert "rank 1 was ended by signal 9" in errors
     assert "Traceback" not in errors
     assert not psutil.wait_procs(ranks, timeout=5)[1]
@@ -134,7 +134,8 @@ def test_stop_after_writes_a_checkpoint_and_the_next_command_goes_on(
     assert once_more.code == 0
     assert once_more.json == finished.json
     assert "nothing to do" in once_more.stderr
-    assert finished.json == json.loads((run / "result.json").read_text())
+    kept = json.loads((run / "result.json").read_text())  # its path is relative: a run directory may be moved
+    assert finished.json == kept | {"checkpoint": str(run / kept["checkpoint"])}
     assert set(finished.json) == {
         "steps", "epochs", "images_per_second", "wall_seconds", "top1", "top5", "loss", "checkpoint",
     }  # fmt: skip

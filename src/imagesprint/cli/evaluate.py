@@ -6,7 +6,8 @@ from pathlib import Path
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_device_flags, add_verb
 from imagesprint.console import Console
-from imagesprint.runs.processes import is_launcher, is_main_rank, run_ranks
+from imagesprint.runs.environment import is_main_rank
+from imagesprint.runs.processes import is_launcher, run_ranks
 
 EXAMPLES = """\
   imagesprint evaluate RUN --data ROOT

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from imagesprint.cli.parsing import COMMON_FLAGS, Parser, suggest
 from imagesprint.console import Console
-from imagesprint.errors import ImagesprintError, UsageError
+from imagesprint.errors import ImagesprintError, LostRankError, UsageError
+from imagesprint.runs.environment import die_with_launcher, is_launched
 
 # One module of this package a verb, in the order of a day's work: add_parser(subparsers), run(args, console) -> int.
 VERBS = {
@@ -33,6 +34,7 @@ exit codes: 0 done, 1 failed, 2 wrong usage, 3 a check or target not met, 130 Ct
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out the command line `argv` (by default the process's own); returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    die_with_launcher()
     try:
         code = _carry_out(words)
         sys.stdout.flush()  # here, where a closed pipe can still be caught
@@ -58,6 +60,11 @@ def _carry_out(words: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt:
         return _report(words, "interrupted", "", INTERRUPTED)
+    except LostRankError as error:
+        if is_launched():
+            # The launcher reports the rank that was lost. At once: gloo may abort while it takes connections down.
+            os._exit(error.exit_code)
+        return _report(words, error.what, error.hint, error.exit_code)
     except ImagesprintError as error:
         return _report(words, error.what, error.hint, error.exit_code)
     except OSError as error:  # a full disk, a file that may not be read: no bug of ours

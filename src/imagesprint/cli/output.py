@@ -5,18 +5,25 @@ import dataclasses
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 def show(args: argparse.Namespace, value: Any, text: str) -> None:
     """Print a verb's result: `value` as one JSON value with --json, else `text`."""
-    print(to_json(value) if args.json else text)
+    output = to_json(value) if args.json else text
+    # A file's name need not be text: what the output cannot carry is shown as an escape.
+    encoding = sys.stdout.encoding or "utf-8"
+    print(output.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def to_json(value: Any) -> str:
-    """`value` as strict JSON on one line; dataclasses become objects, paths text, numbers that are not finite null."""
-    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    """`value` as strict JSON on one line, in ASCII, so that it is valid in every locale and for every file name.
+
+    Dataclasses become objects, paths text, numbers that are not finite null.
+    """
+    return json.dumps(_plain(value), allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_verb
 from imagesprint.console import Console
+from imagesprint.prepare.defaults import MAX_REJECTED, QUALITY, VARIANTS
 
 EXAMPLES = """\
   imagesprint prepare photos data                     # photos/train/CLASS/*.jpg and photos/val/CLASS/*.jpg
@@ -26,12 +27,20 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     add = parser.add_argument
     add("source", metavar="SOURCE", type=Path, help="a folder of class folders, or one with train/ and val/")
     add("root", metavar="ROOT", type=Path, help="the folder to make")
-    add("--variants", metavar="LIST", default="full,320,160", help="what to make, default %(default)s")
+    add("--variants", metavar="LIST", default=",".join(VARIANTS), help="what to make, default %(default)s")
     add("--shards", metavar="N", type=int, help="training shards; default: of about 128 MB, 1,024 for ImageNet")
-    add("--quality", metavar="Q", type=int, default=90, help="JPEG quality where encoded anew, default %(default)s")
+    add(
+        "--quality", metavar="Q", type=int, default=QUALITY, help="JPEG quality where encoded anew, default %(default)s"
+    )
     add("--val-fraction", metavar="F", type=float, help="part of each class for validation, where SOURCE has no val/")
     add("--workers", metavar="N", type=int, help="processes, default: as many as there are cores")
-    add("--max-rejected", metavar="F", type=float, default=0.001, help="part that may be no image, default %(default)s")
+    add(
+        "--max-rejected",
+        metavar="F",
+        type=float,
+        default=MAX_REJECTED,
+        help="part that may be no image, default %(default)s",
+    )
     add("--seed", metavar="N", type=int, default=0, help="of the order and of --val-fraction, default %(default)s")
 
 

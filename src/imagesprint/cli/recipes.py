@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imagesprint.cli.output import show, table
-from imagesprint.cli.parsing import Parser, add_verb
+from imagesprint.cli.parsing import Parser, add_verb, positive
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
 from imagesprint.recipes.compare import differences
@@ -33,7 +33,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     one = add_verb(inner, "show", "One recipe as a table, a .toml file or a schedule.", EXAMPLES, run_show)
     one.add_argument("recipe", metavar="NAME", help="a built-in's name or a .toml file")
     one.add_argument("--toml", action="store_true", help="print it as TOML, to edit and train from")
-    one.add_argument("--num-train", type=int, metavar="N", help="training images: shows the steps")
+    one.add_argument("--num-train", type=positive, metavar="N", help="training images: shows the steps")
     one.add_argument("--schedule", type=Path, metavar="FILE.csv", help="write one row a step; needs --num-train")
 
     two = add_verb(inner, "diff", "What differs between two recipes.", EXAMPLES, run_diff)
@@ -162,5 +162,5 @@ def _value_text(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(_value_text(item) for item in value)}]"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return repr(value)  # exact: rounded, two that differ could look alike
     return str(value) if value != "" else "none"

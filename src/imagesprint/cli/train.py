@@ -11,7 +11,8 @@ from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.overrides import apply_overrides
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.validation import check_world_size
-from imagesprint.runs.processes import is_launcher, is_main_rank, run_ranks
+from imagesprint.runs.environment import is_main_rank
+from imagesprint.runs.processes import is_launcher, run_ranks
 
 if TYPE_CHECKING:
     from imagesprint.records.dataset import Root

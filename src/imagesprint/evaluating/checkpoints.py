@@ -1,18 +1,19 @@
 """`evaluate`: every checkpoint of a run, or named ones, on the validation split."""
 
-import os
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
 from imagesprint.evaluating.evaluation import evaluate, evaluation_row, evaluation_set
 from imagesprint.model.weights import list_checkpoints, load_model
 from imagesprint.recipes.schedule import Schedule
-from imagesprint.records.dataset import Root, open_root
+from imagesprint.records.dataset import open_root
 from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.logs import RunLogs
-from imagesprint.runs.ranks import Ranks, open_ranks
+from imagesprint.runs.ranks import open_ranks
 
 
 @dataclass(frozen=True)
@@ -48,27 +49,46 @@ def evaluate_checkpoints(paths: list[Path], data: Path, device: str, console: Co
     """Judge each of the checkpoint files `paths` on the validation split of the root `data`, in order.
 
     A checkpoint inside a run directory also gets its row in that run's evaluations.jsonl, and its points in
-    TensorBoard. Returns the same on every rank.
+    TensorBoard, unless the same is there already. Returns the same on every rank.
     """
     root = open_root(data)
-    with open_ranks(device) as ranks:
+    with open_ranks(device) as ranks, ExitStack() as stack:
         console = console if ranks.is_main else Console.silent()
+        recorder = _Recorder(stack, console)
         evaluated = []
         for index, path in enumerate(paths):
             console.live(f"evaluating {path} ({index + 1}/{len(paths)})")
-            evaluated.append(_evaluate_checkpoint(path, root, ranks))
+            model = load_model(path).to(ranks.device)
+            accuracy = evaluate(model, evaluation_set(root, model), ranks)
+            epoch = Schedule(model.recipe, model.num_train).epochs_done(model.step)
+            if ranks.is_main:
+                recorder.record(path, evaluation_row(accuracy, model.step, epoch, Path("checkpoints", path.name)))
+            evaluated.append(EvaluatedCheckpoint(path=str(path), step=model.step, epoch=epoch, **asdict(accuracy)))
         return evaluated
 
 
-def _evaluate_checkpoint(path: Path, root: Root, ranks: Ranks) -> EvaluatedCheckpoint:
-    model = load_model(path).to(ranks.device)
-    accuracy = evaluate(model, evaluation_set(root, model), ranks)
-    epoch = Schedule(model.recipe, model.num_train).epochs_done(model.step)
-    run = RunDirectory(path.resolve().parent.parent)
-    if ranks.is_main and run.recipe_file.exists():
-        row = evaluation_row(accuracy, model.step, epoch, Path(os.path.relpath(path.resolve(), run.path)))
-        with RunLogs(run, suffix=".evaluate") as logs:
-            logs.evaluation(row)
-    return EvaluatedCheckpoint(
-        str(path), model.step, epoch, accuracy.num_images, accuracy.top1, accuracy.top5, accuracy.loss
-    )
+class _Recorder:
+    """Writes rows of evaluations into the runs that the checkpoints belong to, one TensorBoard file a run."""
+
+    def __init__(self, stack: ExitStack, console: Console) -> None:
+        self._stack = stack
+        self._console = console
+        self._logs: dict[Path, RunLogs] = {}
+
+    def record(self, checkpoint: Path, row: dict[str, Any]) -> None:
+        folder = checkpoint.resolve().parent
+        run = RunDirectory(folder.parent)
+        if folder.name != "checkpoints" or not run.recipe_file.exists() or _is_known(row, run):
+            return
+        try:
+            if run.path not in self._logs:
+                self._logs[run.path] = self._stack.enter_context(RunLogs(run, folder="evaluate"))
+            self._logs[run.path].evaluation(row)
+        except OSError as error:
+            self._console.warn(f"{run.path} cannot be written ({error.strerror}): the figures are not recorded there")
+
+
+def _is_known(row: dict[str, Any], run: RunDirectory) -> bool:
+    """Whether `run` has a row of the same checkpoint with the same counts."""
+    keys = ("checkpoint", "step", "num_images", "top1", "top5")
+    return any(all(known[key] == row[key] for key in keys) for known in run.evaluations())

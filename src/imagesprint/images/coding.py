@@ -1,14 +1,20 @@
 """One image at a time, for `prepare`: opening with every check, shrinking, encoding."""
 
 import io
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from imagesprint.errors import ImageError
 from imagesprint.images.decoding import FORMATS
 
 _MAX_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
+# Of a pixel, padded to whole blocks of 4:2:0: 2.5 times what noise of the extreme colours takes at quality 100.
+_MAX_JPEG_BYTES = 4
+_JPEG_BLOCK = 16  # pixels a side
 _JPEG_FORMATS = ("JPEG", "MPO")  # MPO: a JPEG with further pictures after it, as some cameras write it
 
 
@@ -53,8 +59,34 @@ def shrink(image: Image.Image, shorter_side: int) -> Image.Image:
 
 
 def encode_jpeg(image: Image.Image, quality: int) -> bytes:
-    """Return the RGB image as a baseline JPEG, 4:2:0, with optimised Huffman tables and without metadata."""
+    """Return the RGB image as a baseline JPEG, 4:2:0, with optimised Huffman tables and without metadata.
+
+    Raises ImageError if Pillow cannot encode it.
+    """
     data = io.BytesIO()
-    # comment="": Pillow would otherwise take over the comment of the JPEG that the image came from.
-    image.save(data, "JPEG", quality=quality, subsampling="4:2:0", optimize=True, progressive=False, comment="")
+    width, height = (-(-side // _JPEG_BLOCK) * _JPEG_BLOCK for side in image.size)
+    try:
+        with _buffer_of(width * height * _MAX_JPEG_BYTES):
+            # comment="": Pillow would otherwise take over the comment of the JPEG that the image came from.
+            image.save(data, "JPEG", quality=quality, subsampling="4:2:0", optimize=True, progressive=False, comment="")
+    except OSError as error:
+        raise ImageError(f"{image.width} × {image.height} pixels that cannot be encoded as JPEG: {error}") from error
     return data.getvalue()
+
+
+_buffer_lock = threading.Lock()
+
+
+@contextmanager
+def _buffer_of(size: int) -> Iterator[None]:
+    """Have Pillow encode into at least `size` bytes: with optimised tables libjpeg needs room for the whole file.
+
+    Left to itself Pillow takes one byte a pixel below quality 95, which is too little for noise.
+    """
+    with _buffer_lock:
+        before = ImageFile.MAXBLOCK
+        ImageFile.MAXBLOCK = max(before, size)
+        try:
+            yield
+        finally:
+            ImageFile.MAXBLOCK = before

@@ -29,9 +29,10 @@ AHEAD: Final = 2  # batches ready before they are asked for: one hides the decod
 class _BatchLoader(ABC):
     """What loaders share: a pass over some loads through a ring of buffers, by `threads` decoding threads.
 
-    Each iteration is a pass from the start; beginning one ends the former. Threads and buffers live only while a pass
-    does: it ends with the last batch, an error, `close`, or when its iterator is dropped (as a `for` loop does however
-    it is left). A loader that is not being iterated over can be pickled, and used after a fork.
+    Each iteration is a pass from the start; beginning one ends the former, whose iterator then raises RuntimeError.
+    Threads and buffers live only while a pass does: it ends with the last batch, an error, `close`, or when its
+    iterator is dropped (as a `for` loop does however it is left). A loader that is not being iterated over can be
+    pickled, and used after a fork.
     """
 
     def __init__(self, threads: int | None, pin: bool) -> None:

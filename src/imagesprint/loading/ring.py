@@ -20,8 +20,9 @@ class Ring(Generic[Work, Slot, Item]):
 
     An item may use its slot until the next item is asked for: then the slot is filled anew. With n slots, n − 1 items
     are ready or in the making while the consumer holds one. What `work` or `fill` raise is raised to the consumer,
-    after the items made before it. The thread ends, and `release` is called on it, after the last item, an error,
-    `close`, when the ring is garbage, and when the interpreter exits.
+    after the items made before it; to go on after `close` is a RuntimeError, for the items are not complete then. The
+    thread ends, and `release` is called on it, after the last item, an error, `close`, when the ring is garbage, and
+    when the interpreter exits.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class Ring(Generic[Work, Slot, Item]):
             self.close()
             if self._state.error is not None:
                 raise self._state.error
+            if not self._state.complete:
+                raise RuntimeError("this iteration was ended from outside: by close(), or by a second one begun since")
             raise StopIteration
         item, self._held = made
         return item
@@ -69,6 +72,7 @@ class _State(Generic[Slot, Item]):
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self.error: BaseException | None = None
+        self.complete = False  # the consumer had every item
         self._changed = threading.Condition()
         self._free = deque(slots)
         self._ready: deque[tuple[Item, Slot]] = deque()
@@ -100,7 +104,12 @@ class _State(Generic[Slot, Item]):
         """Wait for the next item; None after the last or `stop`."""
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._finished or self._stopping)
-            return self._ready.popleft() if self._ready and not self._stopping else None
+            if self._stopping:
+                return None
+            if self._ready:
+                return self._ready.popleft()
+            self.complete = True
+            return None
 
     def give_back(self, slot: Slot) -> None:
         with self._changed:

@@ -38,7 +38,7 @@ def _save(path: Path, draw: Callable[[Axes, Rows, Rows], None], metrics: Rows, e
     _shade_phases(axes, metrics)
     draw(axes, metrics, evaluations)
     axes.set_xlabel("step")
-    axes.set_xlim(0, metrics[-1]["step"])
+    axes.set_xlim(0, 1.01 * metrics[-1]["step"])  # room for the last marker
     axes.grid(alpha=0.3)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

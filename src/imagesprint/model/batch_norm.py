@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from imagesprint.errors import RecipeError
+
 
 class BatchNorm2d(nn.BatchNorm2d):
     """As `torch.nn.BatchNorm2d` (same parameters and state-dict keys), but see above.
@@ -29,6 +31,11 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name for it)
         if not self.training:
             return super().forward(input)
+        if input.numel() == input.shape[1]:
+            raise RecipeError(
+                "micro_batch 1 leaves batch norm a single value a channel where the image has shrunk to one pixel",
+                "use a micro_batch of 2 or more, or a larger image_size",
+            )
         # momentum=1 makes torch write the micro-batch's own statistics into the buffers given.
         return F.batch_norm(input, self.batch_mean, self.batch_var, self.weight, self.bias, True, 1.0, self.eps)
 

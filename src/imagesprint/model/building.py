@@ -1,12 +1,10 @@
 """From a recipe's words to a network: its own ResNets, or `timm:NAME` where timm is installed."""
 
-import difflib
-
 import torch
 from torch import Tensor, nn
 
 from imagesprint.errors import RecipeError
-from imagesprint.model.batch_norm import convert_batch_norms
+from imagesprint.model.batch_norm import BatchNorm2d, convert_batch_norms
 from imagesprint.model.resnet import ARCHITECTURES, ResNet
 from imagesprint.recipes.recipe import Recipe
 
@@ -15,12 +13,12 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
     """The recipe's network for `num_classes`, on the CPU in fp32 and channels_last.
 
     The weights follow from `recipe.seed` alone: the same on every rank and machine. `recipe.init` is not
-    applied here (see weights.py). Raises RecipeError for a model that does not exist.
+    applied here (see weights.py). Raises RecipeError for a model that timm does not have.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if recipe.model.startswith("timm:"):
-            model = convert_batch_norms(_timm_model(recipe.model.removeprefix("timm:"), num_classes))
+            model = _timm_model(recipe.model.removeprefix("timm:"), num_classes)
         else:
             model = _resnet(recipe, num_classes)
     return to_channels_last(model)
@@ -33,16 +31,8 @@ def to_channels_last(model: nn.Module) -> nn.Module:
 
 
 def _resnet(recipe: Recipe, num_classes: int) -> ResNet:
-    architecture = ARCHITECTURES.get(recipe.model)
-    if architecture is None:
-        close = difflib.get_close_matches(recipe.model, ARCHITECTURES, n=1)
-        meant = f"did you mean {close[0]}? " if close else ""
-        raise RecipeError(
-            f"model: there is no model {recipe.model!r}",
-            f"{meant}choose one of {', '.join(ARCHITECTURES)}, or timm:NAME with timm installed",
-        )
     return ResNet(
-        architecture,
+        ARCHITECTURES[recipe.model],
         num_classes,
         strides=recipe.strides,
         zero_init=recipe.zero_init,
@@ -62,7 +52,15 @@ def _timm_model(name: str, num_classes: int) -> nn.Module:
         ) from error
     if not timm.is_model(name):
         raise RecipeError(f"model: timm has no model {name!r}", "list its models with timm.list_models()")
-    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes)
+    model: nn.Module = convert_batch_norms(timm.create_model(name, pretrained=False, num_classes=num_classes))
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    others = sorted({type(norm).__name__ for norm in norms if not isinstance(norm, BatchNorm2d)})
+    if others:
+        raise RecipeError(
+            f"model: timm:{name} has batch norms of its own kind ({', '.join(others)}): their running statistics "
+            "would depend on the number of ranks",
+            "choose a model with torch.nn.BatchNorm2d, or one without batch norm",
+        )
     return model
 
 

@@ -1,6 +1,8 @@
 """Weights in and out: reading a checkpoint or a state dict, starting from one, and a trained model ready to use."""
 
 import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"there is no checkpoint {path}", "name a file such as RUN/checkpoints/step-0000625.pt")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not read them
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} does not match")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) is damaged or no checkpoint: {reason}",
@@ -47,6 +53,17 @@ def read_training_checkpoint(path: Path) -> dict[str, Any]:
             "a plain state dict serves as a start of training only: --set init=PATH",
         )
     return content
+
+
+def load_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load a whole state dict that came from `path`. Raises CheckpointError where it does not fit."""
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} does not hold the weights of its own recipe: {str(error).splitlines()[0]}",
+            "use another checkpoint",
+        ) from error
 
 
 def start_from(model: nn.Module, path: Path) -> list[str]:
@@ -81,11 +98,7 @@ def start_from(model: nn.Module, path: Path) -> list[str]:
 
 def _state_dict(path: Path) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise UsageError(f"init: {path} needs the safetensors package", "pip install safetensors") from error
-        return dict(load_file(path))
+        return _read_safetensors(path)
     content = read_checkpoint(path)
     state = content.get("ema") or content.get("model", content)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -93,6 +106,18 @@ def _state_dict(path: Path) -> Mapping[str, Tensor]:
             f"init: {path} holds no state dict of tensors", "save one with torch.save(model.state_dict())"
         )
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise UsageError(f"init: {path} needs the safetensors package", "pip install safetensors") from error
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"init: {path} cannot be read: {error}", "copy it again") from error
 
 
 class TrainedModel(nn.Module):
@@ -138,10 +163,11 @@ def load_model(path: str | Path) -> TrainedModel:
     content = read_training_checkpoint(file)
     recipe = from_dict(content["recipe"], origin=str(file))
     network = build_model(recipe, len(content["classes"]))
-    network.load_state_dict(content.get("ema") or content["model"])
+    load_weights(network, content.get("ema") or content["model"], file)
     return TrainedModel(network, recipe, tuple(content["classes"]), content["num_train"], content["step"]).eval()
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoint files of the run directory `run`, oldest first (names hold the step, with leading zeros)."""
-    return sorted((run / "checkpoints").glob("step-*.pt"))
+    """The checkpoint files of the run directory `run`, by their step."""
+    found = {file: re.fullmatch(r"step-(\d+)\.pt", file.name) for file in (run / "checkpoints").glob("step-*.pt")}
+    return sorted((file for file, match in found.items() if match), key=lambda file: int(file.stem[len("step-") :]))

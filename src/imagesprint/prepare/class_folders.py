@@ -3,8 +3,9 @@
     SRC/train/CLASS/*.jpg  and  SRC/val/CLASS/*.jpg (or SRC/validation)
     SRC/train/CLASS/*.jpg  or  SRC/CLASS/*.jpg, to be split by --val-fraction
 
-Classes are numbered in the sorted order of their folders' names. Images may lie in folders below the class folder.
-Hidden files and folders are skipped; every other file is tried as an image, whatever its name.
+The folders of the splits may be written in any case. Classes are numbered in the sorted order of their folders' names.
+Images may lie in folders below the class folder too, but not in these alone: that is mostly one folder too many around
+the classes. Hidden files and folders are skipped; every other file is tried as an image, whatever its name.
 """
 
 import os
@@ -15,7 +16,7 @@ from imagesprint.errors import DataError, UsageError
 from imagesprint.prepare.sources import Listing, Sample
 from imagesprint.records.manifest import ClassInfo
 
-_VALIDATION_FOLDERS = ("val", "validation")
+_SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "validation")}
 _LAYOUT = "the layout is SOURCE/train/CLASS/*.jpg and SOURCE/val/CLASS/*.jpg, or SOURCE/CLASS/*.jpg"
 
 
@@ -30,7 +31,8 @@ class ClassFolders:
     def scan(self) -> Listing:
         """Return all samples; without "validation" where the tree has no such folder.
 
-        Raises DataError for a class without train images, UsageError for a folder without class folders.
+        Raises DataError for a class without train images or for what cannot be read, UsageError for a tree of another
+        form.
         """
         try:
             return self._scan()
@@ -67,25 +69,65 @@ class ClassFolders:
                 )
         splits = {split: self._samples(folder, labels) for split, folder in folders.items()}
         _check_every_class(classes, splits["train"], train)
+        self._check_depth(classes, splits["train"], train)
         if "validation" in splits and not splits["validation"]:
             raise DataError(f"there are no images in {folders['validation']}", _LAYOUT)
         return Listing(
             classes=tuple(ClassInfo(name, synset=name, text=name) for name in classes),
             splits=splits,
-            notes=tuple(note for folder in folders.values() for note in _stray_files(folder)),
+            notes=(
+                *(note for folder in folders.values() for note in _stray_files(folder)),
+                *self._ignored_folders(folders),
+                *(
+                    [f"{train} holds a single class, {classes[0]}: is it the right folder?"]
+                    if len(classes) == 1
+                    else []
+                ),
+            ),
         )
 
     def _split_folders(self) -> dict[str, Path]:
         """Return the folder of each split; one tree is all "train"."""
-        validation = [self.path / name for name in _VALIDATION_FOLDERS if _visible_folders(self.path / name)]
-        # A folder named train that holds images, not folders, is a class of that name.
-        if not _visible_folders(self.path / "train"):
-            if validation:
-                raise UsageError(f"{self.path} has {validation[0].name} but no train folder with classes", _LAYOUT)
+        named: dict[str, Path] = {}
+        for name in _visible_folders(self.path):
+            for split, names in _SPLIT_FOLDERS.items():
+                if name.lower() not in names:
+                    continue
+                if split in named:
+                    raise UsageError(f"{self.path} has both {named[split].name} and {name}", "remove or rename one")
+                named[split] = self.path / name
+        without_classes = [folder for folder in named.values() if not _visible_folders(folder)]
+        # One folder of such a name that holds images, not folders, is a class of that name.
+        if not named or (len(named) == 1 and without_classes):
             return {"train": self.path}
-        if len(validation) > 1:
-            raise UsageError(f"{self.path} has both val and validation", "remove or rename one of them")
-        return {"train": self.path / "train", **({"validation": validation[0]} if validation else {})}
+        if without_classes:
+            hint = "sort its images into one folder a class"
+            if without_classes[0] == named.get("validation"):
+                hint += "; or move it away, and --val-fraction 0.1 splits the training images"
+            raise UsageError(f"{without_classes[0]} holds no class folders", hint)
+        if "train" not in named:
+            raise UsageError(f"{self.path} has {named['validation'].name} but no train folder with classes", _LAYOUT)
+        return named
+
+    def _check_depth(self, classes: list[str], samples: list[Sample], folder: Path) -> None:
+        """Raise UsageError for a class that has images in folders below its own alone."""
+        straight = 1 if folder == self.path else 2  # slashes in the location of an image of the class folder itself
+        direct = {sample.label for sample in samples if sample.location.count(os.sep) == straight}
+        deep = [name for label, name in enumerate(classes) if label not in direct]
+        if deep:
+            raise UsageError(
+                f"class folder {folder / deep[0]} holds folders alone, no images",
+                f"if its folders are the classes, or train and val, give {folder / deep[0]} as SOURCE; "
+                "if not, put its images straight into it",
+            )
+
+    def _ignored_folders(self, folders: dict[str, Path]) -> list[str]:
+        """Return the note that there are folders beside those of the splits, such as test."""
+        if folders["train"] == self.path:
+            return []
+        others = sorted(set(_visible_folders(self.path)) - {folder.name for folder in folders.values()})
+        names = " and ".join(folder.name for folder in folders.values())
+        return [f"of {self.path}, {names} are used and {', '.join(others[:5])} left out"] if others else []
 
     def _samples(self, folder: Path, labels: dict[str, int]) -> list[Sample]:
         samples = []
@@ -106,6 +148,7 @@ def _files(folder: Path | str, seen: frozenset[tuple[int, int]]) -> list[tuple[s
     for entry in os.scandir(folder):
         if entry.name.startswith("."):
             continue
+        _check_link(entry)
         status = entry.stat()
         if stat.S_ISDIR(status.st_mode):
             found += _files(entry.path, seen | {identity})
@@ -118,7 +161,17 @@ def _visible_folders(folder: Path) -> list[str]:
     """Return the sorted names of the folders in `folder` that are not hidden; none where there is no such folder."""
     if not folder.is_dir():
         return []
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    visible = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    for entry in visible:
+        _check_link(entry)
+    return sorted(entry.name for entry in visible if entry.is_dir())
+
+
+def _check_link(entry: os.DirEntry[str]) -> None:
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        raise DataError(
+            f"{entry.path} is a broken link to {os.readlink(entry.path)}", "repair it, or remove it from the source"
+        )
 
 
 def _stray_files(folder: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """The end of `prepare`: joining the parts of each variant; dataset.json comes last and makes it whole."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from imagesprint.errors import DataError
 from imagesprint.files import read_rows, write_rows
 from imagesprint.prepare.parts import Parts, ShardResult
-from imagesprint.prepare.plan import Plan
+from imagesprint.prepare.plan import Plan, without_validation
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import SPLITS, Manifest, SplitInfo
 from imagesprint.records.tfrecord import file_crc
@@ -15,16 +16,24 @@ from imagesprint.records.tfrecord import file_crc
 _REJECTED = "rejected.jsonl"
 
 
-def check_rejected(root: Path, plan: Plan, results: list[ShardResult], finished: tuple[str, ...]) -> None:
-    """Check that every split has images and that variants finished earlier rejected the same files.
+def check_rejected(root: Path, plan: Plan, results: list[ShardResult], finished: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that every split and class still has images and that variants finished earlier rejected the same files.
 
-    Raises DataError otherwise: sample ids would not mean the same image in all variants.
+    Returns warnings: of classes that have lost all images of validation. Raises DataError where a split, or a class its
+    training images, or where sample ids would not mean the same image in all variants.
     """
     rejected = _rejected(results)
     for split in SPLITS:
         files = sum(len(shard.samples) for shard in plan.shards if shard.split == split)
         if files == sum(row["split"] == split for row in rejected):
             raise DataError(f"all {files} files of {split} are rejected", f"the first: {rejected[0]['reason']}")
+    lost = _lost_classes(plan, "train", rejected)
+    if lost:
+        raise DataError(
+            f"every training image of class {lost[0]!r} is rejected"
+            + (f", and of {len(lost) - 1} classes more" if len(lost) > 1 else ""),
+            "give it images that can be decoded, or remove its folder; then prepare into another ROOT",
+        )
     for variant in finished:
         before = {row["file"] for row in read_rows(root / variant / _REJECTED)}
         changed = sorted(before ^ {row["file"] for row in rejected})
@@ -34,6 +43,15 @@ def check_rejected(root: Path, plan: Plan, results: list[ShardResult], finished:
                 "prepared, and now is not",
                 "another version of Pillow can do that: prepare all variants anew into another ROOT",
             )
+    return without_validation(_lost_classes(plan, "validation", rejected), len(plan.classes))
+
+
+def _lost_classes(plan: Plan, split: str, rejected: list[dict[str, str]]) -> list[str]:
+    """Return the names of the classes that have files in `split`, all of them rejected."""
+    files = {row["file"] for row in rejected if row["split"] == split}
+    samples = [sample for shard in plan.shards if shard.split == split for sample in shard.samples]
+    left = Counter(sample.label for sample in samples if sample.location not in files)
+    return [plan.classes[label].name for label in sorted({sample.label for sample in samples}) if not left[label]]
 
 
 def finish_variant(parts: Parts, variant: str, plan: Plan, results: list[ShardResult]) -> None:

@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from imagesprint.errors import UsageError
-from imagesprint.files import write_text
+from imagesprint.errors import RecordError, UsageError
+from imagesprint.files import TEMPORARY_PATTERN, write_text
 from imagesprint.prepare.plan import Shard, differences
-from imagesprint.records.dataset import PARTS
-from imagesprint.records.manifest import FILE_NAME, ShardInfo
+from imagesprint.records.dataset import PARTS, is_variant_name
+from imagesprint.records.index import Index
+from imagesprint.records.manifest import FILE_NAME, ShardInfo, from_plain
 
 _PLAN = "plan.json"
 
@@ -32,12 +33,28 @@ class ShardResult:
 
 
 def unfinished_variants(root: Path) -> tuple[str, ...]:
-    """Return the variants that a `prepare` into `root` has begun and not finished."""
-    path = root / PARTS / _PLAN
-    if not path.exists():
-        return ()
-    begun: list[str] = json.loads(path.read_text(encoding="utf-8"))["variants"]
+    """Return the variants that a `prepare` into `root` has begun and not finished. Raises RecordError."""
+    begun = _read_plan(root).get("variants", [])
     return tuple(variant for variant in begun if not (root / variant / FILE_NAME).exists())
+
+
+def _read_plan(root: Path) -> dict[str, Any]:
+    """Return the plan that was begun in `root`, empty if none was. Raises RecordError if it is damaged, OSError."""
+    path = root / PARTS / _PLAN
+    try:
+        plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not all(is_variant_name(name) for name in plan["variants"]):
+            raise ValueError(f"it has the variants {plan['variants']}")
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        folders = [entry for entry in root.iterdir() if is_variant_name(entry.name)]
+        unfinished = [str(folder) for folder in sorted(folders) if not (folder / FILE_NAME).exists()]
+        raise RecordError(
+            f"{path} is damaged: {error!r}",
+            f"delete {' and '.join([str(root / PARTS), *unfinished])}, together, then give the same command again",
+        ) from error
+    return plan
 
 
 @dataclass(frozen=True)
@@ -60,16 +77,27 @@ class Parts:
         now = {"variants": list(self.variants), **made_by}
         unfinished = unfinished_variants(self.root)
         if unfinished:
-            then = {**json.loads(self._plan_path.read_text(encoding="utf-8")), "variants": list(unfinished)}
-            found = differences(then, now)
+            found = differences({**_read_plan(self.root), "variants": list(unfinished)}, now)
             if found:
                 raise UsageError(
                     f"{self.root} has an unfinished prepare of another plan ({'; '.join(found)})",
                     f"give the command it was begun with, or delete {self.folder} and the unfinished folders beside it",
                 )
-            for left_over in self.folder.glob("*.tmp"):
-                left_over.unlink(missing_ok=True)
-            return
+            self._sweep()
+        else:
+            self._begin_anew(now)
+        for variant in self.variants:
+            (self.root / variant).mkdir(exist_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove what a killed run was writing."""
+        left_over = [*self.folder.glob("*.tmp")]
+        for variant in self.variants:
+            left_over += (self.root / variant).glob(TEMPORARY_PATTERN)
+        for path in left_over:
+            path.unlink(missing_ok=True)
+
+    def _begin_anew(self, plan: dict[str, Any]) -> None:
         for variant in self.variants:
             if (self.root / variant).exists() and any((self.root / variant).iterdir()):
                 raise UsageError(
@@ -78,9 +106,7 @@ class Parts:
                 )
         self.remove()
         self.folder.mkdir()
-        write_text(self._plan_path, json.dumps(now, indent=1) + "\n")
-        for variant in self.variants:
-            (self.root / variant).mkdir(exist_ok=True)
+        write_text(self._plan_path, json.dumps(plan, indent=1) + "\n")
 
     def index_path(self, variant: str, name: str) -> Path:
         """Return where the rows of a shard's index lie."""
@@ -91,21 +117,21 @@ class Parts:
         write_text(self._result_path(result.name), json.dumps(asdict(result)) + "\n")
 
     def find_result(self, shard: Shard) -> ShardResult | None:
-        """Return the result of a shard if it is finished and its files are still there, as long as they were."""
+        """Return the result of a shard if it is finished and its files are there, sound and as long as they were."""
         try:
             content = json.loads(self._result_path(shard.name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        infos = {variant: ShardInfo(**content["variants"][variant]) for variant in self.variants}
-        for variant, info in infos.items():
-            path = self.root / variant / info.name
-            if (
-                not path.exists()
-                or path.stat().st_size != info.bytes
-                or not self.index_path(variant, info.name).exists()
-            ):
-                return None
-        return ShardResult(shard.split, shard.name, infos, tuple(content["rejected"]))
+            infos = {variant: from_plain(ShardInfo, content["variants"][variant]) for variant in self.variants}
+            rejected = tuple({key: str(row[key]) for key in ("split", "file", "reason")} for row in content["rejected"])
+            whole = all(self._is_whole(variant, shard, info, len(rejected)) for variant, info in infos.items())
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, RecordError):
+            return None  # whatever is the matter: the shard is made anew
+        return ShardResult(shard.split, shard.name, infos, rejected) if whole else None
+
+    def _is_whole(self, variant: str, shard: Shard, info: ShardInfo, rejected: int) -> bool:
+        index = Index.read(self.index_path(variant, shard.name))
+        size = (self.root / variant / shard.name).stat().st_size
+        expected = ShardInfo(shard.name, size, len(shard.samples) - rejected, info.crc32c)
+        return info == expected and (index.shard_names, len(index)) == ((info.name,), info.num_records)
 
     def remove(self) -> None:
         """Remove the folder: all is finished. Raises OSError."""

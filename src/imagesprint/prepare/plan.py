@@ -5,7 +5,7 @@ where another stopped, write the same bytes.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,7 +164,12 @@ def _cut(split: str, samples: list[Sample], count: int, seed: int) -> list[Shard
 def _lonely_classes(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[Sample]]) -> tuple[str, ...]:
     present = {sample.label for sample in splits["validation"]}
     missing = [entry.name for label, entry in enumerate(classes) if label not in present]
+    return without_validation(missing, len(classes))
+
+
+def without_validation(missing: Sequence[str], num_classes: int) -> tuple[str, ...]:
+    """Return the warning that the classes named in `missing` have no validation images; none where none is missing."""
     if not missing:
         return ()
     names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-    return (f"{len(missing)} of {len(classes)} classes have no validation images: {names}",)
+    return (f"{len(missing)} of {num_classes} classes have no validation images: {names}",)

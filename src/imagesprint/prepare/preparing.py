@@ -11,6 +11,7 @@ from pathlib import Path
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError, UsageError
+from imagesprint.prepare.defaults import MAX_REJECTED, QUALITY, VARIANTS
 from imagesprint.prepare.finishing import check_rejected, finish_variant
 from imagesprint.prepare.opening import open_source
 from imagesprint.prepare.parts import Parts, ShardResult, unfinished_variants
@@ -19,10 +20,8 @@ from imagesprint.prepare.progress import Progress
 from imagesprint.prepare.shard_writing import ShardJob, writing
 from imagesprint.prepare.sources import Source
 from imagesprint.prepare.workers import run_jobs
-from imagesprint.records.dataset import is_variant_name, variant_size
+from imagesprint.records.dataset import is_variant_name, reading, variant_size
 from imagesprint.records.manifest import FILE_NAME, SPLITS, Manifest
-
-MAX_REJECTED = 0.001  # as a fraction of all files
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,9 @@ def prepare(
     root: str | Path,
     *,
     console: Console,
-    variants: tuple[str, ...] = ("full",),
+    variants: tuple[str, ...] = VARIANTS,
     shards: int | None = None,
-    quality: int = 90,
+    quality: int = QUALITY,
     val_fraction: float | None = None,
     workers: int | None = None,
     max_rejected: float = MAX_REJECTED,
@@ -78,7 +77,8 @@ def prepare(
         parts = Parts(root, missing)
         if missing:
             results = _write_shards(parts, plan, opened, quality, workers, max_rejected, progress)
-            check_rejected(root, plan, results, tuple(name for name in variants if name not in missing))
+            for note in check_rejected(root, plan, results, tuple(name for name in variants if name not in missing)):
+                console.warn(note)
             with writing(root):
                 for variant in missing:
                     finish_variant(parts, variant, plan, results)
@@ -129,15 +129,19 @@ def _locked(root: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UsageError(f"another `imagesprint prepare` is at work in {root}", "wait for it, or stop it") from None
         except OSError:
-            pass  # a file system without locks: two at once would still write the same bytes
+            pass  # a file system without locks, as over some networks: nothing keeps a second one out of it
         yield
     finally:
         os.close(folder)
 
 
 def _find_missing(root: Path, plan: Plan, variants: tuple[str, ...]) -> tuple[str, ...]:
-    """Return those of `variants` that are not finished. Raises UsageError if any in `root` has another plan."""
-    folders = [entry for entry in root.iterdir() if is_variant_name(entry.name) and (entry / FILE_NAME).exists()]
+    """Return those of `variants` that are not finished.
+
+    Raises UsageError if any in `root` has another plan, DataError if it cannot be read.
+    """
+    with reading(root):
+        folders = [entry for entry in root.iterdir() if is_variant_name(entry.name) and (entry / FILE_NAME).exists()]
     for folder in sorted(folders):
         found = differences(Manifest.read(folder).made_by, plan.made_by)
         if found:

@@ -54,7 +54,7 @@ def write_shard(job: ShardJob, on_images: Callable[[int], None]) -> ShardResult:
     """
     variants, parts, name = job.parts.variants, job.parts, job.shard.name
     rejected = []
-    with writing(parts.root), ExitStack() as stack:
+    with ExitStack() as stack:
         writers = {variant: stack.enter_context(_ShardWriter(parts, variant, name)) for variant in variants}
         for number, sample in enumerate(job.shard.samples, 1):
             data = _read(job.source, sample)
@@ -70,7 +70,8 @@ def write_shard(job: ShardJob, on_images: Callable[[int], None]) -> ShardResult:
         on_images(len(job.shard.samples) % _TICK)
         infos = {variant: writer.finish() for variant, writer in writers.items()}
         result = ShardResult(job.shard.split, name, infos, tuple(rejected))
-        parts.finish_shard(result)
+        with writing(parts.root):
+            parts.finish_shard(result)
     return result
 
 
@@ -134,14 +135,19 @@ def _to_record(sample: Sample, info: ClassInfo, image: StoredImage) -> ImageReco
 
 
 class _ShardWriter:
-    """Writes one shard of one variant, and its rows of the index, under temporary names until `finish`."""
+    """Writes one shard of one variant, and its rows of the index, under temporary names until `finish`.
+
+    Every method raises DataError if the file system does not let it.
+    """
 
     def __init__(self, parts: Parts, variant: str, name: str) -> None:
+        self._root = parts.root
         self._path = parts.root / variant / name
         self._index_path = parts.index_path(variant, name)
         # A name of its own: a worker of a killed run may not have noticed yet that it is alone.
         self._temporary = parts.folder / f"{variant}-{name}.{os.getpid()}.tmp"
-        self._file = self._temporary.open("wb")
+        with writing(self._root):
+            self._file = self._temporary.open("wb")
         self._crc = 0
         self._size = 0
         self._rows: list[tuple[int, ...]] = []
@@ -153,13 +159,17 @@ class _ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        with writing(self._root):
+            try:
+                self._file.close()
+            finally:
+                self._temporary.unlink(missing_ok=True)
 
     def add(self, record: ImageRecord, label: int) -> None:
         payload = record.to_example()
         framed = frame(payload)
-        self._file.write(framed)
+        with writing(self._root):
+            self._file.write(framed)
         start, length = locate_bytes(payload, ENCODED)
         self._rows.append((self._size, len(payload), start, length, label, record.height, record.width))
         self._boxes.append(record.boxes)
@@ -168,10 +178,11 @@ class _ShardWriter:
 
     def finish(self) -> ShardInfo:
         """Give the shard its name and write its part of the index."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._temporary.replace(self._path)
-        self._index().write(self._index_path)
+        with writing(self._root):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._temporary.replace(self._path)
+            self._index().write(self._index_path)
         return ShardInfo(self._path.name, self._size, len(self._rows), self._crc)
 
     def _index(self) -> Index:

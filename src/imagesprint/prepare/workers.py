@@ -6,11 +6,14 @@ cannot tell of progress. Here a worker ends when its pipe does.
 
 import multiprocessing
 import signal
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from types import FrameType
 
 from imagesprint.errors import DataError, ImagesprintError
 from imagesprint.prepare.parts import ShardResult
@@ -20,6 +23,8 @@ OnImages = Callable[[int], None]
 OnShard = Callable[[ShardResult], None]
 
 _Message = int | ShardResult | BaseException
+
+_GOES_ON = "the same command goes on where it stopped"
 
 
 def run_jobs(jobs: Sequence[ShardJob], num_workers: int, on_images: OnImages, on_shard: OnShard) -> None:
@@ -36,10 +41,12 @@ def run_jobs(jobs: Sequence[ShardJob], num_workers: int, on_images: OnImages, on
     workers: dict[Connection, SpawnProcess] = {}
     try:
         queue = iter(jobs)
-        for _ in range(num_workers):
-            connection, process = _start()
-            workers[connection] = process
-            connection.send(next(queue))
+        with _interrupts_put_off():
+            for _ in range(num_workers):
+                connection, process = _start()
+                workers[connection] = process
+        for connection, process in workers.items():
+            _send(connection, process, next(queue))
         busy = set(workers)
         while busy:
             for ready in wait(list(busy)):
@@ -53,7 +60,7 @@ def run_jobs(jobs: Sequence[ShardJob], num_workers: int, on_images: OnImages, on
                 if following is None:
                     busy.remove(ready)
                 else:
-                    ready.send(following)
+                    _send(ready, workers[ready], following)
     finally:
         for connection, process in workers.items():
             process.terminate()
@@ -61,48 +68,82 @@ def run_jobs(jobs: Sequence[ShardJob], num_workers: int, on_images: OnImages, on
             connection.close()
 
 
+@contextmanager
+def _interrupts_put_off() -> Iterator[None]:
+    """Have Ctrl-C wait for the end of the block, and never reach a process that is started in it.
+
+    A process whose start is interrupted halfway would end in a traceback.
+    """
+    # The resource tracker of multiprocessing must run before: starting it would lift the mask.
+    resource_tracker.ensure_running()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process keeps it
+    # The mask is this thread's alone: another one, such as numpy's, may take the signal and Python act on it here.
+    handler = signal.getsignal(signal.SIGINT)
+    arrived: list[tuple[int, FrameType | None]] = []
+    in_main = threading.current_thread() is threading.main_thread() and callable(handler)
+    if in_main:
+        signal.signal(signal.SIGINT, lambda number, frame: arrived.append((number, frame)))
+    try:
+        yield
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if arrived and callable(handler):
+        handler(*arrived[0])
+
+
 def _start() -> tuple[Connection, SpawnProcess]:
     context = multiprocessing.get_context("spawn")  # no fork: the caller may have threads
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs,), daemon=True)
-    # Ctrl-C is for this process to act on; the new one keeps the mask it is started with. The resource tracker of
-    # multiprocessing must run before: starting it would lift the mask.
-    resource_tracker.ensure_running()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    except OSError as error:
+        raise DataError(
+            f"a worker process of prepare did not start: {error.strerror}", f"use fewer --workers; {_GOES_ON}"
+        ) from error
     theirs.close()
     return ours, process
+
+
+def _send(connection: Connection, process: SpawnProcess, job: ShardJob) -> None:
+    try:
+        connection.send(job)
+    except OSError:
+        raise _ended(process) from None
 
 
 def _receive(connection: Connection, process: SpawnProcess) -> int | ShardResult:
     try:
         message: _Message = connection.recv()
-    except (EOFError, ConnectionResetError):
-        process.join()
-        raise DataError(
-            f"a worker process of prepare ended unexpectedly (exit code {process.exitcode})",
-            "-9 mostly means too little memory: use fewer --workers; the same command goes on where it stopped",
-        ) from None
+    except (EOFError, OSError):
+        raise _ended(process) from None
     if isinstance(message, BaseException):
         raise message
     return message
 
 
+def _ended(process: SpawnProcess) -> DataError:
+    process.join()
+    return DataError(
+        f"a worker process of prepare ended unexpectedly (exit code {process.exitcode})",
+        f"-9 mostly means too little memory: use fewer --workers; {_GOES_ON}",
+    )
+
+
 def _work(connection: Connection) -> None:
-    """Write shard after shard until the pipe ends."""
-    try:
+    """Write shard after shard until the pipe ends: the parent is gone, or has what it wanted."""
+    with suppress(EOFError, OSError):
         while True:
-            job = connection.recv()
-            try:
-                connection.send(write_shard(job, connection.send))
-            except ImagesprintError as error:
-                connection.send(error)
-            except OSError:
-                raise
-            except Exception:  # it may not survive pickling: its text does
-                connection.send(RuntimeError(traceback.format_exc()))
-    except (EOFError, OSError):
-        return  # the parent is gone, or has what it wanted
+            connection.send(_outcome(connection.recv(), connection.send))
+
+
+def _outcome(job: ShardJob, on_images: OnImages) -> ShardResult | BaseException:
+    """Return the shard's result, or what went wrong."""
+    try:
+        return write_shard(job, on_images)
+    except ImagesprintError as error:
+        return error
+    except Exception:  # it may not survive pickling: its text does
+        return RuntimeError(traceback.format_exc())

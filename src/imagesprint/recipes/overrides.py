@@ -48,11 +48,12 @@ def _apply_to_rows(recipe: Recipe, key: str, text: str) -> Recipe:
     _, row, name = parts
     if name not in kinds(Phase):
         raise unknown_key(name, kinds(Phase), f"--set {key}")
-    count = len(recipe.phases)
-    if row != "*" and not (row.isascii() and row.isdigit() and int(row) < count):
-        raise RecipeError(f"--set {key}: there is no row {row!r}", f"the rows are 0 to {count - 1}, or * for all")
+    rows = [str(index) for index in range(len(recipe.phases))]
+    if row not in ("*", *rows):
+        raise RecipeError(f"--set {key}: there is no row {row!r}", f"the rows are 0 to {len(rows) - 1}, or * for all")
     change: dict[str, Any] = {name: from_text(kinds(Phase)[name], text, key)}
     phases = (
-        replace(phase, **change) if row in ("*", str(index)) else phase for index, phase in enumerate(recipe.phases)
+        replace(phase, **change) if row in ("*", number) else phase
+        for number, phase in zip(rows, recipe.phases, strict=True)
     )
     return replace(recipe, phases=tuple(phases))

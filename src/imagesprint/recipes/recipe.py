@@ -77,6 +77,7 @@ class Recipe:
     eval_every: int = 1  # epochs; 0: at the end alone
 
 
+MODELS = ("resnet18", "resnet20", "resnet34", "resnet50", "resnet101", "resnet152")  # or timm:NAME
 METHODS = ("linear", "exponential", "cosine", "constant")
 CROPS = ("random_resized", "distorted_bbox", "center")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32", "fp64")

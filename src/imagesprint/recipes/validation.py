@@ -6,9 +6,12 @@ from typing import Any
 
 from imagesprint.errors import RankError, RecipeError
 from imagesprint.recipes.fields import did_you_mean, from_plain, kinds
-from imagesprint.recipes.recipe import CROPS, METHODS, PRECISIONS, STRIDES, Phase, Recipe
+from imagesprint.recipes.recipe import CROPS, METHODS, MODELS, PRECISIONS, STRIDES, Phase, Recipe
 
 MAX_SEED = 2**63 - 1  # a TOML integer has 64 bits with sign
+# Above 2**31 the random draws, which count epochs in 32 bits, have the numbers that `prepare` draws with.
+MAX_BOUND = 2**31 - 1
+ASPECTS = (0.01, 100.0)  # far beyond any use; towards 0 and infinity the crops' arithmetic ends in overflows
 
 
 def validate(recipe: Recipe) -> None:
@@ -45,9 +48,10 @@ def _within(where: str, value: float, rule: str, good: bool) -> None:
 
 
 def _check_settings(recipe: Recipe) -> None:
-    for name in ("name", "model"):
-        if not getattr(recipe, name).strip():
-            raise RecipeError(f"{name}: is empty", f"give the recipe a {name}")
+    if not recipe.name.strip():
+        raise RecipeError("name: is empty", "give the recipe a name")
+    if not recipe.model.startswith("timm:"):
+        _choose("model", recipe.model, MODELS)
     _choose("strides", recipe.strides, STRIDES)
     _choose("precision", recipe.precision, PRECISIONS)
     _choose("crop", recipe.crop, CROPS)
@@ -64,8 +68,11 @@ def _check_settings(recipe: Recipe) -> None:
         raise RecipeError("nesterov: true needs a momentum, which is 0", "set momentum=0.9 or nesterov=false")
     _within("min_object_covered", recipe.min_object_covered, "in 0..1", 0 <= recipe.min_object_covered <= 1)
     low, high = recipe.aspect
-    if not 0 < low <= high:
-        raise RecipeError(f"aspect: [{low}, {high}] is no range of width over height", "give 0 < low ≤ high")
+    if not ASPECTS[0] <= low <= high <= ASPECTS[1]:
+        raise RecipeError(
+            f"aspect: [{low}, {high}] is no range of width over height",
+            f"give {ASPECTS[0]:g} ≤ low ≤ high ≤ {ASPECTS[1]:g}",
+        )
     for value in recipe.std:
         _within("std", value, "above 0 (pixels are in 0..255)", value > 0)
 
@@ -142,6 +149,7 @@ def _check_ranges(phases: Sequence[Phase]) -> None:
             raise _not_contiguous(index, unit, start, expected)
         if end <= start:
             raise RecipeError(f"{row}.{unit}: [{start}, {end}) is empty", f"end it after {start}, or remove the row")
+        _within(f"{row}.{unit}", end, f"at most {MAX_BOUND}", end <= MAX_BOUND)
         expected = end
 
 
@@ -162,16 +170,22 @@ def check_world_size(recipe: Recipe, world_size: int) -> None:
     RankError otherwise: it names the world sizes that can, and the `--set` that would make this one fit.
     """
     counts = [phase.micro_batches for phase in recipe.phases]
-    common = math.gcd(*counts)
-    fitting = ", ".join(str(size) for size in range(1, common + 1) if common % size == 0)
     if world_size < 1:
-        raise RankError(f"{world_size} ranks are too few", f"this recipe runs on {fitting} ranks")
+        raise RankError(f"{world_size} ranks are too few", f"this recipe runs on {_divisors(counts)} ranks")
     for index, count in enumerate(counts):
         if count % world_size:
             raise RankError(
                 f"{world_size} ranks cannot share the {count} micro-batches of phases.{index} evenly",
-                f"run {fitting} ranks, or change the batches (and so the result): {_fitting_sets(recipe, world_size)}",
+                f"run {_divisors(counts)} ranks, or change the batches (and so the result): "
+                f"{_fitting_sets(recipe, world_size)}",
             )
+
+
+def _divisors(counts: Sequence[int]) -> str:
+    """The numbers that divide each of `counts`, in order, for a message."""
+    common = math.gcd(*counts)
+    small = [size for size in range(1, math.isqrt(common) + 1) if common % size == 0]
+    return ", ".join(str(size) for size in sorted({*small, *(common // size for size in small)}))
 
 
 def _fitting_sets(recipe: Recipe, world_size: int) -> str:

@@ -3,6 +3,8 @@
 import os
 import resource
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imagesprint.errors import RecordError, UsageError
+from imagesprint.errors import DataError, RecordError, UsageError
 from imagesprint.records.image_record import ImageRecord
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import FILE_NAME, Manifest, split_name
@@ -30,12 +32,30 @@ def variant_size(name: str) -> float:
     return float("inf") if name == FULL else int(name)
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an OSError from looking at `path` and what lies in it into a DataError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot read {error.filename or path}: {error.strerror}", "see to its permissions, or name another place"
+        ) from error
+
+
 def open_root(path: str | Path) -> "Root":
     """Open a prepared ROOT: a folder with one folder a variant.
 
-    Raises UsageError if there is no prepared dataset at `path`, RecordError if one is damaged.
+    Raises UsageError if there is no prepared dataset at `path`, DataError if it cannot be read, RecordError if one is
+    damaged.
     """
     path = Path(path)
+    with reading(path):
+        return Root(path, _find_variants(path))
+
+
+def _find_variants(path: Path) -> tuple[str, ...]:
+    """Return the finished variants of a ROOT, the largest first. Raises UsageError if there is none, OSError."""
     prepare = f"imagesprint prepare SOURCE {path}"
     if not path.is_dir():
         raise UsageError(f"there is no folder {path}", f"{prepare} makes it from a folder of images")
@@ -51,7 +71,7 @@ def open_root(path: str | Path) -> "Root":
                 "give the same prepare command again; it goes on where it stopped",
             )
         raise UsageError(f"{path} holds no prepared dataset", f"{prepare} makes one from a folder of images")
-    return Root(path, tuple(sorted(names, key=variant_size, reverse=True)))
+    return tuple(sorted(names, key=variant_size, reverse=True))
 
 
 def open_dataset(root: str | Path, variant: str, split: str) -> "Dataset":

@@ -3,9 +3,12 @@
 import dataclasses
 import hashlib
 import json
+import os
+import reprlib
+import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from imagesprint.errors import RecordError, UsageError
 from imagesprint.files import write_text
@@ -13,6 +16,8 @@ from imagesprint.files import write_text
 FILE_NAME = "dataset.json"
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation")
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,10 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """Read `folder`/dataset.json. Raises RecordError if it is damaged or made by a newer imagesprint."""
+        """Read `folder`/dataset.json.
+
+        Raises RecordError if it is damaged, made by a newer imagesprint, or of a variant other than the folder's name.
+        """
         path = folder / FILE_NAME
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -71,18 +79,22 @@ class Manifest:
                     f"{path} has format version {version!r}; this imagesprint reads version {FORMAT_VERSION}",
                     "install the imagesprint that prepared it, or prepare it again",
                 )
-            return cls(
-                variant=str(content["variant"]),
-                classes=tuple(ClassInfo(**entry) for entry in content["classes"]),
-                splits={split: _to_split(content["splits"][split]) for split in SPLITS},
-                made_by=dict(content["made_by"]),
-            )
+            classes = tuple(from_plain(ClassInfo, entry) for entry in content["classes"])
+            splits = {split: _to_split(content["splits"][split]) for split in SPLITS}
+            manifest = from_plain(cls, {**content, "classes": classes, "splits": splits})
         except OSError as error:
             raise RecordError(f"cannot read {path}: {error.strerror}", f"imagesprint verify {folder}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RecordError(
                 f"{path} is damaged: {error!r}", f"delete the folder {folder} and prepare it again"
             ) from error
+        name = os.path.basename(os.path.abspath(folder))  # not of what a link leads to
+        if manifest.variant != name:
+            raise RecordError(
+                f"{path} is of variant {manifest.variant!r}, but its folder is named {name!r}",
+                f"name the folder {manifest.variant!r} again, or prepare it anew",
+            )
+        return manifest
 
     def fingerprint(self, split: str) -> str:
         """Return 64 hex digits that are the same for the same classes and the same bytes in `split`."""
@@ -98,9 +110,27 @@ def split_name(split: str) -> str:
     return name
 
 
-def _to_split(content: dict[str, Any]) -> SplitInfo:
-    shards = tuple(ShardInfo(**shard) for shard in content["shards"])
-    info = SplitInfo(**{**content, "shards": shards})
+def from_plain(table: type[_T], content: Any) -> _T:
+    """Return the dataclass `table` made from `content`, a JSON object with exactly its fields, of their types.
+
+    Raises ValueError for anything else; numbers are not negative.
+    """
+    hints = typing.get_type_hints(table)
+    if not isinstance(content, dict) or content.keys() != hints.keys():
+        raise ValueError(f"{reprlib.repr(content)} is no {table.__name__}")
+    for name, hint in hints.items():
+        value = content[name]
+        if type(value) is not (typing.get_origin(hint) or hint) or (hint is int and value < 0):
+            raise ValueError(f"{name} is {reprlib.repr(value)}")
+    return table(**content)
+
+
+def _to_split(content: Any) -> SplitInfo:
+    shards = tuple(from_plain(ShardInfo, shard) for shard in content["shards"])
+    info = from_plain(SplitInfo, {**content, "shards": shards})
+    for name in (info.index, *(shard.name for shard in shards)):
+        if name in ("", ".", "..") or "/" in name or b"\0" in os.fsencode(name):
+            raise ValueError(f"{reprlib.repr(name)} is no file name")
     if info.num_records != sum(shard.num_records for shard in shards):
         raise ValueError(f"{info.num_records} records in all, but its shards have others")
     return info

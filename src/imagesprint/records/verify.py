@@ -1,7 +1,7 @@
 """`verify`: every checksum of every record, and whether shards, index, dataset.json and labels agree."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +10,11 @@ import numpy as np
 
 from imagesprint.console import Console
 from imagesprint.errors import ImageError, RecordError
-from imagesprint.records.dataset import is_variant_name, open_root, variant_size
+from imagesprint.records.dataset import is_variant_name, open_root, reading, variant_size
 from imagesprint.records.example import locate_bytes
 from imagesprint.records.image_record import ENCODED, ImageRecord
 from imagesprint.records.index import Index
-from imagesprint.records.manifest import FILE_NAME, SPLITS, Manifest, ShardInfo
+from imagesprint.records.manifest import FILE_NAME, SPLITS, ClassInfo, Manifest, ShardInfo
 from imagesprint.records.tfrecord import FRAME_BYTES, file_crc, iter_records, read_record
 
 # Decodes an image and returns its height and width; raises ImageError. (The images package lies beside this one.)
@@ -56,29 +56,40 @@ class Verification:
 def verify(path: str | Path, console: Console, check_image: CheckImage | None = None) -> Verification:
     """Check a ROOT or the folder of one variant; with `check_image`, decode every image too.
 
-    Returns all problems, not only the first. Raises UsageError if there is no prepared dataset at `path`.
+    Returns all problems, not only the first. Raises UsageError if there is no prepared dataset at `path`, DataError if
+    it cannot be read.
     """
     path = Path(path)
     found = Verification(path)
     labels: dict[str, dict[str, list[int]]] = {split: {} for split in SPLITS}
-    for folder in _variant_folders(path):
+    classes: dict[str, tuple[ClassInfo, ...]] = {}
+    with reading(path):
+        folders = _variant_folders(path)
+    for folder in folders:
         try:
             manifest = Manifest.read(folder)
         except RecordError as error:
             found.problems.append(Problem(folder.name, "", "", None, error.what))
             continue
+        classes[folder.name] = manifest.classes
         for split in SPLITS:
             index = _verify_split(folder, manifest, split, console, check_image, found)
             if index is not None:
                 labels[split][folder.name] = index.label.tolist()
+    found.problems += _unlike("", classes, "its classes are not those of variant {}: labels do not agree")
     for split, of_variants in labels.items():
-        first = next(iter(of_variants), "")
-        found.problems += [
-            Problem(variant, split, "", None, f"its labels are not those of variant {first}: sample ids do not agree")
-            for variant in of_variants
-            if of_variants[variant] != of_variants[first]
-        ]
+        found.problems += _unlike(split, of_variants, "its labels are not those of variant {}: sample ids do not agree")
     return found
+
+
+def _unlike(split: str, of_variants: Mapping[str, object], what: str) -> list[Problem]:
+    """Return a problem for every variant whose value is not that of the first, whose name `what` has a place for."""
+    first = next(iter(of_variants), "")
+    return [
+        Problem(variant, split, "", None, what.format(first))
+        for variant, value in of_variants.items()
+        if value != of_variants[first]
+    ]
 
 
 def _variant_folders(path: Path) -> list[Path]:
@@ -113,6 +124,9 @@ def _verify_split(
         found.splits.append(_count(manifest, split, index))
         if len(index) != info.num_records:
             report(f"index {info.index} has {len(index)} records, {FILE_NAME} has {info.num_records}")
+        present = len(np.unique(index.label))
+        if present != info.num_classes_present:
+            report(f"index {info.index} has {present} classes, {FILE_NAME} has {info.num_classes_present}")
     checks = [_ShardCheck(folder, manifest, split, number, index, check_image) for number in range(len(info.shards))]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for number, problems in enumerate(pool.map(_ShardCheck.run, checks), 1):
@@ -122,14 +136,16 @@ def _verify_split(
 
 
 def _count(manifest: Manifest, split: str, index: Index) -> SplitCounts:
-    counts = np.bincount(index.label, minlength=len(manifest.classes)).tolist()
+    # A label that is none is reported with its record; counting up to it could take all memory.
+    known = index.label[index.label < len(manifest.classes)]
+    counts = np.bincount(known, minlength=len(manifest.classes)).tolist()
     return SplitCounts(
         variant=manifest.variant,
         split=split,
         num_records=len(index),
         num_shards=len(index.shard_names),
         num_bytes=int(index.shard_sizes.sum()),
-        class_counts={entry.name: count for entry, count in zip(manifest.classes, counts, strict=False)},
+        class_counts={entry.name: count for entry, count in zip(manifest.classes, counts, strict=True)},
     )
 
 
@@ -175,8 +191,9 @@ class _ShardCheck:
         """Check the shard without an index, up to its first damaged record."""
         record = 0
         try:
-            for record, (_, payload) in enumerate(iter_records(self._path)):  # noqa: B007
+            for _, payload in iter_records(self._path):
                 ImageRecord.from_example(payload)
+                record += 1
         except RecordError as error:
             self._report(record, error.what)
 

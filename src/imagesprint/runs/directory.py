@@ -6,14 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from imagesprint.errors import UsageError
-from imagesprint.files import read_rows, write_rows, write_text
+from imagesprint.errors import RunError, UsageError
+from imagesprint.files import TEMPORARY_PATTERN, read_rows, write_rows, write_text
 from imagesprint.model.weights import list_checkpoints
 from imagesprint.recipes.compare import differences
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.toml_format import from_toml, to_toml
-
-RESUME_CHOICES = ("auto", "never", "require")
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,12 @@ class RunDirectory:
         """What a finished run came to, as `train --json` prints it; None where it is not finished."""
         if not self.result_file.exists():
             return None
-        result: dict[str, Any] = json.loads(self.result_file.read_text(encoding="utf-8"))
+        try:
+            result: dict[str, Any] = json.loads(self.result_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(
+                f"{self.result_file} is damaged: {error}", "delete it and run the same command again: it is made anew"
+            ) from error
         return result
 
     def write_result(self, result: dict[str, Any]) -> None:
@@ -89,24 +92,26 @@ def resolve_precision(recipe: Recipe, run: RunDirectory, precision: str) -> Reci
 def check_run(path: Path, recipe: Recipe, resume: str) -> None:
     """Check that `recipe` may be trained in the directory `path`: it is empty or new, or holds a run of that recipe.
 
-    Changes nothing. Raises UsageError where the directory cannot be written, holds other things, holds a run of another
-    recipe (naming the differences), holds a run although `resume` is never, or holds none although it is require.
+    Changes nothing. Raises UsageError where the directory cannot be written, holds other things, holds checkpoints of
+    another recipe (naming the differences), holds a run although `resume` is never, or no checkpoint although it is
+    require.
     """
     run = RunDirectory(path)
-    _check_writable(path)
-    stored = run.recipe()
+    if run.result() is None:
+        _check_writable(path)
+    stored, begun = run.recipe(), bool(run.checkpoints())
+    if resume == "require" and not begun:
+        raise UsageError(f"--resume require: {path} holds no checkpoint", "leave --resume away to start a run")
     if stored is None:
-        if path.exists() and any(path.iterdir()):
+        if path.exists() and not all(_is_leftover(file) for file in path.iterdir()):
             raise UsageError(f"{path} is not empty and holds no run", "choose a new directory for --output")
-        if resume == "require":
-            raise UsageError(f"--resume require: {path} holds no run", "leave --resume away to start one")
         return
     if resume == "never":
         raise UsageError(
             f"--resume never: {path} already holds a run", "choose a new directory for --output, or leave --resume away"
         )
     changed = differences(stored, recipe)
-    if changed:
+    if changed and begun:
         listed = "; ".join(f"{change.key} was {change.a!r}, is {change.b!r}" for change in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise UsageError(
@@ -117,15 +122,25 @@ def check_run(path: Path, recipe: Recipe, resume: str) -> None:
 
 
 def create_run(run: RunDirectory, recipe: Recipe) -> None:
-    """Make the directory and write its recipe.toml, unless the run exists already."""
+    """Make the directory with its recipe.toml, or take it over from a run that has no checkpoint yet.
+
+    Removes what a killed process left half-written.
+    """
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        if not run.recipe_file.exists():
+        for folder in (run.path, run.path / "checkpoints"):
+            for leftover in filter(_is_leftover, folder.glob("*")):
+                leftover.unlink(missing_ok=True)
+        if run.recipe() != recipe:
             write_text(run.recipe_file, to_toml(recipe))
     except OSError as error:
         raise UsageError(
             f"--output {run.path} cannot be written: {error.strerror}", "choose another --output"
         ) from error
+
+
+def _is_leftover(file: Path) -> bool:
+    return file.match(TEMPORARY_PATTERN)
 
 
 def _check_writable(path: Path) -> None:

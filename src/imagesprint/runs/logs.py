@@ -23,19 +23,19 @@ EVALUATION_TAGS = {"top1": "eval/top1", "top5": "eval/top5", "loss": "eval/loss"
 
 
 class RunLogs:
-    """Appends rows to the run's files and to a TensorBoard file of this process's own; a context manager.
+    """Appends rows to the run's files and to TensorBoard files of its own in `folder`; a context manager.
 
-    Resuming at step `purge_after` makes TensorBoard forget what it was told of later steps.
+    Training writes into the run's tensorboard/ itself, any other evaluator into a folder below it: TensorBoard
+    follows only the newest file of a folder. Resuming at step `purge_after` makes it forget what it was told of
+    later steps.
     """
 
-    def __init__(self, run: RunDirectory, purge_after: int | None = None, suffix: str = ".train") -> None:
+    def __init__(self, run: RunDirectory, folder: str = "", purge_after: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import: only where something is written
 
         self._run = run
         self._writer = SummaryWriter(
-            str(run.tensorboard),
-            purge_step=None if purge_after is None else purge_after + 1,
-            filename_suffix=suffix,
+            str(run.tensorboard / folder), purge_step=None if purge_after is None else purge_after + 1
         )
 
     def __enter__(self) -> "RunLogs":

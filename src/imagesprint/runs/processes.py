@@ -1,6 +1,5 @@
 """`--processes N`: one command becomes N ranks on this machine, which live and die with it."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -10,18 +9,20 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from imagesprint.errors import LostRankError, RankError
+from imagesprint.errors import LostRankError, RankError, RunError
+from imagesprint.runs.environment import LAUNCHER_VARIABLE, STORE_VARIABLE, is_launched
 
-LAUNCHER_VARIABLE = "IMAGESPRINT_LAUNCHER"  # process id of the launcher, for its ranks
-STORE_VARIABLE = "IMAGESPRINT_STORE"  # the file over which its ranks find each other
-GRACE_SECONDS = 10.0  # for ranks to end by themselves once one has failed or a signal came
+GRACE_SECONDS = 10.0  # for ranks to end by themselves once they were told to
+CAUSE_SECONDS = 5.0  # for the rank that others lost contact with to end and say why
+TERMINAL_SECONDS = 0.5  # for ranks to end by the Ctrl-C that the terminal sends to all, before they are told again
 POLL_SECONDS = 0.05
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# How a rank may end because another one did: by saying so, or by an abort while gloo takes its connections down.
+AFTERMATH = (LostRankError.exit_code, 128 + signal.SIGABRT)
 
 
 def is_launcher(processes: int) -> bool:
     """Whether this process is to start `processes` ranks, rather than being one. Raises RankError on a conflict."""
-    if LAUNCHER_VARIABLE in os.environ or processes == 1:
+    if is_launched() or processes == 1:
         return False
     if "RANK" in os.environ:
         raise RankError(
@@ -31,57 +32,41 @@ def is_launcher(processes: int) -> bool:
     return True
 
 
-def is_main_rank() -> bool:
-    """Whether this process is the one to print a result: rank 0, also under torchrun, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def run_ranks(count: int, arguments: Sequence[str]) -> int:
     """Run `imagesprint ARGUMENTS` as `count` local ranks and wait; returns the exit code of the whole.
 
     That is 0 when every rank ended well, otherwise the code of the rank that failed by itself, 130 after Ctrl-C
-    and 143 after SIGTERM. The ranks stay in this process group and are killed by the kernel when this process
-    dies. Rank 0 writes to this process's own output; another rank is heard only if it is the one that failed.
+    and 143 after SIGTERM. Raises RunError where a rank was killed. The ranks stay in this process group and are
+    killed by the kernel when this process dies. Rank 0 shows its progress; of what the ranks print otherwise,
+    one is heard: rank 0 if all is well, else the one that failed.
     """
     with tempfile.TemporaryDirectory(prefix="imagesprint-") as folder:
-        ranks = [_Rank(rank, count, arguments, folder) for rank in range(count)]
+        ranks = [_Rank(rank, count, arguments, os.path.join(folder, "store")) for rank in range(count)]
         return _Supervisor(ranks).wait()
 
 
-def die_with_launcher() -> None:
-    """In a rank that `run_ranks` started: have the kernel kill this process when the launcher dies.
-
-    Does nothing in any other process.
-    """
-    launcher = os.environ.get(LAUNCHER_VARIABLE)
-    if launcher is None or not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(launcher):  # it died before the line above took effect
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 class _Rank:
-    """One rank's process, and what it printed unless it is rank 0."""
+    """One rank's process and what it printed; rank 0's standard error goes straight to ours."""
 
-    def __init__(self, rank: int, count: int, arguments: Sequence[str], folder: str) -> None:
+    def __init__(self, rank: int, count: int, arguments: Sequence[str], store: str) -> None:
         self.number = rank
-        self._outputs = [open(os.path.join(folder, f"{name}-{rank}"), "w+b") for name in ("stdout", "stderr")]  # noqa: SIM115
+        self._stdout = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the rank)
+        self._stderr = tempfile.TemporaryFile() if rank else None  # noqa: SIM115
         environment = os.environ | {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(count),
             "LOCAL_WORLD_SIZE": str(count),
             LAUNCHER_VARIABLE: str(os.getpid()),
-            STORE_VARIABLE: os.path.join(folder, "store"),
+            STORE_VARIABLE: store,
         }
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are here: no need for a name or a network
         self.process = subprocess.Popen(
             [sys.executable, "-m", "imagesprint", *arguments],
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=None if rank == 0 else self._outputs[0],
-            stderr=None if rank == 0 else self._outputs[1],
+            stdout=self._stdout,
+            stderr=self._stderr,
         )
 
     @property
@@ -91,14 +76,12 @@ class _Rank:
         return 128 - code if code is not None and code < 0 else code
 
     def replay(self) -> None:
-        """Print what this rank printed before it failed."""
-        for captured, stream in zip(self._outputs, (sys.stdout, sys.stderr), strict=True):
-            captured.seek(0)
-            stream.write(captured.read().decode(errors="replace"))
-            stream.flush()
-        if self.code is not None and self.code > 128:
-            print(f"error: rank {self.number} was ended by signal {self.code - 128}", file=sys.stderr)
-            print("hint: run the same command again to resume from the last checkpoint", file=sys.stderr)
+        """Print what this rank printed."""
+        for captured, stream in ((self._stdout, sys.stdout), (self._stderr, sys.stderr)):
+            if captured is not None:
+                captured.seek(0)
+                stream.write(captured.read().decode(errors="replace"))
+                stream.flush()
 
 
 class _Supervisor:
@@ -108,7 +91,9 @@ class _Supervisor:
         self._ranks = ranks
         self._signal = 0
         self._failed: list[_Rank] = []  # those that ended badly before they were told to end
-        self._deadline = float("inf")
+        self._first_failure = time.monotonic()
+        self._end_at = float("inf")  # when to tell the ranks to end
+        self._kill_at = float("inf")
         self._previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def wait(self) -> int:
@@ -126,33 +111,46 @@ class _Supervisor:
         return self._verdict()
 
     def _watch(self) -> None:
-        if self._deadline == float("inf"):
+        now = time.monotonic()
+        if self._kill_at == float("inf"):
             self._failed = [rank for rank in self._ranks if rank.code]
-            if self._failed:
-                time.sleep(POLL_SECONDS)  # the rank that caused it may take a moment longer to end
-                self._failed = [rank for rank in self._ranks if rank.code]
-                self._end(signal.SIGTERM)
-        elif time.monotonic() > self._deadline:
+            if not self._failed:
+                self._first_failure = now
+            # A rank that lost contact can be gone before the one that it lost: leave that one time to say why.
+            elif any(rank.code not in AFTERMATH for rank in self._failed) or now - self._first_failure > CAUSE_SECONDS:
+                self._end_at, self._kill_at = now, now + GRACE_SECONDS
+        if now >= self._end_at:
+            self._end_at = float("inf")
+            for rank in self._ranks:
+                rank.process.terminate()
+        if now >= self._kill_at:
             for rank in self._ranks:
                 rank.process.kill()
 
-    def _end(self, number: int) -> None:
-        self._deadline = time.monotonic() + GRACE_SECONDS
-        for rank in self._ranks:
-            if rank.code is None:
-                rank.process.send_signal(number)
-
     def _on_signal(self, number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._signal:  # a second one: at once
+            self._kill_at = now
+            return
         self._signal = number
-        self._end(number)
+        self._end_at = now + (TERMINAL_SECONDS if number == signal.SIGINT else 0)
+        self._kill_at = self._end_at + GRACE_SECONDS
 
     def _verdict(self) -> int:
         if self._signal:
             return 128 + self._signal
         if not self._failed:
+            self._ranks[0].replay()
             return 0
-        own = [rank for rank in self._failed if rank.code != LostRankError.exit_code]
-        cause = own[0] if own else self._failed[0]
-        if cause.number != 0 or (cause.code or 0) > 128:
-            cause.replay()
-        return cause.code if own and cause.code else 1
+        # The cause ended by an error of its own, else by a signal; the others are its aftermath.
+        cause = min(self._failed, key=lambda rank: (rank.code in AFTERMATH, (rank.code or 0) > 128, rank.number))
+        code = cause.code or 1
+        if code == LostRankError.exit_code:
+            raise RunError("the ranks lost contact with one another", "run the same command again to resume")
+        cause.replay()
+        if code > 128:
+            raise RunError(
+                f"rank {cause.number} was ended by signal {code - 128}",
+                "signal 9 often means too little memory; run the same command again to resume",
+            )
+        return code

@@ -1,6 +1,7 @@
 """Which rank this process is, on which device, and the one collective that training and evaluation need."""
 
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from imagesprint.errors import LostRankError, RankError, UsageError
-from imagesprint.runs.processes import STORE_VARIABLE, die_with_launcher
+from imagesprint.runs.environment import STORE_VARIABLE
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ class Ranks:
 
     @property
     def threads(self) -> int:
-        """Processor cores that are this rank's share of the machine, at least 1."""
-        return max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
+        """CPU threads for this rank: its share of the cores, or OMP_NUM_THREADS where that is less; at least 1."""
+        share = max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
+        wanted = os.environ.get("OMP_NUM_THREADS", "")
+        return min(share, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else share
 
     def sum(self, tensor: Tensor) -> None:
         """Replace `tensor` on every rank by its sum over all ranks, the same bits everywhere.
@@ -44,9 +47,20 @@ class Ranks:
             dist.all_reduce(tensor)
         except RuntimeError as error:
             raise LostRankError(
-                f"rank {self.rank} lost contact with another rank ({str(error).splitlines()[0]})",
+                f"rank {self.rank} lost contact with another rank",
                 "that rank's own message says why; run the same command again to resume",
             ) from error
+
+    def check_agreement(self, what: str, value: str) -> None:
+        """Check that all ranks hold the same `value`. Raises RankError, on every rank, where they do not."""
+        codes = torch.zeros(self.world_size, dtype=torch.int64, device=self.device)
+        codes[self.rank] = zlib.crc32(value.encode())
+        self.sum(codes)
+        if len(set(codes.tolist())) > 1:
+            raise RankError(
+                f"the ranks do not agree on {what}: on rank {self.rank} it is {value}",
+                "all ranks need the same command, versions, --data and --output, on a disk that they share",
+            )
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -61,7 +75,6 @@ def open_ranks(device: str) -> Iterator[Ranks]:
     many; without RANK it is the only one. Raises UsageError where CUDA is asked for and not there, RankError
     where the environment is incomplete or there are more ranks than GPUs.
     """
-    die_with_launcher()
     rank, world_size = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
     local_rank = _variable("LOCAL_RANK", 0)
     local_world_size = _variable("LOCAL_WORLD_SIZE", world_size)
@@ -71,14 +84,22 @@ def open_ranks(device: str) -> Iterator[Ranks]:
     torch.set_num_threads(ranks.threads)
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
+        torch.backends.cudnn.deterministic = True  # a resumed run computes the same bits
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, in evaluation above all
     if world_size > 1:
         store = os.environ.get(STORE_VARIABLE)
-        dist.init_process_group(
-            backend="nccl" if ranks.device.type == "cuda" else "gloo",
-            init_method=f"file://{store}" if store else "env://",
-            rank=rank,
-            world_size=world_size,
-        )
+        try:
+            dist.init_process_group(
+                backend="nccl" if ranks.device.type == "cuda" else "gloo",
+                init_method=f"file://{store}" if store else "env://",
+                rank=rank,
+                world_size=world_size,
+            )
+        except (ValueError, RuntimeError) as error:
+            raise RankError(
+                f"rank {rank} of {world_size} cannot join the others: {str(error).splitlines()[0]}",
+                "start the ranks with --processes or torchrun, which set MASTER_ADDR and MASTER_PORT",
+            ) from error
     try:
         yield ranks
     finally:

@@ -42,9 +42,9 @@ class Meter:
         seconds = time.perf_counter() - self._began
         waited = self._loader.wait_seconds - self._waited
         cross_entropy, lr = loss / images, self._schedule.lr(step - 1)
-        if not cross_entropy < float("inf"):  # true for nan, too
+        if not cross_entropy + penalty < float("inf"):  # true for nan, too; the penalty sees the newest weights
             raise RunError(
-                f"the loss is {cross_entropy} at step {step}, learning rate {lr:.5g}",
+                f"the loss is {cross_entropy + penalty} at step {step}, learning rate {lr:.5g}",
                 "lower the learning rates (--set 'phases.*.lr=…') in a new run; the checkpoints before it are whole",
             )
         phase = self._schedule.phase(step - 1)

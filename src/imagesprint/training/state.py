@@ -8,7 +8,7 @@ from torch import Tensor
 
 from imagesprint.errors import CheckpointError
 from imagesprint.model.building import build_model
-from imagesprint.model.weights import start_from
+from imagesprint.model.weights import load_weights, start_from
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.toml_format import to_dict
 from imagesprint.training.optimizer import build_optimizer
@@ -16,6 +16,11 @@ from imagesprint.training.precision import loss_scaler, weight_dtype
 from imagesprint.training.step_sums import StepSums
 
 RESUMPTION_KEYS = {"optimizer", "scaler", "ema", "train_seconds", "wall_seconds", "data", "decoder"}
+
+
+def _on_cpu(value: Any) -> Any:
+    """The same with every tensor on the CPU, so that a machine without a GPU reads what one with a GPU wrote."""
+    return torch.utils._pytree.tree_map_only(Tensor, Tensor.cpu, value)
 
 
 class TrainingState:
@@ -66,9 +71,9 @@ class TrainingState:
     def checkpoint(self, num_train: int, data: str, decoder: str) -> dict[str, Any]:
         """Tensors and plain types only. `data` is the fingerprint of the `num_train` images, `decoder` what decodes."""
         return {
-            "model": self.network.state_dict(),
-            "ema": self.evaluated_weights() if self.average else None,
-            "optimizer": self.optimizer.state_dict(),
+            "model": _on_cpu(self.network.state_dict()),
+            "ema": _on_cpu(self.evaluated_weights()) if self.average else None,
+            "optimizer": _on_cpu(self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "train_seconds": self.train_seconds,
@@ -99,8 +104,11 @@ class TrainingState:
                     f"{path} was made with {key} {content[key]!r}, this is {now!r}",
                     f"resume with the same {key}, or start a new run with another --output",
                 )
-        self.network.load_state_dict(content["model"])
+        load_weights(self.network, content["model"], path)
+        fused = [group["fused"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(content["optimizer"])
+        for group, ours in zip(self.optimizer.param_groups, fused, strict=True):
+            group["fused"] = ours  # a matter of the device, which may be another one now
         self.scaler.load_state_dict(content["scaler"])
         for key, value in self.average.items():
             value.copy_(content["ema"][key])

@@ -1,4 +1,7 @@
-"""One optimizer step: forward and backward of each micro-batch, one reduction, one update. No host sync inside."""
+"""One optimizer step: forward and backward of each micro-batch, one reduction, one update.
+
+Nothing is read back to the host, but for the overflow check of fp16 with a dynamic loss scale.
+"""
 
 from collections.abc import Iterator
 

@@ -89,6 +89,9 @@ class _Training:
         show_recipe(self._console, self._recipe, self._schedule, self._ranks.world_size)
         show_ranks(self._console, self._ranks)
         self._start_or_resume()
+        self._ranks.check_agreement(
+            "where the run stands", f"step {self._state.step} of {self._recipe} on {self._data}"
+        )
         if self._state.step < self._cadence.until:
             self._train()
         self._ranks.barrier()  # the main rank has written all that the result is read from
@@ -183,7 +186,7 @@ class _Training:
         result = {
             "steps": step,
             "epochs": self._schedule.epochs_done(step),
-            "images_per_second": images / state.train_seconds if state.train_seconds else None,
+            "images_per_second": images / state.train_seconds,
             "wall_seconds": state.wall_seconds,
             **{key: evaluated.get(key) for key in ("top1", "top5", "loss")},
             "checkpoint": str(checkpoint_path(Path(), step)),

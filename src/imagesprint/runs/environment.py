@@ -1,0 +1,33 @@
+"""What the environment says of this process as a rank. Standard library only: the command line asks it first."""
+
+import os
+import signal
+import sys
+
+LAUNCHER_VARIABLE = "IMAGESPRINT_LAUNCHER"  # process id of the launcher, for the ranks of --processes
+STORE_VARIABLE = "IMAGESPRINT_STORE"  # the file over which they find each other
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def is_launched() -> bool:
+    """Whether `--processes` started this process as one of its ranks."""
+    return LAUNCHER_VARIABLE in os.environ
+
+
+def is_main_rank() -> bool:
+    """Whether this process is the one to print a result: rank 0, also under torchrun, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def die_with_launcher() -> None:
+    """In a rank of `--processes`: have the kernel kill this process when the launcher dies.
+
+    Does nothing in any other process, or where the kernel cannot do it (not Linux).
+    """
+    if not is_launched() or not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(os.environ[LAUNCHER_VARIABLE]):  # it died before the line above took effect
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -403,7 +403,7 @@ def test_temporary_files_of_a_killed_run_are_swept(source: Path, tmp_path: Path)
 def test_noise_is_prepared(source: Path, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 2, (400, 400, 3), np.uint8) * 255
     Image.fromarray(noise).save(source / "train/china/noise.png")
-    assert make(source, tmp_path / "root", variants=("full", "380")).rejected == 0
+    assert make(source, tmp_path / "root", variants=("full", "380"), quality=94).rejected == 0
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")

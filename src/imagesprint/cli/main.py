@@ -117,7 +117,7 @@ def _report(words: list[str], what: str, hint: str, code: int) -> int:
     if "--verbose" in flags:
         traceback.print_exc()
     if "--json" in flags:
-        print(json.dumps({"error": what, "hint": hint, "exit_code": code}, ensure_ascii=False))
+        print(json.dumps({"error": what, "hint": hint, "exit_code": code}))
         return code
     print(f"error: {what}", file=sys.stderr)
     if hint:

@@ -89,7 +89,7 @@ def write_variant(folder: Path, train: Sequence[ImageRecord], validation: Sequen
     folder.mkdir(parents=True)
     splits = {"train": write_split(folder, "train", train), "validation": write_split(folder, "validation", validation)}
     classes = tuple(ClassInfo(name, "", name) for name in CLASSES)
-    Manifest(folder.name, classes, splits, {}).write(folder)
+    Manifest(folder.name, "jpeg", 1, classes, splits, {}).write(folder)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ CLASSES = tuple(ClassInfo(name, name, name) for name in ("a", "b", "c"))
 
 def make_samples(counts: tuple[int, ...], num_bytes: int = 1000, prefix: str = "train") -> list[Sample]:
     return [
-        Sample(f"{i}.jpg", f"{prefix}/{label}/{i}.jpg", label, num_bytes)
+        Sample(f"{prefix}/{label}/{i}.jpg", label, num_bytes)
         for label, count in enumerate(counts)
         for i in range(count)
     ]
@@ -68,7 +68,7 @@ def test_shards_by_size() -> None:
 
 
 def test_imagenet_has_1024_and_128_shards() -> None:
-    one = Sample("x", "x", 0, 110_000)
+    one = Sample("x", 0, 110_000)
     found = plan(Listing(CLASSES[:1], {"train": [one] * 1_281_167, "validation": [one] * 50_000}))
     assert (found.made_by["train_shards"], found.made_by["validation_shards"]) == (1024, 128)
 

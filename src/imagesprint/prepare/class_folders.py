@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.sources import Listing, Sample
+from imagesprint.prepare.sources import Listing, Sample, changed
 from imagesprint.records.manifest import ClassInfo
 
 _SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "validation")}
@@ -42,15 +42,18 @@ class ClassFolders:
             ) from error
 
     def read(self, sample: Sample) -> bytes:
-        """Return the bytes of a sample's file. Raises DataError if it cannot be read."""
+        """Return the bytes of a sample's file. Raises DataError if it cannot be read or its size has changed."""
         path = self.path / sample.location
         try:
-            return path.read_bytes()
+            data = path.read_bytes()
         except OSError as error:
             raise DataError(
                 f"cannot read {path}: {error.strerror}",
                 "make it readable, or remove it, then give the same command again",
             ) from error
+        if len(data) != sample.num_bytes:
+            raise changed(sample.location, f"{sample.num_bytes} bytes before, {len(data)} now")
+        return data
 
     def _scan(self) -> Listing:
         folders = self._split_folders()
@@ -134,7 +137,7 @@ class ClassFolders:
         for class_name in _visible_folders(folder):
             for path, num_bytes in _files(folder / class_name, seen=frozenset()):
                 location = os.path.relpath(path, self.path)
-                samples.append(Sample(os.path.basename(path), location, labels[class_name], num_bytes))
+                samples.append(Sample(location, labels[class_name], num_bytes))
         return samples
 
 

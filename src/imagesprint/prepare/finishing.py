@@ -10,7 +10,7 @@ from imagesprint.files import read_rows, write_rows
 from imagesprint.prepare.parts import Parts, ShardResult
 from imagesprint.prepare.plan import Plan, without_validation
 from imagesprint.records.index import Index
-from imagesprint.records.manifest import SPLITS, Manifest, SplitInfo
+from imagesprint.records.manifest import FIRST_LABEL, SPLITS, Manifest, SplitInfo
 from imagesprint.records.tfrecord import file_crc
 
 _REJECTED = "rejected.jsonl"
@@ -71,7 +71,7 @@ def finish_variant(parts: Parts, variant: str, plan: Plan, results: list[ShardRe
             shards=shards,
         )
     write_rows(folder / _REJECTED, _rejected(results))
-    Manifest(variant, plan.classes, splits, plan.made_by).write(folder)
+    Manifest(variant, "jpeg", FIRST_LABEL, plan.classes, splits, plan.made_by).write(folder)
 
 
 def _rejected(results: list[ShardResult]) -> list[dict[str, str]]:

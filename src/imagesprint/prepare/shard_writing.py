@@ -57,7 +57,7 @@ def write_shard(job: ShardJob, on_images: Callable[[int], None]) -> ShardResult:
     with ExitStack() as stack:
         writers = {variant: stack.enter_context(_ShardWriter(parts, variant, name)) for variant in variants}
         for number, sample in enumerate(job.shard.samples, 1):
-            data = _read(job.source, sample)
+            data = job.source.read(sample)
             try:
                 images = store(data, variants, job.quality)
             except ImageError as error:
@@ -109,16 +109,6 @@ def writing(root: Path) -> Iterator[None]:
             f"cannot write {error.filename or root}: {error.strerror}",
             "see to its space and permissions, then give the same command again: it goes on where it stopped",
         ) from error
-
-
-def _read(source: Source, sample: Sample) -> bytes:
-    data = source.read(sample)
-    if len(data) != sample.num_bytes:
-        raise DataError(
-            f"{sample.location} changed while it was prepared: {sample.num_bytes} bytes before, {len(data)} now",
-            "prepare again once nothing writes to the source, into another ROOT",
-        )
-    return data
 
 
 def _to_record(sample: Sample, info: ClassInfo, image: StoredImage) -> ImageRecord:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from imagesprint.errors import DataError
 from imagesprint.records.manifest import ClassInfo
 
 
@@ -11,15 +12,24 @@ from imagesprint.records.manifest import ClassInfo
 class Sample:
     """One image file of a source, not yet read.
 
-    `name` is its file name, kept in the record; `location` says where in the source it lies, for `read` and for
-    people; `label` counts the source's classes from 0; `boxes` are ymin, xmin, ymax, xmax, each in 0..1.
+    `location` says where in the source it lies, for `read` and for people, with slashes; its last part is the file's
+    name. `label` counts the source's classes from 0. `num_bytes` is the file's size, or an estimate where the source
+    cannot know it without reading. `offset` is where it begins in a file that holds many (in bytes for a tar, in rows
+    for a table). `boxes` are ymin, xmin, ymax, xmax, each in 0..1. Samples of one split with the same `block` ≥ 0 are
+    cheap to read one after another and dear to read apart (a row group of a table); −1: any order is as good.
     """
 
-    name: str
     location: str
     label: int
     num_bytes: int
+    offset: int = 0
     boxes: tuple[tuple[float, float, float, float], ...] = ()
+    block: int = -1
+
+    @property
+    def name(self) -> str:
+        """The file's name, kept in the record."""
+        return self.location.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -44,5 +54,16 @@ class Source(Protocol):
         ...
 
     def read(self, sample: Sample) -> bytes:
-        """Return the file of a sample of the listing. Raises DataError if it cannot be read."""
+        """Return the file of a sample of the listing.
+
+        Raises DataError if it cannot be read or has changed since the listing (`changed` makes the error).
+        """
         ...
+
+
+def changed(location: str, what: str) -> DataError:
+    """Return the error that the source's file at `location` is not what it was when the source was listed."""
+    return DataError(
+        f"{location} changed while it was prepared: {what}",
+        "prepare again once nothing writes to the source, into another ROOT",
+    )

@@ -15,6 +15,8 @@ from imagesprint.files import write_text
 
 FILE_NAME = "dataset.json"
 FORMAT_VERSION = 1
+IMAGE_FORMATS = ("jpeg", "raw")
+FIRST_LABEL = 1  # in image/class/label, as the Inception guide has it
 SPLITS = ("train", "validation")
 
 _T = TypeVar("_T")
@@ -52,9 +54,16 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What dataset.json says. `made_by` is the plan it was made from, in plain types."""
+    """What dataset.json says.
+
+    `image_format` is what image/encoded holds: "jpeg" (or, in shards that others wrote, any file Pillow reads), or
+    "raw", uint8 pixels [height, width, 3]. `first_label` is what class 0 is called in image/class/label: 1, as the
+    Inception guide has it, or 0 in shards that others wrote. `made_by` is the plan it was made from, in plain types.
+    """
 
     variant: str
+    image_format: str
+    first_label: int
     classes: tuple[ClassInfo, ...]
     splits: dict[str, SplitInfo]
     made_by: dict[str, Any]
@@ -82,6 +91,8 @@ class Manifest:
             classes = tuple(from_plain(ClassInfo, entry) for entry in content["classes"])
             splits = {split: _to_split(content["splits"][split]) for split in SPLITS}
             manifest = from_plain(cls, {**content, "classes": classes, "splits": splits})
+            if manifest.image_format not in IMAGE_FORMATS or manifest.first_label not in (0, 1):
+                raise ValueError(f"image format {manifest.image_format!r}, first label {manifest.first_label}")
         except OSError as error:
             raise RecordError(f"cannot read {path}: {error.strerror}", f"imagesprint verify {folder}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

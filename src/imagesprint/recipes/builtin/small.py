@@ -3,7 +3,8 @@
     imagesprint prepare PHOTOS ROOT --variants 160
     imagesprint train small --data ROOT --output RUN
 
-Target: at least 80 % top-1 on five kinds of flowers (about 2,900 training photos) in 12 minutes on two cores.
+Measured on five kinds of flowers (2,930 training photos, two cores): 81.9 % top-1 in 612 s where the processor has
+avx512_bf16, 80.8 % in fp32 where it has not. README.md, Results, has the curve.
 Four micro-batches a step: it runs on 1, 2 and 4 ranks.
 """
 

@@ -1,9 +1,9 @@
 # Each target makes .venv and installs what it needs by itself; a second run needs no network.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test check lint clean
+.PHONY: demo test check lint interop clean
 
 demo: .venv/installed ## images -> shards -> train -> evaluate -> report, in minutes on two cores
 	$(BIN)/imagesprint demo
@@ -19,8 +19,11 @@ lint: .venv/installed-dev ## format, lint, types, import rule
 
 check: lint test ## all that CI runs
 
+interop: .venv-interop/installed ## shards and crops against TensorFlow itself, in an environment of its own
+	.venv-interop/bin/python -m pytest tests/interop
+
 clean:
-	rm -rf .venv demo-run
+	rm -rf .venv .venv-interop demo-run
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -29,11 +32,17 @@ clean:
 	@$(PYTHON) -m venv .venv || \
 	  { echo "hint: on Debian and Ubuntu: apt-get install python3-venv"; rm -rf .venv; exit 1; }
 
+.venv-interop/installed: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing TensorFlow and all else into .venv-interop"
+	@$(BIN)/python -m venv .venv-interop
+	.venv-interop/bin/python $(PIP) --editable '.[dev,interop]'
+	@touch $@
+
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing into .venv (PyTorch is large: a few minutes on a slow line)"
-	$(PIP) --editable .
+	$(BIN)/python $(PIP) --editable .
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) --editable '.[dev]'
+	$(BIN)/python $(PIP) --editable '.[dev]'
 	@touch $@

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from sklearn.datasets import load_sample_images
 from imagesprint.console import Console
 from imagesprint.prepare.preparing import prepare
 from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.records.example import bytes_feature, encode_example, float_feature, int64_feature
+from imagesprint.records.tfrecord import frame
 
 
 def pytest_configure() -> None:
@@ -114,3 +116,55 @@ def tiny_recipe() -> Recipe:
             Phase((4, 8), (0.1, 0.01), "cosine", 16, 4, 20, "full", 0.3),
         ),
     )
+
+
+@pytest.fixture(scope="session")
+def write_foreign(photos: Path) -> Callable[..., Path]:
+    """Writes TFRecords of 40 and 6 of `photos` into a folder as other programs do: tf.Examples of the Inception guide.
+
+    `train` and `validation` are the shards' names; `change` may alter the encoded features of each record.
+    """
+
+    def write(
+        folder: Path,
+        train: Sequence[str] = ("train-00000-of-00002", "train-00001-of-00002"),
+        validation: Sequence[str] = ("validation-00000-of-00001",),
+        first_label: int = 1,
+        change: Callable[[dict[str, bytes]], dict[str, bytes]] = dict,
+    ) -> Path:
+        for names, files in ((train, photos.glob("train/*/[01]*.jpg")), (validation, photos.glob("val/*/0[0-2].jpg"))):
+            records = [
+                change(inception_features(file, first_label, number)) for number, file in enumerate(sorted(files))
+            ]
+            for number, name in enumerate(names):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                framed = [frame(encode_example(record)) for record in records[number :: len(names)]]
+                (folder / name).write_bytes(b"".join(framed))
+        return folder
+
+    return write
+
+
+def inception_features(file: Path, first_label: int, number: int) -> dict[str, bytes]:
+    """Return the encoded features of a photo; every third one has two boxes."""
+    image = Image.open(file)
+    label = ("china", "flower").index(file.parent.name) + first_label
+    boxes = [[0.125, 0.25, 0.5, 0.75], [0.0, 0.0, 1.0, 1.0]] if number % 3 == 0 else []
+    sides = {
+        f"image/object/bbox/{side}": float_feature([box[i] for box in boxes])
+        for i, side in enumerate(("ymin", "xmin", "ymax", "xmax"))
+    }
+    return {
+        "image/height": int64_feature([image.height]),
+        "image/width": int64_feature([image.width]),
+        "image/colorspace": bytes_feature([b"RGB"]),
+        "image/channels": int64_feature([3]),
+        "image/class/label": int64_feature([label]),
+        "image/class/synset": bytes_feature([f"n{label:08}".encode()]),
+        "image/class/text": bytes_feature([file.parent.name.encode()]),
+        "image/object/bbox/label": int64_feature([label] * len(boxes)),
+        "image/format": bytes_feature([b"JPEG"]),
+        "image/filename": bytes_feature([file.name.encode()]),
+        "image/encoded": bytes_feature([file.read_bytes()]),
+        **sides,
+    }

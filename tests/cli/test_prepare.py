@@ -1,6 +1,8 @@
 import inspect
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,10 +50,44 @@ def test_rejected_files(imagesprint: Callable[..., Any], photos: Path, tmp_path:
     assert f"the rejected files, with reasons: {tmp_path}/root/full/rejected.jsonl" in done.stdout
 
 
+def test_what_each_variant_took(imagesprint: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    words = ("prepare", photos, root, "--variants", "full,32", "--workers", 2)
+    done = imagesprint(*words, "--json").json
+    for name, took in done["variants"].items():
+        size = sum(path.stat().st_size for path in (root / name).glob("*-of-*"))
+        assert (took["bytes"], took["bytes_per_image"]) == (size, size / 88)
+        assert 0 < took["cpu_seconds"] < 60
+    assert 0 < done["decode_cpu_seconds"] < 60
+    again = imagesprint(*words).stdout
+    assert "bytes an image" in again
+    assert "CPU s for all variants" not in again
+
+
+def test_raw_variant(imagesprint: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    words = ("prepare", photos, tmp_path / "root", "--workers", 1, "--format", "raw")
+    refused = imagesprint(*words)
+    assert refused.code == 2
+    assert "--format raw cannot be had for the variant full" in refused.stderr
+    assert imagesprint(*words, "--variants", "32").code == 0
+    verified = imagesprint("verify", tmp_path / "root", "--decode")
+    assert (verified.code, verified.stderr.count("error")) == (0, 0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", "first"), ("RANK", "3"), ("WORLD_SIZE", "-1")])
+def test_broken_rank_environment(command: list[str], photos: Path, tmp_path: Path, name: str, value: str) -> None:
+    words = [*command, "prepare", str(photos), str(tmp_path / "root"), "--variants", "32"]
+    environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "2", name: value}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "root").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "hint"),
     [
-        (["nowhere", "root"], "there is no source folder nowhere", "SOURCE/train/CLASS"),
+        (["nowhere", "root"], "there is no source folder nowhere", "class folders: train/CLASS"),
         (["PHOTOS/train", "root"], "no validation split", "--val-fraction 0.1"),
         (["PHOTOS", "PHOTOS/out"], "lies in the source", "outside"),
         (["PHOTOS", "root", "--variants", "full,big"], "'big' is no variant", "full,320,160"),
@@ -71,5 +107,6 @@ def test_defaults_are_those_of_the_function() -> None:
     defaults = {name: parameter.default for name, parameter in inspect.signature(prepare).parameters.items()}
     args = _parse(["prepare", "SOURCE", "ROOT"])
     assert tuple(args.variants.split(",")) == defaults["variants"]
-    for name in ("shards", "quality", "val_fraction", "workers", "max_rejected", "seed"):
+    assert args.format == defaults["image_format"]
+    for name in ("shards", "part", "quality", "val_fraction", "source_kind", "workers", "max_rejected", "seed"):
         assert getattr(args, name) == defaults[name]

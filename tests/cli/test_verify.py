@@ -41,3 +41,25 @@ def test_folders_that_hold_no_prepared_data(imagesprint: Callable[..., Any], tmp
     assert done.code == 2
     assert f"imagesprint prepare SOURCE {photos}" in done.stderr
     assert imagesprint("verify", tmp_path / "none").code == 2
+
+
+def test_images_in_both_splits_are_listed_and_exit_3(
+    imagesprint: Callable[..., Any], write_foreign: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = write_foreign(tmp_path, train=("train-0",), validation=())
+    shutil.copy(data / "train-0", data / "val-0")
+    assert imagesprint("index", data).code == 0
+    done = imagesprint("verify", data)
+    assert done.code == 3
+    assert "40 training images are in validation, too:" in done.stdout
+    assert "  train-0, record 0, 00.jpg is val-0, record 0, 00.jpg" in done.stdout
+    assert "… and 20 more; --json lists all" in done.stdout
+    assert done.stderr.splitlines()[-2].startswith(f"error: train and validation of {data} share 40 images: train-0, ")
+    found = imagesprint("verify", data, "--json")
+    assert found.code == 3
+    assert (found.json["ok"], found.json["problems"]) == (False, [])
+    assert found.json["shared_content"][39] == {
+        "train": {"shard": "train-0", "record": 39, "filename": "19.jpg"},
+        "validation": {"shard": "val-0", "record": 39, "filename": "19.jpg"},
+    }
+    assert found.json["splits"][1]["class_counts"] == {"n00000001": 20, "n00000002": 20}

@@ -57,14 +57,14 @@ def test_orientation_is_ignored() -> None:
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        (b"", "empty"),
+        (b"", "empty: the file has 0 bytes"),
         (b"<!DOCTYPE html><html>404", "no image: it begins with b'<!DOCTYPE html><"),
         (b"\xff\xd8\xff", "no image|damaged"),
         (encode(PHOTO, "JPEG")[:5000], "damaged: .*truncated"),
         (encode(PHOTO, "JPEG")[:-200], "damaged: .*truncated"),
         (encode(PHOTO, "PNG")[:5000], "damaged: "),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
-        (encode(Image.new("1", (65501, 2)), "PNG"), "65501 × 2 pixels: a JPEG's side is at most 65,500"),
+        (encode(Image.new("1", (65501, 2)), "PNG"), "too large: 65501 × 2 pixels, but a JPEG's side is at most 65,500"),
         (encode(Image.new("1", (13400, 13400)), "PNG"), r"179560000 pixels\) exceeds limit of 178956970"),
         (encode(Image.new("1", (20000, 20000)), "PNG"), "exceeds limit"),
     ],
@@ -122,5 +122,5 @@ def test_noise_is_encoded(shape: tuple[int, int], quality: int) -> None:
 
 
 def test_what_cannot_be_encoded_is_an_image_error() -> None:
-    with pytest.raises(ImageError, match="70000 × 1 pixels that cannot be encoded as JPEG: "):
+    with pytest.raises(ImageError, match="cannot be encoded: 70000 × 1 pixels as JPEG: "):
         encode_jpeg(Image.new("RGB", (70_000, 1)), 90)

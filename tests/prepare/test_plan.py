@@ -1,10 +1,12 @@
+import hashlib
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from imagesprint.errors import UsageError
-from imagesprint.prepare.plan import Plan, differences, make_plan
+from imagesprint.prepare.plan import Part, Plan, Shard, differences, make_plan, parse_part, share
 from imagesprint.prepare.sources import Listing, Sample
 from imagesprint.records.manifest import ClassInfo
 
@@ -107,3 +109,71 @@ def test_differences_between_plans_are_named() -> None:
     assert differences(made_by, plan(fewer).made_by) == ["source train_files: 100 then, 99 now"]
     resized = Listing(CLASSES, {**LISTING.splits, "train": make_samples((50, 30, 20), 999)})
     assert differences(made_by, plan(resized).made_by) == ["source: other file names, sizes or classes"]
+
+
+def test_samples_of_a_block_stay_together_as_they_lie() -> None:
+    in_blocks = [Sample(f"row {row}/x.jpg", row % 3, 9, offset=row, block=row // 10) for row in range(60)]
+    singles = [Sample(f"{i}/x.jpg", i % 3, 9) for i in range(6)]
+    listing = Listing(CLASSES, {"train": in_blocks[::-1] + singles, "validation": make_samples((1, 1, 1))})
+
+    def runs(seed: int) -> list[tuple[int, list[Sample]]]:
+        shards = [shard for shard in plan(listing, shards=4, seed=seed).shards if shard.split == "train"]
+        samples = [sample for shard in shards for sample in shard.samples]
+        return [(block, list(run)) for block, run in itertools.groupby(samples, lambda sample: sample.block)]
+
+    blocks = [(block, run) for block, run in runs(seed=0) if block >= 0]
+    assert sorted(blocks, key=lambda item: item[0]) == [
+        (block, in_blocks[10 * block : 10 * block + 10]) for block in range(6)
+    ]
+    assert {sample.location for block, run in runs(seed=0) if block < 0 for sample in run} == {
+        sample.location for sample in singles
+    }
+    assert [block for block, _ in blocks] not in (list(range(6)), [block for block, _ in runs(seed=1) if block >= 0])
+
+
+def test_plans_without_blocks_never_change_unnoticed() -> None:
+    """A ROOT that is half prepared goes on with the next version."""
+    made = plan(shards=4)
+    assert made.made_by["source"]["sha256"].startswith("701c03187069")
+    names = "".join(locations(made, "train") + locations(made, "validation"))
+    assert hashlib.sha256(names.encode()).hexdigest().startswith("a5480dd56f6b")
+
+
+@pytest.mark.parametrize("cuts", [(0, 7), (0, 1, 7), (0, 2, 3, 4, 5, 6, 7), (0, 5, 7)])
+@pytest.mark.parametrize("validation", [1, 2, 7, 15])
+def test_any_parts_cover_every_shard_once(cuts: tuple[int, ...], validation: int) -> None:
+    listing = Listing(CLASSES, {"train": make_samples((5, 4, 5)), "validation": make_samples((10, 10, 10))})
+    found = plan(listing, shards=7)
+    counts = {"train_shards": 7, "validation_shards": validation}
+    found = replace(found, made_by={**found.made_by, **counts}, shards=tuple(empty_shards(counts)))
+    parts = [Part(first, end).shards(found) for first, end in itertools.pairwise(cuts)]
+    names = [shard.name for part in parts for shard in part]
+    assert sorted(names) == sorted(shard.name for shard in found.shards)
+    for part, (first, end) in zip(parts, itertools.pairwise(cuts), strict=True):
+        assert [shard.number for shard in part if shard.split == "train"] == list(range(first, end))
+
+
+def empty_shards(counts: dict[str, int]) -> list[Shard]:
+    return [
+        Shard(split, number, f"{split}-{number}", ())
+        for split in ("train", "validation")
+        for number in range(counts[f"{split}_shards"])
+    ]
+
+
+def test_shares_of_ranks_cover_everything() -> None:
+    found = plan(shards=5)
+    for world_size in (1, 2, 3, 5, 8):
+        shares = [share(found, rank, world_size) for rank in range(world_size)]
+        assert [number for part in shares for number in range(part.first, part.end)] == list(range(5))
+
+
+@pytest.mark.parametrize("text", ["", "3", "3:", ":3", "3:3", "4:2", "-1:2", "0:8", "a:b", "0:1:2", "0.5:2", "²:3"])
+def test_parts_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="is no part of the 7 train shards") as caught:
+        parse_part(text, plan(shards=7))
+    assert "within 0:7" in caught.value.hint
+
+
+def test_a_part_that_is_one() -> None:
+    assert parse_part("2:7", plan(shards=7)) == Part(2, 7)

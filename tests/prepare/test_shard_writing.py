@@ -6,7 +6,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from imagesprint.errors import ImageError
-from imagesprint.prepare.shard_writing import store
+from imagesprint.prepare.shard_writing import Stopwatch, StoredImage, store
 
 PHOTO = Image.fromarray(load_sample_images().images[1])  # 640 × 427
 VARIANTS = ("full", "320", "160")
@@ -18,10 +18,14 @@ def encode(image: Image.Image, kind: str) -> bytes:
     return data.getvalue()
 
 
+def store_jpeg(data: bytes, variants: tuple[str, ...], quality: int) -> dict[str, StoredImage]:
+    return store(data, variants, quality, "jpeg", Stopwatch())[0]
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_full_keeps_the_bytes_of_a_plain_jpeg(mode: str) -> None:
     data = encode(PHOTO.convert(mode), "JPEG")
-    stored = store(data, VARIANTS, 90)
+    stored = store_jpeg(data, VARIANTS, 90)
     assert stored["full"].encoded == data
     assert [(image.width, image.height) for image in stored.values()] == [(640, 427), (480, 320), (240, 160)]
     for image in stored.values():
@@ -31,7 +35,7 @@ def test_full_keeps_the_bytes_of_a_plain_jpeg(mode: str) -> None:
 
 @pytest.mark.parametrize(("mode", "kind"), [("CMYK", "JPEG"), ("RGB", "PNG"), ("P", "GIF"), ("RGBA", "WEBP")])
 def test_full_encodes_anything_else(mode: str, kind: str) -> None:
-    stored = store(encode(PHOTO.convert(mode), kind), ("full",), 95)["full"]
+    stored = store_jpeg(encode(PHOTO.convert(mode), kind), ("full",), 95)["full"]
     found = Image.open(io.BytesIO(stored.encoded))
     assert (found.format, found.mode, found.size) == ("JPEG", "RGB", (640, 427))
     assert np.abs(np.asarray(found).astype(int) - np.asarray(PHOTO)).mean() < 12  # GIF has 256 colours
@@ -39,9 +43,9 @@ def test_full_encodes_anything_else(mode: str, kind: str) -> None:
 
 def test_nothing_is_enlarged_and_small_jpegs_keep_their_bytes() -> None:
     data = encode(PHOTO.resize((200, 160)), "JPEG")
-    stored = store(data, VARIANTS, 50)
+    stored = store_jpeg(data, VARIANTS, 50)
     assert [image.encoded == data for image in stored.values()] == [True, True, True]
-    png = store(encode(PHOTO.resize((20, 10)), "PNG"), VARIANTS, 90)
+    png = store_jpeg(encode(PHOTO.resize((20, 10)), "PNG"), VARIANTS, 90)
     assert {(image.width, image.height) for image in png.values()} == {(20, 10)}
     assert len({image.encoded for image in png.values()}) == 1
 
@@ -50,4 +54,4 @@ def test_nothing_is_enlarged_and_small_jpegs_keep_their_bytes() -> None:
 @pytest.mark.parametrize("data", [b"", b"GIF89a", encode(PHOTO, "JPEG")[:9000]])
 def test_rejection_does_not_depend_on_the_variants(variants: tuple[str, ...], data: bytes) -> None:
     with pytest.raises(ImageError):
-        store(data, variants, 90)
+        store_jpeg(data, variants, 90)

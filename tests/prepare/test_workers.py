@@ -19,7 +19,7 @@ from imagesprint.prepare.class_folders import ClassFolders
 from imagesprint.prepare.parts import Parts
 from imagesprint.prepare.plan import make_plan
 from imagesprint.prepare.preparing import prepare
-from imagesprint.prepare.shard_writing import ShardJob
+from imagesprint.prepare.shard_writing import ShardJob, write_shard
 from imagesprint.prepare.sources import Listing, Sample
 from imagesprint.prepare.workers import _outcome, run_jobs
 
@@ -92,7 +92,7 @@ def test_killed_worker_is_one_clear_error(command: list[str], large_photos: Path
     worker.kill()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "error: a worker process of prepare ended unexpectedly (exit code -9)" in err
+    assert "error: a worker process ended unexpectedly (exit code -9)" in err
     assert "hint: " in err
     assert "Traceback" not in err
     assert_ended(children)
@@ -122,8 +122,9 @@ def jobs(large_photos: Path, tmp_path: Path) -> list[ShardJob]:
     """Four shards to be written."""
     source = ClassFolders(large_photos)
     plan = make_plan(source.scan(), source.kind, 3, 90, None, 0)
-    parts = Parts(tmp_path, ("32",))
-    parts.begin(plan.made_by)
+    parts = Parts(tmp_path, ("32",), "jpeg")
+    parts.folder.mkdir()
+    parts.begin(plan.made_by, own=())
     return [ShardJob(source, shard, plan.classes, parts, 90) for shard in plan.shards]
 
 
@@ -134,18 +135,16 @@ def test_worker_that_is_gone_when_it_should_get_its_next_job(jobs: list[ShardJob
             process.join()
 
     with pytest.raises(DataError, match=r"ended unexpectedly \(exit code -9\)") as caught:
-        run_jobs(jobs, 2, lambda _: None, kill_all)
-    assert "goes on where it stopped" in caught.value.hint
+        run_jobs(write_shard, jobs, 2, lambda _: None, kill_all)
+    assert "give the same command again" in caught.value.hint
 
 
 def test_worker_that_does_not_start(jobs: list[ShardJob]) -> None:
     before = spawn.get_executable()
     multiprocessing.set_executable("/bin/false")
     try:
-        with pytest.raises(
-            DataError, match=r"a worker process of prepare (ended unexpectedly \(exit code 1\)|did not)"
-        ):
-            run_jobs(jobs, 2, lambda _: None, lambda _: None)
+        with pytest.raises(DataError, match=r"a worker process (ended unexpectedly \(exit code 1\)|did not)"):
+            run_jobs(write_shard, jobs, 2, lambda _: None, lambda _: None)
     finally:
         multiprocessing.set_executable(before)
 
@@ -163,6 +162,6 @@ class Unreadable:
 
 
 def test_fault_in_a_worker_is_not_taken_for_the_end_of_its_pipe(jobs: list[ShardJob]) -> None:
-    outcome = _outcome(replace(jobs[0], source=Unreadable()), lambda _: None)
+    outcome = _outcome(write_shard, replace(jobs[0], source=Unreadable()), lambda _: None)
     assert isinstance(outcome, RuntimeError)
     assert "OSError: cannot read" in str(outcome)

@@ -18,6 +18,7 @@ from imagesprint.runs.environment import die_with_launcher, is_launched
 VERBS = {
     "demo": "the whole way on real images, in minutes on two cores",
     "prepare": "turn folders of images into shards that train fast",
+    "index": "make TFRecords that another program wrote trainable",
     "verify": "check every checksum of prepared data",
     "recipes": "list, show and compare recipes",
     "train": "train a recipe on prepared data",

@@ -10,19 +10,23 @@ from imagesprint.console import Console
 from imagesprint.errors import CheckError
 
 if TYPE_CHECKING:
-    from imagesprint.records.verify import Problem, SplitCounts
+    from imagesprint.records.shard_check import Problem
+    from imagesprint.records.shared_content import Place, SharedContent
+    from imagesprint.records.verify import SplitCounts, Verification
 
 EXAMPLES = """\
   imagesprint verify data                  # every variant
   imagesprint verify data/320 --decode     # one variant; decode every image too
-  imagesprint verify data --json           # every problem, and the images of each class"""
+  imagesprint verify data --json           # every problem, and the number of images of each class"""
 
-_SHOWN = 20  # problems printed as text; --json has them all
+_SHOWN = 20  # problems and shared images printed as text; --json has them all
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
-    description = "Check every checksum of prepared data, and that shards, index and labels agree. Exits 3 if not."
+    description = """\
+Check every checksum of prepared or indexed data, that shards, index and labels agree, and that train and validation
+share no image. Exits 3 if not."""
     parser = add_verb(subparsers, "verify", description, EXAMPLES, run)
     parser.add_argument("data", metavar="DATA", type=Path, help="a prepared ROOT or one of its variants")
     parser.add_argument("--decode", action="store_true", help="decode every image as well")
@@ -33,25 +37,46 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from imagesprint.records.verify import verify  # numpy: not for --help
 
     found = verify(args.data, console, _image_size if args.decode else None)
-    value = {"path": found.path, "ok": not found.problems, "splits": found.splits, "problems": found.problems}
+    value = {
+        "path": found.path,
+        "ok": found.is_sound,
+        "splits": found.splits,
+        "problems": found.problems,
+        "shared_content": found.shared_content,
+    }
     header = ["variant", "split", "images", "shards", "bytes", "classes", "images a class"]
     text = [table(header, [_row(counts) for counts in found.splits])] if found.splits else []
-    if found.problems:
-        text += [f"{len(found.problems)} problems:", *(_line(problem) for problem in found.problems[:_SHOWN])]
-        if len(found.problems) > _SHOWN:
-            text.append(f"  … and {len(found.problems) - _SHOWN} more; --json lists all")
-    else:
+    text += _list("problems", [_line(problem) for problem in found.problems])
+    text += _list("training images are in validation, too", [_pair(shared) for shared in found.shared_content])
+    if found.is_sound:
         text.append("no damage found" + ("" if args.decode else "; --decode decodes every image as well"))
     show(args, value, "\n".join(text))
-    if not found.problems:
+    if found.is_sound:
         return 0
-    failure = CheckError(
-        f"{args.data} is damaged: {_line(found.problems[0]).strip()}",
-        "delete the folder of the damaged variant and give its prepare command again",
-    )
+    failure = _failure(args.data, found)
     if args.json:  # one JSON value is printed already, and it says so
         return failure.exit_code
     raise failure
+
+
+def _failure(data: Path, found: "Verification") -> CheckError:
+    if found.problems:
+        return CheckError(
+            f"{data} is damaged: {_line(found.problems[0])}",
+            "prepare the damaged variant again after deleting its folder, or copy sound shards into it",
+        )
+    return CheckError(
+        f"train and validation of {data} share {len(found.shared_content)} images: {_pair(found.shared_content[0])}",
+        "accuracy will look better than it is: take them out of the source and prepare it again",
+    )
+
+
+def _list(what: str, lines: list[str]) -> list[str]:
+    """Return the first lines under their number; nothing where there are none."""
+    if not lines:
+        return []
+    more = [f"… and {len(lines) - _SHOWN} more; --json lists all"] if len(lines) > _SHOWN else []
+    return [f"{len(lines)} {what}:", *(f"  {line}" for line in [*lines[:_SHOWN], *more])]
 
 
 def _image_size(encoded: bytes) -> tuple[int, int]:
@@ -79,4 +104,12 @@ def _line(problem: "Problem") -> str:
     where = [problem.variant, problem.split, problem.shard]
     if problem.record is not None:
         where.append(f"record {problem.record}")
-    return f"  {', '.join(part for part in where if part)}: {problem.what}"
+    return f"{', '.join(part for part in where if part)}: {problem.what}"
+
+
+def _pair(shared: "SharedContent") -> str:
+    return f"{_place(shared.train)} is {_place(shared.validation)}"
+
+
+def _place(place: "Place") -> str:
+    return ", ".join(part for part in (place.shard, f"record {place.record}", place.filename) if part)

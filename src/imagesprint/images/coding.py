@@ -21,32 +21,51 @@ _JPEG_FORMATS = ("JPEG", "MPO")  # MPO: a JPEG with further pictures after it, a
 def open_image(data: bytes) -> Image.Image:
     """Return the image in `data`, decoded to its last row, in its own mode; its EXIF orientation is ignored.
 
-    Raises ImageError with the reason: empty, no image, cut short or damaged, more pixels than Pillow's limit
-    (178,956,970: half a gigabyte) or a side longer than a JPEG's can be.
+    Raises ImageError with the reason, which begins with its kind and a colon: empty; no image; damaged, which includes
+    cut short; too large, which is more pixels than Pillow's limit (178,956,970: half a gigabyte) or a side longer than
+    a JPEG's can be.
     """
     if not data:
-        raise ImageError("the file is empty")
+        raise ImageError("empty: the file has 0 bytes")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's opinions on EXIF, palettes and sizes that are still accepted here
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             if max(image.size) > _MAX_JPEG_SIDE:
-                raise ImageError(f"{image.width} × {image.height} pixels: a JPEG's side is at most {_MAX_JPEG_SIDE:,}")
+                raise ImageError(
+                    f"too large: {image.width} × {image.height} pixels, but a JPEG's side is at most {_MAX_JPEG_SIDE:,}"
+                )
             image.load()
         except UnidentifiedImageError:
             raise ImageError(f"no image: it begins with {data[:16]!r}") from None
         except (ImageError, MemoryError):
             raise
         except Image.DecompressionBombError as error:
-            raise ImageError(str(error)) from None
+            raise ImageError(f"too large: {error}") from None
         except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead to
             raise ImageError(f"damaged: {error}") from error
     return image
 
 
+def read_size(data: bytes) -> tuple[int, int]:
+    """Return height and width of the image in `data` in pixels, from its header alone. Raises ImageError."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return image.height, image.width
+        except Exception as error:  # Pillow's parsers raise whatever damaged bytes lead to
+            raise ImageError(f"no image whose header can be read: it begins with {data[:16]!r}") from error
+
+
 def is_plain_jpeg(image: Image.Image) -> bool:
     """Return whether an image of `open_image` was a JPEG in RGB or grey, whose bytes can be kept as they are."""
     return image.format in _JPEG_FORMATS and image.mode in ("RGB", "L")
+
+
+def kind_of(image: Image.Image) -> str:
+    """Return what an image of `open_image` was, for people: its format, of a JPEG with its mode, as "CMYK JPEG"."""
+    return f"{image.mode} JPEG" if image.format in _JPEG_FORMATS else str(image.format)
 
 
 def shrink(image: Image.Image, shorter_side: int) -> Image.Image:
@@ -70,7 +89,7 @@ def encode_jpeg(image: Image.Image, quality: int) -> bytes:
             # comment="": Pillow would otherwise take over the comment of the JPEG that the image came from.
             image.save(data, "JPEG", quality=quality, subsampling="4:2:0", optimize=True, progressive=False, comment="")
     except OSError as error:
-        raise ImageError(f"{image.width} × {image.height} pixels that cannot be encoded as JPEG: {error}") from error
+        raise ImageError(f"cannot be encoded: {image.width} × {image.height} pixels as JPEG: {error}") from error
     return data.getvalue()
 
 

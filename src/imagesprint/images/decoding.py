@@ -1,4 +1,4 @@
-"""Decoding: a batch of encoded images, cropped, resized and mirrored into one buffer of uint8 pixels.
+"""Decoding: a batch of encoded images or raw pixels, cropped, resized and mirrored into one buffer of uint8 pixels.
 
 The reference for every decoder is Pillow's `image.crop(box).resize((S, S), BILINEAR)` on RGB, mirrored afterwards
 (`resize(box=…)` differs: its filter reaches beyond the box). EXIF orientation is ignored, as ImageNet practice has it.
@@ -12,11 +12,11 @@ from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 from imagesprint.errors import ImageError
 
-Encoded = bytes | memoryview
+Encoded = bytes | memoryview | NDArray[np.uint8]  # an image file, or pixels [H, W, 3]
 
 # What foreign shards and people's own photos come in. Others stay closed: for PostScript, Pillow starts Ghostscript.
 FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -132,10 +132,13 @@ class _Batch:
 
 def open_rgb(encoded: Encoded) -> Image.Image:
     """The whole image in RGB, 8 bits a channel: grey repeated, palettes looked up, CMYK converted, alpha dropped, of
-    16 bits the upper eight. Raises ImageError where the bytes are no image, cut short, or more than Pillow's limit.
+    16 bits the upper eight; pixels are taken as they are. Raises ImageError where the bytes are no image, cut short, or
+    more than Pillow's limit.
 
     Damage inside a JPEG that libjpeg only warns of cannot be seen through Pillow; the record's checksum guards it.
     """
+    if isinstance(encoded, np.ndarray):
+        return Image.fromarray(encoded)
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         image.load()
@@ -156,6 +159,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):  # Pillow's own conversion would clip at 255
         high_bytes = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
         return Image.fromarray(high_bytes.astype(np.uint8)).convert("RGB")
+    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        image = ImageChops.invert(image)  # Pillow takes every JPEG's CMYK for inverted, which only Adobe's is
     if image.mode == "P" and "transparency" in image.info:  # straight to RGB, Pillow would warn
         image = image.convert("RGBA")
     return image.convert("RGB")

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imagesprint.errors import ImageError
-from imagesprint.images.decoding import BatchImageError, Decoder
+from imagesprint.errors import ImageError, RecordError
+from imagesprint.images.decoding import BatchImageError, Decoder, Encoded
 from imagesprint.records.dataset import Dataset
 
 
@@ -66,7 +66,7 @@ class Buffer:
             mask=self._mask[:rows],
             step=load.step,
         )
-        encoded = [load.dataset.read(sample_id) for sample_id in load.sample_ids.tolist()]
+        encoded = [_read(load.dataset, sample_id) for sample_id in load.sample_ids.tolist()]
         try:
             decoder.decode(encoded, load.crops, load.flips, load.antialias, batch.images[:real].numpy())
         except BatchImageError as error:
@@ -79,6 +79,19 @@ class Buffer:
         mask[:real] = True
         images[real:], labels[real:], sample_ids[real:], mask[real:] = 0, 0, -1, False
         return batch
+
+
+def _read(dataset: Dataset, sample_id: int) -> Encoded:
+    data = dataset.read(sample_id)
+    if dataset.image_format != "raw":
+        return data
+    height, width = dataset.sizes[sample_id].tolist()
+    if len(data) != height * width * 3:
+        raise RecordError(
+            f"{dataset.describe(sample_id)}: {len(data)} bytes are not {width} × {height} raw pixels",
+            f"`imagesprint verify {dataset.path}` lists all damage",
+        )
+    return np.frombuffer(data, np.uint8).reshape(height, width, 3)
 
 
 def _located(error: BatchImageError, load: Load) -> ImageError:

@@ -9,11 +9,11 @@ the classes. Hidden files and folders are skipped; every other file is tried as 
 """
 
 import os
-import stat
 from pathlib import Path
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.sources import Listing, Sample, changed
+from imagesprint.prepare.folders import read_file, reading_source, visible_files, visible_folders
+from imagesprint.prepare.sources import Listing, Sample, check_every_class
 from imagesprint.records.manifest import ClassInfo
 
 _SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "validation")}
@@ -24,9 +24,15 @@ class ClassFolders:
     """Images in class folders below `path`."""
 
     kind: str = "class-folders"
+    form: str = "class folders: train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg"
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @staticmethod
+    def fits(path: Path) -> bool:
+        """Tell whether there are folders, which may be those of classes."""
+        return bool(visible_folders(path))
 
     def scan(self) -> Listing:
         """Return all samples; without "validation" where the tree has no such folder.
@@ -34,36 +40,22 @@ class ClassFolders:
         Raises DataError for a class without train images or for what cannot be read, UsageError for a tree of another
         form.
         """
-        try:
+        with reading_source():
             return self._scan()
-        except OSError as error:
-            raise DataError(
-                f"cannot read {error.filename}: {error.strerror}", "make it readable, or remove it from the source"
-            ) from error
 
     def read(self, sample: Sample) -> bytes:
         """Return the bytes of a sample's file. Raises DataError if it cannot be read or its size has changed."""
-        path = self.path / sample.location
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"cannot read {path}: {error.strerror}",
-                "make it readable, or remove it, then give the same command again",
-            ) from error
-        if len(data) != sample.num_bytes:
-            raise changed(sample.location, f"{sample.num_bytes} bytes before, {len(data)} now")
-        return data
+        return read_file(self.path, sample)
 
     def _scan(self) -> Listing:
         folders = self._split_folders()
         train = folders["train"]
-        classes = _visible_folders(train)
+        classes = visible_folders(train)
         if not classes:
             raise UsageError(f"there are no class folders in {train}", _LAYOUT)
         labels = {name: label for label, name in enumerate(classes)}
         if "validation" in folders:
-            unknown = sorted(set(_visible_folders(folders["validation"])) - set(labels))
+            unknown = sorted(set(visible_folders(folders["validation"])) - set(labels))
             if unknown:
                 raise DataError(
                     f"class {unknown[0]!r} is in {folders['validation']} but not in {train}"
@@ -71,7 +63,9 @@ class ClassFolders:
                     "give it training images, or remove it; are the folders of both splits named alike?",
                 )
         splits = {split: self._samples(folder, labels) for split, folder in folders.items()}
-        _check_every_class(classes, splits["train"], train)
+        if not splits["train"]:
+            raise DataError(f"there are no images in {train}", _LAYOUT)
+        check_every_class(classes, splits["train"], train)
         self._check_depth(classes, splits["train"], train)
         if "validation" in splits and not splits["validation"]:
             raise DataError(f"there are no images in {folders['validation']}", _LAYOUT)
@@ -92,14 +86,14 @@ class ClassFolders:
     def _split_folders(self) -> dict[str, Path]:
         """Return the folder of each split; one tree is all "train"."""
         named: dict[str, Path] = {}
-        for name in _visible_folders(self.path):
+        for name in visible_folders(self.path):
             for split, names in _SPLIT_FOLDERS.items():
                 if name.lower() not in names:
                     continue
                 if split in named:
                     raise UsageError(f"{self.path} has both {named[split].name} and {name}", "remove or rename one")
                 named[split] = self.path / name
-        without_classes = [folder for folder in named.values() if not _visible_folders(folder)]
+        without_classes = [folder for folder in named.values() if not visible_folders(folder)]
         # One folder of such a name that holds images, not folders, is a class of that name.
         if not named or (len(named) == 1 and without_classes):
             return {"train": self.path}
@@ -128,53 +122,17 @@ class ClassFolders:
         """Return the note that there are folders beside those of the splits, such as test."""
         if folders["train"] == self.path:
             return []
-        others = sorted(set(_visible_folders(self.path)) - {folder.name for folder in folders.values()})
+        others = sorted(set(visible_folders(self.path)) - {folder.name for folder in folders.values()})
         names = " and ".join(folder.name for folder in folders.values())
         return [f"of {self.path}, {names} are used and {', '.join(others[:5])} left out"] if others else []
 
     def _samples(self, folder: Path, labels: dict[str, int]) -> list[Sample]:
         samples = []
-        for class_name in _visible_folders(folder):
-            for path, num_bytes in _files(folder / class_name, seen=frozenset()):
+        for class_name in visible_folders(folder):
+            for path, num_bytes in visible_files(folder / class_name):
                 location = os.path.relpath(path, self.path)
                 samples.append(Sample(location, labels[class_name], num_bytes))
         return samples
-
-
-def _files(folder: Path | str, seen: frozenset[tuple[int, int]]) -> list[tuple[str, int]]:
-    """Return (path, size) of every visible regular file below `folder`; links are followed, but not in circles."""
-    status = os.stat(folder)
-    identity = (status.st_dev, status.st_ino)
-    if identity in seen:
-        return []
-    found = []
-    for entry in os.scandir(folder):
-        if entry.name.startswith("."):
-            continue
-        _check_link(entry)
-        status = entry.stat()
-        if stat.S_ISDIR(status.st_mode):
-            found += _files(entry.path, seen | {identity})
-        elif stat.S_ISREG(status.st_mode):
-            found.append((entry.path, status.st_size))
-    return found
-
-
-def _visible_folders(folder: Path) -> list[str]:
-    """Return the sorted names of the folders in `folder` that are not hidden; none where there is no such folder."""
-    if not folder.is_dir():
-        return []
-    visible = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    for entry in visible:
-        _check_link(entry)
-    return sorted(entry.name for entry in visible if entry.is_dir())
-
-
-def _check_link(entry: os.DirEntry[str]) -> None:
-    if entry.is_symlink() and not os.path.exists(entry.path):
-        raise DataError(
-            f"{entry.path} is a broken link to {os.readlink(entry.path)}", "repair it, or remove it from the source"
-        )
 
 
 def _stray_files(folder: Path) -> list[str]:
@@ -182,16 +140,3 @@ def _stray_files(folder: Path) -> list[str]:
     if not strays:
         return []
     return [f"{len(strays)} files of {folder} lie in no class folder and are left out, the first of them {strays[0]}"]
-
-
-def _check_every_class(classes: list[str], samples: list[Sample], folder: Path) -> None:
-    if not samples:
-        raise DataError(f"there are no images in {folder}", _LAYOUT)
-    present = {sample.label for sample in samples}
-    empty = [name for label, name in enumerate(classes) if label not in present]
-    if empty:
-        raise DataError(
-            f"class {empty[0]!r} has no images in {folder}"
-            + (f" (and {len(empty) - 1} more have none)" if len(empty) > 1 else ""),
-            "give it training images, or remove its folder",
-        )

@@ -1,19 +1,18 @@
 """The end of `prepare`: joining the parts of each variant; dataset.json comes last and makes it whole."""
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import numpy as np
 
 from imagesprint.errors import DataError
 from imagesprint.files import read_rows, write_rows
 from imagesprint.prepare.parts import Parts, ShardResult
 from imagesprint.prepare.plan import Plan, without_validation
 from imagesprint.records.index import Index
-from imagesprint.records.manifest import FIRST_LABEL, SPLITS, Manifest, SplitInfo
-from imagesprint.records.tfrecord import file_crc
+from imagesprint.records.manifest import FIRST_LABEL, SPLITS, Manifest, write_split
 
 _REJECTED = "rejected.jsonl"
+_CONVERTED = "converted.jsonl"
 
 
 def check_rejected(root: Path, plan: Plan, results: list[ShardResult], finished: tuple[str, ...]) -> tuple[str, ...]:
@@ -55,24 +54,43 @@ def _lost_classes(plan: Plan, split: str, rejected: list[dict[str, str]]) -> lis
 
 
 def finish_variant(parts: Parts, variant: str, plan: Plan, results: list[ShardResult]) -> None:
-    """Write the indexes, rejected.jsonl and, last, dataset.json of a variant. Raises OSError."""
+    """Write the indexes, rejected.jsonl, converted.jsonl and, last, dataset.json of a variant. Raises OSError."""
     folder = parts.root / variant
     splits = {}
     for split in SPLITS:
         shards = tuple(result.variants[variant] for result in results if result.split == split)
         index = Index.concatenate([Index.read(parts.index_path(variant, shard.name)) for shard in shards])
-        path = folder / f"{split}.index.npz"
-        index.write(path)
-        splits[split] = SplitInfo(
-            num_records=len(index),
-            num_classes_present=len(np.unique(index.label)),
-            index=path.name,
-            index_crc32c=file_crc(path),
-            shards=shards,
-        )
+        splits[split] = write_split(folder, split, index, shards)
     write_rows(folder / _REJECTED, _rejected(results))
-    Manifest(variant, "jpeg", FIRST_LABEL, plan.classes, splits, plan.made_by).write(folder)
+    write_rows(folder / _CONVERTED, list(_converted(plan, results)))
+    Manifest(variant, parts.image_format, FIRST_LABEL, plan.classes, splits, plan.made_by).write(folder)
 
 
 def _rejected(results: list[ShardResult]) -> list[dict[str, str]]:
     return [row for result in results for row in result.rejected]
+
+
+def _converted(plan: Plan, results: list[ShardResult]) -> Iterator[dict[str, str]]:
+    for shard, result in zip(plan.shards, results, strict=True):
+        former = {position: kind for kind, positions in result.converted.items() for position in positions}
+        for position in sorted(former):
+            yield {"split": shard.split, "file": shard.samples[position].location, "was": former[position]}
+
+
+def rejection_kind(reason: str) -> str:
+    """Return what kind of reason it is: the words before its colon."""
+    return reason.partition(":")[0]
+
+
+def count_rejected(folder: Path) -> dict[str, int]:
+    """Return how many files were rejected in a variant, by the kind of reason."""
+    return _count(rejection_kind(row["reason"]) for row in read_rows(folder / _REJECTED))
+
+
+def count_converted(folder: Path) -> dict[str, int]:
+    """Return how many files were no JPEG in RGB or grey, by what they were."""
+    return _count(row["was"] for row in read_rows(folder / _CONVERTED))
+
+
+def _count(kinds: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(kinds).most_common())

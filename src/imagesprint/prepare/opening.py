@@ -4,17 +4,32 @@ from pathlib import Path
 
 from imagesprint.errors import UsageError
 from imagesprint.prepare.class_folders import ClassFolders
+from imagesprint.prepare.defaults import SOURCES
+from imagesprint.prepare.ilsvrc_tars import IlsvrcTars
+from imagesprint.prepare.kaggle_tree import KaggleTree
+from imagesprint.prepare.parquet_tables import ParquetTables
 from imagesprint.prepare.sources import Source
+from imagesprint.prepare.synset_tars import SynsetTars
 from imagesprint.records.dataset import reading
 
-_HINT = "give a folder with SOURCE/train/CLASS/*.jpg and SOURCE/val/CLASS/*.jpg, or SOURCE/CLASS/*.jpg"
+_KINDS = (IlsvrcTars, KaggleTree, ParquetTables, SynsetTars, ClassFolders)  # in this order: the first that fits
 
 
-def open_source(path: Path) -> Source:
-    """Return the source at `path`, chosen by what is there. Raises UsageError if there is none, DataError."""
+def open_source(path: Path, kind: str | None = None) -> Source:
+    """Return the source at `path`: of that `kind` (one of `defaults.SOURCES`), or the first that fits what is there.
+
+    Raises UsageError if there is none, or none of that kind; DataError if it cannot be looked at.
+    """
+    candidates = [entry for entry in _KINDS if kind in (None, entry.kind)]
+    if not candidates:
+        raise UsageError(f"there is no kind of source {kind!r}", f"the kinds are {', '.join(SOURCES)}")
+    hint = "a source is one of: " + "; ".join(entry.form for entry in candidates)
     with reading(path):
         if not path.exists():
-            raise UsageError(f"there is no source folder {path}", _HINT)
+            raise UsageError(f"there is no source folder {path}", hint)
         if not path.is_dir():
-            raise UsageError(f"the source {path} is no folder", _HINT)
-    return ClassFolders(path)
+            raise UsageError(f"the source {path} is no folder", hint)
+        for entry in candidates:
+            if entry.fits(path):
+                return entry(path)
+    raise UsageError(f"{path} does not look like a source" + (f" of the kind {kind}" if kind else ""), hint)

@@ -3,33 +3,54 @@
 plan.json                       what is being made; another plan is refused
 VARIANT-SHARD.index.npz         a finished shard's rows of the index
 SHARD.json                      written last: the shard is finished in all variants; its checksums, its rejects
+lock                            see `locking`
 *.tmp                           shards being written
 """
 
 import json
-import shutil
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from imagesprint.errors import RecordError, UsageError
 from imagesprint.files import TEMPORARY_PATTERN, write_text
+from imagesprint.prepare.locking import LOCK
 from imagesprint.prepare.plan import Shard, differences
 from imagesprint.records.dataset import PARTS, is_variant_name
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import FILE_NAME, ShardInfo, from_plain
 
+CONTENT_BYTES = 16  # of a source image's hash
+NO_IMAGE = bytes(CONTENT_BYTES)  # instead of the hash of a file that is none
+
 _PLAN = "plan.json"
+_SHARD_NAME = re.compile(r"(train|validation)-\d+-of-\d+")
 
 
 @dataclass(frozen=True)
 class ShardResult:
-    """A finished shard: what it is in each variant, and which of its images were rejected, with the reason."""
+    """A finished shard: what it is in each variant, and what was found out about its source images.
+
+    `rejected` has split, file and reason of each rejected one. `converted` has the positions in the shard of those that
+    are no JPEG in RGB or grey, by what they are. `contents` is a hash of CONTENT_BYTES of each one's file, in
+    hexadecimal digits, zeros where it is no image. `cpu_seconds` is what was spent on "decode" and on each variant.
+    """
 
     split: str
     name: str
     variants: dict[str, ShardInfo]
     rejected: tuple[dict[str, str], ...]
+    converted: dict[str, list[int]]
+    contents: str
+    cpu_seconds: dict[str, float]
+
+    def iter_contents(self) -> Iterator[bytes]:
+        """Yield the hash of each source image, in order."""
+        contents = bytes.fromhex(self.contents)
+        for start in range(0, len(contents), CONTENT_BYTES):
+            yield contents[start : start + CONTENT_BYTES]
 
 
 def unfinished_variants(root: Path) -> tuple[str, ...]:
@@ -59,10 +80,11 @@ def _read_plan(root: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Parts:
-    """The state of an unfinished `prepare` of `variants` into `root`."""
+    """The state of an unfinished `prepare` of `variants` into `root`, of images stored as `image_format`."""
 
     root: Path
     variants: tuple[str, ...]
+    image_format: str
 
     @property
     def folder(self) -> Path:
@@ -72,9 +94,12 @@ class Parts:
     def _plan_path(self) -> Path:
         return self.folder / _PLAN
 
-    def begin(self, made_by: dict[str, Any]) -> None:
-        """Begin with this plan, or go on with it. Raises UsageError if another one is unfinished, OSError."""
-        now = {"variants": list(self.variants), **made_by}
+    def begin(self, made_by: dict[str, Any], own: Collection[str]) -> None:
+        """Begin with this plan, or go on with it; `own` names the shards that nobody else works at.
+
+        Raises UsageError if another plan is unfinished, OSError.
+        """
+        now = {"variants": list(self.variants), "image_format": self.image_format, **made_by}
         unfinished = unfinished_variants(self.root)
         if unfinished:
             found = differences({**_read_plan(self.root), "variants": list(unfinished)}, now)
@@ -83,19 +108,24 @@ class Parts:
                     f"{self.root} has an unfinished prepare of another plan ({'; '.join(found)})",
                     f"give the command it was begun with, or delete {self.folder} and the unfinished folders beside it",
                 )
-            self._sweep()
+            self._sweep(own)
         else:
             self._begin_anew(now)
         for variant in self.variants:
             (self.root / variant).mkdir(exist_ok=True)
 
-    def _sweep(self) -> None:
-        """Remove what a killed run was writing."""
-        left_over = [*self.folder.glob("*.tmp")]
+    def _sweep(self, own: Collection[str]) -> None:
+        """Remove what a killed run was writing of the shards `own`."""
+        for path in self.folder.glob("*.tmp"):
+            shard = _SHARD_NAME.search(path.name)
+            if shard and shard[0] in own:
+                path.unlink(missing_ok=True)
+
+    def sweep_variants(self) -> None:
+        """Remove what a killed run was writing in the end."""
         for variant in self.variants:
-            left_over += (self.root / variant).glob(TEMPORARY_PATTERN)
-        for path in left_over:
-            path.unlink(missing_ok=True)
+            for path in (self.root / variant).glob(TEMPORARY_PATTERN):
+                path.unlink(missing_ok=True)
 
     def _begin_anew(self, plan: dict[str, Any]) -> None:
         for variant in self.variants:
@@ -104,8 +134,7 @@ class Parts:
                     f"{self.root / variant} is not empty, and prepare has not made what is in it",
                     "choose another ROOT, or move that folder away",
                 )
-        self.remove()
-        self.folder.mkdir()
+        self.clear()
         write_text(self._plan_path, json.dumps(plan, indent=1) + "\n")
 
     def index_path(self, variant: str, name: str) -> Path:
@@ -116,27 +145,43 @@ class Parts:
         """Note that a shard is finished in all variants. Raises OSError."""
         write_text(self._result_path(result.name), json.dumps(asdict(result)) + "\n")
 
+    def reopen_shard(self, name: str) -> None:
+        """Forget that a shard is finished: it is about to be written again. Raises OSError."""
+        self._result_path(name).unlink(missing_ok=True)
+
     def find_result(self, shard: Shard) -> ShardResult | None:
         """Return the result of a shard if it is finished and its files are there, sound and as long as they were."""
         try:
             content = json.loads(self._result_path(shard.name).read_text(encoding="utf-8"))
             infos = {variant: from_plain(ShardInfo, content["variants"][variant]) for variant in self.variants}
-            rejected = tuple({key: str(row[key]) for key in ("split", "file", "reason")} for row in content["rejected"])
-            whole = all(self._is_whole(variant, shard, info, len(rejected)) for variant, info in infos.items())
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, RecordError):
+            result = ShardResult(
+                shard.split,
+                shard.name,
+                infos,
+                rejected=tuple(
+                    {key: str(row[key]) for key in ("split", "file", "reason")} for row in content["rejected"]
+                ),
+                converted={kind: [int(i) for i in positions] for kind, positions in content["converted"].items()},
+                contents=content["contents"],
+                cpu_seconds={name: float(seconds) for name, seconds in content["cpu_seconds"].items()},
+            )
+            whole = len(bytes.fromhex(result.contents)) == CONTENT_BYTES * len(shard.samples)
+            whole = whole and all(self._is_whole(variant, shard, result) for variant in self.variants)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, RecordError):
             return None  # whatever is the matter: the shard is made anew
-        return ShardResult(shard.split, shard.name, infos, rejected) if whole else None
+        return result if whole else None
 
-    def _is_whole(self, variant: str, shard: Shard, info: ShardInfo, rejected: int) -> bool:
-        index = Index.read(self.index_path(variant, shard.name))
+    def _is_whole(self, variant: str, shard: Shard, result: ShardResult) -> bool:
+        index, info = Index.read(self.index_path(variant, shard.name)), result.variants[variant]
         size = (self.root / variant / shard.name).stat().st_size
-        expected = ShardInfo(shard.name, size, len(shard.samples) - rejected, info.crc32c)
+        expected = ShardInfo(shard.name, size, len(shard.samples) - len(result.rejected), info.crc32c)
         return info == expected and (index.shard_names, len(index)) == ((info.name,), info.num_records)
 
-    def remove(self) -> None:
-        """Remove the folder: all is finished. Raises OSError."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+    def clear(self) -> None:
+        """Forget everything: all is finished. Raises OSError."""
+        for path in self.folder.iterdir():
+            if path.name != LOCK:
+                path.unlink()
 
     def _result_path(self, name: str) -> Path:
         return self.folder / f"{name}.json"

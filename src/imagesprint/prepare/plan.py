@@ -31,6 +31,7 @@ class Shard:
     """One shard to be: its file name and its images, in order."""
 
     split: str
+    number: int
     name: str
     samples: tuple[Sample, ...]
 
@@ -43,6 +44,15 @@ class Plan:
     shards: tuple[Shard, ...]
     made_by: dict[str, Any]
     notes: tuple[str, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The shards of each split."""
+        return {split: self.made_by[f"{split}_shards"] for split in SPLITS}
+
+    def train_shard_of(self, shard: Shard) -> int:
+        """Return the number of a train shard; of a validation shard that of the train shard it is prepared with."""
+        return shard.number * self.counts["train"] // self.counts[shard.split]
 
 
 def make_plan(
@@ -80,6 +90,37 @@ def make_plan(
     return Plan(listing.classes, planned, made_by, listing.notes + _lonely_classes(listing.classes, splits))
 
 
+@dataclass(frozen=True)
+class Part:
+    """Train shards `first` up to `end` of a plan, with the validation shards that belong to them."""
+
+    first: int
+    end: int
+
+    def shards(self, plan: Plan) -> tuple[Shard, ...]:
+        """Return the part's shards of `plan`. Validation shard v of V belongs to train shard v · T // V of T."""
+        numbers = range(self.first, self.end)
+        return tuple(shard for shard in plan.shards if plan.train_shard_of(shard) in numbers)
+
+
+def parse_part(text: str, plan: Plan) -> Part:
+    """Return the part that "A:B" names: train shards A up to B, not including it. Raises UsageError."""
+    total = plan.counts["train"]
+    first, colon, end = text.partition(":")
+    if not (colon and first.isdecimal() and end.isdecimal() and int(first) < int(end) <= total):
+        raise UsageError(
+            f"--part {text} is no part of the {total} train shards",
+            f"--part A:B prepares shards A up to B, not including it, within 0:{total}",
+        )
+    return Part(int(first), int(end))
+
+
+def share(plan: Plan, rank: int, world_size: int) -> Part:
+    """Return the part of rank `rank` among `world_size`; together they are the whole, some may be empty."""
+    total = plan.counts["train"]
+    return Part(rank * total // world_size, (rank + 1) * total // world_size)
+
+
 def differences(made_by: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return what differs between two plans, "NAME: VALUE then, VALUE now" each."""
     found = []
@@ -107,6 +148,8 @@ def _digest(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[Sample]]) 
     for split, samples in splits.items():
         for sample in samples:
             digest.update(repr((split, sample.location, sample.label, sample.num_bytes, sample.boxes)).encode())
+            if sample.block >= 0:  # it decides the order
+                digest.update(repr((sample.block, sample.offset)).encode())
     return digest.hexdigest()
 
 
@@ -153,12 +196,32 @@ def _shard_counts(splits: Mapping[str, list[Sample]], shards: int | None) -> dic
 
 
 def _cut(split: str, samples: list[Sample], count: int, seed: int) -> list[Shard]:
-    order = permutation(len(samples), seed, _ORDER[split]).tolist()
-    bounds = [i * len(samples) // count for i in range(count + 1)]
+    order = _shuffle(samples, seed, _ORDER[split])
+    bounds = [i * len(order) // count for i in range(count + 1)]
     return [
-        Shard(split, f"{split}-{i:05d}-of-{count:05d}", tuple(samples[j] for j in order[bounds[i] : bounds[i + 1]]))
+        Shard(split, i, f"{split}-{i:05d}-of-{count:05d}", tuple(order[bounds[i] : bounds[i + 1]]))
         for i in range(count)
     ]
+
+
+def _shuffle(samples: list[Sample], seed: int, epoch: int) -> list[Sample]:
+    """Return the samples in random order; those of a block stay together, as they lie in the source."""
+    blocks: dict[int, list[Sample]] = {}
+    firsts = []  # the position of every sample without a block, and of each block's first
+    for position, sample in enumerate(samples):
+        if sample.block < 0 or sample.block not in blocks:
+            firsts.append(position)
+        if sample.block >= 0:
+            blocks.setdefault(sample.block, []).append(sample)
+    order = []
+    for i in permutation(len(firsts), seed, epoch).tolist():
+        first = samples[firsts[i]]
+        order += sorted(blocks[first.block], key=_offset) if first.block >= 0 else [first]
+    return order
+
+
+def _offset(sample: Sample) -> int:
+    return sample.offset
 
 
 def _lonely_classes(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[Sample]]) -> tuple[str, ...]:

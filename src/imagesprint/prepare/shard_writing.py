@@ -1,19 +1,22 @@
 """The work of one worker: one shard in all its variants, each source image read and decoded once."""
 
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 
 import google_crc32c
 import numpy as np
+from PIL import Image
 
 from imagesprint.errors import DataError, ImageError
-from imagesprint.images.coding import encode_jpeg, is_plain_jpeg, open_image, shrink
+from imagesprint.images.coding import encode_jpeg, is_plain_jpeg, kind_of, open_image, shrink
 from imagesprint.images.decoding import to_rgb
-from imagesprint.prepare.parts import Parts, ShardResult
+from imagesprint.prepare.parts import CONTENT_BYTES, NO_IMAGE, Parts, ShardResult
 from imagesprint.prepare.plan import Shard
 from imagesprint.prepare.sources import Sample, Source
 from imagesprint.records.dataset import variant_size
@@ -23,23 +26,41 @@ from imagesprint.records.index import Index
 from imagesprint.records.manifest import ClassInfo, ShardInfo
 from imagesprint.records.tfrecord import frame
 
+DECODE = "decode"  # what CPU seconds are spent on beside the variants: reading, hashing and decoding
+
 _TICK = 16  # images between two reports of progress
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """All that a worker needs to write one shard."""
+    """All that a worker needs to write one shard.
+
+    `duplicates` has the positions of its images that are in validation too, with the place of the file there.
+    """
 
     source: Source
     shard: Shard
     classes: tuple[ClassInfo, ...]  # those of the shard's samples, by label
     parts: Parts
     quality: int
+    duplicates: Mapping[int, str] = field(default_factory=dict)
+
+    def rejection(self, position: int, reason: str) -> dict[str, str]:
+        """Return the row of rejected.jsonl for the image at a position."""
+        return {"split": self.shard.split, "file": self.shard.samples[position].location, "reason": reason}
+
+    def duplicate(self, position: int) -> dict[str, str]:
+        """Return the row for the image at a position of `duplicates`."""
+        return self.rejection(position, f"duplicate: the same content as validation file {self.duplicates[position]}")
+
+    def has_rejected_duplicates(self, result: ShardResult) -> bool:
+        """Return whether `result` is of the shard without its duplicates."""
+        return all(self.duplicate(position) in result.rejected for position in self.duplicates)
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image as a variant stores it: a JPEG, its height and its width."""
+    """An image as a variant stores it: a JPEG or raw pixels, its height and its width."""
 
     encoded: bytes
     height: int
@@ -52,51 +73,117 @@ def write_shard(job: ShardJob, on_images: Callable[[int], None]) -> ShardResult:
     `on_images` is told now and then how many more source images are done. Raises DataError if the source changed
     meanwhile or the shard cannot be written.
     """
-    variants, parts, name = job.parts.variants, job.parts, job.shard.name
-    rejected = []
+    variants, parts, shard = job.parts.variants, job.parts, job.shard
+    with writing(parts.root):
+        parts.reopen_shard(shard.name)
+    images = _Images(job)
     with ExitStack() as stack:
-        writers = {variant: stack.enter_context(_ShardWriter(parts, variant, name)) for variant in variants}
-        for number, sample in enumerate(job.shard.samples, 1):
-            data = job.source.read(sample)
-            try:
-                images = store(data, variants, job.quality)
-            except ImageError as error:
-                rejected.append({"split": job.shard.split, "file": sample.location, "reason": error.what})
-            else:
-                for variant, image in images.items():
-                    writers[variant].add(_to_record(sample, job.classes[sample.label], image), sample.label)
-            if number % _TICK == 0:
+        writers = {variant: stack.enter_context(_ShardWriter(parts, variant, shard.name)) for variant in variants}
+        for position, sample in enumerate(shard.samples):
+            for variant, image in images.store(position).items():
+                record = _to_record(sample, job.classes[sample.label], image, parts.image_format)
+                writers[variant].add(record, sample.label)
+                images.stopwatch.lap(variant)
+            if (position + 1) % _TICK == 0:
                 on_images(_TICK)
-        on_images(len(job.shard.samples) % _TICK)
-        infos = {variant: writer.finish() for variant, writer in writers.items()}
-        result = ShardResult(job.shard.split, name, infos, tuple(rejected))
+        on_images(len(shard.samples) % _TICK)
+        result = images.result({variant: writer.finish() for variant, writer in writers.items()})
         with writing(parts.root):
             parts.finish_shard(result)
     return result
 
 
-def store(data: bytes, variants: tuple[str, ...], quality: int) -> dict[str, StoredImage]:
-    """Return what each variant stores of a source file.
+class _Images:
+    """The images of a shard on their way into its variants, and what is found out about them."""
+
+    def __init__(self, job: ShardJob) -> None:
+        self._job = job
+        self._rejected: list[dict[str, str]] = []
+        self._converted: dict[str, list[int]] = {}
+        self._contents = [NO_IMAGE] * len(job.shard.samples)
+        self.stopwatch = Stopwatch()
+
+    def store(self, position: int) -> dict[str, StoredImage]:
+        """Return what each variant stores of the image at `position`; nothing if it is rejected."""
+        job, parts = self._job, self._job.parts
+        data = job.source.read(job.shard.samples[position])
+        content = blake2b(data, digest_size=CONTENT_BYTES).digest()
+        if position in job.duplicates:
+            self._contents[position] = content
+            self._rejected.append(job.duplicate(position))
+            return {}
+        try:
+            stored, former = store(data, parts.variants, job.quality, parts.image_format, self.stopwatch)
+        except ImageError as error:
+            self._rejected.append(job.rejection(position, error.what))
+            return {}
+        self._contents[position] = content
+        if former:
+            self._converted.setdefault(former, []).append(position)
+        return stored
+
+    def result(self, variants: dict[str, ShardInfo]) -> ShardResult:
+        """Return the result of the shard, now that it is written."""
+        shard = self._job.shard
+        return ShardResult(
+            shard.split,
+            shard.name,
+            variants,
+            tuple(self._rejected),
+            self._converted,
+            b"".join(self._contents).hex(),
+            self.stopwatch.seconds,
+        )
+
+
+class Stopwatch:
+    """Sums up the CPU seconds of a thread by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.thread_time()
+
+    def lap(self, name: str) -> None:
+        """Count what was spent since the lap before as spent on `name`."""
+        now = time.thread_time()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+def store(
+    data: bytes, variants: tuple[str, ...], quality: int, image_format: str, stopwatch: Stopwatch
+) -> tuple[dict[str, StoredImage], str]:
+    """Return what each variant stores of a source file and, where that is no JPEG in RGB or grey, what it is.
 
     An image that is no larger than a variant is stored as in "full": the original bytes of a JPEG in RGB or grey (one
     more encoding would only lose), anything else encoded. A larger one is shrunk from the original pixels and encoded.
-    Raises ImageError with the reason if the file is rejected, which does not depend on the variants.
+    As "raw" the pixels are stored instead. Raises ImageError with the reason if the file is rejected, which does not
+    depend on the variants.
     """
     image = open_image(data)
-    plain = is_plain_jpeg(image)
+    former = "" if is_plain_jpeg(image) else kind_of(image)
     rgb = to_rgb(image)
+    stopwatch.lap(DECODE)
     unchanged = None
     stored = {}
     for variant in variants:
         size = variant_size(variant)
         if size < min(image.size):
-            smaller = shrink(rgb, int(size))
-            stored[variant] = StoredImage(encode_jpeg(smaller, quality), smaller.height, smaller.width)
-            continue
-        if unchanged is None:
-            unchanged = StoredImage(data if plain else encode_jpeg(rgb, quality), image.height, image.width)
-        stored[variant] = unchanged
-    return stored
+            stored[variant] = _encode(shrink(rgb, int(size)), quality, image_format)
+        else:
+            if unchanged is None:
+                keep = image_format == "jpeg" and not former
+                unchanged = (
+                    StoredImage(data, image.height, image.width) if keep else _encode(rgb, quality, image_format)
+                )
+            stored[variant] = unchanged
+        stopwatch.lap(variant)
+    return stored, former
+
+
+def _encode(rgb: Image.Image, quality: int, image_format: str) -> StoredImage:
+    encoded = encode_jpeg(rgb, quality) if image_format == "jpeg" else rgb.tobytes()
+    return StoredImage(encoded, rgb.height, rgb.width)
 
 
 @contextmanager
@@ -111,7 +198,7 @@ def writing(root: Path) -> Iterator[None]:
         ) from error
 
 
-def _to_record(sample: Sample, info: ClassInfo, image: StoredImage) -> ImageRecord:
+def _to_record(sample: Sample, info: ClassInfo, image: StoredImage, image_format: str) -> ImageRecord:
     return ImageRecord(
         encoded=image.encoded,
         height=image.height,
@@ -121,6 +208,7 @@ def _to_record(sample: Sample, info: ClassInfo, image: StoredImage) -> ImageReco
         text=info.text,
         filename=sample.name,
         boxes=np.array(sample.boxes, np.float32).reshape(-1, 4),
+        image_format=image_format,
     )
 
 
@@ -172,23 +260,6 @@ class _ShardWriter:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._temporary.replace(self._path)
-            self._index().write(self._index_path)
+            index = Index.of_shard(self._path.name, self._size, self._rows, self._boxes)
+            index.write(self._index_path)
         return ShardInfo(self._path.name, self._size, len(self._rows), self._crc)
-
-    def _index(self) -> Index:
-        columns = np.array(self._rows, np.int64).reshape(-1, 7).T
-        offset, length, encoded_offset, encoded_length, label, height, width = columns
-        return Index(
-            shard_names=(self._path.name,),
-            shard_sizes=np.array([self._size], np.int64),
-            shard=np.zeros(len(self._rows), np.int32),
-            offset=offset,
-            length=length.astype(np.int32),
-            encoded_offset=encoded_offset.astype(np.int32),
-            encoded_length=encoded_length.astype(np.int32),
-            label=label.astype(np.int32),
-            height=height.astype(np.int32),
-            width=width.astype(np.int32),
-            box_start=np.cumsum([0] + [len(boxes) for boxes in self._boxes], dtype=np.int64),
-            boxes=np.concatenate([np.zeros((0, 4), np.float32), *self._boxes]),
-        )

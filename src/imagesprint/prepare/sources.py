@@ -1,6 +1,7 @@
 """Where images come from: what `prepare` asks of any source, whatever form its images are downloaded in."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,3 +68,36 @@ def changed(location: str, what: str) -> DataError:
         f"{location} changed while it was prepared: {what}",
         "prepare again once nothing writes to the source, into another ROOT",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """A file's size in bytes and time of change in ns: what tells that it is still the one that was listed."""
+
+    num_bytes: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Stamp":
+        """Return the stamp in what `os.stat` says."""
+        return cls(status.st_size, status.st_mtime_ns)
+
+    def check(self, status: os.stat_result, location: str) -> None:
+        """Raise DataError if the file at `location` has another stamp now."""
+        now = Stamp.of(status)
+        if now.num_bytes != self.num_bytes:
+            raise changed(location, f"{self.num_bytes} bytes before, {now.num_bytes} now")
+        if now != self:
+            raise changed(location, "it was written to")
+
+
+def check_every_class(classes: Sequence[str], samples: Sequence[Sample], place: object) -> None:
+    """Raise DataError if one of `classes`, named in the order of their labels, has no sample in `place`."""
+    present = {sample.label for sample in samples}
+    empty = [name for label, name in enumerate(classes) if label not in present]
+    if empty:
+        raise DataError(
+            f"class {empty[0]!r} has no images in {place}"
+            + (f" (and {len(empty) - 1} more have none)" if len(empty) > 1 else ""),
+            "give it training images, or remove it",
+        )

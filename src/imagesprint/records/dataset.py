@@ -5,6 +5,7 @@ import resource
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,10 @@ def _find_variants(path: Path) -> tuple[str, ...]:
                 f"{path} is not finished: its `imagesprint prepare` was interrupted",
                 "give the same prepare command again; it goes on where it stopped",
             )
-        raise UsageError(f"{path} holds no prepared dataset", f"{prepare} makes one from a folder of images")
+        raise UsageError(
+            f"{path} holds no prepared dataset",
+            f"{prepare} makes one from images, and `imagesprint index {path}` of TFRecords that lie there",
+        )
     return tuple(sorted(names, key=variant_size, reverse=True))
 
 
@@ -111,17 +115,19 @@ class Dataset:
     """One split of one variant. A sample id is a row number of its index, the same in every variant of a ROOT.
 
     `labels` is int32 [N], from 0; `sizes` is int32 [N, 2], height and width in pixels; `classes` names the labels;
-    `fingerprint` is the same for the same classes and bytes. Any thread may read, also after a fork or in another
-    process that got it pickled.
+    `image_format` is "jpeg" or "raw", as in `Manifest`; `fingerprint` is the same for the same classes and bytes. Any
+    thread may read, also after a fork or in another process that got it pickled.
     """
 
     def __init__(self, path: Path, split: str) -> None:
         manifest = Manifest.read(path)
         self.path = path
         self.variant = manifest.variant
+        self.image_format = manifest.image_format
         self.split = split
         self.classes = tuple(entry.name for entry in manifest.classes)
         self.fingerprint = manifest.fingerprint(split)
+        self._first_label = manifest.first_label
         self._index = _read_index(path, manifest, split)
         self._shards = _Shards([path / name for name in self._index.shard_names])
 
@@ -151,8 +157,12 @@ class Dataset:
         return memoryview(payload)[start : start + int(self._index.encoded_length[sample_id])]
 
     def read_record(self, sample_id: int) -> ImageRecord:
-        """Return the whole record of a sample. Raises RecordError if it is damaged."""
-        return ImageRecord.from_example(self._read_payload(sample_id))
+        """Return the whole record of a sample. Raises RecordError if it is damaged.
+
+        Its size is the index's: records that others wrote need not have one.
+        """
+        record = ImageRecord.from_example(self._read_payload(sample_id), self._first_label)
+        return replace(record, height=int(self._index.height[sample_id]), width=int(self._index.width[sample_id]))
 
     def describe(self, sample_id: int) -> str:
         """Return where a sample lies, for messages: shard, record and, where it can be read, the file name."""
@@ -255,4 +265,4 @@ def check_shard_size(path: Path, size: int) -> None:
 
 
 def _verify(path: Path) -> str:
-    return f"imagesprint verify {path} lists all damage; delete that folder and prepare it again"
+    return f"imagesprint verify {path} lists all damage; prepare that folder again, or copy sound shards into it"

@@ -45,22 +45,29 @@ def decode_example(payload: bytes) -> dict[str, Values]:
     return {name: _decode_feature(payload, start, end) for name, start, end in _iter_features(payload)}
 
 
-def locate_bytes(payload: bytes, name: str) -> tuple[int, int]:
-    """Return (start, length) of the first byte string of feature `name` within `payload`.
+def locate_bytes(payload: bytes, *names: str) -> tuple[int, int]:
+    """Return (start, length) of the first byte string of a feature called one of `names` within `payload`.
 
     Raises RecordError if there is no such feature, or no byte string in it.
     """
     for found, start, end in _iter_features(payload):
-        if found != name:
+        if found not in names:
             continue
         for field, _, list_start, list_end in _iter_fields(payload, start, end):
             for _, _, value_start, value_end in _iter_fields(payload, list_start, list_end):
                 if field == _BYTES_LIST:
                     return value_start, value_end - value_start
-    raise RecordError(f"the record has no {name}", "imagesprint reads tf.Examples as the Inception guide names them")
+    raise RecordError(
+        f"the record has no {names[0]}", "imagesprint reads tf.Examples as the Inception guide names them"
+    )
+
+
+_ONE_BYTE = [bytes((value,)) for value in range(0x80)]  # nearly all of what is encoded
 
 
 def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return _ONE_BYTE[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -70,7 +77,7 @@ def _varint(value: int) -> bytes:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    return bytes((number << 3 | _BYTES,)) + _varint(len(content)) + content
+    return b"".join((_ONE_BYTE[number << 3 | _BYTES], _varint(len(content)), content))
 
 
 def _iter_features(payload: bytes) -> Iterator[tuple[str, int, int]]:

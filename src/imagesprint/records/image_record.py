@@ -1,5 +1,6 @@
 """One image as a record: the features of the Inception guide, which TensorFlow and DALI read as they are."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -15,8 +16,12 @@ from imagesprint.records.example import (
     float_feature,
     int64_feature,
 )
+from imagesprint.records.manifest import FIRST_LABEL
 
 ENCODED = "image/encoded"
+# As the Inception guide and as tensorflow_datasets names them.
+ENCODED_NAMES = (ENCODED, "image")
+_LABEL_NAMES = ("image/class/label", "label")
 _BOX_SIDES = ("ymin", "xmin", "ymax", "xmax")
 _T = TypeVar("_T", bytes, float, int)
 
@@ -31,7 +36,8 @@ class ImageRecord:
     """One labelled image.
 
     `label` counts from 0 (on disk from 1, as the Inception guide has it); `boxes` are float32 [K, 4] as
-    ymin, xmin, ymax, xmax, each in 0..1; `filename` is the name of the source file, without its folder.
+    ymin, xmin, ymax, xmax, each in 0..1; `filename` is the name of the source file, without its folder;
+    `image_format` is one of IMAGE_FORMATS.
     """
 
     encoded: bytes
@@ -42,6 +48,7 @@ class ImageRecord:
     text: str
     filename: str
     boxes: npt.NDArray[np.float32] = field(default_factory=no_boxes)
+    image_format: str = "jpeg"
 
     def to_example(self) -> bytes:
         """Return the record as an encoded tf.Example; the same record gives the same bytes."""
@@ -55,7 +62,7 @@ class ImageRecord:
             "image/class/synset": bytes_feature([_to_bytes(self.synset)]),
             "image/class/text": bytes_feature([_to_bytes(self.text)]),
             "image/object/bbox/label": int64_feature([self.label + 1] * len(self.boxes)),
-            "image/format": bytes_feature([b"JPEG"]),
+            "image/format": bytes_feature([_to_bytes(self.image_format.upper())]),
             "image/filename": bytes_feature([_to_bytes(self.filename)]),
             ENCODED: bytes_feature([self.encoded]),
         }
@@ -64,34 +71,62 @@ class ImageRecord:
         return encode_example(features)
 
     @classmethod
-    def from_example(cls, payload: bytes) -> "ImageRecord":
-        """Return the record in an encoded tf.Example. Raises RecordError naming a feature that is missing."""
-        features = decode_example(payload)
-        sides = [_values(features, f"image/object/bbox/{side}", float) for side in _BOX_SIDES]
-        if len({len(values) for values in sides}) != 1:
-            raise RecordError(f"the record's boxes have {[len(values) for values in sides]} values a side")
+    def from_example(cls, payload: bytes, first_label: int = FIRST_LABEL) -> "ImageRecord":
+        """Return the record in an encoded tf.Example; see `from_features`."""
+        return cls.from_features(decode_example(payload), first_label)
+
+    @classmethod
+    def from_features(cls, features: Mapping[str, Values], first_label: int = FIRST_LABEL) -> "ImageRecord":
+        """Return the record with the features of a tf.Example in which class 0 is called `first_label`.
+
+        Records that others wrote may lack all but image and label: texts are then empty, sizes 0. Boxes are
+        those of `sound_boxes`. Raises RecordError naming a feature that must be there once, and is not.
+        """
         return cls(
-            encoded=_one(features, ENCODED, bytes),
-            height=_one(features, "image/height", int),
-            width=_one(features, "image/width", int),
-            label=_one(features, "image/class/label", int) - 1,
-            synset=_to_text(_one(features, "image/class/synset", bytes)),
-            text=_to_text(_one(features, "image/class/text", bytes)),
-            filename=_to_text(_one(features, "image/filename", bytes)),
-            boxes=np.array(sides, np.float32).reshape(4, -1).T,
+            encoded=_one(features, ENCODED_NAMES, bytes),
+            height=_first(features, "image/height", 0),
+            width=_first(features, "image/width", 0),
+            label=_one(features, _LABEL_NAMES, int) - first_label,
+            synset=_to_text(_first(features, "image/class/synset", b"")),
+            text=_to_text(_first(features, "image/class/text", b"")),
+            filename=_to_text(_first(features, "image/filename", b"") or _first(features, "file_name", b"")),
+            boxes=sound_boxes(features)[0],
+            image_format="raw" if _first(features, "image/format", b"") == b"RAW" else "jpeg",
         )
 
 
-def _values(features: dict[str, Values], name: str, kind: type[_T]) -> list[_T]:
+def sound_boxes(features: Mapping[str, Values]) -> tuple[npt.NDArray[np.float32], bool]:
+    """Return the boxes of a tf.Example, float32 [K, 4], and whether all of them were sound.
+
+    What lies beyond 0..1 is clipped; an empty box is left out, and all are if a side has another number of values.
+    """
+    sides = [_values(features, f"image/object/bbox/{side}", float) for side in _BOX_SIDES]
+    if not any(sides):
+        return no_boxes(), True
+    if len({len(values) for values in sides}) != 1:
+        return no_boxes(), False
+    stored = np.array(sides, np.float32).T
+    clipped = np.clip(stored, 0, 1)
+    full = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])  # False for what is no number, too
+    return clipped[full], bool(np.array_equal(clipped[full], stored))
+
+
+def _values(features: Mapping[str, Values], name: str, kind: type[_T]) -> list[_T]:
     return [value for value in features.get(name, []) if isinstance(value, kind)]
 
 
-def _one(features: dict[str, Values], name: str, kind: type[_T]) -> _T:
-    values = _values(features, name, kind)
+def _first(features: Mapping[str, Values], name: str, default: _T) -> _T:
+    return next(iter(_values(features, name, type(default))), default)
+
+
+def _one(features: Mapping[str, Values], names: tuple[str, ...], kind: type[_T]) -> _T:
+    """Return the one value of the feature called one of `names`; RecordError if there is none, or more."""
+    values = [value for name in names for value in _values(features, name, kind)]
     if len(values) != 1:
         raise RecordError(
-            f"the record has {len(values)} values of type {kind.__name__} in {name}, not one",
-            "imagesprint reads tf.Examples as the Inception guide names them",
+            f"the record has {len(values)} values of type {kind.__name__} in {names[0]}, not one; "
+            f"its features are {', '.join(sorted(features)) or 'none'}",
+            "imagesprint reads tf.Examples as the Inception guide or tensorflow_datasets names them",
         )
     return values[0]
 

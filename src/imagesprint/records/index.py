@@ -76,6 +76,27 @@ class Index:
         return cls(shard_names=names, **arrays)
 
     @classmethod
+    def of_shard(
+        cls, name: str, size: int, rows: Sequence[tuple[int, ...]], boxes: Sequence[npt.NDArray[np.float32]]
+    ) -> "Index":
+        """Return the index of the shard `name`, `size` bytes long.
+
+        A row is a record's offset, length, encoded_offset, encoded_length, label, height and width; `boxes` has those
+        of each record.
+        """
+        columns = np.array(rows, np.int64).reshape(-1, len(_PER_RECORD) - 1).T
+        names = list(_PER_RECORD)[1:]
+        arrays = {key: column.astype(_PER_RECORD[key]) for key, column in zip(names, columns, strict=True)}
+        return cls(
+            shard_names=(name,),
+            shard_sizes=np.array([size], np.int64),
+            shard=np.zeros(len(rows), np.int32),
+            box_start=np.cumsum([0, *map(len, boxes)], dtype=np.int64),
+            boxes=np.concatenate([np.zeros((0, 4), np.float32), *boxes]),
+            **arrays,
+        )
+
+    @classmethod
     def concatenate(cls, parts: Sequence["Index"]) -> "Index":
         """Return the rows of `parts` (at least one), one after the other; their shards are numbered on."""
         first_shards = np.cumsum([0] + [len(part.shard_names) for part in parts[:-1]], dtype=np.int32)

@@ -10,14 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from imagesprint.errors import RecordError, UsageError
 from imagesprint.files import write_text
+from imagesprint.records.index import Index
+from imagesprint.records.tfrecord import file_crc
 
 FILE_NAME = "dataset.json"
 FORMAT_VERSION = 1
 IMAGE_FORMATS = ("jpeg", "raw")
 FIRST_LABEL = 1  # in image/class/label, as the Inception guide has it
 SPLITS = ("train", "validation")
+INDEXED = {"source": {"kind": "tfrecords"}}  # the plan of shards that others wrote and `imagesprint index` found
 
 _T = TypeVar("_T")
 
@@ -68,6 +73,11 @@ class Manifest:
     splits: dict[str, SplitInfo]
     made_by: dict[str, Any]
 
+    @property
+    def is_indexed(self) -> bool:
+        """Whether others wrote the shards: records may then lack what this package writes into them."""
+        return self.made_by == INDEXED
+
     def write(self, folder: Path) -> None:
         """Write `folder`/dataset.json, atomically. Raises OSError."""
         content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
@@ -111,6 +121,13 @@ class Manifest:
         """Return 64 hex digits that are the same for the same classes and the same bytes in `split`."""
         content = [[dataclasses.astuple(entry) for entry in self.classes], dataclasses.astuple(self.splits[split])]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def write_split(folder: Path, split: str, index: Index, shards: tuple[ShardInfo, ...]) -> SplitInfo:
+    """Write the index of a split into `folder`; return what dataset.json says of the split. Raises OSError."""
+    path = folder / f"{split}.index.npz"
+    index.write(path)
+    return SplitInfo(len(index), len(np.unique(index.label)), path.name, file_crc(path), shards)
 
 
 def split_name(split: str) -> str:

@@ -85,6 +85,14 @@ def read_record(fd: int, offset: int, length: int, path: Path) -> bytes:
     return payload
 
 
+def is_tfrecord(path: Path) -> bool:
+    """Return whether the file begins with the header of a record and its CRC is right. Raises OSError."""
+    with path.open("rb") as file:
+        header = file.read(HEADER_BYTES)
+    length, crc = header[: _LENGTH.size], header[_LENGTH.size :]
+    return len(header) == HEADER_BYTES and _CRC.unpack(crc)[0] == masked_crc(length)
+
+
 def file_crc(path: Path) -> int:
     """Return the plain CRC-32C of a whole file. Raises OSError."""
     crc = 0
@@ -114,5 +122,5 @@ def _check_header(data: bytes, offset: int, path: Path) -> None:
 def _damaged(path: Path, offset: int, what: str) -> RecordError:
     return RecordError(
         f"shard {path}: the record at byte {offset} {what}",
-        f"imagesprint verify {path.parent} lists all damage; delete the folder {path.parent} and prepare it again",
+        f"imagesprint verify {path.parent} lists all damage; prepare that folder again, or copy sound shards into it",
     )

@@ -1,8 +1,10 @@
-"""What the environment says of this process as a rank. Standard library only: the command line asks it first."""
+"""What the environment says of this process as a rank. No torch: the command line asks it first."""
 
 import os
 import signal
 import sys
+
+from imagesprint.errors import RankError
 
 LAUNCHER_VARIABLE = "IMAGESPRINT_LAUNCHER"  # process id of the launcher, for the ranks of --processes
 STORE_VARIABLE = "IMAGESPRINT_STORE"  # the file over which they find each other
@@ -17,6 +19,18 @@ def is_launched() -> bool:
 def is_main_rank() -> bool:
     """Whether this process is the one to print a result: rank 0, also under torchrun, or the only one."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def rank_variable(name: str, default: int) -> int:
+    """Return RANK or another number that torchrun sets, `default` where it is not set. Raises RankError."""
+    text = os.environ.get(name)
+    if text is None:
+        if name in ("WORLD_SIZE", "LOCAL_RANK") and "RANK" in os.environ:
+            raise RankError(f"RANK is set but {name} is not", "start the ranks with --processes or torchrun")
+        return default
+    if not text.isdigit():
+        raise RankError(f"the environment variable {name} is {text!r}, not a number", f"unset {name}")
+    return int(text)
 
 
 def die_with_launcher() -> None:

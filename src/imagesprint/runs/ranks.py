@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from imagesprint.errors import LostRankError, RankError, UsageError
-from imagesprint.runs.environment import STORE_VARIABLE
+from imagesprint.runs.environment import STORE_VARIABLE, rank_variable
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def open_ranks(device: str) -> Iterator[Ranks]:
     many; without RANK it is the only one. Raises UsageError where CUDA is asked for and not there, RankError
     where the environment is incomplete or there are more ranks than GPUs.
     """
-    rank, world_size = _variable("RANK", 0), _variable("WORLD_SIZE", 1)
-    local_rank = _variable("LOCAL_RANK", 0)
-    local_world_size = _variable("LOCAL_WORLD_SIZE", world_size)
+    rank, world_size = rank_variable("RANK", 0), rank_variable("WORLD_SIZE", 1)
+    local_rank = rank_variable("LOCAL_RANK", 0)
+    local_world_size = rank_variable("LOCAL_WORLD_SIZE", world_size)
     if not 0 <= rank < world_size:
         raise RankError(f"RANK is {rank} and WORLD_SIZE {world_size}", "start the ranks with --processes or torchrun")
     ranks = Ranks(rank, world_size, local_rank, local_world_size, choose_device(device, local_rank))
@@ -120,14 +120,3 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
             f"--processes {torch.cuda.device_count()} gives every rank one",
         )
     return torch.device("cuda", local_rank)
-
-
-def _variable(name: str, default: int) -> int:
-    text = os.environ.get(name)
-    if text is None:
-        if name in ("WORLD_SIZE", "LOCAL_RANK") and "RANK" in os.environ:
-            raise RankError(f"RANK is set but {name} is not", "start the ranks with --processes or torchrun")
-        return default
-    if not text.isdigit():
-        raise RankError(f"the environment variable {name} is {text!r}, not a number", f"unset {name}")
-    return int(text)

@@ -7,7 +7,7 @@ import pytest
 
 from imagesprint.errors import UsageError
 from imagesprint.prepare.plan import Part, Plan, Shard, differences, make_plan, parse_part, share
-from imagesprint.prepare.sources import Listing, Sample
+from imagesprint.prepare.sources.source import Listing, Sample
 from imagesprint.records.manifest import ClassInfo
 
 CLASSES = tuple(ClassInfo(name, name, name) for name in ("a", "b", "c"))

@@ -15,12 +15,12 @@ import pytest
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError
-from imagesprint.prepare.class_folders import ClassFolders
 from imagesprint.prepare.parts import Parts
 from imagesprint.prepare.plan import make_plan
 from imagesprint.prepare.preparing import prepare
 from imagesprint.prepare.shard_writing import ShardJob, write_shard
-from imagesprint.prepare.sources import Listing, Sample
+from imagesprint.prepare.sources.class_folders import ClassFolders
+from imagesprint.prepare.sources.source import Listing, Sample
 from imagesprint.prepare.workers import _outcome, run_jobs
 
 ReadTree = Callable[[Path], dict[str, bytes]]

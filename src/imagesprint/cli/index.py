@@ -9,7 +9,7 @@ from imagesprint.cli.parsing import Parser, add_verb, positive
 from imagesprint.console import Console
 
 if TYPE_CHECKING:
-    from imagesprint.prepare.indexing import IndexedVariant
+    from imagesprint.prepare.foreign.indexing import IndexedVariant
 
 EXAMPLES = """\
   imagesprint index imagenet               # imagenet/train-00000-of-01024 …, or imagenet/train/train-00000-of-01024 …
@@ -32,7 +32,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Index, then print what is there and what comes next."""
-    from imagesprint.prepare.indexing import index_shards  # numpy and Pillow: not for --help
+    from imagesprint.prepare.foreign.indexing import index_shards  # numpy and Pillow: not for --help
 
     done = index_shards(args.data, console=console, workers=args.workers)
     following = f"imagesprint train small --data {done.root} --output RUN"

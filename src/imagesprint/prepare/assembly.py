@@ -10,7 +10,7 @@ from imagesprint.prepare.finishing import check_rejected, finish_variant
 from imagesprint.prepare.parts import Parts, ShardResult
 from imagesprint.prepare.plan import Plan, Shard
 from imagesprint.prepare.shard_writing import ShardJob, write_shard, writing
-from imagesprint.prepare.sources import Source
+from imagesprint.prepare.sources.source import Source
 from imagesprint.prepare.workers import run_jobs
 from imagesprint.progress import Progress
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from imagesprint.errors import UsageError
 from imagesprint.images.draws import permutation
-from imagesprint.prepare.sources import Listing, Sample
+from imagesprint.prepare.sources.source import Listing, Sample
 from imagesprint.records.manifest import SPLITS, ClassInfo
 
 SHARD_BYTES = 128e6  # of source files, where no number of shards is given

@@ -9,10 +9,10 @@ from imagesprint.errors import RankError, UsageError
 from imagesprint.prepare.assembly import Assembly
 from imagesprint.prepare.defaults import IMAGE_FORMAT, MAX_REJECTED, QUALITY, VARIANTS
 from imagesprint.prepare.locking import Lock, open_lock
-from imagesprint.prepare.opening import open_source
 from imagesprint.prepare.parts import Parts, unfinished_variants
 from imagesprint.prepare.plan import Part, Plan, differences, make_plan, parse_part, share
 from imagesprint.prepare.shard_writing import writing
+from imagesprint.prepare.sources.opening import open_source
 from imagesprint.prepare.summary import Summary, summarise, summarise_parts
 from imagesprint.records.dataset import FULL, is_variant_name, reading, variant_size
 from imagesprint.records.manifest import FILE_NAME, IMAGE_FORMATS, Manifest

@@ -18,7 +18,7 @@ from imagesprint.images.coding import encode_jpeg, is_plain_jpeg, kind_of, open_
 from imagesprint.images.decoding import to_rgb
 from imagesprint.prepare.parts import CONTENT_BYTES, NO_IMAGE, Parts, ShardResult
 from imagesprint.prepare.plan import Shard
-from imagesprint.prepare.sources import Sample, Source
+from imagesprint.prepare.sources.source import Sample, Source
 from imagesprint.records.dataset import variant_size
 from imagesprint.records.example import locate_bytes
 from imagesprint.records.image_record import ENCODED, ImageRecord

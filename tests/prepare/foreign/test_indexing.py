@@ -10,7 +10,7 @@ from PIL import Image
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.indexing import Indexing, index_shards
+from imagesprint.prepare.foreign.indexing import Indexing, index_shards
 from imagesprint.prepare.preparing import prepare
 from imagesprint.records.dataset import open_dataset, open_root
 from imagesprint.records.example import int64_feature

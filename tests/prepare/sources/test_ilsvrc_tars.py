@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.ilsvrc_tars import IlsvrcTars
-from imagesprint.prepare.kaggle_tree import KaggleTree
-from imagesprint.prepare.sources import Sample
+from imagesprint.prepare.sources.ilsvrc_tars import IlsvrcTars
+from imagesprint.prepare.sources.kaggle_tree import KaggleTree
+from imagesprint.prepare.sources.source import Sample
 
 TRAIN = "ILSVRC2012_img_train.tar"
 VALIDATION = "ILSVRC2012_img_val.tar"

@@ -6,9 +6,9 @@ Classes are numbered in the sorted order of the tars' names.
 from pathlib import Path
 
 from imagesprint.errors import DataError
-from imagesprint.prepare.folders import reading_source, visible_folders
-from imagesprint.prepare.sources import Listing, Sample, check_every_class
-from imagesprint.prepare.tars import Tars
+from imagesprint.prepare.sources.folders import reading_source, visible_folders
+from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
+from imagesprint.prepare.sources.tars import Tars
 from imagesprint.records.manifest import ClassInfo
 
 

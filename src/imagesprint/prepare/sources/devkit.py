@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imagesprint.errors import DataError
-from imagesprint.prepare.tars import unpack
+from imagesprint.prepare.sources.tars import unpack
 
 _META = "data/meta.mat"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"

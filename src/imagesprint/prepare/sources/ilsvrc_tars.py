@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.annotations import Boxes, collect_boxes
-from imagesprint.prepare.devkit import Devkit
-from imagesprint.prepare.folders import reading_source
-from imagesprint.prepare.ilsvrc_classes import to_classes
-from imagesprint.prepare.sources import Listing, Sample, check_every_class
-from imagesprint.prepare.tars import Member, Tars, unpack
+from imagesprint.prepare.sources.annotations import Boxes, collect_boxes
+from imagesprint.prepare.sources.devkit import Devkit
+from imagesprint.prepare.sources.folders import reading_source
+from imagesprint.prepare.sources.ilsvrc_classes import to_classes
+from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
+from imagesprint.prepare.sources.tars import Member, Tars, unpack
 
 _TRAIN = "ILSVRC2012_img_train.tar"
 _VALIDATION = "ILSVRC2012_img_val.tar"

@@ -6,7 +6,7 @@ import pytest
 from imagesprint.console import Console
 from imagesprint.errors import DataError, UsageError
 from imagesprint.prepare.preparing import prepare
-from imagesprint.prepare.synset_tars import SynsetTars
+from imagesprint.prepare.sources.synset_tars import SynsetTars
 
 
 def test_one_tar_a_class(miniature: Path) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.annotations import collect_boxes
-from imagesprint.prepare.folders import read_file, reading_source, visible_files, visible_folders
-from imagesprint.prepare.ilsvrc_classes import to_classes
-from imagesprint.prepare.sources import Listing, Sample, check_every_class
+from imagesprint.prepare.sources.annotations import collect_boxes
+from imagesprint.prepare.sources.folders import read_file, reading_source, visible_files, visible_folders
+from imagesprint.prepare.sources.ilsvrc_classes import to_classes
+from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
 
 _IMAGES = Path("ILSVRC/Data/CLS-LOC")
 _BELOW_ILSVRC = _IMAGES.relative_to("ILSVRC")

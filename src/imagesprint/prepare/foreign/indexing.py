@@ -7,8 +7,8 @@ from pathlib import Path
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.foreign_shards import ForeignShard, find_shards
-from imagesprint.prepare.foreign_variant import scan_variant, write_variant
+from imagesprint.prepare.foreign.shards import ForeignShard, find_shards
+from imagesprint.prepare.foreign.variant import scan_variant, write_variant
 from imagesprint.records.dataset import FULL, PARTS, is_variant_name, reading
 from imagesprint.records.manifest import FILE_NAME, SPLITS, Manifest
 from imagesprint.records.tfrecord import file_crc

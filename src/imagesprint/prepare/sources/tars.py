@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from imagesprint.errors import DataError
-from imagesprint.prepare.sources import Sample, Stamp
+from imagesprint.prepare.sources.source import Sample, Stamp
 
 _GZIP_MAGIC = b"\x1f\x8b"
 

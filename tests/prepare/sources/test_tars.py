@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from imagesprint.errors import DataError
-from imagesprint.prepare.sources import Sample
-from imagesprint.prepare.tars import Tars, unpack
+from imagesprint.prepare.sources.source import Sample
+from imagesprint.prepare.sources.tars import Tars, unpack
 
 LONG = f"deep/{'x' * 120}.JPEG"
 FILES = {"a.JPEG": b"one", LONG: b"two" * 400, ".hidden": b"", "empty.JPEG": b""}

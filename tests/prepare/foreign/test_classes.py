@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from imagesprint.errors import DataError
-from imagesprint.prepare.foreign_classes import ForeignClasses
+from imagesprint.prepare.foreign.classes import ForeignClasses
 from imagesprint.records.manifest import ClassInfo
 
 

@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.folders import reading_source
-from imagesprint.prepare.parquet_reading import Rows, read_image, read_rows
-from imagesprint.prepare.sources import Listing, Sample, Stamp, check_every_class
+from imagesprint.prepare.sources.folders import reading_source
+from imagesprint.prepare.sources.parquet_reading import Rows, read_image, read_rows
+from imagesprint.prepare.sources.source import Listing, Sample, Stamp, check_every_class
 from imagesprint.records.manifest import ClassInfo
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation"}  # by the first word of a file's name

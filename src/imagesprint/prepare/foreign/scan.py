@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from imagesprint.errors import DataError, ImageError, RecordError
 from imagesprint.images.coding import read_size
-from imagesprint.prepare.foreign_shards import ForeignShard
+from imagesprint.prepare.foreign.shards import ForeignShard
 from imagesprint.records.example import decode_example, locate_bytes
 from imagesprint.records.image_record import ENCODED_NAMES, ImageRecord, sound_boxes
 from imagesprint.records.index import Index

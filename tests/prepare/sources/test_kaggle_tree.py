@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.kaggle_tree import KaggleTree
+from imagesprint.prepare.sources.kaggle_tree import KaggleTree
 
 IMAGES = "ILSVRC/Data/CLS-LOC"
 

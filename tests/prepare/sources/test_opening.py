@@ -7,7 +7,7 @@ import pytest
 
 from imagesprint.errors import UsageError
 from imagesprint.prepare.defaults import SOURCES
-from imagesprint.prepare.opening import open_source
+from imagesprint.prepare.sources.opening import open_source
 
 
 @pytest.mark.parametrize("kind", SOURCES)

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.parquet_tables import ParquetTables
+from imagesprint.prepare.sources.parquet_tables import ParquetTables
 
 
 def write(folder: Path, name: str, labels: list[Any], **options: Any) -> Path:

@@ -11,10 +11,10 @@ import numpy as np
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.foreign_classes import ForeignClasses
-from imagesprint.prepare.foreign_shards import ForeignShard
+from imagesprint.prepare.foreign.classes import ForeignClasses
+from imagesprint.prepare.foreign.scan import ShardScan, scan_shard
+from imagesprint.prepare.foreign.shards import ForeignShard
 from imagesprint.prepare.plan import without_validation
-from imagesprint.prepare.shard_scan import ShardScan, scan_shard
 from imagesprint.prepare.workers import run_jobs
 from imagesprint.progress import Progress
 from imagesprint.records.dataset import is_variant_name

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.sources import Stamp
+from imagesprint.prepare.sources.source import Stamp
 
 _BYTES = "image.bytes"
 _PATH = "image.path"

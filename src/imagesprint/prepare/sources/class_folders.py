@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.folders import read_file, reading_source, visible_files, visible_folders
-from imagesprint.prepare.sources import Listing, Sample, check_every_class
+from imagesprint.prepare.sources.folders import read_file, reading_source, visible_files, visible_folders
+from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
 from imagesprint.records.manifest import ClassInfo
 
 _SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "validation")}

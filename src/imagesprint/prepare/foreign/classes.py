@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imagesprint.errors import DataError
-from imagesprint.prepare.shard_scan import Labels
+from imagesprint.prepare.foreign.scan import Labels
 from imagesprint.records.manifest import ClassInfo
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.class_folders import ClassFolders
-from imagesprint.prepare.opening import open_source
-from imagesprint.prepare.sources import Sample
+from imagesprint.prepare.sources.class_folders import ClassFolders
+from imagesprint.prepare.sources.opening import open_source
+from imagesprint.prepare.sources.source import Sample
 
 
 def make_tree(folder: Path, names: Sequence[str]) -> Path:

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from imagesprint.errors import UsageError
-from imagesprint.prepare.class_folders import ClassFolders
 from imagesprint.prepare.defaults import SOURCES
-from imagesprint.prepare.ilsvrc_tars import IlsvrcTars
-from imagesprint.prepare.kaggle_tree import KaggleTree
-from imagesprint.prepare.parquet_tables import ParquetTables
-from imagesprint.prepare.sources import Source
-from imagesprint.prepare.synset_tars import SynsetTars
+from imagesprint.prepare.sources.class_folders import ClassFolders
+from imagesprint.prepare.sources.ilsvrc_tars import IlsvrcTars
+from imagesprint.prepare.sources.kaggle_tree import KaggleTree
+from imagesprint.prepare.sources.parquet_tables import ParquetTables
+from imagesprint.prepare.sources.source import Source
+from imagesprint.prepare.sources.synset_tars import SynsetTars
 from imagesprint.records.dataset import reading
 
 _KINDS = (IlsvrcTars, KaggleTree, ParquetTables, SynsetTars, ClassFolders)  # in this order: the first that fits

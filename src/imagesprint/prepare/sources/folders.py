@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from imagesprint.errors import DataError
-from imagesprint.prepare.sources import Sample, changed
+from imagesprint.prepare.sources.source import Sample, changed
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from imagesprint.errors import RecordError, UsageError
-from imagesprint.prepare.foreign_shards import find_shards
+from imagesprint.prepare.foreign.shards import find_shards
 from imagesprint.records.tfrecord import frame
 
 TRAIN, VALIDATION = "train", "validation"

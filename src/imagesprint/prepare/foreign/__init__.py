@@ -1,0 +1,1 @@
+"""Shards that other programs wrote: finding, reading and indexing them where they lie."""

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# The native decoder: built where there is a compiler and libjpeg-turbo, else Pillow decodes.
+NATIVE := setup.py $(wildcard native/*.c native/*.h)
 
 .PHONY: demo test check lint interop clean
 
@@ -32,13 +34,13 @@ clean:
 	@$(PYTHON) -m venv .venv || \
 	  { echo "hint: on Debian and Ubuntu: apt-get install python3-venv"; rm -rf .venv; exit 1; }
 
-.venv-interop/installed: .venv/bin/python pyproject.toml constraints.txt
+.venv-interop/installed: .venv/bin/python pyproject.toml constraints.txt $(NATIVE)
 	@echo "installing TensorFlow and all else into .venv-interop"
 	@$(BIN)/python -m venv .venv-interop
 	.venv-interop/bin/python $(PIP) --editable '.[dev,interop]'
 	@touch $@
 
-.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt $(NATIVE)
 	@echo "installing into .venv (PyTorch is large: a few minutes on a slow line)"
 	$(BIN)/python $(PIP) --editable .
 	@touch $@

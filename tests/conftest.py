@@ -17,7 +17,7 @@ from sklearn.datasets import load_sample_images
 from imagesprint.console import Console
 from imagesprint.prepare.preparing import prepare
 from imagesprint.recipes.recipe import Phase, Recipe
-from imagesprint.records.example import bytes_feature, encode_example, float_feature, int64_feature
+from imagesprint.records.example import Pieces, bytes_feature, encode_example, float_feature, int64_feature
 from imagesprint.records.tfrecord import frame
 
 
@@ -130,7 +130,7 @@ def write_foreign(photos: Path) -> Callable[..., Path]:
         train: Sequence[str] = ("train-00000-of-00002", "train-00001-of-00002"),
         validation: Sequence[str] = ("validation-00000-of-00001",),
         first_label: int = 1,
-        change: Callable[[dict[str, bytes]], dict[str, bytes]] = dict,
+        change: Callable[[dict[str, Pieces]], dict[str, Pieces]] = dict,
     ) -> Path:
         for names, files in ((train, photos.glob("train/*/[01]*.jpg")), (validation, photos.glob("val/*/0[0-2].jpg"))):
             records = [
@@ -145,7 +145,7 @@ def write_foreign(photos: Path) -> Callable[..., Path]:
     return write
 
 
-def inception_features(file: Path, first_label: int, number: int) -> dict[str, bytes]:
+def inception_features(file: Path, first_label: int, number: int) -> dict[str, Pieces]:
     """Return the encoded features of a photo; every third one has two boxes."""
     image = Image.open(file)
     label = ("china", "flower").index(file.parent.name) + first_label

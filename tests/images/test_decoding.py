@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from imagesprint.errors import ImageError
-from imagesprint.images.decoding import THREAD_PREFIX, BatchImageError, Decoder, PillowDecoder, open_decoder, open_rgb
+from imagesprint.images.decoding import THREAD_PREFIX, BatchImageError, Decoder, PillowDecoder, open_rgb
 
 PHOTOS = [Image.fromarray(array) for array in load_sample_images().images]  # two of 640 × 427
 
@@ -39,7 +39,7 @@ def decode(
 
 @pytest.fixture(params=[1, 3])
 def decoder(request: pytest.FixtureRequest) -> Iterator[Decoder]:
-    opened = open_decoder(request.param)
+    opened = PillowDecoder(request.param)
     yield opened
     opened.close()
 
@@ -194,7 +194,7 @@ def test_a_bug_is_no_bad_image(decoder: Decoder) -> None:
 
 
 def test_closing_ends_the_threads() -> None:
-    decoder = open_decoder(3)
+    decoder = PillowDecoder(3)
     assert decoder.name == "pillow"
     decode(decoder, [GOOD] * 9, [(0, 0, 150, 150)] * 9, 32)
     assert decoding_threads()

@@ -101,7 +101,8 @@ def test_batches_hold_what_they_say(root_path: Path) -> None:
         for row, sample_id in enumerate(ids.tolist()):
             image = Image.open(io.BytesIO(dataset.read(sample_id))).convert("RGB").crop(tuple(crops[row].tolist()))
             pixels = np.asarray(image.resize(batch.images.shape[1:3], Image.Resampling.BILINEAR))
-            np.testing.assert_array_equal(batch.images[row], pixels[:, ::-1] if flips[row] else pixels)
+            # The native decoder rounds its weights.
+            np.testing.assert_allclose(batch.images[row], pixels[:, ::-1] if flips[row] else pixels, rtol=0, atol=2)
         batches += 1
     assert batches == 32
 
@@ -244,7 +245,7 @@ def test_an_image_that_cannot_be_decoded(
         next(batches)
     # sample 11 is record 3 of the second shard
     assert f"{root / 'full' / 'train-00001-of-00002'}, record 3, image11.jpg: " in caught.value.what
-    assert "truncated" in caught.value.what
+    assert "truncated" in caught.value.what or "premature end" in caught.value.what
     assert "prepare" in caught.value.hint
     assert not own_threads()
 

@@ -58,7 +58,9 @@ def test_pixels_are_those_of_the_original_shrunk(raw_root: Path, photos: Path) -
             file = photos / "train" / record.text / record.filename
             expected = shrink(to_rgb(open_image(file.read_bytes())), int(variant))
             assert (record.image_format, record.width, record.height) == ("raw", *expected.size)
-            assert record.encoded == expected.tobytes()
+            found = np.frombuffer(record.encoded, np.uint8).reshape(record.height, record.width, 3)
+            # The native resizer rounds its weights.
+            assert np.abs(found.astype(int) - np.asarray(expected, int)).max() <= 1
     assert verify(raw_root, Console(quiet=True)).problems == []
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from imagesprint.errors import ImageError
-from imagesprint.prepare.shard_writing import Stopwatch, StoredImage, store
+from imagesprint.prepare.storing import Stopwatch, StoredImage, store
 
 PHOTO = Image.fromarray(load_sample_images().images[1])  # 640 × 427
 VARIANTS = ("full", "320", "160")

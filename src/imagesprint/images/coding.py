@@ -68,13 +68,21 @@ def kind_of(image: Image.Image) -> str:
     return f"{image.mode} JPEG" if image.format in _JPEG_FORMATS else str(image.format)
 
 
-def shrink(image: Image.Image, shorter_side: int) -> Image.Image:
+def shrunk_size(size: tuple[int, int], shorter_side: float) -> tuple[int, int]:
+    """Return height and width of an image of that `size` with its shorter side at most `shorter_side` pixels."""
+    if min(size) <= shorter_side:
+        return size
+    scale = shorter_side / min(size)
+    height, width = (max(int(shorter_side), round(side * scale)) for side in size)
+    return height, width
+
+
+def shrink(image: Image.Image, shorter_side: float) -> Image.Image:
     """Return the image with its shorter side at `shorter_side` pixels, antialiased; itself if that is no smaller."""
-    if min(image.size) <= shorter_side:
+    height, width = shrunk_size((image.height, image.width), shorter_side)
+    if (width, height) == image.size:
         return image
-    scale = shorter_side / min(image.size)
-    width, height = (max(shorter_side, round(side * scale)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def encode_jpeg(image: Image.Image, quality: int) -> bytes:

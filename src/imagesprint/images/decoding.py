@@ -62,11 +62,6 @@ class Decoder(Protocol):
         ...
 
 
-def open_decoder(threads: int) -> Decoder:
-    """The fastest decoder of this installation, with `threads` ≥ 1 threads."""
-    return PillowDecoder(threads)
-
-
 class PillowDecoder:
     """The reference: Pillow, which lets go of the interpreter's lock while it decodes, in a pool of threads."""
 

@@ -2,13 +2,10 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from imagesprint.errors import ImageError, RecordError
-from imagesprint.images.decoding import BatchImageError, Decoder, Encoded
-from imagesprint.records.dataset import Dataset
+from imagesprint.images.decoding import Decoder
+from imagesprint.loading.load import Load, decode_load
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,23 +21,6 @@ class Batch:
     labels: torch.Tensor
     sample_ids: torch.Tensor
     mask: torch.Tensor
-    step: int
-
-
-@dataclass(frozen=True, eq=False)
-class Load:
-    """One batch to be made: `rows` rows of which the first len(sample_ids) are samples and the rest padding.
-
-    sample_ids int64[N], crops int32[N, 4] and flips bool[N] are as `images.decoding` takes them.
-    """
-
-    dataset: Dataset
-    sample_ids: NDArray[np.int64]
-    crops: NDArray[np.int32]
-    flips: NDArray[np.bool_]
-    antialias: bool
-    rows: int
-    image_size: int
     step: int
 
 
@@ -66,11 +46,7 @@ class Buffer:
             mask=self._mask[:rows],
             step=load.step,
         )
-        encoded = [_read(load.dataset, sample_id) for sample_id in load.sample_ids.tolist()]
-        try:
-            decoder.decode(encoded, load.crops, load.flips, load.antialias, batch.images[:real].numpy())
-        except BatchImageError as error:
-            raise _located(error, load) from error
+        decode_load(load, decoder, batch.images[:real].numpy())
         # Through numpy: torch refuses to write to buffers that were made inside the consumer's inference_mode.
         images, labels, mask = batch.images.numpy(), batch.labels.numpy(), batch.mask.numpy()
         sample_ids = batch.sample_ids.numpy()
@@ -79,22 +55,3 @@ class Buffer:
         mask[:real] = True
         images[real:], labels[real:], sample_ids[real:], mask[real:] = 0, 0, -1, False
         return batch
-
-
-def _read(dataset: Dataset, sample_id: int) -> Encoded:
-    data = dataset.read(sample_id)
-    if dataset.image_format != "raw":
-        return data
-    height, width = dataset.sizes[sample_id].tolist()
-    if len(data) != height * width * 3:
-        raise RecordError(
-            f"{dataset.describe(sample_id)}: {len(data)} bytes are not {width} × {height} raw pixels",
-            f"`imagesprint verify {dataset.path}` lists all damage",
-        )
-    return np.frombuffer(data, np.uint8).reshape(height, width, 3)
-
-
-def _located(error: BatchImageError, load: Load) -> ImageError:
-    where = load.dataset.describe(int(load.sample_ids[error.position]))
-    hint = error.hint or "`imagesprint prepare` leaves images out that cannot be decoded: prepare the dataset again"
-    return ImageError(f"{where}: {error.what}", hint)

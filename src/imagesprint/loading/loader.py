@@ -14,8 +14,10 @@ import numpy as np
 
 from imagesprint.errors import RankError, RecordError, UsageError
 from imagesprint.images.crops import draw_training_crops, evaluation_crops
-from imagesprint.images.decoding import Decoder, open_decoder
-from imagesprint.loading.batch import Batch, Buffer, Load
+from imagesprint.images.decoders import open_decoder
+from imagesprint.images.decoding import Decoder
+from imagesprint.loading.batch import Batch, Buffer
+from imagesprint.loading.load import Load
 from imagesprint.loading.ring import Ring
 from imagesprint.loading.sampler import Sampler
 from imagesprint.recipes.recipe import Phase, Recipe
@@ -208,7 +210,7 @@ class EvaluationLoader(_BatchLoader):
             ids = np.arange(start, min(start + self._batch_size, len(self._dataset)))
             crops = evaluation_crops(self._dataset.sizes[ids], self._resize, self._image_size)
             flips = np.zeros(len(ids), np.bool_)
-            yield Load(self._dataset, ids, crops, flips, True, self._batch_size, self._image_size, number)
+            yield Load(self._dataset, ids, crops, flips, True, self._batch_size, self._image_size, number, to_end=True)
 
 
 def _fill(decoder: Decoder, load: Load, buffer: Buffer) -> Batch:

@@ -1,32 +1,26 @@
 """The work of one worker: one shard in all its variants, each source image read and decoded once."""
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from hashlib import blake2b
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 
 import google_crc32c
 import numpy as np
-from PIL import Image
 
 from imagesprint.errors import DataError, ImageError
-from imagesprint.images.coding import encode_jpeg, is_plain_jpeg, kind_of, open_image, shrink
-from imagesprint.images.decoding import to_rgb
 from imagesprint.prepare.parts import CONTENT_BYTES, NO_IMAGE, Parts, ShardResult
 from imagesprint.prepare.plan import Shard
 from imagesprint.prepare.sources.source import Sample, Source
-from imagesprint.records.dataset import variant_size
+from imagesprint.prepare.storing import Stopwatch, StoredImage, store
 from imagesprint.records.example import locate_bytes
 from imagesprint.records.image_record import ENCODED, ImageRecord
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import ClassInfo, ShardInfo
 from imagesprint.records.tfrecord import frame
-
-DECODE = "decode"  # what CPU seconds are spent on beside the variants: reading, hashing and decoding
 
 _TICK = 16  # images between two reports of progress
 
@@ -56,15 +50,6 @@ class ShardJob:
     def has_rejected_duplicates(self, result: ShardResult) -> bool:
         """Return whether `result` is of the shard without its duplicates."""
         return all(self.duplicate(position) in result.rejected for position in self.duplicates)
-
-
-@dataclass(frozen=True)
-class StoredImage:
-    """An image as a variant stores it: a JPEG or raw pixels, its height and its width."""
-
-    encoded: bytes
-    height: int
-    width: int
 
 
 def write_shard(job: ShardJob, on_images: Callable[[int], None]) -> ShardResult:
@@ -107,7 +92,7 @@ class _Images:
         """Return what each variant stores of the image at `position`; nothing if it is rejected."""
         job, parts = self._job, self._job.parts
         data = job.source.read(job.shard.samples[position])
-        content = blake2b(data, digest_size=CONTENT_BYTES).digest()
+        content = sha256(data).digest()[:CONTENT_BYTES]  # processors have instructions for it
         if position in job.duplicates:
             self._contents[position] = content
             self._rejected.append(job.duplicate(position))
@@ -134,56 +119,6 @@ class _Images:
             b"".join(self._contents).hex(),
             self.stopwatch.seconds,
         )
-
-
-class Stopwatch:
-    """Sums up the CPU seconds of a thread by what they were spent on."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.thread_time()
-
-    def lap(self, name: str) -> None:
-        """Count what was spent since the lap before as spent on `name`."""
-        now = time.thread_time()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
-        self._last = now
-
-
-def store(
-    data: bytes, variants: tuple[str, ...], quality: int, image_format: str, stopwatch: Stopwatch
-) -> tuple[dict[str, StoredImage], str]:
-    """Return what each variant stores of a source file and, where that is no JPEG in RGB or grey, what it is.
-
-    An image that is no larger than a variant is stored as in "full": the original bytes of a JPEG in RGB or grey (one
-    more encoding would only lose), anything else encoded. A larger one is shrunk from the original pixels and encoded.
-    As "raw" the pixels are stored instead. Raises ImageError with the reason if the file is rejected, which does not
-    depend on the variants.
-    """
-    image = open_image(data)
-    former = "" if is_plain_jpeg(image) else kind_of(image)
-    rgb = to_rgb(image)
-    stopwatch.lap(DECODE)
-    unchanged = None
-    stored = {}
-    for variant in variants:
-        size = variant_size(variant)
-        if size < min(image.size):
-            stored[variant] = _encode(shrink(rgb, int(size)), quality, image_format)
-        else:
-            if unchanged is None:
-                keep = image_format == "jpeg" and not former
-                unchanged = (
-                    StoredImage(data, image.height, image.width) if keep else _encode(rgb, quality, image_format)
-                )
-            stored[variant] = unchanged
-        stopwatch.lap(variant)
-    return stored, former
-
-
-def _encode(rgb: Image.Image, quality: int, image_format: str) -> StoredImage:
-    encoded = encode_jpeg(rgb, quality) if image_format == "jpeg" else rgb.tobytes()
-    return StoredImage(encoded, rgb.height, rgb.width)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import resource
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,8 @@ def _find_variants(path: Path) -> tuple[str, ...]:
     if not names:
         if (path / PARTS).exists():
             raise UsageError(
-                f"{path} is not finished: its `imagesprint prepare` was interrupted",
-                "give the same prepare command again; it goes on where it stopped",
+                f"{path} is not finished: its `imagesprint prepare` was interrupted, or parts are missing",
+                "give the same prepare command again, without --part; it goes on where it stopped",
             )
         raise UsageError(
             f"{path} holds no prepared dataset",
@@ -164,6 +164,23 @@ class Dataset:
         record = ImageRecord.from_example(self._read_payload(sample_id), self._first_label)
         return replace(record, height=int(self._index.height[sample_id]), width=int(self._index.width[sample_id]))
 
+    def places(self, sample_ids: npt.NDArray[np.int64]) -> "Places":
+        """Return where the records of samples lie in files that stay open as long as the answer is held.
+
+        Raises RecordError for a shard that cannot be opened.
+        """
+        numbers, which = np.unique(self._index.shard[sample_ids], return_inverse=True)
+        shards = [self._shards.open(number) for number in numbers.tolist()]
+        return Places(
+            shards=tuple(shards),
+            which=which,
+            fds=np.array([shard.fd for shard in shards], np.int32)[which],
+            offsets=self._index.offset[sample_ids],
+            lengths=self._index.length[sample_ids].astype(np.int64),
+            encoded_offsets=self._index.encoded_offset[sample_ids].astype(np.int64),
+            encoded_lengths=self._index.encoded_length[sample_ids].astype(np.int64),
+        )
+
     def describe(self, sample_id: int) -> str:
         """Return where a sample lies, for messages: shard, record and, where it can be read, the file name."""
         shard = int(self._index.shard[sample_id])
@@ -185,16 +202,35 @@ class Dataset:
         return read_record(shard.fd, int(self._index.offset[sample_id]), int(self._index.length[sample_id]), shard.path)
 
 
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where N records lie: `fds` int32[N] of their shards; int64[N] each, in bytes, where the record begins in its
+    shard, how long its payload is, where image/encoded begins in that and how long it is.
+    """
+
+    shards: "tuple[_OpenShard, ...]"
+    which: npt.NDArray[np.intp]
+    fds: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    encoded_offsets: npt.NDArray[np.int64]
+    encoded_lengths: npt.NDArray[np.int64]
+
+    def path(self, row: int) -> Path:
+        """Return the shard of a record."""
+        return self.shards[int(self.which[row])].path
+
+
 class _OpenShard:
     """A file descriptor that lives as long as somebody reads from it."""
 
     def __init__(self, path: Path) -> None:
+        self.path: Path = path
         try:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             self.fd = -1
             raise RecordError(f"cannot open shard {path}: {error.strerror}", _verify(path.parent)) from error
-        self.path = path
 
     def __del__(self) -> None:
         if self.fd >= 0:

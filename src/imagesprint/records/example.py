@@ -6,6 +6,7 @@ message Feature   { oneof kind { BytesList bytes_list = 1; FloatList float_list 
 message BytesList { repeated bytes value = 1; }                FloatList: packed float; Int64List: packed int64
 """
 
+import functools
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -17,27 +18,37 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3  # fields of Feature
 
 
-def bytes_feature(values: Sequence[bytes]) -> bytes:
+# An encoded message in pieces: an image goes through four messages into its record, and is copied once.
+Pieces = list[bytes]
+
+
+def bytes_feature(values: Sequence[bytes]) -> Pieces:
     """Return the encoded Feature that holds byte strings."""
-    return _field(_BYTES_LIST, b"".join(_field(1, value) for value in values))
+    return _field(_BYTES_LIST, [piece for value in values for piece in _field(1, [value])])
 
 
-def float_feature(values: Sequence[float]) -> bytes:
+def float_feature(values: Sequence[float]) -> Pieces:
     """Return the encoded Feature that holds float32 values."""
-    packed = struct.pack(f"<{len(values)}f", *values)
-    return _field(_FLOAT_LIST, _field(1, packed) if packed else b"")
+    return _field(_FLOAT_LIST, _field(1, [struct.pack(f"<{len(values)}f", *values)]) if values else [])
 
 
-def int64_feature(values: Sequence[int]) -> bytes:
+def int64_feature(values: Sequence[int]) -> Pieces:
     """Return the encoded Feature that holds int64 values."""
-    packed = b"".join(_varint(value & 0xFFFFFFFFFFFFFFFF) for value in values)
-    return _field(_INT64_LIST, _field(1, packed) if packed else b"")
+    packed = b"".join([_varint(value & 0xFFFFFFFFFFFFFFFF) for value in values])
+    return _field(_INT64_LIST, _field(1, [packed]) if packed else [])
 
 
-def encode_example(features: Mapping[str, bytes]) -> bytes:
+def encode_example(features: Mapping[str, Pieces]) -> bytes:
     """Return the tf.Example of encoded features, sorted by name: the same features give the same bytes."""
-    entries = (_field(1, name.encode()) + _field(2, features[name]) for name in sorted(features))
-    return _field(1, b"".join(_field(1, entry) for entry in entries))
+    entries: Pieces = []
+    for name in sorted(features):
+        entries += _field(1, [_key(name), *_field(2, features[name])])
+    return b"".join(_field(1, entries))
+
+
+@functools.cache
+def _key(name: str) -> bytes:
+    return b"".join(_field(1, [name.encode()]))
 
 
 def decode_example(payload: bytes) -> dict[str, Values]:
@@ -76,8 +87,8 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _field(number: int, content: bytes) -> bytes:
-    return b"".join((_ONE_BYTE[number << 3 | _BYTES], _varint(len(content)), content))
+def _field(number: int, content: Pieces) -> Pieces:
+    return [_ONE_BYTE[number << 3 | _BYTES] + _varint(sum(map(len, content))), *content]
 
 
 def _iter_features(payload: bytes) -> Iterator[tuple[str, int, int]]:

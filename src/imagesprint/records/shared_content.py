@@ -52,7 +52,7 @@ class Digests:
 
 def digest(encoded: bytes) -> bytes:
     """Return 128 bits that stand for the encoded image."""
-    return hashlib.blake2b(encoded, digest_size=_DIGEST_BYTES).digest()
+    return hashlib.sha256(encoded).digest()[:_DIGEST_BYTES]
 
 
 def find_shared(folder: Path, indexes: Mapping[str, Index], digests: Mapping[str, Digests]) -> list[SharedContent]:

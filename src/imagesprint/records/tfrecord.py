@@ -72,16 +72,16 @@ def read_record(fd: int, offset: int, length: int, path: Path) -> bytes:
                 break
             data += more
     except OSError as error:
-        raise _damaged(path, offset, f"cannot be read: {error.strerror}") from error
+        raise damaged(path, offset, f"cannot be read: {error.strerror}") from error
     if len(data) < length + FRAME_BYTES:
-        raise _damaged(path, offset, f"is cut short: {len(data)} of {length + FRAME_BYTES} bytes are there")
+        raise damaged(path, offset, f"is cut short: {len(data)} of {length + FRAME_BYTES} bytes are there")
     _check_header(data, offset, path)
     (stored_length,) = _LENGTH.unpack_from(data)
     if stored_length != length:
-        raise _damaged(path, offset, f"is {stored_length} bytes long, not {length} as the index has it")
+        raise damaged(path, offset, f"is {stored_length} bytes long, not {length} as the index has it")
     payload = data[HEADER_BYTES : HEADER_BYTES + length]
     if _CRC.unpack_from(data, HEADER_BYTES + length)[0] != masked_crc(payload):
-        raise _damaged(path, offset, "does not match its CRC-32C")
+        raise damaged(path, offset, "does not match its CRC-32C")
     return payload
 
 
@@ -106,20 +106,21 @@ def _read_length(fd: int, offset: int, size: int, path: Path) -> int:
     """Return the payload length that the header at `offset` announces, once its CRC and the shard's end allow it."""
     header = os.pread(fd, HEADER_BYTES, offset)
     if len(header) < HEADER_BYTES:
-        raise _damaged(path, offset, f"is cut short: {len(header)} bytes of its header are there")
+        raise damaged(path, offset, f"is cut short: {len(header)} bytes of its header are there")
     _check_header(header, offset, path)
     length: int = _LENGTH.unpack_from(header)[0]
     if offset + FRAME_BYTES + length > size:
-        raise _damaged(path, offset, f"is cut short: {size - offset} of {FRAME_BYTES + length} bytes are there")
+        raise damaged(path, offset, f"is cut short: {size - offset} of {FRAME_BYTES + length} bytes are there")
     return length
 
 
 def _check_header(data: bytes, offset: int, path: Path) -> None:
     if _CRC.unpack_from(data, _LENGTH.size)[0] != masked_crc(data[: _LENGTH.size]):
-        raise _damaged(path, offset, "has a damaged header (its length does not match its CRC-32C)")
+        raise damaged(path, offset, "has a damaged header (its length does not match its CRC-32C)")
 
 
-def _damaged(path: Path, offset: int, what: str) -> RecordError:
+def damaged(path: Path, offset: int, what: str) -> RecordError:
+    """Return the error that says what is wrong with the record at byte `offset` of a shard."""
     return RecordError(
         f"shard {path}: the record at byte {offset} {what}",
         f"imagesprint verify {path.parent} lists all damage; prepare that folder again, or copy sound shards into it",

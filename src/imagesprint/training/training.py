@@ -8,7 +8,7 @@ from typing import Any
 
 from imagesprint.console import Console
 from imagesprint.evaluating.evaluation import evaluate, evaluation_row, evaluation_set
-from imagesprint.images.decoding import open_decoder
+from imagesprint.images.decoders import open_decoder
 from imagesprint.loading.loader import Loader
 from imagesprint.model.building import build_model
 from imagesprint.model.weights import TrainedModel, read_training_checkpoint

@@ -7,11 +7,11 @@ import pytest
 from imagesprint.errors import DataError
 from imagesprint.prepare.foreign.scan import OTHER_SIZE, UNSOUND_BOXES, ShardScan, scan_shard
 from imagesprint.prepare.foreign.shards import ForeignShard
-from imagesprint.records.example import bytes_feature, float_feature, int64_feature
+from imagesprint.records.example import Pieces, bytes_feature, float_feature, int64_feature
 from imagesprint.records.tfrecord import file_crc, frame
 
 WriteForeign = Callable[..., Path]
-Features = dict[str, bytes]
+Features = dict[str, Pieces]
 NAME = "train-00000-of-00001"
 
 
@@ -19,7 +19,7 @@ def scan(path: Path) -> ShardScan:
     return scan_shard(ForeignShard("train", path, path.stat().st_size, path.name), lambda _: None)
 
 
-def scan_changed(write_foreign: WriteForeign, folder: Path, **changes: bytes) -> ShardScan:
+def scan_changed(write_foreign: WriteForeign, folder: Path, **changes: Pieces) -> ShardScan:
     write_foreign(folder, [NAME], change=lambda features: {**features, **changes})
     return scan(folder / NAME)
 
@@ -103,7 +103,7 @@ def test_unsound_boxes(
     ],
 )
 def test_a_record_that_is_no_labelled_image(
-    write_foreign: WriteForeign, tmp_path: Path, feature: str, value: bytes, match: str
+    write_foreign: WriteForeign, tmp_path: Path, feature: str, value: Pieces, match: str
 ) -> None:
     with pytest.raises(DataError, match=f"{NAME}, record 0 at byte 0: .*{match}"):
         scan_changed(write_foreign, tmp_path, **{feature: value})

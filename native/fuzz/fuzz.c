@@ -1,0 +1,183 @@
+/* Feeds damaged JPEG files and records to every entry point, in a build that stops at the first bad access:
+ *
+ *     native/fuzz/run.sh 100000 IMAGE.jpg...
+ *
+ * Prints how the calls ended and how the memory grew. A hang ends it by SIGALRM. */
+#define _GNU_SOURCE /* memfd_create */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "crc32c.h"
+#include "imagesprint.h"
+
+enum { SECONDS_FOR_ONE = 60, MOST_PIXELS = 16 << 20, STATUSES = IMS_BAD_PAYLOAD + 1, SIZE = 32 };
+
+typedef struct {
+    uint8_t *bytes;
+    size_t length;
+} file;
+
+static uint64_t state = 0x9E3779B97F4A7C15u; /* xorshift64*: the same mutations in every run */
+
+static uint64_t draw(uint64_t below) {
+    state ^= state >> 12;
+    state ^= state << 25;
+    state ^= state >> 27;
+    return (state * 0x2545F4914F6CDD1Du >> 16) % below;
+}
+
+static file read_file(const char *path) {
+    FILE *stream = fopen(path, "rb");
+    if (!stream) {
+        perror(path);
+        exit(2);
+    }
+    fseek(stream, 0, SEEK_END);
+    file found = {NULL, (size_t)ftell(stream)};
+    rewind(stream);
+    found.bytes = malloc(found.length + 1);
+    found.length = fread(found.bytes, 1, found.length, stream);
+    fclose(stream);
+    return found;
+}
+
+/* The place of the first start-of-scan marker: what precedes it are headers. */
+static size_t header_bytes(file image) {
+    for (size_t i = 0; i + 1 < image.length; i++)
+        if (image.bytes[i] == 0xFF && image.bytes[i + 1] == 0xDA) return i + 12;
+    return image.length;
+}
+
+static void mutate(file *image) {
+    size_t headers = header_bytes(*image);
+    if (headers > image->length) headers = image->length;
+    for (uint64_t times = 1 + draw(4); times && image->length > 4; times--) {
+        size_t at = draw(draw(2) ? headers : image->length), length = 1 + draw(64);
+        if (at >= image->length) at = draw(image->length);
+        if (length > image->length - at) length = image->length - at;
+        switch (draw(6)) {
+        case 0: image->bytes[at] ^= (uint8_t)(1u << draw(8)); break;
+        case 1: image->bytes[at] = (uint8_t)draw(256); break;
+        case 2: image->length = at; break;
+        case 3: memset(image->bytes + at, draw(2) ? 0xFF : 0, length); break;
+        case 4: memmove(image->bytes + at, image->bytes + draw(image->length - length + 1), length); break;
+        default:
+            memmove(image->bytes + at, image->bytes + at + length, image->length - at - length);
+            image->length -= length;
+        }
+    }
+}
+
+/* A heap copy of exactly the image's size: a read beyond its end is seen. */
+static uint8_t *exact_copy(file image) {
+    uint8_t *copy = malloc(image.length ? image.length : 1);
+    memcpy(copy, image.bytes, image.length);
+    return copy;
+}
+
+static void decode_crops(ims_pool *pool, file image, const uint8_t *data, long *counts) {
+    static uint8_t out[4][SIZE][SIZE][3];
+    char messages[4][IMS_MESSAGE];
+    int32_t status[4], crops[4][4] = {{0, 0, 1, 1}, {3, 5, 40, 50}, {0, 0, 60000, 60000}};
+    uint8_t flips[4] = {0, 1, 0, 1};
+    ims_info info;
+    if (ims_read_info(data, (int64_t)image.length, &info, messages[0]) == IMS_OK) {
+        crops[2][2] = info.width, crops[2][3] = info.height;
+        crops[3][0] = (int32_t)draw((uint64_t)info.width), crops[3][1] = (int32_t)draw((uint64_t)info.height);
+        crops[3][2] = crops[3][0] + 1 + (int32_t)draw((uint64_t)(info.width - crops[3][0]));
+        crops[3][3] = crops[3][1] + 1 + (int32_t)draw((uint64_t)(info.height - crops[3][1]));
+        if ((int64_t)info.width * info.height > MOST_PIXELS) return; /* sound, but slow in this build */
+    }
+    const uint8_t *pointers[4] = {data, data, data, data};
+    int64_t lengths[4] = {(int64_t)image.length, (int64_t)image.length, (int64_t)image.length, (int64_t)image.length};
+    ims_batch batch = {.count = 4, .size = SIZE, .antialias = (int32_t)draw(2), .to_end = (int32_t)draw(2),
+                       .crops = crops[0], .flips = flips, .out = out[0][0][0], .status = status,
+                       .messages = messages[0]};
+    ims_decode(pool, &batch, &(ims_images){pointers, lengths, NULL});
+    for (int i = 0; i < 4; i++) counts[status[i]]++;
+}
+
+static void decode_whole(file image, const uint8_t *data, long *counts) {
+    char message[IMS_MESSAGE];
+    ims_info info;
+    int64_t nanoseconds;
+    if (ims_read_info(data, (int64_t)image.length, &info, message) != IMS_OK) return;
+    if ((int64_t)info.width * info.height > MOST_PIXELS) return;
+    uint8_t *out = malloc((size_t)info.width * (size_t)info.height * 3);
+    counts[ims_decode_whole(data, (int64_t)image.length, out, &info, message)]++;
+    free(out);
+    ims_entropy_ns(data, (int64_t)image.length, 0, &nanoseconds, message);
+    ims_entropy_ns(data, (int64_t)image.length, 1 + (int32_t)draw((uint64_t)info.height), &nanoseconds, message);
+}
+
+static void put_record(int fd, file image, int damage) {
+    uint8_t header[12], footer[4];
+    uint64_t length = image.length;
+    for (int i = 0; i < 8; i++) header[i] = (uint8_t)(length >> (8 * i));
+    uint32_t crc = crc32c_masked(header, 8), payload_crc = crc32c_masked(image.bytes, image.length);
+    for (int i = 0; i < 4; i++) {
+        header[8 + i] = (uint8_t)(crc >> (8 * i));
+        footer[i] = (uint8_t)(payload_crc >> (8 * i));
+    }
+    if (damage) *(draw(2) ? header + draw(12) : footer + draw(4)) ^= (uint8_t)(1u << draw(8));
+    if (ftruncate(fd, 0) || pwrite(fd, header, 12, 0) != 12 || pwrite(fd, image.bytes, image.length, 12) < 0 ||
+        pwrite(fd, footer, 4, 12 + (off_t)image.length) != 4) {
+        perror("pwrite");
+        exit(2);
+    }
+}
+
+static void load_record(ims_pool *pool, int fd, file image, long *counts) {
+    static uint8_t out[1][SIZE][SIZE][3];
+    char message[IMS_MESSAGE];
+    int32_t status, crop[4] = {0, 0, 8, 8};
+    uint8_t flip = 0;
+    int64_t offset = draw(8) ? 0 : (int64_t)draw(64), length = (int64_t)image.length + (draw(8) ? 0 : 1);
+    int64_t begin = draw(8) ? 0 : (int64_t)draw(1 << 20) - 1000, bytes = length - (draw(2) ? begin : 0);
+    put_record(fd, image, draw(8) == 0);
+    ims_batch batch = {.count = 1, .size = SIZE, .antialias = 1, .crops = crop, .flips = &flip, .out = out[0][0][0],
+                       .status = &status, .messages = message};
+    ims_load(pool, &batch, &(ims_records){&fd, &offset, &length, &begin, &bytes, NULL});
+    counts[status]++;
+}
+
+static long megabytes(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_maxrss >> 10;
+}
+
+int main(int argc, char **argv) {
+    long runs = argc > 2 ? atol(argv[1]) : 0, crops[STATUSES] = {0}, whole[STATUSES] = {0}, records[STATUSES] = {0};
+    if (runs < 1) {
+        fprintf(stderr, "usage: fuzz RUNS IMAGE.jpg...\n");
+        return 2;
+    }
+    int count = argc - 2, fd = memfd_create("shard", 0);
+    file *seeds = calloc((size_t)count, sizeof *seeds);
+    for (int i = 0; i < count; i++) seeds[i] = read_file(argv[2 + i]);
+    ims_pool *pool = ims_create(1, 0);
+    for (long run = 1; run <= runs; run++) {
+        alarm(SECONDS_FOR_ONE);
+        file seed = seeds[draw((uint64_t)count)], image = {exact_copy(seed), seed.length};
+        mutate(&image);
+        uint8_t *data = exact_copy(image);
+        decode_crops(pool, image, data, crops);
+        decode_whole(image, data, whole);
+        load_record(pool, fd, image, records);
+        free(data);
+        free(image.bytes);
+        if (run % (runs < 10 ? 1 : runs / 10) == 0) printf("%ld files, %ld MB at most\n", run, megabytes());
+    }
+    ims_destroy(pool);
+    for (int i = 0; i < count; i++) free(seeds[i].bytes);
+    free(seeds);
+    for (int i = 0; i < STATUSES; i++)
+        printf("status %2d: %7ld crops, %7ld whole, %7ld records\n", i, crops[i], whole[i], records[i]);
+    return 0;
+}

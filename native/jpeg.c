@@ -1,0 +1,126 @@
+#include "jpeg.h"
+
+#include "clock.h"
+#include "crop.h"
+#include "jpeg_session.h"
+
+/* Fancy upsampling of a pixel looks at one chroma sample beside it, which two pixels share. */
+#define MARGIN 2
+
+static void fill_info(const jpeg_reader *reader, ims_info *info) {
+    const struct jpeg_decompress_struct *cinfo = &reader->cinfo;
+    *info = (ims_info){.width = (int32_t)cinfo->image_width,
+                       .height = (int32_t)cinfo->image_height,
+                       .components = cinfo->num_components,
+                       .progressive = cinfo->progressive_mode,
+                       .extraneous = reader->extraneous};
+}
+
+ims_status jpeg_read_info(jpeg_reader *reader, jpeg_file file, ims_info *info) {
+    if (setjmp(reader->escape)) return jpeg_session_end(reader);
+    jpeg_session_begin(reader, file);
+    fill_info(reader, info);
+    return jpeg_session_end(reader);
+}
+
+/* Has libjpeg output only the columns around the crop; returns where in them the crop begins. */
+static JDIMENSION crop_columns(struct jpeg_decompress_struct *cinfo, const int32_t *box) {
+    JDIMENSION left = box[0] > MARGIN ? (JDIMENSION)box[0] - MARGIN : 0;
+    JDIMENSION right = (JDIMENSION)box[2] + MARGIN;
+    if (right > cinfo->output_width) right = cinfo->output_width;
+    JDIMENSION width = right - left;
+    jpeg_crop_scanline(cinfo, &left, &width); /* moves `left` down to the edge of a block */
+    return (JDIMENSION)box[0] - left;
+}
+
+/* Reads the rows of the crop into the resizer, with the time of the latter taken if asked. */
+static void read_rows(jpeg_reader *reader, const int32_t *box, JDIMENSION offset, resizer *resizer, int64_t *stages) {
+    struct jpeg_decompress_struct *cinfo = &reader->cinfo;
+    JSAMPROW rows[ROWS];
+    jpeg_session_rows(reader, rows);
+    for (JDIMENSION bottom = (JDIMENSION)box[3]; cinfo->output_scanline < bottom;) {
+        JDIMENSION left = bottom - cinfo->output_scanline;
+        JDIMENSION count = jpeg_read_scanlines(cinfo, rows, left < ROWS ? left : ROWS);
+        int64_t began = stages ? clock_ns() : 0;
+        for (JDIMENSION i = 0; i < count; i++) resizer_push(resizer, rows[i] + (size_t)offset * 4);
+        if (stages) stages[IMS_STAGE_RESIZE] += clock_ns() - began;
+    }
+}
+
+/* Decodes what is left, so that its damage is found, and looks for the end-of-image marker. */
+static void read_to_end(struct jpeg_decompress_struct *cinfo) {
+    JDIMENSION left = cinfo->output_height - cinfo->output_scanline;
+    if (left > 1) jpeg_skip_scanlines(cinfo, left - 1);
+    /* The last row is read: skipped to its end, libjpeg takes the image as ended without looking. */
+    JSAMPROW row = (*cinfo->mem->alloc_small)((j_common_ptr)cinfo, JPOOL_IMAGE, (size_t)cinfo->output_width * 4);
+    while (cinfo->output_scanline < cinfo->output_height) jpeg_read_scanlines(cinfo, &row, 1);
+    jpeg_finish_decompress(cinfo);
+}
+
+static ims_status read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop *crop, resizer *resizer, uint8_t *out,
+                            int64_t *stages) {
+    struct jpeg_decompress_struct *cinfo = &reader->cinfo;
+    const int32_t *box = crop->box;
+    if (setjmp(reader->escape)) return jpeg_session_end(reader);
+    jpeg_session_begin_padded(reader, file);
+    if (!crop_is_within(box, cinfo->image_width, cinfo->image_height, reader->message))
+        jpeg_session_fail(reader, IMS_OUTSIDE);
+    resize_geometry geometry = {box[2] - box[0], box[3] - box[1], crop->size, crop->size, crop->flip, crop->antialias, 4};
+    if (resizer_begin(resizer, &geometry, out) != IMS_OK) jpeg_session_fail(reader, IMS_MEMORY);
+    cinfo->out_color_space = JCS_EXT_RGBX;
+    jpeg_start_decompress(cinfo);
+    JDIMENSION offset = crop_columns(cinfo, box);
+    if (box[1] > 0) jpeg_skip_scanlines(cinfo, (JDIMENSION)box[1]);
+    read_rows(reader, box, offset, resizer, stages);
+    if (crop->to_end) read_to_end(cinfo);
+    return jpeg_session_end(reader);
+}
+
+ims_status jpeg_read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop *crop, resizer *resizer, uint8_t *out,
+                          int64_t *stages) {
+    if (!stages) return read_crop(reader, file, crop, resizer, out, NULL);
+    int64_t began = clock_ns(), resized = stages[IMS_STAGE_RESIZE];
+    ims_status status = read_crop(reader, file, crop, resizer, out, stages);
+    stages[IMS_STAGE_JPEG] += clock_ns() - began - (stages[IMS_STAGE_RESIZE] - resized);
+    return status;
+}
+
+ims_status jpeg_read_whole(jpeg_reader *reader, jpeg_file file, uint8_t *out, ims_info *info) {
+    struct jpeg_decompress_struct *cinfo = &reader->cinfo;
+    if (setjmp(reader->escape)) return jpeg_session_end(reader);
+    jpeg_session_begin(reader, file);
+    cinfo->out_color_space = JCS_EXT_RGB;
+    jpeg_start_decompress(cinfo);
+    size_t stride = (size_t)cinfo->output_width * 3;
+    while (cinfo->output_scanline < cinfo->output_height) {
+        JSAMPROW rows[ROWS];
+        for (JDIMENSION i = 0; i < ROWS; i++) rows[i] = out + (cinfo->output_scanline + i) * stride;
+        JDIMENSION left = cinfo->output_height - cinfo->output_scanline;
+        jpeg_read_scanlines(cinfo, rows, left < ROWS ? left : ROWS);
+    }
+    jpeg_finish_decompress(cinfo);
+    fill_info(reader, info);
+    return jpeg_session_end(reader);
+}
+
+static ims_status read_entropy(jpeg_reader *reader, jpeg_file file, int rows) {
+    struct jpeg_decompress_struct *cinfo = &reader->cinfo;
+    if (setjmp(reader->escape)) return jpeg_session_end(reader);
+    jpeg_session_begin(reader, file);
+    if (rows == 0) {
+        jpeg_read_coefficients(cinfo);
+    } else {
+        if ((JDIMENSION)rows > cinfo->image_height) jpeg_session_fail(reader, IMS_OUTSIDE);
+        cinfo->out_color_space = JCS_EXT_RGBX;
+        jpeg_start_decompress(cinfo);
+        jpeg_skip_scanlines(cinfo, (JDIMENSION)rows);
+    }
+    return jpeg_session_end(reader);
+}
+
+ims_status jpeg_entropy(jpeg_reader *reader, jpeg_file file, int rows, int64_t *nanoseconds) {
+    int64_t began = clock_thread_ns();
+    ims_status status = read_entropy(reader, file, rows);
+    *nanoseconds = clock_thread_ns() - began;
+    return status;
+}

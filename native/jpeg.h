@@ -1,0 +1,48 @@
+/* Reading JPEG files by libjpeg-turbo, one after another with one decompressor.
+ *
+ * Every call leaves the reader ready for the next file, whatever the bytes were. */
+#ifndef IMS_JPEG_H
+#define IMS_JPEG_H
+
+#include "imagesprint.h"
+#include "resize.h"
+
+typedef struct jpeg_reader jpeg_reader;
+
+typedef struct {
+    const uint8_t *data;
+    size_t length;
+} jpeg_file;
+
+/* libjpeg's fast Huffman decoder runs only while the source has as many bytes left as a whole MCU could take, ten
+ * blocks of 512: with so many behind its end, a small file is decoded by it to the last row. */
+#define JPEG_PADDING 5120
+
+/* NULL: out of memory. */
+jpeg_reader *jpeg_reader_create(void);
+void jpeg_reader_destroy(jpeg_reader *reader);
+
+/* What went wrong in the last call. */
+const char *jpeg_reader_message(const jpeg_reader *reader);
+
+ims_status jpeg_read_info(jpeg_reader *reader, jpeg_file file, ims_info *info);
+
+/* How a crop is to be turned into pixels. */
+typedef struct {
+    const int32_t *box; /* left, top, right, bottom */
+    int size, flip, antialias, to_end;
+} jpeg_crop;
+
+/* Decodes the rows and columns that the crop needs, and resizes them into `out`, [size][size][3]. The file lies in
+ * memory that can be written to, and has JPEG_PADDING bytes behind it, which are overwritten. Warnings count as
+ * damage as far as is decoded. Adds to stages[IMS_STAGE_JPEG] and [IMS_STAGE_RESIZE] where `stages` is not NULL. */
+ims_status jpeg_read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop *crop, resizer *resizer, uint8_t *out,
+                          int64_t *stages);
+
+/* Decodes the whole image into `out`, [height][width][3], to its end. */
+ims_status jpeg_read_whole(jpeg_reader *reader, jpeg_file file, uint8_t *out, ims_info *info);
+
+/* Entropy decoding alone, see ims_entropy_ns. */
+ims_status jpeg_entropy(jpeg_reader *reader, jpeg_file file, int rows, int64_t *nanoseconds);
+
+#endif

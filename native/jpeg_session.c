@@ -1,0 +1,197 @@
+#include "jpeg_session.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <jerror.h>
+
+#include "jpeg_errors.h"
+
+#define MOST_PIXELS 178956970u /* Pillow's: beyond it its own limit is an error as well (twice MAX_IMAGE_PIXELS) */
+#define MOST_SCANS 500         /* libjpeg-turbo's fuzzers'; an encoder writes about ten, a bomb tens of thousands */
+
+static jpeg_reader *reader_of(void *cinfo) { return ((struct jpeg_common_struct *)cinfo)->client_data; }
+
+void jpeg_session_fail(jpeg_reader *reader, ims_status status) {
+    reader->status = status;
+    longjmp(reader->escape, 1);
+}
+
+/* Errors: libjpeg calls these where its own would print and end the process. */
+
+static ims_status status_of(int code) {
+    switch (code) {
+    case JERR_OUT_OF_MEMORY: return IMS_MEMORY;
+    case JERR_IMAGE_TOO_BIG:
+    case JERR_WIDTH_OVERFLOW: return IMS_TOO_LARGE;
+    case JERR_NO_SOI:
+    case JERR_BAD_PRECISION:
+    case JERR_COMPONENT_COUNT:
+    case JERR_CONVERSION_NOTIMPL:
+    case JERR_FRACT_SAMPLE_NOTIMPL:
+    case JERR_CCIR601_NOTIMPL:
+    case JERR_SOF_UNSUPPORTED: return IMS_UNSUPPORTED;
+    default: return IMS_DAMAGED;
+    }
+}
+
+static void on_error(j_common_ptr cinfo) {
+    jpeg_reader *reader = reader_of(cinfo);
+    cinfo->err->format_message(cinfo, reader->message);
+    jpeg_session_fail(reader, status_of(cinfo->err->msg_code));
+}
+
+static void on_message(j_common_ptr cinfo, int level) {
+    if (level >= 0) return; /* a trace, no warning */
+    if (cinfo->err->msg_code == JWRN_EXTRANEOUS_DATA)
+        reader_of(cinfo)->extraneous++;
+    else
+        on_error(cinfo);
+}
+
+/* The source: the file lies in memory, so whoever asks for more has come to its end. */
+
+static void source_begin(j_decompress_ptr cinfo) { (void)cinfo; }
+
+static boolean source_fill(j_decompress_ptr cinfo) { ERREXIT(cinfo, JERR_INPUT_EOF); return FALSE; }
+
+static void source_skip(j_decompress_ptr cinfo, long count) {
+    if (count <= 0) return;
+    if ((size_t)count > cinfo->src->bytes_in_buffer) ERREXIT(cinfo, JERR_INPUT_EOF);
+    cinfo->src->next_input_byte += count;
+    cinfo->src->bytes_in_buffer -= (size_t)count;
+}
+
+/* Progress: called for each row of blocks of a progressive file. */
+
+static void on_progress(j_common_ptr cinfo) {
+    jpeg_reader *reader = reader_of(cinfo);
+    if (reader->cinfo.input_scan_number <= MOST_SCANS) return;
+    snprintf(reader->message, IMS_MESSAGE, "more than %d scans", MOST_SCANS);
+    jpeg_session_fail(reader, IMS_TOO_LARGE);
+}
+
+/* Memory: everything that one file needs comes from the arena, but for whole-image coefficient arrays, which stay with
+ * libjpeg's own manager. Even what libjpeg calls permanent: during a file that is nothing but its tables. */
+
+static void *take_memory(j_common_ptr cinfo, int pool, size_t bytes) {
+    (void)pool;
+    void *memory = arena_take(&reader_of(cinfo)->arena, bytes);
+    if (!memory) ERREXIT1(cinfo, JERR_OUT_OF_MEMORY, 0);
+    return memory;
+}
+
+static JSAMPARRAY take_samples(j_common_ptr cinfo, int pool, JDIMENSION per_row, JDIMENSION rows) {
+    size_t stride = ((size_t)per_row + 63) & ~(size_t)63; /* SIMD code reads and writes beyond a row's end */
+    JSAMPARRAY array = take_memory(cinfo, pool, rows * sizeof(JSAMPROW));
+    JSAMPROW row = take_memory(cinfo, pool, stride * rows + 64);
+    for (JDIMENSION i = 0; i < rows; i++, row += stride) array[i] = row;
+    return array;
+}
+
+static ims_status prepare(jpeg_reader *reader) {
+    struct jpeg_decompress_struct *cinfo = &reader->cinfo;
+    jpeg_errors_prepare(&reader->errors, on_error, on_message);
+    cinfo->err = &reader->errors;
+    cinfo->client_data = reader;
+    if (setjmp(reader->escape)) return reader->status;
+    jpeg_create_decompress(cinfo);
+    cinfo->mem->alloc_small = cinfo->mem->alloc_large = take_memory;
+    cinfo->mem->alloc_sarray = take_samples;
+    reader->source = (struct jpeg_source_mgr){.init_source = source_begin,
+                                              .fill_input_buffer = source_fill,
+                                              .skip_input_data = source_skip,
+                                              .resync_to_restart = jpeg_resync_to_restart,
+                                              .term_source = source_begin};
+    cinfo->src = &reader->source;
+    reader->progress.progress_monitor = on_progress;
+    cinfo->progress = &reader->progress;
+    return IMS_OK;
+}
+
+jpeg_reader *jpeg_reader_create(void) {
+    jpeg_reader *reader = calloc(1, sizeof *reader);
+    if (!reader || prepare(reader) == IMS_OK) return reader;
+    jpeg_reader_destroy(reader);
+    return NULL;
+}
+
+void jpeg_reader_destroy(jpeg_reader *reader) {
+    if (!reader) return;
+    jpeg_destroy_decompress(&reader->cinfo);
+    arena_free(&reader->arena);
+    buffer_free(&reader->scanlines);
+    free(reader);
+}
+
+const char *jpeg_reader_message(const jpeg_reader *reader) { return reader->message; }
+
+static void unsupported(jpeg_reader *reader, const char *what) {
+    snprintf(reader->message, IMS_MESSAGE, "%s", what);
+    jpeg_session_fail(reader, IMS_UNSUPPORTED);
+}
+
+static void check_kind(jpeg_reader *reader) {
+    const struct jpeg_decompress_struct *cinfo = &reader->cinfo;
+    J_COLOR_SPACE space = cinfo->jpeg_color_space;
+    if (reader->extraneous) unsupported(reader, "stray bytes in the headers"); /* Pillow refuses most of these */
+    if (space != JCS_YCbCr && space != JCS_GRAYSCALE && space != JCS_RGB) unsupported(reader, "neither RGB nor grey");
+    if (cinfo->data_precision != 8) unsupported(reader, "not 8 bits a channel");
+    if (cinfo->arith_code) unsupported(reader, "arithmetic coding");
+    if ((uint64_t)cinfo->image_width * cinfo->image_height > MOST_PIXELS) {
+        snprintf(reader->message, IMS_MESSAGE, "%u x %u pixels", cinfo->image_width, cinfo->image_height);
+        jpeg_session_fail(reader, IMS_TOO_LARGE);
+    }
+}
+
+/* The decompressor keeps tables from file to file, for those that leave them out; here each file stands alone. */
+static void forget_tables(struct jpeg_decompress_struct *cinfo) {
+    for (int i = 0; i < NUM_QUANT_TBLS; i++) cinfo->quant_tbl_ptrs[i] = NULL;
+    for (int i = 0; i < NUM_HUFF_TBLS; i++) cinfo->dc_huff_tbl_ptrs[i] = cinfo->ac_huff_tbl_ptrs[i] = NULL;
+}
+
+static void begin(jpeg_reader *reader, jpeg_file file, size_t padding) {
+    reader->status = IMS_OK;
+    reader->extraneous = 0;
+    reader->message[0] = 0;
+    reader->end = file.data + file.length;
+    if (file.length < 2) unsupported(reader, "no JPEG");
+    reader->source.next_input_byte = file.data;
+    reader->source.bytes_in_buffer = file.length + padding;
+    jpeg_read_header(&reader->cinfo, TRUE);
+    check_kind(reader);
+}
+
+void jpeg_session_begin(jpeg_reader *reader, jpeg_file file) { begin(reader, file, 0); }
+
+void jpeg_session_begin_padded(jpeg_reader *reader, jpeg_file file) {
+    /* Nothing but end-of-image markers: the decoder stops at the first, and whoever takes one has come too far. */
+    uint8_t *padding = (uint8_t *)file.data + file.length;
+    for (int i = 0; i < JPEG_PADDING; i += 2) {
+        padding[i] = 0xFF;
+        padding[i + 1] = JPEG_EOI;
+    }
+    begin(reader, file, JPEG_PADDING);
+}
+
+/* Where a row is aligned to 32 bytes, libjpeg-turbo's colour conversion writes it past the caches, from where it would
+ * be read back at once. */
+#define BESIDE_ALIGNMENT 16
+
+void jpeg_session_rows(jpeg_reader *reader, JSAMPROW rows[ROWS]) {
+    size_t stride = (size_t)reader->cinfo.output_width * 4 + BESIDE_ALIGNMENT + ROW_PADDING;
+    stride = (stride + BUFFER_ALIGNMENT - 1) & ~(size_t)(BUFFER_ALIGNMENT - 1);
+    if (buffer_reserve(&reader->scanlines, ROWS * stride) != IMS_OK) jpeg_session_fail(reader, IMS_MEMORY);
+    for (int i = 0; i < ROWS; i++) rows[i] = reader->scanlines.bytes + (size_t)i * stride + BESIDE_ALIGNMENT;
+}
+
+ims_status jpeg_session_end(jpeg_reader *reader) {
+    if (reader->status == IMS_OK && reader->source.next_input_byte > reader->end) {
+        snprintf(reader->message, IMS_MESSAGE, "Premature end of input file"); /* libjpeg's words */
+        reader->status = IMS_DAMAGED;
+    }
+    jpeg_abort_decompress(&reader->cinfo);
+    forget_tables(&reader->cinfo);
+    arena_reset(&reader->arena);
+    return reader->status;
+}

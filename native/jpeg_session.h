@@ -1,0 +1,51 @@
+/* What the functions of jpeg.h share: a libjpeg decompressor that reads from memory, allocates from an arena, stops
+ * at damage, and jumps out of libjpeg instead of ending the process. Private to jpeg*.c. */
+#ifndef IMS_JPEG_SESSION_H
+#define IMS_JPEG_SESSION_H
+
+#include <setjmp.h>
+#include <stdio.h>
+#include <jpeglib.h>
+
+#include "arena.h"
+#include "buffer.h"
+#include "jpeg.h"
+
+#ifndef JCS_EXTENSIONS
+#error "imagesprint needs libjpeg-turbo, not another libjpeg"
+#endif
+
+struct jpeg_reader {
+    struct jpeg_decompress_struct cinfo;
+    struct jpeg_error_mgr errors;
+    struct jpeg_source_mgr source;
+    struct jpeg_progress_mgr progress;
+    jmp_buf escape;
+    arena arena;
+    const uint8_t *end; /* of the file */
+    buffer scanlines;   /* see jpeg_session_rows */
+    ims_status status;
+    int extraneous;
+    char message[IMS_MESSAGE];
+};
+
+/* Every call into libjpeg stands below `if (setjmp(reader->escape)) return jpeg_session_end(reader);`. */
+
+/* Starts with a file: reads its headers. Leaves by the escape where it is not one that is decoded here. */
+void jpeg_session_begin(jpeg_reader *reader, jpeg_file file);
+
+/* The same for a file with JPEG_PADDING bytes behind it. */
+void jpeg_session_begin_padded(jpeg_reader *reader, jpeg_file file);
+
+/* Makes the reader ready for the next file; returns the status of this one. */
+ims_status jpeg_session_end(jpeg_reader *reader);
+
+#define ROWS 4 /* read at a time: libjpeg gives as many as chroma is subsampled by */
+
+/* Points `rows` to scratch for that many rows of RGBX as wide as the output, each with ROW_PADDING bytes behind it. */
+void jpeg_session_rows(jpeg_reader *reader, JSAMPROW rows[ROWS]);
+
+/* Leaves by the escape. */
+_Noreturn void jpeg_session_fail(jpeg_reader *reader, ims_status status);
+
+#endif

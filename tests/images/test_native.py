@@ -1,0 +1,526 @@
+import ctypes
+import gc
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from google_crc32c import value as reference_crc
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from imagesprint.errors import ImageError, UsageError
+from imagesprint.images import native
+from imagesprint.images.decoding import BatchImageError
+from imagesprint.images.native import Batch, NativeDecoder, Outcome, Pool, Records, Status
+from imagesprint.records.tfrecord import FRAME_BYTES, HEADER_BYTES, frame
+
+pytestmark = pytest.mark.skipif(
+    not native.LIBRARY.exists(), reason="the native decoder is not built: a C compiler or libjpeg's headers are missing"
+)
+
+PHOTOS = [Image.fromarray(array) for array in load_sample_images().images]  # two of 640 × 427
+Box = tuple[int, int, int, int]
+Pixels = NDArray[np.uint8]
+
+
+def encode(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def upright_422(image: Image.Image) -> bytes:
+    """A JPEG in 4:4:0: one in 4:2:2 whose luma is declared to be twice as high instead of twice as wide.
+
+    Of each MCU's two luma blocks the second then lies below the first; so the picture is another one, as good as any.
+    """
+    data = bytearray(encode(image, quality=90, subsampling="4:2:2"))
+    place = data.index(b"\xff\xc0") + 11  # the sampling factors of the first component
+    assert data[place] == 0x21
+    data[place] = 0x12
+    width, height = image.size
+    data[place - 6 : place - 2] = (height * 2).to_bytes(2, "big") + (width // 2).to_bytes(2, "big")
+    return bytes(data)
+
+
+KINDS: dict[str, Any] = {
+    "4:4:4": lambda image: encode(image, quality=90, subsampling="4:4:4"),
+    "4:2:2": lambda image: encode(image, quality=90, subsampling="4:2:2"),
+    "4:2:0": lambda image: encode(image, quality=90, subsampling="4:2:0"),
+    "4:4:0": upright_422,
+    "grey": lambda image: encode(image.convert("L"), quality=90),
+    "progressive": lambda image: encode(image, quality=90, progressive=True),
+    "restarts": lambda image: encode(image, quality=90, restart_marker_blocks=5),
+    "RGB": lambda image: encode(image, quality=90, keep_rgb=True),
+}
+
+
+def with_pillow(data: bytes, box: Box, size: int, flip: bool, antialias: bool) -> Pixels:
+    image = Image.open(io.BytesIO(data)).convert("RGB").crop(box)
+    if antialias:
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    else:
+        extent = (0, 0, box[2] - box[0], box[3] - box[1])
+        image = image.transform((size, size), Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels[:, ::-1] if flip else pixels
+
+
+def batch_of(boxes: list[Box], size: int, flips: list[bool] | None = None, **options: Any) -> Batch:
+    out = np.full((len(boxes), size, size, 3), 77, np.uint8)
+    antialias = options.pop("antialias", True)
+    return Batch(np.array(boxes, np.int32), np.array(flips or [False] * len(boxes)), antialias, out, **options)
+
+
+def decode(
+    pool: Pool, encoded: list[bytes], boxes: list[Box], size: int, flips: list[bool] | None = None, **options: Any
+) -> Pixels:
+    batch = batch_of(boxes, size, flips, **options)
+    outcome = pool.decode(encoded, batch)
+    assert not outcome.status.any(), [outcome.message(row) for row in np.flatnonzero(outcome.status).tolist()]
+    return batch.out
+
+
+def decode_one(pool: Pool, data: bytes, box: Box = (0, 0, 8, 8), **options: Any) -> tuple[Status, str]:
+    outcome = pool.decode([data], batch_of([box], 8, **options))
+    return Status(outcome.status[0]), outcome.message(0) if outcome.status[0] else ""
+
+
+def boxes_in(width: int, height: int, rng: np.random.Generator) -> list[Box]:
+    """The whole image, a pixel in each corner, strips along each edge, and two anywhere."""
+    w, h = max(1, width // 3), max(1, height // 3)
+    found = [(0, 0, width, height), (0, 0, 1, 1), (width - 1, height - 1, width, height)]
+    found += [(0, height - 1, 1, height), (width - 1, 0, width, 1)]
+    found += [(0, 0, w, height), (width - w, 0, width, height), (0, 0, width, h), (0, height - h, width, height)]
+    for _ in range(2):
+        left, top = int(rng.integers(width)), int(rng.integers(height))
+        found.append((left, top, int(rng.integers(left, width)) + 1, int(rng.integers(top, height)) + 1))
+    return found
+
+
+@pytest.fixture(scope="module")
+def pool() -> Pool:
+    return Pool(2)
+
+
+@pytest.mark.parametrize("antialias", [True, False], ids=["antialias", "plain"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_pillows(pool: Pool, kind: str, antialias: bool) -> None:
+    rng = np.random.default_rng(0)
+    errors = []
+    for number, (width, height) in enumerate([(2, 1), (7, 5), (16, 16), (33, 47), (130, 97), (301, 200), (640, 427)]):
+        data = KINDS[kind](PHOTOS[number % 2].resize((width, height)))
+        width, height = Image.open(io.BytesIO(data)).size
+        boxes = boxes_in(width, height, rng)
+        flips = (rng.integers(0, 2, len(boxes)) == 1).tolist()
+        for size in (1, 13, 64):
+            result = decode(pool, [data] * len(boxes), boxes, size, flips, antialias=antialias)
+            for pixels, box, flip in zip(result, boxes, flips, strict=True):
+                errors.append(np.abs(pixels.astype(int) - with_pillow(data, box, size, flip, antialias)).ravel())
+    flat = np.concatenate(errors)
+    assert flat.max() <= 1
+    assert flat.mean() <= (0.05 if antialias else 0.3)
+
+
+def test_extreme_reductions_keep_the_brightness(pool: Pool) -> None:
+    for width, height in ((4000, 3000), (1, 3000), (4000, 1)):
+        image = PHOTOS[0].resize((width, height))
+        data = encode(image, quality=95)
+        for size in (1, 3, 224):
+            result = decode(pool, [data], [(0, 0, width, height)], size)[0].astype(int)
+            assert np.abs(result - with_pillow(data, (0, 0, width, height), size, False, True)).max() <= 1
+    white = encode(Image.new("RGB", (3000, 5), (255, 255, 255)))
+    assert (decode(pool, [white], [(0, 0, 3000, 5)], 2) == 255).all()
+
+
+def mixed(count: int) -> tuple[list[bytes], list[Box], list[bool]]:
+    rng = np.random.default_rng(3)
+    encoded, boxes = [], []
+    for i in range(count):
+        width, height = (int(side) for side in rng.integers(1, 300, 2))
+        encoded.append(list(KINDS.values())[i % 3](PHOTOS[i % 2].resize((width, height))))
+        boxes.append(boxes_in(width, height, rng)[-1])
+    return encoded, boxes, (rng.integers(0, 2, count) == 1).tolist()
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_bytes_do_not_depend_on_threads_or_processor(pool: Pool, antialias: bool) -> None:
+    encoded, boxes, flips = mixed(60)
+    sizes = np.array([np.asarray(Image.open(io.BytesIO(data))).shape[:2] for data in encoded], np.int32)
+    raw = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).tobytes() for data in encoded]
+    for size in (1, 30, 31, 96):
+        expected = decode(pool, encoded, boxes, size, flips, antialias=antialias)
+        for other in (Pool(1), Pool(4), Pool(1, portable=True)):
+            np.testing.assert_array_equal(decode(other, encoded, boxes, size, flips, antialias=antialias), expected)
+            batch = batch_of(boxes, size, flips, antialias=antialias)
+            assert not other.decode(raw, batch, sizes).status.any()
+            assert np.abs(batch.out.astype(int) - expected).max() <= 1
+            other.close()
+    assert Pool(1, portable=True).resizer == "portable"
+
+
+def test_raw_pixels_are_resized_alike(pool: Pool) -> None:
+    pixels = np.random.default_rng(5).integers(0, 256, (90, 70, 3), np.uint8)
+    boxes = boxes_in(70, 90, np.random.default_rng(1))
+    for size in (5, 64, 128):
+        for portable in (False, True):
+            batch = batch_of(boxes, size)
+            sizes = np.array([(90, 70)] * len(boxes), np.int32)
+            assert not Pool(1, portable).decode([pixels.tobytes()] * len(boxes), batch, sizes).status.any()
+            for result, box in zip(batch.out, boxes, strict=True):
+                expected = Image.fromarray(pixels).crop(box).resize((size, size), Image.Resampling.BILINEAR)
+                assert np.abs(result.astype(int) - np.asarray(expected)).max() <= 1
+    outcome = pool.decode(
+        [pixels.tobytes()] * 2, batch_of([(0, 0, 71, 9), (0, 0, 70, 90)], 8), np.array([(90, 70), (91, 70)], np.int32)
+    )
+    assert outcome.status.tolist() == [Status.OUTSIDE, Status.DAMAGED]
+
+
+GOOD = encode(PHOTOS[0].resize((200, 150)), quality=90)
+WHOLE = (0, 0, 200, 150)
+
+
+@pytest.mark.parametrize("to_end", [False, True])
+def test_a_cut_is_found_where_the_crop_reaches(pool: Pool, to_end: bool) -> None:
+    for length in (*range(2, 700, 37), *range(700, len(GOOD), 501), len(GOOD) - 40):
+        status, message = decode_one(pool, GOOD[:length], WHOLE, to_end=to_end)
+        assert status == Status.DAMAGED
+        assert message
+    top_rows = (0, 0, 200, 16)
+    expected = Status.DAMAGED if to_end else Status.OK
+    assert decode_one(pool, GOOD[: len(GOOD) // 2], top_rows, to_end=to_end)[0] == expected
+    assert decode_one(pool, GOOD, top_rows, to_end=to_end)[0] == Status.OK
+    assert decode_one(pool, GOOD[:-2], top_rows, to_end=to_end)[0] == expected  # without its end marker
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_whole_decoding_finds_what_pillow_finds(progressive: bool) -> None:
+    good = encode(PHOTOS[1].resize((90, 70)), quality=80, progressive=progressive, restart_marker_blocks=7)
+    rng = np.random.default_rng(0)
+    found = {"both": 0, "native": 0, "neither": 0}
+    for _ in range(400):
+        data = bytearray(good)
+        place = int(rng.integers(len(data)))
+        if rng.integers(3):
+            data[place] = int(rng.integers(256))
+        else:
+            del data[place : place + int(rng.integers(1, 400))]
+        try:
+            Image.open(io.BytesIO(data), formats=["JPEG"]).load()
+            seen = False
+        except Exception:  # as in `open_rgb`
+            seen = True
+        try:
+            sound = native.decode_whole(bytes(data)) is not None
+            assert not (sound and seen)
+            found["neither"] += sound
+        except ImageError:
+            found["both" if seen else "native"] += 1
+    assert all(found.values()), found
+
+
+def test_whole_decoding() -> None:
+    for data in (GOOD, KINDS["grey"](PHOTOS[0]), KINDS["progressive"](PHOTOS[1])):
+        decoded = native.decode_whole(data)
+        assert decoded is not None
+        assert np.abs(decoded[0].astype(int) - np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))).max() <= 1
+        assert decoded[1] == 0
+    assert native.read_info(KINDS["progressive"](PHOTOS[0])) == native.JpegInfo(427, 640, 3, True)
+    assert native.read_info(KINDS["grey"](PHOTOS[0])) == native.JpegInfo(427, 640, 1, False)
+    stray = GOOD[:-2] + b"abc" * 9 + GOOD[-2:]  # before the end marker: libjpeg warns, but no pixel is harmed
+    decoded = native.decode_whole(stray)
+    assert decoded is not None
+    assert decoded[1] == 1
+
+
+CMYK, PNG = encode(PHOTOS[0].convert("CMYK")), encode(PHOTOS[0].resize((64, 48)), "PNG")
+
+
+def test_what_is_left_to_pillow(pool: Pool) -> None:
+    twelve_bits = bytearray(GOOD)
+    twelve_bits[GOOD.index(b"\xff\xc0") + 4] = 12
+    arithmetic = GOOD.replace(b"\xff\xc0", b"\xff\xc9", 1)
+    for data in (CMYK, PNG, bytes(twelve_bits), arithmetic, b"", b"GIF89a", GOOD[:2] + b"x" + GOOD[2:]):
+        assert decode_one(pool, data)[0] == Status.UNSUPPORTED
+        assert native.read_info(data) is None
+        assert native.decode_whole(data) is None
+
+
+def test_bad_images_have_a_status(pool: Pool) -> None:
+    huge = bytearray(GOOD)
+    place = GOOD.index(b"\xff\xc0") + 5
+    huge[place : place + 4] = b"\x80\x00\x80\x00"  # 32,768 × 32,768
+    assert decode_one(pool, bytes(huge)) == (Status.TOO_LARGE, "32768 x 32768 pixels")
+    huge[place : place + 4] = b"\xff\xff\xff\xff"  # beyond libjpeg's own limit
+    assert decode_one(pool, bytes(huge))[0] == Status.TOO_LARGE
+    header_only = GOOD[: GOOD.index(b"\xff\xda")]
+    assert decode_one(pool, header_only)[0] == Status.DAMAGED
+    limits = [(0, 0, 201, 10), (0, 0, 10, 151), (-1, 0, 10, 10), (5, 5, 5, 10), (9, 9, 8, 10), (2**31 - 1,) * 4]
+    for box in limits:
+        status, message = decode_one(pool, GOOD, box)
+        assert status == Status.OUTSIDE
+        assert message == f"an image of 200×150 pixels cannot be cropped to {box}"
+
+
+def in_scans(image: Image.Image, repeats: int) -> bytes:
+    """A JPEG that is not progressive, with a scan for each channel, the last of them repeated."""
+    channels = [encode(channel, quality=80) for channel in image.convert("YCbCr").split()]
+    first = channels[0]
+    frame_at, tables_at = first.index(b"\xff\xc0"), first.index(b"\xff\xc4")
+    components = b"".join(bytes((number, 0x11, 0)) for number in (1, 2, 3))
+    header = b"\xff\xc0\x00\x11" + first[frame_at + 4 : frame_at + 9] + b"\x03" + components
+    scans = [data[data.index(b"\xff\xda") + 10 : -2] for data in channels]
+    numbered = [b"\xff\xda\x00\x08\x01" + bytes((i + 1, 0, 0, 63, 0)) + scan for i, scan in enumerate(scans)]
+    tables = first[tables_at : first.index(b"\xff\xda")]
+    return first[:frame_at] + header + tables + b"".join(numbered) + numbered[2] * repeats + b"\xff\xd9"
+
+
+def test_scans_one_by_one_but_not_without_end(pool: Pool) -> None:
+    data = in_scans(PHOTOS[0].resize((130, 97)), 3)
+    for box in boxes_in(130, 97, np.random.default_rng(0)):
+        [result] = decode(pool, [data], [box], 20)
+        assert np.abs(result.astype(int) - with_pillow(data, box, 20, False, True)).max() <= 1
+    bomb = in_scans(PHOTOS[0].resize((8, 8)), 600)
+    assert decode_one(pool, bomb) == (Status.TOO_LARGE, "more than 500 scans")
+
+
+def test_tables_of_another_image_are_not_taken() -> None:
+    one = Pool(1)
+    without_tables = bytearray(GOOD)
+    place = GOOD.index(b"\xff\xdb")
+    end = GOOD.index(b"\xff\xc0")
+    del without_tables[place:end]
+    assert decode_one(one, GOOD)[0] == Status.OK
+    assert decode_one(one, bytes(without_tables))[0] == Status.DAMAGED
+    assert decode_one(one, GOOD)[0] == Status.OK
+
+
+def test_rows_fail_one_by_one(pool: Pool) -> None:
+    encoded = [GOOD, b"", GOOD[:900], CMYK, GOOD]
+    batch = batch_of([WHOLE] * 5, 20)
+    outcome = pool.decode(encoded, batch)
+    assert outcome.status.tolist() == [Status.OK, Status.UNSUPPORTED, Status.DAMAGED, Status.UNSUPPORTED, Status.OK]
+    np.testing.assert_array_equal(batch.out[0], batch.out[4])
+    np.testing.assert_array_equal(batch.out[0], decode(pool, [GOOD], [WHOLE], 20)[0])
+
+
+class Shard:
+    """Records in a file, and where the index would have them."""
+
+    def __init__(self, path: Path, images: list[bytes]) -> None:
+        payloads = [b"before" + image + b"behind it" for image in images]
+        lengths = np.array([len(payload) for payload in payloads], np.int64)
+        self.path = path
+        self.path.write_bytes(b"".join(frame(payload) for payload in payloads))
+        self.fd = os.open(path, os.O_RDONLY)
+        ends = np.cumsum(lengths + FRAME_BYTES)
+        self.records = Records(
+            np.full(len(images), self.fd, np.int32),
+            ends - lengths - FRAME_BYTES,
+            lengths,
+            np.full(len(images), len(b"before"), np.int64),
+            lengths - len(b"beforebehind it"),
+        )
+
+    def load(self, pool: Pool, boxes: list[Box], size: int, **options: Any) -> tuple[Outcome, Pixels]:
+        batch = batch_of(boxes, size, **options)
+        return pool.load(self.records, batch), batch.out
+
+    def flip_bit(self, offset: int) -> None:
+        data = bytearray(self.path.read_bytes())
+        data[offset] ^= 1
+        self.path.write_bytes(data)  # the same file: the descriptor stays good
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Any:
+    encoded, boxes, _ = mixed(20)
+    made = Shard(tmp_path / "shard", encoded)
+    yield made, encoded, boxes
+    os.close(made.fd)
+
+
+def test_records_are_read_checked_and_decoded(pool: Pool, shard: Any) -> None:
+    made, encoded, boxes = shard
+    stages = np.zeros(4, np.int64)
+    outcome, pixels = made.load(pool, boxes, 40, stages=stages)
+    assert not outcome.status.any()
+    np.testing.assert_array_equal(pixels, decode(pool, encoded, boxes, 40))
+    assert (stages > 0).all()
+
+
+def test_damaged_records_have_a_status(pool: Pool, shard: Any) -> None:
+    made, _, boxes = shard
+    starts = made.records.offsets.tolist()
+    made.flip_bit(starts[1])  # in the length
+    made.flip_bit(starts[2] + 9)  # in its CRC
+    made.flip_bit(starts[3] + HEADER_BYTES + 3)
+    made.flip_bit(starts[5] - 1)  # in the CRC of record 4's payload
+    made.records.offsets[6] += 1
+    made.records.payload_lengths[7] -= 1
+    made.records.fds[8] = 1_000_000
+    made.records.encoded_offsets[9] = 1 << 40
+    made.records.payload_lengths[10] = -5
+    outcome, _ = made.load(pool, boxes, 8)
+    expected = [Status.BAD_HEADER] * 2 + [Status.BAD_PAYLOAD] * 2 + [Status.OK, Status.BAD_HEADER]
+    expected += [Status.OTHER_LENGTH, Status.UNREADABLE, Status.OTHER_LENGTH, Status.MEMORY]
+    assert outcome.status[1:11].tolist() == expected
+    assert not outcome.status[11:].any()
+    assert outcome.message(3) == "does not match its CRC-32C"
+    length = int(made.records.payload_lengths[7])
+    assert outcome.message(7) == f"is {length + 1} bytes long, not {length} as the index has it"
+
+
+def test_a_shard_that_is_cut_short(pool: Pool, shard: Any) -> None:
+    made, _, boxes = shard
+    os.truncate(made.path, made.path.stat().st_size - 3)
+    outcome, _ = made.load(pool, boxes, 8)
+    assert outcome.status[-1] == Status.CUT_SHORT
+    assert outcome.message(19).startswith("is cut short: ")
+    assert not outcome.status[:-1].any()
+
+
+def test_crc32c() -> None:
+    data = np.random.default_rng(0).bytes(20_000)
+    for length in (*range(20), 4079, 4080, 4081, 12_345, 20_000):
+        for start in (0, 1, 7):
+            part = data[start : start + length]
+            assert native.crc32c(part) == native.crc32c(part, portable=True) == reference_crc(part)
+
+
+def test_the_drop_in_decoder() -> None:
+    decoder = NativeDecoder(2)
+    out = np.empty((4, 16, 16, 3), np.uint8)
+    view = memoryview(b"before" + GOOD + b"after")[6 : 6 + len(GOOD)]
+    crops = np.array([(0, 0, 40, 40)] * 4, np.int32)
+    decoder.decode([GOOD, view, CMYK, PNG], crops, np.array([False, False, True, False]), True, out)
+    np.testing.assert_array_equal(out[0], out[1])
+    np.testing.assert_array_equal(out[2], with_pillow(CMYK, (0, 0, 40, 40), 16, True, True))
+    np.testing.assert_array_equal(out[3], with_pillow(PNG, (0, 0, 40, 40), 16, False, True))
+    assert decoder.fallbacks == 2
+    for encoded, reason in (([GOOD, GOOD, GOOD[:500], b""], "500 bytes"), ([GOOD, GOOD, b"text", b""], "4 bytes")):
+        with pytest.raises(BatchImageError, match=f"{reason} that cannot be decoded") as caught:
+            decoder.decode(encoded, crops, np.zeros(4, np.bool_), True, out)
+        assert caught.value.position == 2
+    with pytest.raises(BatchImageError, match=r"200×150 .* cannot be cropped") as caught:
+        decoder.decode([GOOD], np.array([(0, 0, 300, 300)], np.int32), np.array([False]), True, out[:1])
+    assert "verify" in caught.value.hint
+    decoder.decode([], np.empty((0, 4), np.int32), np.empty(0, np.bool_), True, np.empty((0, 8, 8, 3), np.uint8))
+    decoder.close()
+    decoder.close()
+    with pytest.raises(ValueError, match="closed"):
+        decoder.decode([GOOD], crops[:1], np.array([False]), True, out[:1])
+
+
+def test_arrays_of_another_form_are_refused(pool: Pool) -> None:
+    good = batch_of([WHOLE], 8)
+    wrong: list[dict[str, Any]] = [
+        {"crops": good.crops.astype(np.int64)},
+        {"crops": good.crops[:, :3]},
+        {"flips": np.zeros(2, np.bool_)},
+        {"out": np.empty((1, 8, 16, 3), np.uint8)[:, :, ::2]},
+        {"out": np.empty((1, 8, 9, 3), np.uint8)},
+    ]
+    for change in wrong:
+        with pytest.raises(ValueError, match="instead of contiguous"):
+            pool.decode([GOOD], Batch(**{**vars(good), **change}))
+
+
+def test_threads_end_with_the_pool() -> None:
+    process = psutil.Process()
+    before = process.num_threads()
+    pool = Pool(5)
+    decode(pool, [GOOD] * 9, [WHOLE] * 9, 8)
+    assert process.num_threads() == before + 4
+    pool.close()
+    assert process.num_threads() == before
+    decode(again := Pool(3), [GOOD] * 9, [WHOLE] * 9, 8)
+    del again
+    gc.collect()
+    assert process.num_threads() == before
+
+
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    pool = Pool(3)
+    expected = decode(pool, [GOOD] * 20, [WHOLE] * 20, 16)
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(60)
+            same = (decode(pool, [GOOD] * 20, [WHOLE] * 20, 16) == expected).all()
+            enough = psutil.Process().num_threads() >= 3
+            pool.close()
+            os._exit(0 if same and enough else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (decode(pool, [GOOD] * 20, [WHOLE] * 20, 16) == expected).all()
+
+
+def test_a_pool_is_shared_by_threads_in_turn() -> None:
+    pool = Pool(2)
+    expected = decode(pool, [GOOD] * 8, [WHOLE] * 8, 16)
+    wrong: list[int] = []
+
+    def work() -> None:
+        for _ in range(20):
+            if (decode(pool, [GOOD] * 8, [WHOLE] * 8, 16) != expected).any():
+                wrong.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not wrong
+
+
+def test_memory_stays_flat(pool: Pool) -> None:
+    encoded = [GOOD, GOOD[:3000], b"", CMYK, KINDS["progressive"](PHOTOS[0]), KINDS["4:4:4"](PHOTOS[1])] * 4
+
+    def work(times: int) -> int:
+        for _ in range(times):
+            pool.decode(encoded, batch_of([WHOLE] * len(encoded), 64))
+            native.decode_whole(GOOD)
+        return int(psutil.Process().memory_info().rss)
+
+    before = work(20)
+    assert work(100) - before < 3 << 20
+
+
+def test_entropy_decoding_takes_part_of_the_time() -> None:
+    data = encode(PHOTOS[0], quality=95)
+    whole, top = (min(native.entropy_seconds(data, rows) for _ in range(5)) for rows in (0, 40))
+    assert 0 < top < whole
+    with pytest.raises(ImageError):
+        native.entropy_seconds(data[:400])
+
+
+def test_a_library_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "libimagesprint.so")
+    with pytest.raises(UsageError, match="not installed: there is no ") as caught:
+        native.library.__wrapped__()
+    assert "libjpeg-dev" in caught.value.hint
+    (tmp_path / "libimagesprint.so").write_bytes(b"no library")
+    with pytest.raises(UsageError, match="too short"):
+        native.library.__wrapped__()
+
+
+def test_importing_it_loads_no_library() -> None:
+    code = "import imagesprint.images.native as n; print(n.library.cache_info().currsize)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
+
+
+def test_the_structs_are_as_large_as_in_c() -> None:
+    assert ctypes.sizeof(native._Batch) == 8 + 4 * 4 + 6 * 8
+    assert ctypes.sizeof(native._Records) == 6 * 8

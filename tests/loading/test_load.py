@@ -1,0 +1,93 @@
+"""The two ways to a batch's pixels: natively from the shards, and by Pillow."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagesprint.errors import ImageError, RecordError
+from imagesprint.images import native
+from imagesprint.images.decoders import open_decoder
+from imagesprint.images.decoding import PillowDecoder
+from imagesprint.loading.load import Load, decode_load
+from imagesprint.records.dataset import open_dataset
+from imagesprint.records.image_record import ImageRecord
+
+pytestmark = pytest.mark.skipif(not native.is_available(), reason="the native decoder is not built")
+
+WriteRoot = Callable[..., Path]
+
+
+def whole(root: Path) -> Load:
+    dataset = open_dataset(root, "full", "train")
+    ids = np.arange(len(dataset))
+    height, width = dataset.sizes[ids].T
+    crops = np.stack([0 * width, 0 * width, width, height], axis=1).astype(np.int32)
+    return Load(dataset, ids, crops, ids % 2 == 0, True, len(ids), 24, 0)
+
+
+def pixels(load: Load, decoder: native.NativeDecoder | PillowDecoder) -> np.ndarray:
+    out = np.zeros((load.rows, load.image_size, load.image_size, 3), np.uint8)
+    decode_load(load, decoder, out)
+    return out
+
+
+def test_native_and_pillow_agree(write_root: WriteRoot, train_records: list[ImageRecord]) -> None:
+    load = whole(write_root(train_records))
+    found, expected = pixels(load, native.NativeDecoder(2)), pixels(load, PillowDecoder(1))
+    assert found.any()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1)
+
+
+def test_what_libjpeg_cannot_do_goes_to_pillow_and_is_counted(
+    write_root: WriteRoot, train_records: list[ImageRecord], tmp_path: Path
+) -> None:
+    for number, (mode, name) in {3: ("RGB", "a.png"), 7: ("CMYK", "b.jpg")}.items():
+        Image.effect_noise((train_records[number].width, train_records[number].height), 50).convert(mode).save(
+            tmp_path / name
+        )
+        train_records[number] = replace(train_records[number], encoded=(tmp_path / name).read_bytes())
+    load = whole(write_root(train_records))
+    decoder = native.NativeDecoder(2)
+    np.testing.assert_allclose(pixels(load, decoder), pixels(load, PillowDecoder(1)), rtol=0, atol=1)
+    assert decoder.fallbacks == 2
+
+
+def test_a_file_that_is_no_image(write_root: WriteRoot, train_records: list[ImageRecord]) -> None:
+    train_records[5] = replace(train_records[5], encoded=b"<html>not found</html>")
+    load = whole(write_root(train_records))
+    with pytest.raises(ImageError, match=r"train-00000-of-00002, record 5, image5\.jpg: .*no image of a known format"):
+        pixels(load, native.NativeDecoder(2))
+
+
+def test_damage_below_the_crop_is_found_to_the_end_alone(
+    write_root: WriteRoot, train_records: list[ImageRecord]
+) -> None:
+    cut = train_records[0].encoded
+    train_records[0] = replace(train_records[0], encoded=cut[: len(cut) * 9 // 10])
+    load = whole(write_root(train_records))
+    load = replace(
+        load, sample_ids=load.sample_ids[:1], crops=np.array([[0, 0, 8, 4]], np.int32), flips=load.flips[:1], rows=1
+    )
+    assert pixels(load, native.NativeDecoder(1)).any()
+    with pytest.raises(ImageError, match="record 0"):
+        pixels(replace(load, to_end=True), native.NativeDecoder(1))
+
+
+def test_a_flipped_bit(write_root: WriteRoot, train_records: list[ImageRecord]) -> None:
+    root = write_root(train_records)
+    path = root / "full/train-00000-of-00002"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(RecordError, match=r"train-00000-of-00002: the record at byte \d+ does not match its CRC-32C"):
+        pixels(whole(root), native.NativeDecoder(2))
+
+
+def test_the_environment_can_choose_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_decoder(1).name == "native"
+    monkeypatch.setenv("IMAGESPRINT_DECODER", "pillow")
+    assert open_decoder(1).name == "pillow"

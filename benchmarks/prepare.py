@@ -5,9 +5,9 @@
 Prepares 2,000 photos of 500 × 375 pixels and 110 kB (distinct crops of scikit-learn's two photos), or those of DIR, a
 folder of class folders, into full,320,160 with two workers. The yardstick are two processes that decode every photo
 and encode it at 320 and at 160 pixels with the same Pillow and the same settings: of pixels that were shrunk outside of
-the timing, and once more with the shrinking counted. Prepare's time is that of the whole command and its workers, the
-start of Python included; the yardstick's is of its loop alone. Exits 3 if prepare takes more than 1.25 times decoding
-and encoding alone.
+the timing, and once more with the shrinking counted. All times are of whole processes, the start of Python included:
+three of them for prepare, two for the yardstick. Exits 3 if prepare takes more than 1.25 times decoding and encoding
+alone.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from imagesprint.images.decoding import to_rgb
 
 files = [Path(line) for line in sys.stdin.read().splitlines()]
 with_shrinking = sys.argv[1] == "shrink"
-seconds = 0.0
+seconds = time.process_time()  # the start of Python
 for start in range(0, len(files), 50):
     data = [file.read_bytes() for file in files[start : start + 50]]
     images = [to_rgb(open_image(each)) for each in data]

@@ -193,26 +193,25 @@ void ims_load(ims_pool *pool, const ims_batch *batch, const ims_records *records
     run(&(job){pool, batch, NULL, records});
 }
 
-static int32_t finish(jpeg_reader *reader, ims_status status, char *message) {
+static int32_t finish(const jpeg_reader *reader, ims_status status, char *message) {
     memcpy(message, reader ? jpeg_reader_message(reader) : "out of memory\0", reader ? IMS_MESSAGE : 15);
-    jpeg_reader_destroy(reader);
     return status;
 }
 
 int32_t ims_read_info(const uint8_t *data, int64_t length, ims_info *info, char *message) {
-    jpeg_reader *reader = jpeg_reader_create();
+    jpeg_reader *reader = jpeg_reader_of_thread();
     jpeg_file file = {data, (size_t)length};
     return finish(reader, reader ? jpeg_read_info(reader, file, info) : IMS_MEMORY, message);
 }
 
 int32_t ims_decode_whole(const uint8_t *data, int64_t length, uint8_t *out, ims_info *info, char *message) {
-    jpeg_reader *reader = jpeg_reader_create();
+    jpeg_reader *reader = jpeg_reader_of_thread();
     jpeg_file file = {data, (size_t)length};
     return finish(reader, reader ? jpeg_read_whole(reader, file, out, info) : IMS_MEMORY, message);
 }
 
 int32_t ims_entropy_ns(const uint8_t *data, int64_t length, int32_t rows, int64_t *nanoseconds, char *message) {
-    jpeg_reader *reader = jpeg_reader_create();
+    jpeg_reader *reader = jpeg_reader_of_thread();
     jpeg_file file = {data, (size_t)length};
     return finish(reader, reader ? jpeg_entropy(reader, file, rows, nanoseconds) : IMS_MEMORY, message);
 }

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define IMS_ABI 2       /* changes whenever a struct, a status or a signature does */
+#define IMS_ABI 3       /* changes whenever a struct, a status or a signature does */
 #define IMS_MESSAGE 200 /* bytes of a message, its final zero included: libjpeg's JMSG_LENGTH_MAX */
 #define IMS_EXPORT __attribute__((visibility("default")))
 
@@ -92,17 +92,19 @@ IMS_EXPORT int32_t ims_read_info(const uint8_t *data, int64_t length, ims_info *
 /* The whole image into `out`, [height][width][3] as ims_read_info gave them, to the end-of-image marker. */
 IMS_EXPORT int32_t ims_decode_whole(const uint8_t *data, int64_t length, uint8_t *out, ims_info *info, char *message);
 
-/* One version of an image: `width` x `height` pixels, as a JPEG of `quality`, or as pixels where that is 0. */
+/* One version of an image: with its shorter side at `shorter_side` pixels, or as it is where that is no smaller; as a
+ * JPEG of `quality`, or as pixels where that is 0. A JPEG that would be no smaller is not made. */
 typedef struct {
-    int32_t width, height, quality, reserved;
-    uint8_t *data; /* from here on: the answer. ims_free gives it back */
+    int32_t shorter_side, quality;
+    int32_t width, height; /* from here on: the answer */
+    uint8_t *data;         /* ims_free gives it back; NULL: not made */
     int64_t length;
     int64_t nanoseconds; /* that resizing and encoding took */
 } ims_version;
 
 /* Decodes a JPEG once, to its end, and makes `count` versions of it: resized with antialiasing, as JPEG baseline, 4:2:0
  * with optimised Huffman tables. `nanoseconds` is what decoding took. No version has data unless this is IMS_OK. */
-IMS_EXPORT int32_t ims_shrink(const uint8_t *data, int64_t length, ims_version *versions, int32_t count,
+IMS_EXPORT int32_t ims_shrink(const uint8_t *data, int64_t length, ims_version *versions, int32_t count, ims_info *info,
                               int64_t *nanoseconds, char *message);
 IMS_EXPORT void ims_free(uint8_t *data);
 

@@ -7,7 +7,7 @@
 /* Fancy upsampling of a pixel looks at one chroma sample beside it, which two pixels share. */
 #define MARGIN 2
 
-static void fill_info(const jpeg_reader *reader, ims_info *info) {
+void jpeg_fill_info(const jpeg_reader *reader, ims_info *info) {
     const struct jpeg_decompress_struct *cinfo = &reader->cinfo;
     *info = (ims_info){.width = (int32_t)cinfo->image_width,
                        .height = (int32_t)cinfo->image_height,
@@ -19,7 +19,7 @@ static void fill_info(const jpeg_reader *reader, ims_info *info) {
 ims_status jpeg_read_info(jpeg_reader *reader, jpeg_file file, ims_info *info) {
     if (setjmp(reader->escape)) return jpeg_session_end(reader);
     jpeg_session_begin(reader, file);
-    fill_info(reader, info);
+    jpeg_fill_info(reader, info);
     return jpeg_session_end(reader);
 }
 
@@ -99,7 +99,7 @@ ims_status jpeg_read_whole(jpeg_reader *reader, jpeg_file file, uint8_t *out, im
         jpeg_read_scanlines(cinfo, rows, left < ROWS ? left : ROWS);
     }
     jpeg_finish_decompress(cinfo);
-    fill_info(reader, info);
+    jpeg_fill_info(reader, info);
     return jpeg_session_end(reader);
 }
 

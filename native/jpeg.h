@@ -25,6 +25,11 @@ void jpeg_reader_destroy(jpeg_reader *reader);
 /* What went wrong in the last call. */
 const char *jpeg_reader_message(const jpeg_reader *reader);
 
+/* Returns the calling thread's reader, made at the first call and destroyed with the thread; NULL: out of memory. */
+jpeg_reader *jpeg_reader_of_thread(void);
+
+void jpeg_fill_info(const jpeg_reader *reader, ims_info *info);
+
 ims_status jpeg_read_info(jpeg_reader *reader, jpeg_file file, ims_info *info);
 
 /* How a crop is to be turned into pixels. */

@@ -1,5 +1,6 @@
 #include "jpeg_session.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -122,6 +123,22 @@ void jpeg_reader_destroy(jpeg_reader *reader) {
     arena_free(&reader->arena);
     buffer_free(&reader->scanlines);
     free(reader);
+}
+
+static pthread_key_t thread_key;
+
+static void destroy_of_thread(void *reader) { jpeg_reader_destroy(reader); }
+
+static void make_thread_key(void) { pthread_key_create(&thread_key, destroy_of_thread); }
+
+jpeg_reader *jpeg_reader_of_thread(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, make_thread_key);
+    jpeg_reader *reader = pthread_getspecific(thread_key);
+    if (reader) return reader;
+    reader = jpeg_reader_create();
+    if (reader) pthread_setspecific(thread_key, reader);
+    return reader;
 }
 
 const char *jpeg_reader_message(const jpeg_reader *reader) { return reader->message; }

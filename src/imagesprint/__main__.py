@@ -1,8 +1,8 @@
 """`python -m imagesprint` is `imagesprint`."""
 
-import sys
+if __name__ == "__main__":  # worker processes import this module too: for them, nothing more
+    import sys
 
-from imagesprint.cli.main import main
+    from imagesprint.cli.main import main
 
-if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,7 @@
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -19,6 +20,7 @@ def test_prepare_tells_what_it_made_and_what_comes_next(
     root = tmp_path / "root"
     done = imagesprint("prepare", photos, root, "--variants", "full,32", "--workers", 1)
     assert done.code == 0
+    assert f"listing {photos} (class-folders)" in done.stderr
     assert "70 train, 18 validation images in 2 classes, 0 files rejected" in done.stdout
     assert done.stdout.splitlines()[-1] == f"next: imagesprint train small --data {root} --output RUN"
     assert "images/s" in done.stdout
@@ -48,6 +50,14 @@ def test_rejected_files(imagesprint: Callable[..., Any], photos: Path, tmp_path:
     done = imagesprint(*flags, "--max-rejected", 0.012)
     assert done.code == 0
     assert f"the rejected files, with reasons: {tmp_path}/root/full/rejected.jsonl" in done.stdout
+
+
+def test_no_speed_where_all_shards_were_finished(imagesprint: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(photos, tmp_path / "source"))
+    (source / "val/china/page.jpg").write_text("<html>")  # in the last shard
+    flags = ("prepare", source, tmp_path / "root", "--variants", "full", "--workers", 1)
+    assert imagesprint(*flags).code == 1
+    assert re.search(r"^\d+\.\d s$", imagesprint(*flags, "--max-rejected", 0.1).stdout, re.MULTILINE)
 
 
 def test_what_each_variant_took(imagesprint: Callable[..., Any], photos: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ def test_prepare_waits_for_one_that_joins(command: list[str], photos: Path, tmp_
         lock.take_all()
         process = start(command, photos, tmp_path / "root")
         assert process.stderr is not None
+        assert process.stderr.readline().startswith("listing ")
         assert process.stderr.readline().startswith("waiting for another `imagesprint prepare` to begin or to end in")
         assert not (tmp_path / "root/32").exists()
     # The folder with the lock is gone: what has waited for it makes a new one.

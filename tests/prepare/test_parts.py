@@ -12,6 +12,7 @@ import pytest
 from imagesprint.console import Console
 from imagesprint.errors import RankError, UsageError
 from imagesprint.prepare.preparing import prepare
+from imagesprint.prepare.storing import coder
 from imagesprint.prepare.summary import Summary
 from imagesprint.records.dataset import open_root
 
@@ -62,6 +63,18 @@ def test_parts_of_several_machines_are_copied_into_one(
     after = {path: path.stat().st_mtime_ns for path in before}
     assert after == before
     assert len(before) == 14
+
+
+def test_copied_parts_of_another_plan_are_made_again(
+    photos: Path, tmp_path: Path, read_tree: ReadTree, expected: dict[str, bytes]
+) -> None:
+    make(photos, tmp_path / "root", part="0:4")
+    plan = (tmp_path / "root/.parts/plan.json").read_bytes()
+    make(photos, tmp_path / "other", part="4:8", seed=1)  # as many images a shard, but others
+    shutil.copytree(tmp_path / "other", tmp_path / "root", dirs_exist_ok=True)
+    (tmp_path / "root/.parts/plan.json").write_bytes(plan)
+    make(photos, tmp_path / "root")
+    assert read_tree(tmp_path / "root") == expected
 
 
 def test_part_of_another_plan_is_refused(photos: Path, tmp_path: Path, read_tree: ReadTree) -> None:
@@ -157,3 +170,11 @@ def test_missing_parts_are_named(imagesprint: Callable[..., Any], photos: Path, 
     done = imagesprint(*words, "--part", "7:9", "--json")
     assert (done.code, done.json["error"]) == (2, "--part 7:9 is no part of the 8 train shards")
     assert "0:8" in done.json["hint"]
+
+
+@pytest.mark.skipif(coder() != "native", reason="the native decoder is not built")
+def test_another_coder_does_not_go_on(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(photos, tmp_path / "root", part="0:1")
+    monkeypatch.setenv("IMAGESPRINT_DECODER", "pillow")
+    with pytest.raises(UsageError, match="coder: native then, pillow now"):
+        make(photos, tmp_path / "root", part="1:2")

@@ -68,6 +68,16 @@ def test_finished_root_is_left_alone(photos: Path, tmp_path: Path) -> None:
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "root").rglob("*")}
 
 
+def test_finished_root_that_has_lost_a_shard(photos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    make(photos, root, variants=("full", "32"))
+    shard = root / "32/train-00000-of-00001"
+    shard.unlink()
+    with pytest.raises(RecordError, match=f"shard {shard} cannot be read: No such file"):
+        make(photos, root, variants=("full", "32"))
+    assert make(photos, root, variants=("full",)).written == ()
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -138,12 +148,13 @@ def test_split_of_rejects_alone(source: Path, tmp_path: Path) -> None:
         make(source, tmp_path / "root", max_rejected=1)
 
 
-def test_variant_that_would_reject_others_is_refused(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("variants", [("full", "32"), ("32",)])
+def test_variant_that_would_reject_others_is_refused(source: Path, tmp_path: Path, variants: tuple[str, ...]) -> None:
     make(source, tmp_path / "root")
     row = {"split": "train", "file": "train/china/00.jpg", "reason": "an older Pillow could not read it"}
     (tmp_path / "root/full/rejected.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(DataError, match=r"00\.jpg was rejected when .*full was prepared, and now is not"):
-        make(source, tmp_path / "root", variants=("full", "32"))
+        make(source, tmp_path / "root", variants=variants)
     assert open_root(tmp_path / "root").variants == ("full",)
 
 
@@ -194,10 +205,9 @@ def test_killed_between_two_variants(photos: Path, tmp_path: Path, read_tree: Re
     with pytest.raises(KeyboardInterrupt):
         make(photos, tmp_path / "root", variants=("full", "32"), console=_Interrupting())
     assert parts.exists()
-    (tmp_path / "root/full/dataset.json").write_bytes(whole["full/dataset.json"])
-    for name in ("train", "validation"):
-        (tmp_path / f"root/full/{name}.index.npz").write_bytes(whole[f"full/{name}.index.npz"])
-    (tmp_path / "root/full/rejected.jsonl").touch()
+    for name in whole:
+        if name.startswith("full/"):
+            (tmp_path / "root" / name).write_bytes(whole[name])
     make(photos, tmp_path / "root", variants=("full",))
     assert parts.exists()  # 32 still needs it
     make(photos, tmp_path / "root", variants=("full", "32"))

@@ -133,7 +133,7 @@ def _to_lines(done: "Summary") -> list[str]:
     lines.append(table(["variant", "bytes", "bytes an image", "CPU s", ""], _rows(done)))
     if done.cpu_seconds:
         lines.append(f"reading and decoding took {done.cpu_seconds.get('decode', 0.0):.1f} CPU s for all variants")
-    worked = f"{done.seconds:.1f} s, {done.images_per_second:,.0f} images/s"
+    worked = f"{done.seconds:.1f} s" + (f", {done.images_per_second:,.0f} images/s" if done.images_per_second else "")
     lines.append(worked if done.written or done.missing else "nothing was left to do")
     if done.missing:
         lines.append("missing: " + ", ".join(_missing(done)))

@@ -39,6 +39,7 @@ class Decoder(Protocol):
     """Decodes batches. One batch at a time; its threads are the decoder's own."""
 
     name: str
+    fallbacks: int  # images so far that it left to another decoder
 
     def decode(
         self,
@@ -66,6 +67,7 @@ class PillowDecoder:
     """The reference: Pillow, which lets go of the interpreter's lock while it decodes, in a pool of threads."""
 
     name: str = "pillow"
+    fallbacks: int = 0
 
     def __init__(self, threads: int) -> None:
         self._threads = threads

@@ -6,7 +6,6 @@ whose structs and numbers are repeated here.
 
 import ctypes
 import functools
-import os
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from imagesprint.images.decoding import BatchImageError, Encoded, PillowDecoder
 LIBRARY: Final = Path(__file__).with_name("libimagesprint.so")
 STAGES: Final = ("read", "crc", "jpeg", "resize")  # what `Batch.stages` counts, in nanoseconds over all threads
 
-_ABI = 2
+_ABI = 3
 _MESSAGE_BYTES = 200
 _BUILD = "apt-get install gcc libjpeg-dev, then install imagesprint again (in a clone: pip install -e .)"
 
@@ -126,7 +125,7 @@ class _Info(ctypes.Structure):
 
 class _Version(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("width", "height", "quality", "reserved")),
+        *((name, ctypes.c_int32) for name in ("shorter_side", "quality", "width", "height")),
         ("data", ctypes.c_void_p),
         ("length", ctypes.c_int64),
         ("nanoseconds", ctypes.c_int64),
@@ -143,7 +142,7 @@ _FUNCTIONS = {
     "ims_load": (None, [_POINTER, _POINTER, _POINTER]),
     "ims_read_info": (_INT32, [_POINTER, _INT64, _POINTER, _POINTER]),
     "ims_decode_whole": (_INT32, [_POINTER, _INT64, _POINTER, _POINTER, _POINTER]),
-    "ims_shrink": (_INT32, [_POINTER, _INT64, _POINTER, _INT32, _POINTER, _POINTER]),
+    "ims_shrink": (_INT32, [_POINTER, _INT64, _POINTER, _INT32, _POINTER, _POINTER, _POINTER]),
     "ims_free": (None, [_POINTER]),
     "ims_entropy_ns": (_INT32, [_POINTER, _INT64, _INT32, _POINTER, _POINTER]),
     "ims_crc32c": (ctypes.c_uint32, [_POINTER, _INT64, _INT32]),
@@ -167,9 +166,7 @@ def library() -> ctypes.CDLL:
 
 
 def is_available() -> bool:
-    """Return whether the library can be used; IMAGESPRINT_DECODER=pillow in the environment turns it off."""
-    if os.environ.get("IMAGESPRINT_DECODER", "native") != "native":
-        return False
+    """Return whether the library can be used."""
     try:
         library()
     except UsageError:
@@ -249,8 +246,8 @@ class NativeDecoder:
 
     name: str = "native"
 
-    def __init__(self, threads: int) -> None:
-        self._pool = Pool(threads)
+    def __init__(self, threads: int, portable: bool = False) -> None:
+        self._pool = Pool(threads, portable)
         self._pillow = PillowDecoder(1)
         self.fallbacks = 0
 
@@ -304,7 +301,7 @@ def batch_error(outcome: Outcome, row: int, num_bytes: int) -> BatchImageError:
 def read_info(data: Encoded) -> JpegInfo | None:
     """What the headers of a JPEG say; None where it is for Pillow. Raises ImageError where they are damaged."""
     found = _call("ims_read_info", data)
-    return found and JpegInfo(found.height, found.width, found.components, bool(found.progressive))
+    return found and _to_info(found)
 
 
 def decode_whole(data: Encoded) -> tuple[NDArray[np.uint8], int] | None:
@@ -322,32 +319,47 @@ def decode_whole(data: Encoded) -> tuple[NDArray[np.uint8], int] | None:
 
 
 @dataclass(frozen=True)
-class Versions:
-    """Smaller versions of an image, and the seconds that went into decoding it and into each of them."""
+class Version:
+    """An image made smaller: a JPEG or raw pixels, height and width, and the seconds that resizing and encoding took.
 
-    encoded: tuple[bytes, ...]
-    seconds: tuple[float, ...]
+    `encoded` is empty where a JPEG would be no smaller than the original.
+    """
+
+    encoded: bytes
+    height: int
+    width: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """An image, its versions, and the seconds that decoding it took."""
+
+    info: JpegInfo
+    versions: tuple[Version, ...]
     decode_seconds: float
 
 
-def shrink_jpeg(data: Encoded, sizes: Sequence[tuple[int, int]], quality: int) -> Versions | None:
-    """Versions of a JPEG of the given heights and widths, decoded once and to its end; None where it is for Pillow.
+def shrink_jpeg(data: Encoded, shorter_sides: Sequence[int], quality: int) -> Shrunk | None:
+    """A JPEG's versions with these shorter sides, decoded once and to its end; None where it is for Pillow.
 
-    Each is antialiased and encoded with `quality` as `coding.encode_jpeg` does, or, with quality 0, uint8[height,
-    width, 3] in RGB. Raises ImageError where the image is damaged or too large.
+    One that is no larger keeps its size. Each is antialiased and encoded with `quality` as `coding.encode_jpeg` does,
+    or, with quality 0, uint8[height, width, 3] in RGB. Raises ImageError where the image is damaged or too large.
     """
-    versions = (_Version * len(sizes))(*(_Version(width, height, quality) for height, width in sizes))
-    nanoseconds, message = ctypes.c_int64(), ctypes.create_string_buffer(_MESSAGE_BYTES)
-    view = np.frombuffer(data, np.uint8)
-    status = library().ims_shrink(_at(view), len(view), versions, len(sizes), ctypes.byref(nanoseconds), message)
-    if status == Status.UNSUPPORTED:
+    versions = (_Version * len(shorter_sides))(*(_Version(side, quality) for side in shorter_sides))
+    nanoseconds = ctypes.c_int64()
+    found = _call("ims_shrink", data, ctypes.addressof(versions), len(versions), after=[ctypes.byref(nanoseconds)])
+    if found is None:
         return None
-    if status != Status.OK:
-        raise ImageError(f"{len(view)} bytes that cannot be decoded ({_text(message.raw)})")
-    encoded = tuple(ctypes.string_at(version.data, version.length) for version in versions)
+    made = tuple(
+        Version(
+            ctypes.string_at(version.data, version.length), version.height, version.width, version.nanoseconds / 1e9
+        )
+        for version in versions
+    )
     for version in versions:
         library().ims_free(version.data)
-    return Versions(encoded, tuple(version.nanoseconds * 1e-9 for version in versions), nanoseconds.value * 1e-9)
+    return Shrunk(_to_info(found), made, nanoseconds.value / 1e9)
 
 
 def entropy_seconds(data: Encoded, rows: int = 0) -> float:
@@ -369,16 +381,22 @@ def crc32c(data: Encoded, portable: bool = False) -> int:
     return value
 
 
-def _call(name: str, data: Encoded, *outputs: int) -> Any:
-    """The _Info of an image; None where it is unsupported. Raises ImageError where it is damaged."""
+def _call(name: str, data: Encoded, *outputs: int, after: Sequence[Any] = ()) -> Any:
+    """The _Info of an image, which lies between other outputs; None where it is unsupported. Raises ImageError where it
+    is damaged.
+    """
     info, message = _Info(), ctypes.create_string_buffer(_MESSAGE_BYTES)
     view = np.frombuffer(data, np.uint8)
-    status = getattr(library(), name)(_at(view), len(view), *outputs, ctypes.byref(info), message)
+    status = getattr(library(), name)(_at(view), len(view), *outputs, ctypes.byref(info), *after, message)
     if status == Status.UNSUPPORTED:
         return None
     if status != Status.OK:
         raise ImageError(f"{len(view)} bytes that cannot be decoded ({_text(message.raw)})")
     return info
+
+
+def _to_info(found: Any) -> JpegInfo:
+    return JpegInfo(found.height, found.width, found.components, bool(found.progressive))
 
 
 def _text(message: bytes) -> str:

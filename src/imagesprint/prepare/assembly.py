@@ -77,6 +77,7 @@ class Assembly:
         left = [job for job in jobs if not job.has_rejected_duplicates(self._results[job.shard.name])]
         if left:
             count = sum(len(job.duplicates) for job in left)
+            self._check_max_rejected([job.duplicate(position) for job in left for position in job.duplicates])
             self._console.line(f"{count:,} training images are in validation too: writing {len(left):,} shards again")
             self._run(left, Progress(Console.silent(), ""))
 
@@ -91,9 +92,12 @@ class Assembly:
         self._results[result.name] = result
         self._check_max_rejected()
 
-    def _check_max_rejected(self) -> None:
-        """Raise DataError as soon as too many are rejected: an hour before the end is better than then."""
-        rejected = [row for result in self.results for row in result.rejected]
+    def _check_max_rejected(self, duplicates: Sequence[dict[str, str]] = ()) -> None:
+        """Raise DataError as soon as too many are rejected: an hour before the end is better than then.
+
+        `duplicates` are to be rejected yet.
+        """
+        rejected = [*(row for result in self.results for row in result.rejected), *duplicates]
         total = _count_images(self.plan.shards)
         if len(rejected) <= self._max_rejected * total:
             return

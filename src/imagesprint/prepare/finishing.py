@@ -40,7 +40,7 @@ def check_rejected(root: Path, plan: Plan, results: list[ShardResult], finished:
             raise DataError(
                 f"{changed[0]} was {'rejected' if changed[0] in before else 'accepted'} when {root / variant} was "
                 "prepared, and now is not",
-                "another version of Pillow can do that: prepare all variants anew into another ROOT",
+                "the file has changed, or Pillow has: prepare all variants anew into another ROOT",
             )
     return without_validation(_lost_classes(plan, "validation", rejected), len(plan.classes))
 

@@ -2,11 +2,13 @@
 
 plan.json                       what is being made; another plan is refused
 VARIANT-SHARD.index.npz         a finished shard's rows of the index
-SHARD.json                      written last: the shard is finished in all variants; its checksums, its rejects
+SHARD.json                      written last: the shard is finished in all variants; its checksums, its rejects, and
+                                of which plan it is: parts are copied together by hand
 lock                            see `locking`
 *.tmp                           shards being written
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator
@@ -18,6 +20,7 @@ from imagesprint.errors import RecordError, UsageError
 from imagesprint.files import TEMPORARY_PATTERN, write_text
 from imagesprint.prepare.locking import LOCK
 from imagesprint.prepare.plan import Shard, differences
+from imagesprint.prepare.storing import coder
 from imagesprint.records.dataset import PARTS, is_variant_name
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import FILE_NAME, ShardInfo, from_plain
@@ -99,7 +102,12 @@ class Parts:
 
         Raises UsageError if another plan is unfinished, OSError.
         """
-        now = {"variants": list(self.variants), "image_format": self.image_format, **made_by}
+        now = {
+            "variants": list(self.variants),
+            "image_format": self.image_format,
+            "coder": coder(),  # bytes of two coders must not be mixed
+            **made_by,
+        }
         unfinished = unfinished_variants(self.root)
         if unfinished:
             found = differences({**_read_plan(self.root), "variants": list(unfinished)}, now)
@@ -143,14 +151,15 @@ class Parts:
 
     def finish_shard(self, result: ShardResult) -> None:
         """Note that a shard is finished in all variants. Raises OSError."""
-        write_text(self._result_path(result.name), json.dumps(asdict(result)) + "\n")
+        content = {"plan": self._plan_digest(), **asdict(result)}
+        write_text(self._result_path(result.name), json.dumps(content) + "\n")
 
     def reopen_shard(self, name: str) -> None:
         """Forget that a shard is finished: it is about to be written again. Raises OSError."""
         self._result_path(name).unlink(missing_ok=True)
 
     def find_result(self, shard: Shard) -> ShardResult | None:
-        """Return the result of a shard if it is finished and its files are there, sound and as long as they were."""
+        """Return the result of a shard if it is finished by this plan and its files are there, as long as they were."""
         try:
             content = json.loads(self._result_path(shard.name).read_text(encoding="utf-8"))
             infos = {variant: from_plain(ShardInfo, content["variants"][variant]) for variant in self.variants}
@@ -165,7 +174,8 @@ class Parts:
                 contents=content["contents"],
                 cpu_seconds={name: float(seconds) for name, seconds in content["cpu_seconds"].items()},
             )
-            whole = len(bytes.fromhex(result.contents)) == CONTENT_BYTES * len(shard.samples)
+            whole = content["plan"] == self._plan_digest()
+            whole = whole and len(bytes.fromhex(result.contents)) == CONTENT_BYTES * len(shard.samples)
             whole = whole and all(self._is_whole(variant, shard, result) for variant in self.variants)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, RecordError):
             return None  # whatever is the matter: the shard is made anew
@@ -176,6 +186,11 @@ class Parts:
         size = (self.root / variant / shard.name).stat().st_size
         expected = ShardInfo(shard.name, size, len(shard.samples) - len(result.rejected), info.crc32c)
         return info == expected and (index.shard_names, len(index)) == ((info.name,), info.num_records)
+
+    def _plan_digest(self) -> str:
+        """Return 64 hex digits that stand for what the plan says of any shard. Raises RecordError, OSError."""
+        plan = {key: value for key, value in _read_plan(self.root).items() if key != "variants"}
+        return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
     def clear(self) -> None:
         """Forget everything: all is finished. Raises OSError."""

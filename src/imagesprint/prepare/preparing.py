@@ -54,6 +54,7 @@ def prepare(
     _check_options(quality, workers, max_rejected, rank, world_size)
     opened = open_source(source, source_kind)
     _check_apart(source, root)
+    console.line(f"listing {source} ({opened.kind})")  # minutes where it holds millions of images
     plan = make_plan(opened.scan(), opened.kind, shards, quality, val_fraction, seed)
     own = share(plan, rank, world_size) if part is None else parse_part(part, plan)
     for note in plan.notes:
@@ -62,16 +63,17 @@ def prepare(
     with open_lock(root) as lock:
         lock.take_beginning(console)
         lock.take_part(own.first, own.end)
-        written = _find_missing(root, plan, variants, image_format)
+        finished = _find_finished(root, plan, variants, image_format)
+        written = tuple(name for name in variants if name not in finished)
         if written:
             _write_part(Parts(root, written, image_format), plan, own, assembly, lock)
             if assembly.unfinished:
                 return summarise_parts(root, assembly, time.monotonic() - begun)
         lock.release_all()
         lock.take_all()  # of several that find all shards finished the first joins them
-        missing = _find_missing(root, plan, variants, image_format)
+        finished = _find_finished(root, plan, variants, image_format)
+        missing = tuple(name for name in variants if name not in finished)
         if missing:
-            finished = tuple(name for name in variants if name not in missing)
             assembly.join(Parts(root, missing, image_format), finished)
         if not unfinished_variants(root):
             with writing(root):
@@ -125,11 +127,10 @@ def _check_apart(source: Path, root: Path) -> None:
         raise UsageError(f"ROOT {root} lies in the source {source}", "choose a ROOT outside of the source")
 
 
-def _find_missing(root: Path, plan: Plan, variants: tuple[str, ...], image_format: str) -> tuple[str, ...]:
-    """Return those of `variants` that are not finished.
+def _find_finished(root: Path, plan: Plan, variants: tuple[str, ...], image_format: str) -> tuple[str, ...]:
+    """Return the names of all finished variants in `root`, wanted or not: those that are made must agree with them.
 
-    Raises UsageError if any in `root` has another plan or one of `variants` another format, DataError if it cannot be
-    read.
+    Raises UsageError if any has another plan or one of `variants` another format, DataError if it cannot be read.
     """
     with reading(root):
         folders = [entry for entry in root.iterdir() if is_variant_name(entry.name) and (entry / FILE_NAME).exists()]
@@ -146,5 +147,4 @@ def _find_missing(root: Path, plan: Plan, variants: tuple[str, ...], image_forma
                 f"{root} was prepared with another plan ({'; '.join(found)})",
                 "give the options and the source it was prepared with, or choose another ROOT",
             )
-    finished = {folder.name for folder in folders}
-    return tuple(name for name in variants if name not in finished)
+    return tuple(folder.name for folder in folders)

@@ -16,8 +16,7 @@ from imagesprint.prepare.parts import CONTENT_BYTES, NO_IMAGE, Parts, ShardResul
 from imagesprint.prepare.plan import Shard
 from imagesprint.prepare.sources.source import Sample, Source
 from imagesprint.prepare.storing import Stopwatch, StoredImage, store
-from imagesprint.records.example import locate_bytes
-from imagesprint.records.image_record import ENCODED, ImageRecord
+from imagesprint.records.image_record import ImageRecord
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import ClassInfo, ShardInfo
 from imagesprint.records.tfrecord import frame
@@ -179,12 +178,11 @@ class _ShardWriter:
                 self._temporary.unlink(missing_ok=True)
 
     def add(self, record: ImageRecord, label: int) -> None:
-        payload = record.to_example()
+        payload, start = record.encode()
         framed = frame(payload)
         with writing(self._root):
             self._file.write(framed)
-        start, length = locate_bytes(payload, ENCODED)
-        self._rows.append((self._size, len(payload), start, length, label, record.height, record.width))
+        self._rows.append((self._size, len(payload), start, len(record.encoded), label, record.height, record.width))
         self._boxes.append(record.boxes)
         self._crc = google_crc32c.extend(self._crc, framed)
         self._size += len(framed)

@@ -11,9 +11,10 @@ from PIL import Image
 
 from imagesprint.errors import ImageError
 from imagesprint.images import native
-from imagesprint.images.coding import encode_jpeg, is_plain_jpeg, kind_of, open_image, shrink, shrunk_size
+from imagesprint.images.coding import encode_jpeg, is_plain_jpeg, kind_of, open_image, shrink
+from imagesprint.images.decoders import use_native
 from imagesprint.images.decoding import to_rgb
-from imagesprint.records.dataset import variant_size
+from imagesprint.records.dataset import FULL, variant_size
 
 DECODE = "decode"  # what CPU seconds are spent on beside the variants: reading, hashing and decoding
 
@@ -47,6 +48,11 @@ class Stopwatch:
         self._last = now
 
 
+def coder() -> str:
+    """Return what shrinks JPEGs on this machine, on which their bytes depend: "native" or "pillow"."""
+    return "native" if use_native() else "pillow"
+
+
 def store(
     data: bytes, variants: tuple[str, ...], quality: int, image_format: str, stopwatch: Stopwatch
 ) -> tuple[dict[str, StoredImage], str]:
@@ -69,18 +75,21 @@ def _store_natively(
     data: bytes, variants: tuple[str, ...], quality: int, image_format: str, stopwatch: Stopwatch
 ) -> dict[str, StoredImage] | None:
     """Do the work of `store`; None where the file is not one for the native decoder, or that is not there."""
-    info = native.read_info(data) if native.is_available() else None
-    if info is None:
+    if coder() != "native":
         return None
-    whole = (info.height, info.width)
-    wanted = {variant: shrunk_size(whole, variant_size(variant)) for variant in variants}
-    anew = [variant for variant in variants if wanted[variant] != whole or image_format == "raw"]
-    made = native.shrink_jpeg(data, [wanted[variant] for variant in anew], 0 if image_format == "raw" else quality)
+    anew = [variant for variant in variants if variant != FULL or image_format == "raw"]
+    sides = [int(variant_size(variant)) for variant in anew]
+    made = native.shrink_jpeg(data, sides, 0 if image_format == "raw" else quality)
     if made is None:
         return None
-    stopwatch.split({DECODE: made.decode_seconds, **dict(zip(anew, made.seconds, strict=True))})
-    encoded = dict(zip(anew, made.encoded, strict=True))
-    return {variant: StoredImage(encoded.get(variant, data), *wanted[variant]) for variant in variants}
+    info = made.info
+    stored = dict.fromkeys(variants, StoredImage(data, info.height, info.width))
+    for variant, version in zip(anew, made.versions, strict=True):
+        if version.encoded:
+            stored[variant] = StoredImage(version.encoded, version.height, version.width)
+    seconds = {variant: version.seconds for variant, version in zip(anew, made.versions, strict=True)}
+    stopwatch.split({DECODE: made.decode_seconds, **seconds})
+    return stored
 
 
 def _store_by_pillow(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from imagesprint.prepare.assembly import Assembly
 from imagesprint.prepare.finishing import count_converted, count_rejected, rejection_kind
+from imagesprint.records.dataset import check_shard_size
 from imagesprint.records.manifest import SPLITS, Manifest
 
 
@@ -39,8 +40,11 @@ class Summary:
 def summarise(
     root: Path, variants: tuple[str, ...], written: tuple[str, ...], assembly: Assembly, seconds: float
 ) -> Summary:
-    """Return the summary of a ROOT whose `variants` are finished."""
+    """Return the summary of a ROOT whose `variants` are finished. Raises RecordError if a shard is there no longer."""
     manifests = {variant: Manifest.read(root / variant) for variant in variants}
+    for variant, manifest in manifests.items():
+        for shard in (shard for split in SPLITS for shard in manifest.splits[split].shards):
+            check_shard_size(root / variant / shard.name, shard.bytes)
     folder = root / variants[0]
     return Summary(
         root=root,

@@ -114,9 +114,9 @@ class Root:
 class Dataset:
     """One split of one variant. A sample id is a row number of its index, the same in every variant of a ROOT.
 
-    `labels` is int32 [N], from 0; `sizes` is int32 [N, 2], height and width in pixels; `classes` names the labels;
-    `image_format` is "jpeg" or "raw", as in `Manifest`; `fingerprint` is the same for the same classes and bytes. Any
-    thread may read, also after a fork or in another process that got it pickled.
+    `labels` is int32 [N], from 0; `sizes` is int32 [N, 2], height and width in pixels; `encoded_lengths`, int32 [N], is
+    in bytes; `classes` names the labels; `image_format` is "jpeg" or "raw", as in `Manifest`; `fingerprint` is the same
+    for the same classes and bytes. Any thread may read, also after a fork or in another process that got it pickled.
     """
 
     def __init__(self, path: Path, split: str) -> None:
@@ -144,6 +144,10 @@ class Dataset:
     @cached_property
     def sizes(self) -> npt.NDArray[np.int32]:
         return np.stack([self._index.height, self._index.width], axis=1)
+
+    @property
+    def encoded_lengths(self) -> npt.NDArray[np.int32]:
+        return self._index.encoded_length
 
     def boxes(self, sample_id: int) -> npt.NDArray[np.float32]:
         """Return the boxes of a sample, float32 [K, 4] as ymin, xmin, ymax, xmax, each in 0..1; K may be 0."""

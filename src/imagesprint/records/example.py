@@ -6,7 +6,6 @@ message Feature   { oneof kind { BytesList bytes_list = 1; FloatList float_list 
 message BytesList { repeated bytes value = 1; }                FloatList: packed float; Int64List: packed int64
 """
 
-import functools
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -38,17 +37,20 @@ def int64_feature(values: Sequence[int]) -> Pieces:
     return _field(_INT64_LIST, _field(1, [packed]) if packed else [])
 
 
+def map_entry(name: str, feature: Pieces) -> Pieces:
+    """Return a feature under its name, as it lies in a tf.Example."""
+    return _field(1, _field(1, [name.encode()]) + _field(2, feature))
+
+
+def join_entries(entries: Pieces) -> Pieces:
+    """Return the tf.Example of map entries, one after another."""
+    return _field(1, entries)
+
+
 def encode_example(features: Mapping[str, Pieces]) -> bytes:
     """Return the tf.Example of encoded features, sorted by name: the same features give the same bytes."""
-    entries: Pieces = []
-    for name in sorted(features):
-        entries += _field(1, [_key(name), *_field(2, features[name])])
-    return b"".join(_field(1, entries))
-
-
-@functools.cache
-def _key(name: str) -> bytes:
-    return b"".join(_field(1, [name.encode()]))
+    entries = [piece for name in sorted(features) for piece in map_entry(name, features[name])]
+    return b"".join(join_entries(entries))
 
 
 def decode_example(payload: bytes) -> dict[str, Values]:

@@ -1,5 +1,6 @@
 """One image as a record: the features of the Inception guide, which TensorFlow and DALI read as they are."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -9,12 +10,14 @@ import numpy.typing as npt
 
 from imagesprint.errors import RecordError
 from imagesprint.records.example import (
+    Pieces,
     Values,
     bytes_feature,
     decode_example,
-    encode_example,
     float_feature,
     int64_feature,
+    join_entries,
+    map_entry,
 )
 from imagesprint.records.manifest import FIRST_LABEL
 
@@ -52,23 +55,30 @@ class ImageRecord:
 
     def to_example(self) -> bytes:
         """Return the record as an encoded tf.Example; the same record gives the same bytes."""
-        features = {
-            "image/height": int64_feature([self.height]),
-            "image/width": int64_feature([self.width]),
+        return self.encode()[0]
+
+    def encode(self) -> tuple[bytes, int]:
+        """Return what `to_example` does, and where in it image/encoded begins."""
+        label = self.label + FIRST_LABEL
+        before = [  # sorted by name, as everything is
+            _int_entry("image/channels", 3),
+            _int_entry("image/class/label", label),
+            _text_entry("image/class/synset", self.synset),
+            _text_entry("image/class/text", self.text),
             # As in the Inception set: readers decode to RGB in three channels, grey JPEGs too.
-            "image/colorspace": bytes_feature([b"RGB"]),
-            "image/channels": int64_feature([3]),
-            "image/class/label": int64_feature([self.label + 1]),
-            "image/class/synset": bytes_feature([_to_bytes(self.synset)]),
-            "image/class/text": bytes_feature([_to_bytes(self.text)]),
-            "image/object/bbox/label": int64_feature([self.label + 1] * len(self.boxes)),
-            "image/format": bytes_feature([_to_bytes(self.image_format.upper())]),
-            "image/filename": bytes_feature([_to_bytes(self.filename)]),
-            ENCODED: bytes_feature([self.encoded]),
-        }
-        for side, values in zip(_BOX_SIDES, self.boxes.T.tolist(), strict=True):
-            features[f"image/object/bbox/{side}"] = float_feature(values)
-        return encode_example(features)
+            _text_entry("image/colorspace", "RGB"),
+        ]
+        after = [
+            *map_entry("image/filename", bytes_feature([_to_bytes(self.filename)])),
+            _text_entry("image/format", self.image_format.upper()),
+            _int_entry("image/height", self.height),
+            *(_box_entries(label, self.boxes) if len(self.boxes) else [_NO_BOX_ENTRIES]),
+            _int_entry("image/width", self.width),
+        ]
+        image = map_entry(ENCODED, bytes_feature([self.encoded]))
+        pieces = join_entries([*before, *image, *after])
+        start = sum(map(len, pieces[: len(pieces) - len(after) - 1]))  # the image's bytes are its entry's last piece
+        return b"".join(pieces), start
 
     @classmethod
     def from_example(cls, payload: bytes, first_label: int = FIRST_LABEL) -> "ImageRecord":
@@ -129,6 +139,28 @@ def _one(features: Mapping[str, Values], names: tuple[str, ...], kind: type[_T])
             "imagesprint reads tf.Examples as the Inception guide or tensorflow_datasets names them",
         )
     return values[0]
+
+
+@functools.lru_cache(1 << 14)
+def _int_entry(name: str, value: int) -> bytes:
+    """Return the map entry of a number; there are few, and most come again and again."""
+    return b"".join(map_entry(name, int64_feature([value])))
+
+
+@functools.lru_cache(1 << 14)
+def _text_entry(name: str, text: str) -> bytes:
+    return b"".join(map_entry(name, bytes_feature([_to_bytes(text)])))
+
+
+def _box_entries(label: int, boxes: npt.NDArray[np.float32]) -> Pieces:
+    sides = dict(zip(_BOX_SIDES, boxes.T.tolist(), strict=True))
+    entries = map_entry("image/object/bbox/label", int64_feature([label] * len(boxes)))
+    for side in sorted(sides):
+        entries += map_entry(f"image/object/bbox/{side}", float_feature(sides[side]))
+    return entries
+
+
+_NO_BOX_ENTRIES = b"".join(_box_entries(FIRST_LABEL, no_boxes()))
 
 
 def _to_bytes(text: str) -> bytes:

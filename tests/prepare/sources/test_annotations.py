@@ -34,6 +34,11 @@ def test_empty_boxes_and_those_of_other_classes_are_left_out() -> None:
     assert parse_boxes(document, "n03", "x.xml") == ()
 
 
+def test_objects_named_in_words_are_of_the_class_of_the_file() -> None:
+    document = make(("Scottish_deerhound", 20, 10, 100, 75), ("n02084071", 1, 1, 9, 9), ("newt", 0, 0, 200, 100))
+    assert parse_boxes(document, "n02092002", "x.xml") == ((0.1, 0.1, 0.75, 0.5), (0.0, 0.0, 1.0, 1.0))
+
+
 @pytest.mark.parametrize(
     ("document", "reason"),
     [

@@ -55,6 +55,14 @@ def test_missing_table(tree: Path, name: str) -> None:
         KaggleTree(tree).scan()
 
 
+def test_tables_that_were_edited_on_windows(tree: Path) -> None:
+    expected = KaggleTree(tree).scan()
+    for name, end in (("LOC_synset_mapping.txt", " \r\n"), ("LOC_val_solution.csv", "\r\n")):
+        lines = (tree / name).read_text().splitlines()
+        (tree / name).write_bytes("".join(["\ufeff", *(f"{line}{end}" for line in lines)]).encode())
+    assert KaggleTree(tree).scan() == expected
+
+
 def test_the_folder_ilsvrc_itself(tree: Path) -> None:
     assert KaggleTree.fits(tree / "ILSVRC")
     with pytest.raises(UsageError, match="is the folder ILSVRC itself") as caught:

@@ -63,6 +63,15 @@ def test_unlabelled_images(tmp_path: Path, label: int | None) -> None:
         ParquetTables(tmp_path).scan()
 
 
+@pytest.mark.parametrize("labels", [["cat", "dog"], [1.0, 2.0]])
+def test_labels_that_are_no_integers(tmp_path: Path, labels: list[object]) -> None:
+    table = pyarrow.table({"image": [{"bytes": b"x"}] * 2, "label": labels})
+    pyarrow.parquet.write_table(table, tmp_path / "train-0.parquet")
+    with pytest.raises(DataError, match=f"row 0 of .*train-0.parquet has the label {labels[0]!r}") as caught:
+        ParquetTables(tmp_path).scan()
+    assert caught.value.hint == "labels are integers that count the classes from 0"
+
+
 def test_labels_and_class_names_that_do_not_fit(miniature: Path, tmp_path: Path) -> None:
     shutil.copytree(miniature / "parquet/data", tmp_path, dirs_exist_ok=True)
     path = tmp_path / "train-00001-of-00002.parquet"

@@ -42,6 +42,17 @@ def test_members_are_read_in_place(tmp_path: Path) -> None:
         assert read(sample) == FILES[member.path]
 
 
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.GNUTYPE_SPARSE])
+def test_what_cannot_be_read_in_place_is_named(tmp_path: Path, kind: bytes) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.addfile(tarfile.TarInfo("a.JPEG"))
+        info = tarfile.TarInfo("again.JPEG")
+        info.type, info.linkname = kind, "a.JPEG"
+        tar.addfile(info)
+    with pytest.raises(DataError, match=r"a\.tar holds again\.JPEG, a link or a file with holes"):
+        Tars(tmp_path).members("a.tar")
+
+
 def test_archive_that_changed_or_vanished(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     make(path, FILES)

@@ -1,5 +1,6 @@
 """Bounding boxes as ImageNet annotates them: one XML file an image, in the manner of Pascal VOC."""
 
+import re
 from collections.abc import Callable, Iterable
 from xml.etree import ElementTree
 
@@ -7,6 +8,8 @@ from imagesprint.errors import DataError
 
 Box = tuple[float, float, float, float]  # ymin, xmin, ymax, xmax, each in 0..1
 Boxes = dict[str, tuple[Box, ...]]  # by the name of the image without its extension; none for an image without
+
+_SYNSET = re.compile(r"n[0-9]+")
 
 
 def collect_boxes(documents: Iterable[tuple[str, bytes]], synset_of: Callable[[str], str | None]) -> Boxes:
@@ -30,22 +33,27 @@ def collect_boxes(documents: Iterable[tuple[str, bytes]], synset_of: Callable[[s
 def parse_boxes(document: bytes, synset: str, where: str) -> tuple[Box, ...]:
     """Return the boxes of class `synset` in an XML document, scaled by the image size it states.
 
-    They are ordered (ymin < ymax, xmin < xmax) and clipped to the image; of what is left empty there is none. Raises
-    DataError that names `where` if it cannot be understood.
+    Objects that are named in words count as of that class. Boxes are ordered (ymin < ymax, xmin < xmax) and clipped to
+    the image; of what is left empty there is none. Raises DataError that names `where` if it cannot be understood.
     """
     try:
         root = ElementTree.fromstring(document)
         width, height = (_number(root, f"size/{side}") for side in ("width", "height"))
         if width <= 0 or height <= 0:
             raise ValueError(f"the image size is {width:g}×{height:g}")
-        boxes = [
-            _box(entry, width, height) for entry in root.iterfind("object") if _text(entry, "name").strip() == synset
-        ]
+        boxes = [_box(entry, width, height) for entry in root.iterfind("object") if _is_of(entry, synset)]
     except (ElementTree.ParseError, ValueError) as error:
         raise DataError(
             f"the boxes in {where} cannot be read: {error}", "download the annotations again, or remove this file"
         ) from error
     return tuple(box for box in boxes if box[0] < box[2] and box[1] < box[3])
+
+
+def _is_of(entry: ElementTree.Element, synset: str) -> bool:
+    """Return whether an object is of class `synset`, or of no class that can be told."""
+    name = _text(entry, "name").strip()
+    # ImageNet's dogs are named in words, such as Scottish_deerhound: only another synset is another class.
+    return name == synset or not _SYNSET.fullmatch(name)
 
 
 def _box(entry: ElementTree.Element, width: float, height: float) -> Box:

@@ -56,7 +56,8 @@ class KaggleTree:
                 f"{self.path} is the folder ILSVRC itself",
                 f"give {self.path.resolve().parent}, which holds it beside {_MAPPING} and {_SOLUTION}",
             )
-        words = dict(line.split(" ", 1) for line in self._lines(_MAPPING, "the words of the classes") if " " in line)
+        lines = [line.strip() for line in self._lines(_MAPPING, "the words of the classes")]
+        words = dict(line.split(" ", 1) for line in lines if " " in line)
         train = self.path / _IMAGES / "train"
         classes = to_classes(visible_folders(train), words, train, _MAPPING)
         labels = {entry.synset: label for label, entry in enumerate(classes)}
@@ -115,7 +116,7 @@ class KaggleTree:
         path = self.path / name
         if not path.exists():
             raise UsageError(f"there is no {name} in {self.path}", f"put it beside ILSVRC: it has {purpose}")
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
 
     def _images(self, folder: str) -> list[tuple[str, int]]:
         """Return (location, size) of every image in a folder of the images."""

@@ -112,10 +112,14 @@ def _class_names(metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
 
 def _checked(labels: list[Any], path: Path) -> list[int]:
     for row, label in enumerate(labels):
-        if not isinstance(label, int) or label < 0:
+        if label is None or label == -1:
             raise DataError(
                 f"row {row} of {path} has the label {label}, which is none",
                 "unlabelled images, such as those of a test split, are no source: move the file away",
+            )
+        if not isinstance(label, int) or label < 0:
+            raise DataError(
+                f"row {row} of {path} has the label {label!r}", "labels are integers that count the classes from 0"
             )
     return labels
 

@@ -46,7 +46,7 @@ class Tars:
     def members(self, archive: str) -> list[Member]:
         """Return the files in the tar at the relative path `archive`, hidden ones left out.
 
-        Raises DataError if it is damaged or no tar, OSError if it cannot be read.
+        Raises DataError if it is damaged, no tar or holds links, OSError if it cannot be read.
         """
         status = (self._folder / archive).stat()
         self._stamps[archive] = Stamp.of(status)
@@ -55,7 +55,7 @@ class Tars:
     def inner_members(self, archive: str, inner: Member) -> list[Member]:
         """Return the files in a tar that is itself a member of `archive`; their offsets are into `archive`.
 
-        Raises DataError if it is damaged or no tar, OSError if it cannot be read.
+        Raises DataError if it is damaged, no tar or holds links, OSError if it cannot be read.
         """
         return self._list(archive, inner.offset, inner.offset + inner.num_bytes, f"{archive}/{inner.path}")
 
@@ -83,11 +83,20 @@ class Tars:
             file.seek(start)
             with tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictTarInfo) as tar:
                 while (info := tar.next()) is not None:
+                    if info.islnk() or info.issym() or info.issparse():
+                        raise _not_in_one_piece(place, info.name)
                     if info.offset_data + info.size > end:
                         raise tarfile.ReadError(f"{info.name} goes on beyond its end")
                     if info.isreg() and not info.name.rpartition("/")[2].startswith("."):
                         found.append(Member(info.name, info.offset_data, info.size))
         return found
+
+
+def _not_in_one_piece(place: str, name: str) -> DataError:
+    return DataError(
+        f"{place} holds {name}, a link or a file with holes, whose bytes do not lie there in one piece",
+        "write the tar anew, with --dereference --hard-dereference and without --sparse",
+    )
 
 
 def unpack(path: Path) -> Iterator[tuple[str, bytes]]:

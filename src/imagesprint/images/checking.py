@@ -1,0 +1,33 @@
+"""Whether an image is sound down to its last row: for `verify --decode`."""
+
+import threading
+
+from imagesprint.images import native
+from imagesprint.images.coding import open_image
+from imagesprint.images.decoders import use_native
+
+
+class ImageCheck:
+    """Decodes whole images, natively where that is possible, else by Pillow; any number of threads may call it.
+
+    Natively, every warning of libjpeg's is damage but for stray bytes before a marker, which harm no pixel:
+    `num_stray` counts the images that have some. Pillow sees no warnings. Raises UsageError as `use_native` does.
+    """
+
+    def __init__(self) -> None:
+        self.num_stray = 0
+        self._natively = use_native()
+        self._lock = threading.Lock()
+
+    def __call__(self, encoded: bytes) -> tuple[int, int]:
+        """Return height and width in pixels. Raises ImageError with the reason where the image is damaged."""
+        decoded = native.decode_whole(encoded) if self._natively else None
+        if decoded is None:
+            image = open_image(encoded)
+            return image.height, image.width
+        pixels, num_stray_warnings = decoded
+        if num_stray_warnings:
+            with self._lock:
+                self.num_stray += 1
+        height, width, _ = pixels.shape
+        return height, width

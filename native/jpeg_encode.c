@@ -8,7 +8,7 @@
 
 #define FIRST_CAPACITY ((size_t)64 << 10)
 
-typedef struct {
+struct jpeg_encoder {
     struct jpeg_compress_struct cinfo;
     struct jpeg_error_mgr errors;
     struct jpeg_destination_mgr destination;
@@ -16,10 +16,10 @@ typedef struct {
     uint8_t *bytes;
     size_t capacity;
     char *message;
-} encoder;
+};
 
 static void on_error(j_common_ptr cinfo) {
-    encoder *encoder = cinfo->client_data;
+    jpeg_encoder *encoder = cinfo->client_data;
     cinfo->err->format_message(cinfo, encoder->message);
     longjmp(encoder->escape, 1);
 }
@@ -32,7 +32,7 @@ static void on_message(j_common_ptr cinfo, int level) {
 /* The destination: memory that doubles. libjpeg's own loses track of it when an error comes in between. */
 
 static void grow(j_compress_ptr cinfo) {
-    encoder *encoder = cinfo->client_data;
+    jpeg_encoder *encoder = cinfo->client_data;
     size_t used = encoder->capacity, wanted = used ? 2 * used : FIRST_CAPACITY;
     uint8_t *bytes = realloc(encoder->bytes, wanted);
     if (!bytes) {
@@ -52,8 +52,9 @@ static boolean on_full(j_compress_ptr cinfo) {
 
 static void on_end(j_compress_ptr cinfo) { (void)cinfo; }
 
-static void encode(encoder *encoder, const uint8_t *pixels, int width, int height, int quality) {
+static ims_status begin(jpeg_encoder *encoder, int width, int height, int quality) {
     struct jpeg_compress_struct *cinfo = &encoder->cinfo;
+    if (setjmp(encoder->escape)) return IMS_MEMORY; /* nothing else can go wrong with pixels */
     jpeg_create_compress(cinfo);
     encoder->destination = (struct jpeg_destination_mgr){
         .init_destination = grow, .empty_output_buffer = on_full, .term_destination = on_end};
@@ -66,30 +67,40 @@ static void encode(encoder *encoder, const uint8_t *pixels, int width, int heigh
     jpeg_set_quality(cinfo, quality, TRUE);
     cinfo->optimize_coding = TRUE;
     jpeg_start_compress(cinfo, TRUE);
-    while (cinfo->next_scanline < cinfo->image_height) {
-        JSAMPROW row = (JSAMPROW)(uintptr_t)(pixels + (size_t)cinfo->next_scanline * (size_t)width * 3);
-        jpeg_write_scanlines(cinfo, &row, 1);
-    }
-    jpeg_finish_compress(cinfo);
+    return IMS_OK;
 }
 
-ims_status jpeg_encode(const uint8_t *pixels, int width, int height, int quality, uint8_t **out, int64_t *length,
-                       char *message) {
-    encoder *encoder = calloc(1, sizeof *encoder);
-    if (!encoder) return IMS_MEMORY;
+jpeg_encoder *jpeg_encoder_create(int width, int height, int quality, char *message) {
+    jpeg_encoder *encoder = calloc(1, sizeof *encoder);
+    if (!encoder) return NULL;
     encoder->message = message;
     jpeg_errors_prepare(&encoder->errors, on_error, on_message);
     encoder->cinfo.err = &encoder->errors;
     encoder->cinfo.client_data = encoder;
-    int failed = setjmp(encoder->escape);
-    if (!failed) encode(encoder, pixels, width, height, quality);
+    if (begin(encoder, width, height, quality) == IMS_OK) return encoder;
+    jpeg_encoder_destroy(encoder);
+    return NULL;
+}
+
+ims_status jpeg_encoder_push(jpeg_encoder *encoder, const uint8_t *row) {
+    if (setjmp(encoder->escape)) return IMS_MEMORY;
+    JSAMPROW rows[1] = {(JSAMPROW)(uintptr_t)row};
+    jpeg_write_scanlines(&encoder->cinfo, rows, 1);
+    return IMS_OK;
+}
+
+ims_status jpeg_encoder_end(jpeg_encoder *encoder, uint8_t **out, int64_t *length) {
+    if (setjmp(encoder->escape)) return IMS_MEMORY;
+    jpeg_finish_compress(&encoder->cinfo);
+    *length = (int64_t)(encoder->capacity - encoder->destination.free_in_buffer);
+    *out = encoder->bytes;
+    encoder->bytes = NULL;
+    return IMS_OK;
+}
+
+void jpeg_encoder_destroy(jpeg_encoder *encoder) {
+    if (!encoder) return;
     jpeg_destroy_compress(&encoder->cinfo);
-    if (failed) {
-        free(encoder->bytes);
-    } else {
-        *out = encoder->bytes;
-        *length = (int64_t)(encoder->capacity - encoder->destination.free_in_buffer);
-    }
+    free(encoder->bytes);
     free(encoder);
-    return failed ? IMS_MEMORY : IMS_OK; /* nothing else can go wrong with pixels */
 }

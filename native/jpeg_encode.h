@@ -1,10 +1,20 @@
+/* Encoding a JPEG row by row: baseline, 4:2:0, with optimised Huffman tables. */
 #ifndef IMS_JPEG_ENCODE_H
 #define IMS_JPEG_ENCODE_H
 
 #include "imagesprint.h"
 
-/* Encodes uint8 RGB pixels as a baseline JPEG, 4:2:0, with optimised Huffman tables, into memory of malloc. */
-ims_status jpeg_encode(const uint8_t *pixels, int width, int height, int quality, uint8_t **out, int64_t *length,
-                       char *message);
+typedef struct jpeg_encoder jpeg_encoder;
+
+/* Begins an image; `message` is told of errors of this and the later calls. NULL: out of memory. */
+jpeg_encoder *jpeg_encoder_create(int width, int height, int quality, char *message);
+
+/* Takes the next row, uint8 RGB. IMS_OK or IMS_MEMORY, after which it may only be destroyed; so for the end. */
+ims_status jpeg_encoder_push(jpeg_encoder *encoder, const uint8_t *row);
+
+/* Ends the image after its last row; what is returned in `out` is the caller's to free. */
+ims_status jpeg_encoder_end(jpeg_encoder *encoder, uint8_t **out, int64_t *length);
+
+void jpeg_encoder_destroy(jpeg_encoder *encoder);
 
 #endif

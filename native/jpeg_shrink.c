@@ -8,11 +8,15 @@
 #include "jpeg_encode.h"
 #include "jpeg_session.h"
 
-/* A version on its way: its pixels, and what fills them. */
+#define OUT_ROWS 8 /* that a resizer may fill before they are encoded: a row from above completes at most two */
+
+/* A version on its way. */
 typedef struct {
     ims_version *version;
     resizer resizer;
-    uint8_t *pixels;
+    uint8_t *pixels;       /* all of a raw version, else OUT_ROWS; NULL: not to be made */
+    jpeg_encoder *encoder; /* NULL for a raw version */
+    int encoded;           /* rows */
 } draft;
 
 /* Works out the version's size, as shrunk_size in src/imagesprint/images/coding.py. */
@@ -28,21 +32,35 @@ static void choose_size(ims_version *version, int width, int height) {
     if (version->height < wanted) version->height = wanted;
 }
 
-static void begin_drafts(jpeg_reader *reader, draft *drafts, int count) {
+static void begin_draft(jpeg_reader *reader, draft *draft) {
     int width = (int)reader->cinfo.image_width, height = (int)reader->cinfo.image_height;
-    for (int i = 0; i < count; i++) {
-        ims_version *version = drafts[i].version;
-        choose_size(version, width, height);
-        if (version->quality && version->width == width && version->height == height) continue;
-        drafts[i].pixels = malloc((size_t)version->width * (size_t)version->height * 3);
-        resize_geometry geometry = {.width = width,
-                                    .height = height,
-                                    .out_width = version->width,
-                                    .out_height = version->height,
-                                    .antialias = 1,
-                                    .pixel_bytes = 4};
-        if (!drafts[i].pixels || resizer_begin(&drafts[i].resizer, &geometry, drafts[i].pixels) != IMS_OK)
-            jpeg_session_fail(reader, IMS_MEMORY);
+    ims_version *version = draft->version;
+    choose_size(version, width, height);
+    int raw = version->quality == 0;
+    if (!raw && version->width == width && version->height == height) return;
+    draft->pixels = malloc((size_t)version->width * 3 * (size_t)(raw ? version->height : OUT_ROWS));
+    if (!raw) draft->encoder = jpeg_encoder_create(version->width, version->height, version->quality, reader->message);
+    resize_geometry geometry = {.width = width,
+                                .height = height,
+                                .out_width = version->width,
+                                .out_height = version->height,
+                                .antialias = 1,
+                                .pixel_bytes = 4,
+                                .out_rows = raw ? 0 : OUT_ROWS};
+    if (!draft->pixels || (!raw && !draft->encoder) ||
+        resizer_begin(&draft->resizer, &geometry, draft->pixels) != IMS_OK)
+        jpeg_session_fail(reader, IMS_MEMORY);
+}
+
+/* Resizes rows of the image, and encodes those that are complete. */
+static void push_rows(jpeg_reader *reader, draft *draft, JSAMPROW *rows, JDIMENSION count) {
+    size_t stride = (size_t)draft->version->width * 3;
+    for (JDIMENSION i = 0; i < count; i++) {
+        resizer_push(&draft->resizer, rows[i]);
+        for (; draft->encoder && draft->encoded < draft->resizer.next_out; draft->encoded++) {
+            const uint8_t *row = draft->pixels + (size_t)(draft->encoded % OUT_ROWS) * stride;
+            if (jpeg_encoder_push(draft->encoder, row) != IMS_OK) jpeg_session_fail(reader, IMS_MEMORY);
+        }
     }
 }
 
@@ -50,7 +68,7 @@ static ims_status read_drafts(jpeg_reader *reader, jpeg_file file, draft *drafts
     struct jpeg_decompress_struct *cinfo = &reader->cinfo;
     if (setjmp(reader->escape)) return jpeg_session_end(reader);
     jpeg_session_begin(reader, file);
-    begin_drafts(reader, drafts, count);
+    for (int i = 0; i < count; i++) begin_draft(reader, &drafts[i]);
     cinfo->out_color_space = JCS_EXT_RGBX;
     jpeg_start_decompress(cinfo);
     JSAMPROW rows[ROWS];
@@ -59,8 +77,7 @@ static ims_status read_drafts(jpeg_reader *reader, jpeg_file file, draft *drafts
         JDIMENSION got = jpeg_read_scanlines(cinfo, rows, ROWS);
         int64_t before = clock_ns();
         for (int i = 0; i < count; i++) {
-            if (!drafts[i].pixels) continue;
-            for (JDIMENSION row = 0; row < got; row++) resizer_push(&drafts[i].resizer, rows[row]);
+            if (drafts[i].pixels) push_rows(reader, &drafts[i], rows, got);
             int64_t now = clock_ns();
             drafts[i].version->nanoseconds += now - before;
             before = now;
@@ -71,18 +88,17 @@ static ims_status read_drafts(jpeg_reader *reader, jpeg_file file, draft *drafts
     return jpeg_session_end(reader);
 }
 
-static ims_status encode_draft(draft *draft, char *message) {
+static ims_status end_draft(draft *draft) {
     ims_version *version = draft->version;
-    if (!draft->pixels) return IMS_OK;
-    if (version->quality == 0) {
+    int64_t before = clock_ns();
+    ims_status status = IMS_OK;
+    if (draft->encoder) {
+        status = jpeg_encoder_end(draft->encoder, &version->data, &version->length);
+    } else if (draft->pixels) {
         version->data = draft->pixels;
         version->length = (int64_t)version->width * version->height * 3;
         draft->pixels = NULL;
-        return IMS_OK;
     }
-    int64_t before = clock_ns();
-    ims_status status = jpeg_encode(draft->pixels, version->width, version->height, version->quality, &version->data,
-                                    &version->length, message);
     version->nanoseconds += clock_ns() - before;
     return status;
 }
@@ -91,7 +107,7 @@ static ims_status shrink(jpeg_reader *reader, jpeg_file file, draft *drafts, int
                          char *message) {
     ims_status status = read_drafts(reader, file, drafts, count, info);
     memcpy(message, jpeg_reader_message(reader), IMS_MESSAGE);
-    for (int i = 0; i < count && status == IMS_OK; i++) status = encode_draft(&drafts[i], message);
+    for (int i = 0; i < count && status == IMS_OK; i++) status = end_draft(&drafts[i]);
     return status;
 }
 
@@ -102,7 +118,7 @@ int32_t ims_shrink(const uint8_t *data, int64_t length, ims_version *versions, i
     draft *drafts = calloc((size_t)count + 1, sizeof *drafts);
     for (int i = 0; i < count; i++) {
         versions[i].data = NULL;
-        versions[i].nanoseconds = 0;
+        versions[i].length = versions[i].nanoseconds = 0;
         if (drafts) drafts[i] = (draft){.version = &versions[i], .resizer = {.kernels = resize_choose(0)}};
     }
     memcpy(message, "out of memory", sizeof "out of memory");
@@ -110,6 +126,7 @@ int32_t ims_shrink(const uint8_t *data, int64_t length, ims_version *versions, i
     if (reader && drafts) status = shrink(reader, (jpeg_file){data, (size_t)length}, drafts, count, info, message);
     for (int i = 0; drafts && i < count; i++) {
         resizer_free(&drafts[i].resizer);
+        jpeg_encoder_destroy(drafts[i].encoder);
         free(drafts[i].pixels);
         if (status != IMS_OK) {
             free(versions[i].data);

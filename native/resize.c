@@ -54,6 +54,7 @@ ims_status resizer_begin(resizer *resizer, const resize_geometry *geometry, uint
     /* Pillow's resize rounds, its transform cuts off; a whole weight lacks up to 255 / 2^15, see resize_axis.c. */
     resizer->bias = g->antialias ? 1 << (WEIGHT_BITS - 1) : 256;
     resizer->pixel_bytes = g->pixel_bytes;
+    resizer->out_rows = g->out_rows ? g->out_rows : g->out_height;
     resizer->next_in = resizer->next_out = 0;
     resizer->out = out;
     return IMS_OK;
@@ -75,7 +76,7 @@ static void emit(resizer *resizer) {
     }
     int bytes = resizer->horizontal.size * 3;
     resizer->kernels->down(rows, axis->weights + (ptrdiff_t)y * axis->taps, taps, resizer->bias,
-                           resizer->out + (ptrdiff_t)y * bytes, bytes);
+                           resizer->out + (ptrdiff_t)(y % resizer->out_rows) * bytes, bytes);
 }
 
 void resizer_push(resizer *resizer, const uint8_t *row) {

@@ -48,7 +48,8 @@ typedef struct {
     size_t stride;
     int bias;
     int pixel_bytes;
-    int next_in, next_out;
+    int out_rows;
+    int next_in, next_out; /* rows so far */
     uint8_t *out;
 } resizer;
 
@@ -57,6 +58,7 @@ typedef struct {
     int out_width, out_height;
     int flip, antialias;
     int pixel_bytes;   /* 3: RGB, 4: RGBX */
+    int out_rows;      /* 0, or how many rows `out` has room for: row y then goes to place y % out_rows */
 } resize_geometry;
 
 /* Makes ready for geometry.height rows, which become uint8 [out_height][out_width][3] at `out`. IMS_OK or IMS_MEMORY. */

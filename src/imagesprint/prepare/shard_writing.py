@@ -16,10 +16,10 @@ from imagesprint.prepare.parts import CONTENT_BYTES, NO_IMAGE, Parts, ShardResul
 from imagesprint.prepare.plan import Shard
 from imagesprint.prepare.sources.source import Sample, Source
 from imagesprint.prepare.storing import Stopwatch, StoredImage, store
-from imagesprint.records.image_record import ImageRecord
+from imagesprint.records.image_record import ImageRecord, no_boxes
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import ClassInfo, ShardInfo
-from imagesprint.records.tfrecord import frame
+from imagesprint.records.tfrecord import frame_pieces
 
 _TICK = 16  # images between two reports of progress
 
@@ -141,7 +141,7 @@ def _to_record(sample: Sample, info: ClassInfo, image: StoredImage, image_format
         synset=info.synset,
         text=info.text,
         filename=sample.name,
-        boxes=np.array(sample.boxes, np.float32).reshape(-1, 4),
+        boxes=np.array(sample.boxes, np.float32) if sample.boxes else no_boxes(),
         image_format=image_format,
     )
 
@@ -179,13 +179,14 @@ class _ShardWriter:
 
     def add(self, record: ImageRecord, label: int) -> None:
         payload, start = record.encode()
-        framed = frame(payload)
+        pieces = frame_pieces(payload)
         with writing(self._root):
-            self._file.write(framed)
+            self._file.writelines(pieces)
         self._rows.append((self._size, len(payload), start, len(record.encoded), label, record.height, record.width))
         self._boxes.append(record.boxes)
-        self._crc = google_crc32c.extend(self._crc, framed)
-        self._size += len(framed)
+        for piece in pieces:
+            self._crc = google_crc32c.extend(self._crc, piece)
+            self._size += len(piece)
 
     def finish(self) -> ShardInfo:
         """Give the shard its name and write its part of the index."""

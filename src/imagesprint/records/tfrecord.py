@@ -34,8 +34,13 @@ def masked_crc(data: bytes) -> int:
 
 def frame(payload: bytes) -> bytes:
     """Return the record that holds `payload`: FRAME_BYTES longer than it."""
+    return b"".join(frame_pieces(payload))
+
+
+def frame_pieces(payload: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return header, payload and footer of the record, for writing it without a copy."""
     length = _LENGTH.pack(len(payload))
-    return b"".join((length, _CRC.pack(masked_crc(length)), payload, _CRC.pack(masked_crc(payload))))
+    return length + _CRC.pack(masked_crc(length)), payload, _CRC.pack(masked_crc(payload))
 
 
 def iter_records(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -4,6 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from imagesprint.images import native
+from imagesprint.records.example import bytes_feature
+
 
 def test_sound_data(imagesprint: Callable[..., Any], photo_root: Path) -> None:
     done = imagesprint("verify", photo_root, "--decode")
@@ -34,6 +39,29 @@ def test_damage_is_listed_and_exits_3(imagesprint: Callable[..., Any], photo_roo
         ("full", 0),
         ("32", None),
     ]
+
+
+@pytest.mark.skipif(not native.is_available(), reason="the native decoder is not built")
+def test_what_libjpeg_warns_of_is_damage_and_stray_bytes_are_counted(
+    imagesprint: Callable[..., Any], write_foreign: Callable[..., Path], tmp_path: Path
+) -> None:
+    def change(record: dict[str, Any]) -> dict[str, Any]:
+        encoded = b"".join(record["image/encoded"])
+        start, end = encoded.index(b"\xff\xd8"), encoded.rindex(b"\xff\xd9")
+        image = encoded[start:end]
+        if b"05.jpg" in b"".join(record["image/filename"]):
+            image = image[:-60] + b"\xff\x00" * 6 + image[-48:]  # ones alone are no Huffman code
+        return record | {"image/encoded": bytes_feature([image + b"abc" * 9 + b"\xff\xd9"])}
+
+    data = write_foreign(tmp_path, change=change)
+    assert imagesprint("index", data).code == 0
+    done = imagesprint("verify", data, "--decode")
+    assert done.code == 3
+    assert "decoder     native" in done.stderr
+    assert "2 problems:" in done.stdout
+    assert "05.jpg cannot be decoded: " in done.stdout
+    assert "44 images have stray bytes before a marker, which harm no pixel" in done.stdout
+    assert imagesprint("verify", data, "--json").json["images_with_stray_bytes"] is None
 
 
 def test_folders_that_hold_no_prepared_data(imagesprint: Callable[..., Any], tmp_path: Path, photos: Path) -> None:

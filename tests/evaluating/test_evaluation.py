@@ -1,7 +1,9 @@
 """Evaluation against one pass over the images by hand."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from PIL import Image
 from imagesprint.errors import DataError
 from imagesprint.evaluating.checkpoints import find_checkpoints
 from imagesprint.evaluating.evaluation import evaluate, evaluation_set
+from imagesprint.images import native
 from imagesprint.model.building import build_model
 from imagesprint.model.weights import TrainedModel
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import open_root
+from imagesprint.records.example import bytes_feature
 from imagesprint.runs.ranks import Ranks
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
@@ -42,6 +46,24 @@ def test_every_image_counts_once_and_as_it_should(photo_root: Path, tiny_recipe:
     assert found.top1 == pytest.approx(100 * correct / 18)
     assert found.top5 == 100
     assert found.loss == pytest.approx(loss / 18, rel=1e-5)
+
+
+@pytest.mark.skipif(not native.is_available(), reason="the native decoder is not built")
+def test_images_that_go_to_pillow_are_counted(
+    imagesprint: Callable[..., Any], write_foreign: Callable[..., Path], tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    def to_png(record: dict[str, Any]) -> dict[str, Any]:
+        encoded, file = b"".join(record["image/encoded"]), io.BytesIO()
+        Image.open(io.BytesIO(encoded[encoded.index(b"\xff\xd8") :])).save(file, "PNG")
+        return record | {"image/encoded": bytes_feature([file.getvalue()])}
+
+    root_path = write_foreign(tmp_path / "root", change=to_png)
+    assert imagesprint("index", root_path).code == 0
+    root = open_root(root_path)
+    model = TrainedModel(build_model(tiny_recipe, 2), tiny_recipe, root.classes, num_train=40)
+    found = evaluate(model, evaluation_set(root, model), ALONE)
+    assert (found.num_images, found.fallbacks) == (6, 6)
+    assert set(found.figures()) == {"num_images", "top1", "top5", "loss"}
 
 
 def test_data_of_other_classes_is_refused(photo_root: Path, tiny_recipe: Recipe) -> None:

@@ -1,5 +1,6 @@
 """The two ways to a batch's pixels: natively from the shards, and by Pillow."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,6 @@ from PIL import Image
 
 from imagesprint.errors import ImageError, RecordError
 from imagesprint.images import native
-from imagesprint.images.decoders import open_decoder
 from imagesprint.images.decoding import PillowDecoder
 from imagesprint.loading.load import Load, decode_load
 from imagesprint.records.dataset import open_dataset
@@ -31,7 +31,8 @@ def whole(root: Path) -> Load:
 
 def pixels(load: Load, decoder: native.NativeDecoder | PillowDecoder) -> np.ndarray:
     out = np.zeros((load.rows, load.image_size, load.image_size, 3), np.uint8)
-    decode_load(load, decoder, out)
+    for error in decode_load(load, decoder, out).values():
+        raise error
     return out
 
 
@@ -83,11 +84,27 @@ def test_a_flipped_bit(write_root: WriteRoot, train_records: list[ImageRecord]) 
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
-    with pytest.raises(RecordError, match=r"train-00000-of-00002: the record at byte \d+ does not match its CRC-32C"):
+    with pytest.raises(
+        RecordError, match=r"/train-00000-of-00002, record \d: the record at byte \d+ does not match its CRC"
+    ):
         pixels(whole(root), native.NativeDecoder(2))
 
 
-def test_the_environment_can_choose_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert open_decoder(1).name == "native"
-    monkeypatch.setenv("IMAGESPRINT_DECODER", "pillow")
-    assert open_decoder(1).name == "pillow"
+@pytest.mark.parametrize("name", ["native", "pillow"])
+def test_bad_rows_are_told_in_order_and_the_others_decoded(
+    write_root: WriteRoot, train_records: list[ImageRecord], name: str
+) -> None:
+    decoder = native.NativeDecoder(2) if name == "native" else PillowDecoder(2)
+    load = whole(write_root(train_records))
+    expected = pixels(load, decoder)
+    root = load.dataset.path.parent
+    shutil.rmtree(root)
+    for number, encoded in {4: train_records[4].encoded[:200], 9: b"<html>", 13: b""}.items():
+        train_records[number] = replace(train_records[number], encoded=encoded)
+    out = np.zeros_like(expected)
+    failures = decode_load(whole(write_root(train_records)), decoder, out)
+    assert list(failures) == [4, 9, 13]
+    for row, error in failures.items():
+        assert f"image{row}.jpg: " in error.what
+    sound = [row for row in range(16) if row not in failures]
+    np.testing.assert_array_equal(out[sound], expected[sound])

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from imagesprint.errors import ImageError, RankError, RecipeError, RecordError, UsageError
+from imagesprint.images import native
 from imagesprint.images.crops import draw_training_crops
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import Loader
@@ -71,6 +72,22 @@ def test_the_stream_is_the_same_for_any_ranks_threads_and_start(root_path: Path,
         assert stream(root_path, recipe, start_step=start) == whole[start * 4 :]
     assert stream(root_path, recipe, 2, start_step=3, end_step=6) == whole[12:24]
     assert stream(root_path, replace(recipe, seed=8)) != whole
+
+
+@pytest.mark.skipif(not native.is_available(), reason="the native decoder is not built")
+@pytest.mark.parametrize("antialias", [True, False])
+def test_the_native_stream_is_the_same_for_1_to_8_threads_and_both_resizers(
+    root_path: Path, monkeypatch: pytest.MonkeyPatch, antialias: bool
+) -> None:
+    recipe = replace(RECIPE, antialias=antialias)
+    monkeypatch.setenv("IMAGESPRINT_DECODER", "pillow")
+    by_pillow = stream(root_path, recipe)
+    found = []
+    for name in ("native", "native-portable"):
+        monkeypatch.setenv("IMAGESPRINT_DECODER", name)
+        found += [stream(root_path, recipe, threads=threads) for threads in range(1, 9)]
+    assert found == found[:1] * 16
+    assert found[0] != by_pillow
 
 
 def test_epochs_are_other_orders_and_other_crops(root_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("strides", "v2"),
         ("precision", "fp8"),
         ("crop", "centre"),
+        ("bad_records", "skip"),
         ("momentum", 1.0),
         ("label_smoothing", -0.1),
         ("ema_decay", 1.0),

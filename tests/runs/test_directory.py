@@ -30,6 +30,11 @@ def test_a_run_is_found_again_and_another_recipe_is_not_let_in(tmp_path: Path, t
     check_run(run.path, tiny_recipe, "require")
     with pytest.raises(UsageError, match=r"seed was 0, is 1; weight_decay was 0\.0001, is 0\.1"):
         check_run(run.path, changed, "auto")
+    passing_over = replace(tiny_recipe, bad_records="substitute")
+    check_run(run.path, passing_over, "auto")  # what was trained would be the same
+    create_run(run, passing_over)
+    with pytest.raises(UsageError, match="bad_records was 'substitute', is 'stop'"):
+        check_run(run.path, tiny_recipe, "auto")
 
 
 def test_rewinding_drops_what_is_computed_again(tmp_path: Path) -> None:

@@ -206,6 +206,35 @@ def test_other_data_than_the_run_began_with(
     assert contents(run / "checkpoints") == before
 
 
+def test_another_decoder_than_the_run_began_with_unless_it_is_forced(
+    imagesprint: Run,
+    photo_root: Path,
+    tmp_path: Path,
+    run_directory: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    run = tmp_path / "run"
+    shutil.copytree(run_directory[0], run)
+    newest = run / "checkpoints" / "step-0000008.pt"
+    content = torch.load(newest, weights_only=True)
+    torch.save(content | {"decoder": "another"}, newest)
+    before = contents(run / "checkpoints")
+    words = ("train", run_directory[1], "--data", photo_root, "--output", run, "--stop-after", 9)
+    monkeypatch.delenv("IMAGESPRINT_DECODER", raising=False)
+    done = imagesprint(*words)
+    check_error(done, 1, f"decoder 'another', this is {content['decoder']!r}")
+    assert "IMAGESPRINT_DECODER=another in the environment keeps to the former" in done.stderr
+    assert contents(run / "checkpoints") == before
+    monkeypatch.setenv("IMAGESPRINT_DECODER", "pillow")
+    done = imagesprint(*words)
+    assert done.code == 0, done.stderr
+    assert "decoder     pillow, as IMAGESPRINT_DECODER says" in done.stderr
+    assert f"warning: {newest} was made with decoder another" in done.stderr
+    assert torch.load(run / "checkpoints" / "step-0000009.pt", weights_only=True)["decoder"] == "pillow"
+
+
 def test_a_checkpoint_that_does_not_fit_on_the_disk(
     photo_root: Path, tmp_path: Path, run_directory: tuple[Path, Path]
 ) -> None:

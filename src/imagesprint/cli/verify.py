@@ -34,20 +34,28 @@ share no image. Exits 3 if not."""
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Verify and print what was found."""
-    from imagesprint.records.verify import verify  # numpy: not for --help
+    from imagesprint.images.checking import ImageCheck  # numpy: not for --help
+    from imagesprint.images.decoders import describe_decoder
+    from imagesprint.records.verify import verify
 
-    found = verify(args.data, console, _image_size if args.decode else None)
+    check_image = ImageCheck() if args.decode else None
+    if check_image is not None:
+        console.line(f"decoder     {describe_decoder()}")
+    found = verify(args.data, console, check_image)
     value = {
         "path": found.path,
         "ok": found.is_sound,
         "splits": found.splits,
         "problems": found.problems,
         "shared_content": found.shared_content,
+        "images_with_stray_bytes": check_image and check_image.num_stray,
     }
     header = ["variant", "split", "images", "shards", "bytes", "classes", "images a class"]
     text = [table(header, [_row(counts) for counts in found.splits])] if found.splits else []
     text += _list("problems", [_line(problem) for problem in found.problems])
     text += _list("training images are in validation, too", [_pair(shared) for shared in found.shared_content])
+    if check_image is not None and check_image.num_stray:
+        text.append(f"{check_image.num_stray:,} images have stray bytes before a marker, which harm no pixel")
     if found.is_sound:
         text.append("no damage found" + ("" if args.decode else "; --decode decodes every image as well"))
     show(args, value, "\n".join(text))
@@ -77,13 +85,6 @@ def _list(what: str, lines: list[str]) -> list[str]:
         return []
     more = [f"… and {len(lines) - _SHOWN} more; --json lists all"] if len(lines) > _SHOWN else []
     return [f"{len(lines)} {what}:", *(f"  {line}" for line in [*lines[:_SHOWN], *more])]
-
-
-def _image_size(encoded: bytes) -> tuple[int, int]:
-    from imagesprint.images.coding import open_image  # Pillow: not for --help
-
-    image = open_image(encoded)
-    return image.height, image.width
 
 
 def _row(counts: "SplitCounts") -> list[object]:

@@ -1,13 +1,14 @@
 """`evaluate`: every checkpoint of a run, or named ones, on the validation split."""
 
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
 from imagesprint.evaluating.evaluation import evaluate, evaluation_row, evaluation_set
+from imagesprint.images.decoders import describe_decoder
 from imagesprint.model.weights import list_checkpoints, load_model
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import open_root
@@ -55,7 +56,8 @@ def evaluate_checkpoints(paths: list[Path], data: Path, device: str, console: Co
     with open_ranks(device) as ranks, ExitStack() as stack:
         console = console if ranks.is_main else Console.silent()
         recorder = _Recorder(stack, console)
-        evaluated = []
+        console.line(f"decoder     {describe_decoder()}")
+        evaluated, fallbacks = [], 0
         for index, path in enumerate(paths):
             console.live(f"evaluating {path} ({index + 1}/{len(paths)})")
             model = load_model(path).to(ranks.device)
@@ -63,7 +65,10 @@ def evaluate_checkpoints(paths: list[Path], data: Path, device: str, console: Co
             epoch = Schedule(model.recipe, model.num_train).epochs_done(model.step)
             if ranks.is_main:
                 recorder.record(path, evaluation_row(accuracy, model.step, epoch, Path("checkpoints", path.name)))
-            evaluated.append(EvaluatedCheckpoint(path=str(path), step=model.step, epoch=epoch, **asdict(accuracy)))
+            fallbacks += accuracy.fallbacks
+            evaluated.append(EvaluatedCheckpoint(path=str(path), step=model.step, epoch=epoch, **accuracy.figures()))
+        if fallbacks:
+            console.line(f"decoder     {fallbacks:,} images were of a kind that is left to Pillow")
         return evaluated
 
 

@@ -1,6 +1,6 @@
 """Evaluation of a trained model: every image of the split once, exact counts for any world size."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,20 @@ from imagesprint.runs.ranks import Ranks
 
 @dataclass(frozen=True)
 class Accuracy:
-    """`top1` and `top5` in percent and the mean cross-entropy `loss` over `num_images`."""
+    """`top1` and `top5` in percent and the mean cross-entropy `loss` over `num_images`.
+
+    `fallbacks` of the images were decoded by Pillow because the native decoder, which is at work, cannot.
+    """
 
     num_images: int
     top1: float
     top5: float
     loss: float
+    fallbacks: int
+
+    def figures(self) -> dict[str, Any]:
+        """What is kept of an evaluation."""
+        return {"num_images": self.num_images, "top1": self.top1, "top5": self.top5, "loss": self.loss}
 
 
 def evaluation_set(root: Root, model: TrainedModel) -> Dataset:
@@ -65,7 +73,8 @@ def evaluate(model: TrainedModel, dataset: Dataset, ranks: Ranks) -> Accuracy:
             sums[3] += mask.sum()
     ranks.sum(sums)
     loss, top1, top5, count = sums.tolist()
-    return Accuracy(int(count), 100 * top1 / count, 100 * top5 / count, loss / count)
+    fallbacks = ranks.total(loader.fallbacks)
+    return Accuracy(int(count), 100 * top1 / count, 100 * top5 / count, loss / count, fallbacks)
 
 
 def evaluation_row(accuracy: Accuracy, step: int, epoch: float, checkpoint: Path | None) -> dict[str, Any]:
@@ -73,6 +82,6 @@ def evaluation_row(accuracy: Accuracy, step: int, epoch: float, checkpoint: Path
     return {
         "step": step,
         "epoch": epoch,
-        **asdict(accuracy),
+        **accuracy.figures(),
         "checkpoint": None if checkpoint is None else str(checkpoint),
     }

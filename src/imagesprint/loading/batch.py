@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
+from imagesprint.errors import DataError
 from imagesprint.images.decoding import Decoder
-from imagesprint.loading.load import Load, decode_load
+from imagesprint.loading.load import Load
+from imagesprint.loading.stand_ins import decode_sound
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +26,14 @@ class Batch:
     step: int
 
 
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """A batch, and the errors of the bad records in whose place others stand in it."""
+
+    batch: Batch
+    bad: tuple[DataError, ...]
+
+
 class Buffer:
     """Memory for one batch of up to `rows` rows and `values` pixel values; `pin` locks the pages for fast copies."""
 
@@ -33,10 +43,11 @@ class Buffer:
         self._sample_ids = torch.empty(rows, dtype=torch.int64, pin_memory=pin)
         self._mask = torch.empty(rows, dtype=torch.bool, pin_memory=pin)
 
-    def fill(self, load: Load, decoder: Decoder) -> Batch:
+    def fill(self, load: Load, decoder: Decoder) -> Filled:
         """Read and decode `load` into this buffer; the batch's tensors are views of it.
 
-        Raises RecordError for a damaged record, ImageError for an image that cannot be decoded; both say which.
+        Raises RecordError for a damaged record, ImageError for an image that cannot be decoded, where no other may
+        stand in; both say which.
         """
         rows, size, real = load.rows, load.image_size, len(load.sample_ids)
         batch = Batch(
@@ -46,12 +57,12 @@ class Buffer:
             mask=self._mask[:rows],
             step=load.step,
         )
-        decode_load(load, decoder, batch.images[:real].numpy())
+        decoded = decode_sound(load, decoder, batch.images[:real].numpy())
         # Through numpy: torch refuses to write to buffers that were made inside the consumer's inference_mode.
         images, labels, mask = batch.images.numpy(), batch.labels.numpy(), batch.mask.numpy()
         sample_ids = batch.sample_ids.numpy()
-        labels[:real] = load.dataset.labels[load.sample_ids]
-        sample_ids[:real] = load.sample_ids
+        labels[:real] = load.dataset.labels[decoded.sample_ids]
+        sample_ids[:real] = decoded.sample_ids
         mask[:real] = True
         images[real:], labels[real:], sample_ids[real:], mask[real:] = 0, 0, -1, False
-        return batch
+        return Filled(batch, decoded.bad)

@@ -1,16 +1,20 @@
 """What a batch is to be made of, and making its pixels: natively from the shards, or read here and decoded by
 Pillow."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imagesprint.errors import ImageError, RecordError
+from imagesprint.errors import DataError, ImageError, RecordError
 from imagesprint.images import native
 from imagesprint.images.decoding import BatchImageError, Decoder, Encoded
 from imagesprint.records.dataset import Dataset
 from imagesprint.records.tfrecord import damaged
+
+_MACHINES_FAULT: Final = (native.Status.MEMORY, native.Status.UNREADABLE)  # the record may be sound
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +23,8 @@ class Load:
 
     sample_ids int64[N], crops int32[N, 4] and flips bool[N] are as `images.decoding` takes them. With `to_end` images
     are decoded to their last row, so that damage below the crop is found too, where the decoder can do that.
+    `stand_ins` gives what may take the place of a row whose record is bad, as loads of one row; None: nothing may, and
+    `advice` is added to the error's hint.
     """
 
     dataset: Dataset
@@ -30,26 +36,28 @@ class Load:
     image_size: int
     step: int
     to_end: bool = False
+    stand_ins: "Callable[[int], Iterator[Load]] | None" = None
+    advice: str = ""
+
+    def row(self, row: int) -> "Load":
+        """The load of one sample alone."""
+        one = slice(row, row + 1)
+        return replace(self, sample_ids=self.sample_ids[one], crops=self.crops[one], flips=self.flips[one], rows=1)
 
 
-def decode_load(load: Load, decoder: Decoder, out: NDArray[np.uint8]) -> None:
+def decode_load(load: Load, decoder: Decoder, out: NDArray[np.uint8]) -> dict[int, DataError]:
     """Fill `out`, uint8[N, S, S, 3], with the pixels of the load's N samples.
 
-    Raises RecordError for a damaged record, ImageError for an image that cannot be decoded; both say which.
+    Returns the errors of the rows whose records are bad, lowest row first: damaged, or without an image that can be
+    decoded. Each says which record it is; the pixels of such a row are unspecified. Raises DataError where shards
+    cannot be read or memory is short.
     """
-    try:
-        if isinstance(decoder, native.NativeDecoder):
-            _load_natively(load, decoder, out)
-        else:
-            encoded = [_read(load.dataset, sample_id) for sample_id in load.sample_ids.tolist()]
-            decoder.decode(encoded, load.crops, load.flips, load.antialias, out)
-    except BatchImageError as error:
-        where = load.dataset.describe(int(load.sample_ids[error.position]))
-        hint = error.hint or "`imagesprint prepare` leaves images out that cannot be decoded: prepare the dataset again"
-        raise ImageError(f"{where}: {error.what}", hint) from error
+    if isinstance(decoder, native.NativeDecoder):
+        return _load_natively(load, decoder, out)
+    return _load_by_pillow(load, decoder, out)
 
 
-def _load_natively(load: Load, decoder: native.NativeDecoder, out: NDArray[np.uint8]) -> None:
+def _load_natively(load: Load, decoder: native.NativeDecoder, out: NDArray[np.uint8]) -> dict[int, DataError]:
     dataset, ids = load.dataset, load.sample_ids
     places = dataset.places(ids)
     records = native.Records(
@@ -61,26 +69,64 @@ def _load_natively(load: Load, decoder: native.NativeDecoder, out: NDArray[np.ui
         raw_sizes=np.ascontiguousarray(dataset.sizes[ids]) if dataset.image_format == "raw" else None,
     )
     outcome = decoder.load(records, native.Batch(load.crops, load.flips, load.antialias, out, load.to_end))
+    failures: dict[int, DataError] = {}
     for row in np.flatnonzero(outcome.status).tolist():
         status = outcome.status[row]
+        error: DataError | None
         if status == native.Status.UNSUPPORTED:
-            one = slice(row, row + 1)
-            encoded = dataset.read(int(ids[row]))
-            decoder.decode_by_pillow(encoded, row, load.crops[one], load.flips[one], load.antialias, out[one])
+            error = _fall_back(load.row(row), decoder, out[row : row + 1])
         elif status >= native.Status.UNREADABLE:
-            raise damaged(places.path(row), int(places.offsets[row]), outcome.message(row))
+            error = damaged(places.path(row), int(places.offsets[row]), outcome.message(row))
         else:
-            raise native.batch_error(outcome, row, int(places.encoded_lengths[row]))
+            error = native.batch_error(outcome, row, int(places.encoded_lengths[row]))
+        if error is not None:
+            failures[row] = _located(error, dataset, int(ids[row]))
+        if status in _MACHINES_FAULT:
+            raise failures[row]
+    return failures
 
 
-def _read(dataset: Dataset, sample_id: int) -> Encoded:
+def _fall_back(load: Load, decoder: native.NativeDecoder, out: NDArray[np.uint8]) -> BatchImageError | None:
+    """Decode a load of one row by Pillow; returns why that is not possible."""
+    encoded = load.dataset.read(int(load.sample_ids[0]))
+    try:
+        decoder.decode_by_pillow(encoded, 0, load.crops, load.flips, load.antialias, out)
+    except BatchImageError as error:
+        return error
+    return None
+
+
+def _load_by_pillow(load: Load, decoder: Decoder, out: NDArray[np.uint8]) -> dict[int, DataError]:
+    try:
+        encoded = [read_encoded(load.dataset, sample_id) for sample_id in load.sample_ids.tolist()]
+        decoder.decode(encoded, load.crops, load.flips, load.antialias, out)
+    except (BatchImageError, RecordError) as error:
+        if isinstance(error.__cause__, OSError):  # the disk's fault, not the record's
+            raise
+        if len(load.sample_ids) > 1:  # the decoder names the first bad row only
+            alone = (_load_by_pillow(load.row(row), decoder, out[row : row + 1]) for row in range(len(out)))
+            return {row: failures[0] for row, failures in enumerate(alone) if failures}
+        return {0: _located(error, load.dataset, int(load.sample_ids[0]))}
+    return {}
+
+
+def read_encoded(dataset: Dataset, sample_id: int) -> Encoded:
+    """Return the encoded image of a sample, or its raw pixels, uint8[H, W, 3]. Raises RecordError if it is damaged."""
     data = dataset.read(sample_id)
     if dataset.image_format != "raw":
         return data
     height, width = dataset.sizes[sample_id].tolist()
     if len(data) != height * width * 3:
         raise RecordError(
-            f"{dataset.describe(sample_id)}: {len(data)} bytes are not {width} × {height} raw pixels",
+            f"{dataset.describe(sample_id)}: {len(data)} bytes are no raw image of {width}×{height} pixels",
             f"`imagesprint verify {dataset.path}` lists all damage",
         )
     return np.frombuffer(data, np.uint8).reshape(height, width, 3)
+
+
+def _located(error: DataError, dataset: Dataset, sample_id: int) -> DataError:
+    """The error of an image or a record with the record's number and, where that can be read, the file's name."""
+    if isinstance(error, RecordError):  # which begins with its shard
+        return RecordError(f"{dataset.describe(sample_id)}: {error.what.partition(': ')[2]}", error.hint)
+    hint = error.hint or "`imagesprint prepare` leaves images out that cannot be decoded: prepare the dataset again"
+    return ImageError(f"{dataset.describe(sample_id)}: {error.what}", hint)

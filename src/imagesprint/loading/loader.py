@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imagesprint.errors import RankError, RecordError, UsageError
 from imagesprint.images.crops import draw_training_crops, evaluation_crops
 from imagesprint.images.decoders import open_decoder
 from imagesprint.images.decoding import Decoder
-from imagesprint.loading.batch import Batch, Buffer
+from imagesprint.loading.batch import Batch, Buffer, Filled
 from imagesprint.loading.load import Load
 from imagesprint.loading.ring import Ring
 from imagesprint.loading.sampler import Sampler
@@ -42,11 +43,15 @@ class _BatchLoader(ABC):
             raise UsageError(f"{threads} threads cannot decode", "give at least 1, or leave it out to use every core")
         self._threads = threads
         self._pin = pin
-        self._ring: Ring[Load, Buffer, Batch] | None = None
-        self.wait_seconds = 0.0  # that the consumer has waited for batches so far, over all passes
+        self._ring: Ring[Load, Buffer, Filled] | None = None
+        # Over all passes, up to the batch that the consumer holds:
+        self.wait_seconds = 0.0  # that it has waited for batches
+        self.bad_records = 0  # how often a record was bad and another stood in
+        self.first_bad_record = ""  # which, and why
+        self.fallbacks = 0  # images that the native decoder left to Pillow, over all passes that have ended
 
     @abstractmethod
-    def _loads(self) -> Iterator[Load]:
+    def loads(self) -> Iterator[Load]:
         """The batches of a pass, in order."""
 
     @abstractmethod
@@ -58,17 +63,26 @@ class _BatchLoader(ABC):
         rows, values = self._largest()
         buffers = [Buffer(rows, values, self._pin) for _ in range(AHEAD + 1)]
         decoder = open_decoder(self._threads or len(os.sched_getaffinity(0)))
-        ring = self._ring = Ring(self._loads(), buffers, partial(_fill, decoder), decoder.close)
+        ring = self._ring = Ring(self.loads(), buffers, partial(_fill, decoder), decoder.close)
         try:
             while True:
                 start = time.perf_counter()
-                batch = next(ring, None)
+                filled = next(ring, None)
                 self.wait_seconds += time.perf_counter() - start
-                if batch is None:
+                if filled is None:
                     return
-                yield batch
+                self._count(filled)
+                yield filled.batch
         finally:
             ring.close()
+            if self._ring is ring:
+                self._ring = None
+            self.fallbacks += decoder.fallbacks
+
+    def _count(self, filled: Filled) -> None:
+        if filled.bad and not self.first_bad_record:
+            self.first_bad_record = filled.bad[0].what
+        self.bad_records += len(filled.bad)
 
     def close(self) -> None:
         """End the present pass and its threads; a second call does nothing."""
@@ -90,7 +104,8 @@ class Loader(_BatchLoader):
 
     For each step in [start_step, end_step) (by default all of the schedule) it yields micro-batches rank,
     rank + world_size, … as `Batch`; together the ranks' batches are the same stream whatever their number, the
-    threads, and the step it starts at. Augmentation is the recipe's.
+    threads, and the step it starts at. Augmentation is the recipe's. Where its `bad_records` is "substitute", the next
+    sound sample of the epoch's order stands in for one that is bad, with a crop of its own; `bad_records` counts.
 
     `source` is a prepared ROOT (or its path), of which each phase reads the variant it names or else the nearest
     (`notes` then says so), or one dataset for all phases. A single `Phase` stands for a recipe of defaults around it,
@@ -157,18 +172,28 @@ class Loader(_BatchLoader):
         rows = max((phase.micro_batch for phase in phases), default=0)
         return rows, max((phase.micro_batch * phase.image_size**2 * 3 for phase in phases), default=0)
 
-    def _loads(self) -> Iterator[Load]:
+    def loads(self) -> Iterator[Load]:
         sampler = Sampler(self.schedule, self.recipe.seed)
         rank, world_size = self._ranks
         for step in self._steps:
-            phase, epoch = self.schedule.phase(step), self.schedule.position(step).epoch
-            dataset = self._datasets[self.schedule.phase_index(step)]
-            for index in range(rank, phase.micro_batches, world_size):
-                ids = sampler.micro_batch(step, index)
-                with_boxes = self.recipe.crop == "distorted_bbox"
-                boxes = [dataset.boxes(sample_id) for sample_id in ids.tolist()] if with_boxes else None
-                crops, flips = draw_training_crops(self.recipe, phase, dataset.sizes[ids], boxes, epoch, ids)
-                yield Load(dataset, ids, crops, flips, self.recipe.antialias, len(ids), phase.image_size, step)
+            for index in range(rank, self.schedule.phase(step).micro_batches, world_size):
+                load = self._load(step, sampler.micro_batch(step, index))
+                if self.recipe.bad_records == "substitute":
+                    yield replace(load, stand_ins=partial(self._stand_ins, sampler, step, index))
+                else:
+                    yield replace(load, advice="; or pass over bad records: --set bad_records=substitute")
+
+    def _load(self, step: int, ids: NDArray[np.int64]) -> Load:
+        phase, epoch = self.schedule.phase(step), self.schedule.position(step).epoch
+        dataset = self._datasets[self.schedule.phase_index(step)]
+        with_boxes = self.recipe.crop == "distorted_bbox"
+        boxes = [dataset.boxes(sample_id) for sample_id in ids.tolist()] if with_boxes else None
+        crops, flips = draw_training_crops(self.recipe, phase, dataset.sizes[ids], boxes, epoch, ids)
+        return Load(dataset, ids, crops, flips, self.recipe.antialias, len(ids), phase.image_size, step)
+
+    def _stand_ins(self, sampler: Sampler, step: int, index: int, row: int) -> Iterator[Load]:
+        for sample_id in sampler.following(step, index, row):
+            yield self._load(step, np.array([sample_id]))
 
 
 class EvaluationLoader(_BatchLoader):
@@ -202,7 +227,7 @@ class EvaluationLoader(_BatchLoader):
     def _largest(self) -> tuple[int, int]:
         return self._batch_size, self._batch_size * self._image_size**2 * 3
 
-    def _loads(self) -> Iterator[Load]:
+    def loads(self) -> Iterator[Load]:
         rank, world_size = self._ranks
         num_batches = -(-len(self._dataset) // self._batch_size)
         for number in range(rank, num_batches, world_size):
@@ -213,7 +238,7 @@ class EvaluationLoader(_BatchLoader):
             yield Load(self._dataset, ids, crops, flips, True, self._batch_size, self._image_size, number, to_end=True)
 
 
-def _fill(decoder: Decoder, load: Load, buffer: Buffer) -> Batch:
+def _fill(decoder: Decoder, load: Load, buffer: Buffer) -> Filled:
     return buffer.fill(load, decoder)
 
 

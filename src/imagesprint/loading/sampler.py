@@ -1,5 +1,7 @@
 """Which records each micro-batch holds: a function of (seed, epoch, number of images) alone."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,11 +20,21 @@ class Sampler:
 
     def micro_batch(self, step: int, index: int) -> NDArray[np.int64]:
         """The sample ids, int64[M], of micro-batch `index` of `step`. IndexError where there is no such one."""
+        order, start = self._place(step, index)
+        return order[start : start + self._schedule.phase(step).micro_batch]
+
+    def following(self, step: int, index: int, row: int) -> Iterator[int]:
+        """The sample ids behind `row` of that micro-batch in the epoch's order, and from its start again, each once."""
+        order, start = self._place(step, index)
+        for place in range(start + row + 1, start + row + len(order)):
+            yield int(order[place % len(order)])
+
+    def _place(self, step: int, index: int) -> tuple[NDArray[np.int64], int]:
+        """The order of the step's epoch, and where in it the micro-batch begins."""
         position, phase = self._schedule.position(step), self._schedule.phase(step)
         if not 0 <= index < phase.micro_batches:
             raise IndexError(f"micro-batch {index} of {phase.micro_batches}")
         if position.epoch != self._epoch:
             self._order = permutation(self._schedule.num_train, self._seed, position.epoch)
             self._epoch = position.epoch
-        start = position.batch * position.batch_size + index * phase.micro_batch
-        return self._order[start : start + phase.micro_batch]
+        return self._order, position.batch * position.batch_size + index * phase.micro_batch

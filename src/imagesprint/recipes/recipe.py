@@ -66,6 +66,7 @@ class Recipe:
     min_object_covered: float = 0.1  # distorted_bbox only
     flip: bool = True
     antialias: bool = True
+    bad_records: str = "stop"  # or "substitute": the next sound sample of the epoch's order stands in, and is counted
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
@@ -82,3 +83,4 @@ METHODS = ("linear", "exponential", "cosine", "constant")
 CROPS = ("random_resized", "distorted_bbox", "center")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32", "fp64")
 STRIDES = ("v1", "v1.5")
+BAD_RECORDS = ("stop", "substitute")

@@ -6,7 +6,7 @@ from typing import Any
 
 from imagesprint.errors import RankError, RecipeError
 from imagesprint.recipes.fields import did_you_mean, from_plain, kinds
-from imagesprint.recipes.recipe import CROPS, METHODS, MODELS, PRECISIONS, STRIDES, Phase, Recipe
+from imagesprint.recipes.recipe import BAD_RECORDS, CROPS, METHODS, MODELS, PRECISIONS, STRIDES, Phase, Recipe
 
 MAX_SEED = 2**63 - 1  # a TOML integer has 64 bits with sign
 # Above 2**31 the random draws, which count epochs in 32 bits, have the numbers that `prepare` draws with.
@@ -55,6 +55,7 @@ def _check_settings(recipe: Recipe) -> None:
     _choose("strides", recipe.strides, STRIDES)
     _choose("precision", recipe.precision, PRECISIONS)
     _choose("crop", recipe.crop, CROPS)
+    _choose("bad_records", recipe.bad_records, BAD_RECORDS)
     _within("seed", recipe.seed, f"in 0..{MAX_SEED}", 0 <= recipe.seed <= MAX_SEED)
     _within("bn_momentum", recipe.bn_momentum, "above 0 and at most 1", 0 < recipe.bn_momentum <= 1)
     _within("bn_eps", recipe.bn_eps, "above 0", recipe.bn_eps > 0)

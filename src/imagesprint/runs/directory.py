@@ -9,7 +9,7 @@ from typing import Any
 from imagesprint.errors import RunError, UsageError
 from imagesprint.files import TEMPORARY_PATTERN, read_rows, write_rows, write_text
 from imagesprint.model.weights import list_checkpoints
-from imagesprint.recipes.compare import differences
+from imagesprint.recipes.compare import Difference, differences
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.toml_format import from_toml, to_toml
 
@@ -110,7 +110,9 @@ def check_run(path: Path, recipe: Recipe, resume: str) -> None:
         raise UsageError(
             f"--resume never: {path} already holds a run", "choose a new directory for --output, or leave --resume away"
         )
-    changed = differences(stored, recipe)
+    # A run that would have stopped at a bad record met none so far: to go on with substitutes changes nothing before.
+    allowed = Difference("bad_records", "stop", "substitute")
+    changed = [change for change in differences(stored, recipe) if change != allowed]
     if changed and begun:
         listed = "; ".join(f"{change.key} was {change.a!r}, is {change.b!r}" for change in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""

@@ -51,6 +51,12 @@ class Ranks:
                 "that rank's own message says why; run the same command again to resume",
             ) from error
 
+    def total(self, value: int) -> int:
+        """The sum of every rank's `value`, on every rank."""
+        summed = torch.tensor([value], device=self.device)
+        self.sum(summed)
+        return int(summed)
+
     def check_agreement(self, what: str, value: str) -> None:
         """Check that all ranks hold the same `value`. Raises RankError, on every rank, where they do not."""
         codes = torch.zeros(self.world_size, dtype=torch.int64, device=self.device)

@@ -45,6 +45,17 @@ def show_ranks(console: Console, ranks: Ranks) -> None:
     console.line(f"device      {name}, {ranks.world_size} rank{plural}, {ranks.threads} CPU threads each")
 
 
+def show_exceptions(console: Console, fallbacks: int, bad_records: int) -> None:
+    """How many images were not decoded natively in this command, and were not sound so far; nothing where none."""
+    if fallbacks:
+        console.line(f"decoder     {fallbacks:,} images were of a kind that is left to Pillow")
+    if bad_records:
+        console.warn(
+            f"{bad_records:,} times so far in this run a record was bad and another stood in; `imagesprint verify DATA "
+            "--decode` lists the bad ones"
+        )
+
+
 def _changes(recipe: Recipe) -> list[str]:
     if recipe.name not in builtin_names():
         return []

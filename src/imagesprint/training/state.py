@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from imagesprint.errors import CheckpointError
+from imagesprint.images.decoders import VARIABLE as DECODER_VARIABLE
 from imagesprint.model.building import build_model
 from imagesprint.model.weights import load_weights, start_from
 from imagesprint.recipes.recipe import Recipe
@@ -27,7 +28,8 @@ class TrainingState:
     """Network, optimizer, moving average and loss scale after `step` steps, on one device.
 
     Built from the recipe's seed it is the state before the first step, but for `init` (see `start`).
-    `train_seconds` is the time spent on steps so far, `wall_seconds` that of everything, both over all interruptions.
+    `train_seconds` is the time spent on steps so far, `wall_seconds` that of everything; `bad_records` is how often
+    another record stood in for a bad one, on all ranks. All three count over all interruptions.
     """
 
     def __init__(self, recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> None:
@@ -36,6 +38,7 @@ class TrainingState:
         self.step = 0
         self.train_seconds = 0.0
         self.wall_seconds = 0.0
+        self.bad_records = 0
         network = build_model(recipe, len(classes))
         self.network = network.to(device, weight_dtype(recipe)).train()
         self.sums = StepSums(self.network)
@@ -78,6 +81,7 @@ class TrainingState:
             "step": self.step,
             "train_seconds": self.train_seconds,
             "wall_seconds": self.wall_seconds,
+            "bad_records": self.bad_records,
             "recipe": to_dict(self.recipe),
             "classes": list(self.classes),
             "num_train": num_train,
@@ -86,11 +90,11 @@ class TrainingState:
             "torch": str(torch.__version__),
         }
 
-    def restore(self, content: dict[str, Any], path: Path, data: str, decoder: str) -> None:
+    def restore(self, content: dict[str, Any], path: Path, data: str, decoder: str, force_decoder: bool) -> None:
         """Take over the checkpoint `content`, read from `path`.
 
-        Raises CheckpointError where it was made from other data or with another decoder: what came out then would
-        not be what an uninterrupted run gives.
+        Raises CheckpointError where it was made from other data or, without `force_decoder`, with another decoder:
+        what came out then would not be what an uninterrupted run gives.
         """
         missing = sorted(RESUMPTION_KEYS - content.keys())
         if missing:
@@ -98,12 +102,17 @@ class TrainingState:
                 f"{path} lacks {', '.join(missing)}: it cannot be resumed from",
                 "start a new run from its weights: --output NEW --set init=PATH",
             )
-        for key, now in (("data", data), ("decoder", decoder)):
-            if content[key] != now:
-                raise CheckpointError(
-                    f"{path} was made with {key} {content[key]!r}, this is {now!r}",
-                    f"resume with the same {key}, or start a new run with another --output",
-                )
+        if content["data"] != data:
+            raise CheckpointError(
+                f"{path} was made with data {content['data']!r}, this is {data!r}",
+                "resume with the same data, or start a new run with another --output",
+            )
+        if content["decoder"] != decoder and not force_decoder:
+            raise CheckpointError(
+                f"{path} was made with decoder {content['decoder']!r}, this is {decoder!r}: its pixels differ",
+                f"{DECODER_VARIABLE}={content['decoder']} in the environment keeps to the former, "
+                f"{DECODER_VARIABLE}={decoder} goes on with the latter",
+            )
         load_weights(self.network, content["model"], path)
         fused = [group["fused"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(content["optimizer"])
@@ -115,3 +124,4 @@ class TrainingState:
         self.step = content["step"]
         self.train_seconds = content["train_seconds"]
         self.wall_seconds = content["wall_seconds"]
+        self.bad_records = content.get("bad_records", 0)  # before it was counted, none was passed over

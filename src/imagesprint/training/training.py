@@ -8,7 +8,7 @@ from typing import Any
 
 from imagesprint.console import Console
 from imagesprint.evaluating.evaluation import evaluate, evaluation_row, evaluation_set
-from imagesprint.images.decoders import open_decoder
+from imagesprint.images.decoders import chosen_decoder, decoder_name, describe_decoder
 from imagesprint.loading.loader import Loader
 from imagesprint.model.building import build_model
 from imagesprint.model.weights import TrainedModel, read_training_checkpoint
@@ -20,11 +20,12 @@ from imagesprint.runs.checkpoint import checkpoint_path, save_checkpoint
 from imagesprint.runs.directory import RunDirectory, check_run, create_run, resolve_precision
 from imagesprint.runs.logs import RunLogs
 from imagesprint.runs.ranks import Ranks, open_ranks
+from imagesprint.training.bad_records import BadRecords
 from imagesprint.training.cadence import Cadence
 from imagesprint.training.meter import Meter
 from imagesprint.training.optimizer import l2_loss
 from imagesprint.training.precision import best_precision
-from imagesprint.training.progress import ProgressLine, show_ranks, show_recipe
+from imagesprint.training.progress import ProgressLine, show_exceptions, show_ranks, show_recipe
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep
 
@@ -42,8 +43,8 @@ class TrainingOptions:
 def train(recipe: Recipe, data: Path, output: Path, options: TrainingOptions, console: Console) -> dict[str, Any]:
     """Train `recipe` on the root `data` into the run directory `output`, or go on where it stopped.
 
-    Returns, on every rank, what `train --json` prints: steps, epochs, images_per_second, wall_seconds, top1,
-    top5, loss and checkpoint, of the whole run; top1, top5 and loss are None where the last step was not
+    Returns, on every rank, what `train --json` prints: steps, epochs, images_per_second, wall_seconds, bad_records,
+    top1, top5, loss and checkpoint, of the whole run; top1, top5 and loss are None where the last step was not
     evaluated. Raises the errors of errors.py; what was written before stays usable.
     """
     root = open_root(data)
@@ -81,19 +82,23 @@ class _Training:
         judge = TrainedModel(build_model(recipe, len(root.classes)), recipe, root.classes, num_train)
         self._judge = judge.to(ranks.device)
         self._evaluation_set = evaluation_set(root, self._judge)
-        self._data, self._decoder = _fingerprint(recipe, root), open_decoder(threads=1).name
+        self._data, self._decoder = _fingerprint(recipe, root), decoder_name()
+        self._fallbacks = 0  # images that the native decoder left to Pillow in this command, on all ranks
         self._began = time.monotonic()
 
     def run(self) -> dict[str, Any]:
         """Train to the end of this command; returns the result."""
         show_recipe(self._console, self._recipe, self._schedule, self._ranks.world_size)
         show_ranks(self._console, self._ranks)
+        self._console.line(f"decoder     {describe_decoder()}")
         self._start_or_resume()
         self._ranks.check_agreement(
-            "where the run stands", f"step {self._state.step} of {self._recipe} on {self._data}"
+            "where the run stands",
+            f"step {self._state.step} of {self._recipe} on {self._data}, decoded by {self._decoder}",
         )
         if self._state.step < self._cadence.until:
             self._train()
+            show_exceptions(self._console, self._fallbacks, self._state.bad_records)
         self._ranks.barrier()  # the main rank has written all that the result is read from
         return self._result()
 
@@ -115,11 +120,12 @@ class _Training:
                     self._loop(loader, logs)
             else:
                 self._loop(loader, None)
+        self._fallbacks += self._ranks.total(loader.fallbacks)
 
     def _loop(self, loader: Loader, logs: RunLogs | None) -> None:
         state, schedule, cadence = self._state, self._schedule, self._cadence
         train_step, batches = TrainingStep(state, self._ranks), iter(loader)
-        meter = Meter(schedule, loader, self._ranks.device)
+        meter, bad_records = Meter(schedule, loader, self._ranks.device), BadRecords(loader, self._ranks, self._console)
         progress = ProgressLine(self._console, self._recipe, schedule, state.step, cadence.until)
         while state.step < cadence.until:
             phase, lr = schedule.phase(state.step), schedule.lr(state.step)
@@ -128,6 +134,7 @@ class _Training:
             if cadence.log(state.step):
                 row = meter.row(state.step, l2_loss(state.optimizer))
                 state.train_seconds += row["seconds"]
+                state.bad_records += bad_records.count()
                 if logs is not None:
                     logs.metrics(row)
             progress.update(state.step, row)
@@ -142,6 +149,7 @@ class _Training:
         state, step = self._state, self._state.step
         self._judge.network.load_state_dict(state.evaluated_weights())
         accuracy = evaluate(self._judge, self._evaluation_set, self._ranks)
+        self._fallbacks += accuracy.fallbacks
         checkpoint = checkpoint_path(Path(), step) if self._cadence.checkpoint(step) else None
         epoch = self._schedule.epochs_done(step)
         if logs is not None:
@@ -172,7 +180,12 @@ class _Training:
                 )
             return
         newest = checkpoints[-1]
-        self._state.restore(read_training_checkpoint(newest), newest, self._data, self._decoder)
+        content = read_training_checkpoint(newest)
+        self._state.restore(content, newest, self._data, self._decoder, force_decoder=bool(chosen_decoder()))
+        if content["decoder"] != self._decoder:
+            self._console.warn(
+                f"{newest} was made with decoder {content['decoder']}: the run goes on with other pixels"
+            )
         self._console.line(f"output      {self._run.path}, resumed after step {self._state.step} from {newest.name}")
 
     def _result(self) -> dict[str, Any]:
@@ -188,6 +201,7 @@ class _Training:
             "epochs": self._schedule.epochs_done(step),
             "images_per_second": images / state.train_seconds,
             "wall_seconds": state.wall_seconds,
+            "bad_records": state.bad_records,
             **{key: evaluated.get(key) for key in ("top1", "top5", "loss")},
             "checkpoint": str(checkpoint_path(Path(), step)),
         }

@@ -1,0 +1,206 @@
+"""`bench data`: how fast a prepared dataset is loaded, by how many threads, where the time goes, and how others do."""
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from imagesprint.console import Console
+from imagesprint.images.decoders import decoder_name, use_native
+from imagesprint.measuring.contest import Open, Sample, median_ratio, run_rounds
+from imagesprint.measuring.data_peers import installed_peers
+from imagesprint.measuring.data_programs import decoder_alone, entropy_alone, timed_loader, whole_loader
+from imagesprint.measuring.data_work import Work
+from imagesprint.measuring.machine import processor, versions
+from imagesprint.records.dataset import Dataset, open_root
+
+BATCH_SIZE: Final = 256
+ROUNDS: Final = 5
+PASS_SECONDS: Final = 1.0  # of the loader; slower programs take longer
+
+LOADER, DECODER, ENTROPY, TIMED = "loader", "decoder alone", "entropy decoding alone", "loader with clocks"
+_PACKAGES = (
+    *("torch", "numpy", "pillow", "opencv-python-headless", "opencv-python"),
+    *("tensorflow", "tensorflow-cpu", "nvidia-dali-cuda120", "nvidia-dali-cuda130"),
+)
+
+Samples = dict[str, list[Sample]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians over the rounds: images a second, and a second of CPU time."""
+
+    images_per_second: float
+    images_per_cpu_second: float
+
+
+def bench_data(
+    root: Path, variant: str | None, image_size: int, threads: int | None, console: Console
+) -> dict[str, Any]:
+    """Measure loading the training images of `variant` (by default the largest) with 1, 2, 4, … `threads` (all cores).
+
+    Return the object that `imagesprint bench data --json` prints. Raises UsageError where there is no such dataset.
+    """
+    opened = open_root(root)
+    variant = variant or opened.variants[0]
+    dataset = opened.dataset(variant, "train")
+    cores = threads or len(os.sched_getaffinity(0))
+    progress = _Progress(console)
+    rounds = []
+    left_out: dict[str, str] = {}
+    for count in _thread_counts(cores):
+        progress.threads = count
+        work = work_of(root, variant, image_size, count)
+        programs = _programs(work, dataset)
+        samples, failed = run_rounds(programs, programs.keys() - {LOADER, DECODER}, ROUNDS, progress.show)
+        rounds.append((work, samples))
+        left_out.update(failed)
+    progress.end()
+    return _result(dataset, rounds, left_out)
+
+
+def _thread_counts(most: int) -> list[int]:
+    return sorted({most, *(1 << power for power in range(most.bit_length()))})
+
+
+def _programs(work: Work, dataset: Dataset) -> dict[str, Open]:
+    programs: dict[str, Open] = {LOADER: partial(whole_loader, work), DECODER: partial(decoder_alone, work)}
+    if work.threads == 1 and use_native():
+        programs[TIMED] = partial(timed_loader, work)
+        if dataset.image_format == "jpeg":
+            programs[ENTROPY] = partial(entropy_alone, work)
+    programs.update({name: partial(peer, work) for name, peer in installed_peers().items()})
+    return programs
+
+
+def work_of(root: Path, variant: str, image_size: int, threads: int) -> Work:
+    """Return as many batches of the training images as the loader makes in PASS_SECONDS."""
+    images = len(open_root(root).dataset(variant, "train"))
+    batch_size = min(BATCH_SIZE, images)
+    few = Work(root, variant, image_size, batch_size, max(2, 512 // batch_size), threads)
+    loader = few.loader()
+    for _ in range(2):  # the first warms up
+        start = time.perf_counter()
+        for _ in loader:
+            pass
+        seconds = time.perf_counter() - start
+    return replace(few, steps=max(few.steps, math.ceil(few.steps * PASS_SECONDS / seconds)))
+
+
+class _Progress:
+    """The living line: which program has its turn."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._passes: dict[tuple[int, str], int] = {}
+        self.threads = 0
+
+    def show(self, name: str) -> None:
+        number = self._passes.get((self.threads, name), 0)
+        self._passes[self.threads, name] = number + 1
+        where = f"round {number}/{ROUNDS}" if number else "getting ready"
+        self._console.live(f"measuring  threads {self.threads}  {where}  {name}")
+
+    def end(self) -> None:
+        self._console.live(f"measured {sum(self._passes.values())} passes", last=True)
+
+
+def _result(dataset: Dataset, rounds: list[tuple[Work, Samples]], left_out: Mapping[str, str]) -> dict[str, Any]:
+    by_threads = [_at(work, samples) for work, samples in rounds]
+    work, last = rounds[-1][0], by_threads[-1]
+    with_clocks = _inside(*rounds[0]) if TIMED in rounds[0][1] else {}
+    return {
+        "bench": "data",
+        "device": processor(),
+        "versions": versions(*_PACKAGES),
+        "data": dataset.path,
+        "image_format": dataset.image_format,
+        "images": len(dataset),
+        "mean_bytes": float(dataset.encoded_lengths.mean()),
+        "batch_size": work.batch_size,
+        "rounds": ROUNDS,
+        "image_size": work.image_size,
+        "threads": work.threads,
+        "decoder": decoder_name(),
+        "images_per_second": last["images_per_second"],
+        "images_per_cpu_second": last["images_per_cpu_second"],
+        "peers": last["peers"],
+        "left_out": dict(left_out),
+        "by_threads": by_threads,
+        **with_clocks,
+    }
+
+
+def _at(work: Work, samples: Samples) -> dict[str, Any]:
+    """What one number of threads came to."""
+    ours, alone = samples[LOADER], samples[DECODER]
+    own = {LOADER, DECODER, ENTROPY, TIMED}
+    return {
+        "threads": work.threads,
+        **vars(_timing(work, ours)),
+        "decoder_alone": _timing(work, alone),
+        "loader_over_decoder_alone": median_ratio(_seconds(alone), _seconds(ours)),
+        "peers": {
+            name: {
+                **vars(_timing(work, theirs)),
+                "speedup": median_ratio(_seconds(theirs), _seconds(ours)),
+                "cpu_speedup": median_ratio(_cpu_seconds(theirs), _cpu_seconds(ours)),
+            }
+            for name, theirs in samples.items()
+            if name not in own
+        },
+    }
+
+
+def _timing(work: Work, samples: list[Sample]) -> Timing:
+    return Timing(
+        work.images / statistics.median(_seconds(samples)), work.images / statistics.median(_cpu_seconds(samples))
+    )
+
+
+def _inside(work: Work, samples: Samples) -> dict[str, Any]:
+    """Where one thread's time goes, in microseconds an image, and its ratio to entropy decoding alone."""
+
+    def microseconds(key: str) -> float:
+        return 1e6 * statistics.median(sample.extra[key] for sample in samples[TIMED]) / work.images
+
+    stages = {key: microseconds(key) for key in ("read", "crc")}
+    decoding = microseconds("jpeg")
+    entropy: dict[str, float] | None = None
+    if ENTROPY in samples:
+        entropy = _over_entropy(work, samples)
+        stages["entropy"] = entropy["rows_microseconds"]
+        stages["idct_and_colour"] = decoding - entropy["rows_microseconds"]
+    stages["resize"] = microseconds("resize")
+    stages["hand_over"] = microseconds("python")
+    return {
+        "stages": stages,
+        "python_milliseconds_per_batch": work.batch_size * stages["hand_over"] / 1000,
+        "entropy": entropy,
+    }
+
+
+def _over_entropy(work: Work, samples: Samples) -> dict[str, float]:
+    """Entropy decoding alone: of the whole image, and down to the crop's last row."""
+    found = {}
+    ours = {"loader": samples[LOADER], "decoder": samples[DECODER]}
+    for part in ("whole", "rows"):
+        floor = [sample.extra[part] for sample in samples[ENTROPY]]
+        found[f"{part}_microseconds"] = 1e6 * statistics.median(floor)
+        for name, own in ours.items():
+            found[f"{name}_over_{part}"] = median_ratio([each / work.images for each in _cpu_seconds(own)], floor)
+    return found
+
+
+def _seconds(samples: list[Sample]) -> list[float]:
+    return [sample.seconds for sample in samples]
+
+
+def _cpu_seconds(samples: list[Sample]) -> list[float]:
+    return [sample.cpu_seconds for sample in samples]

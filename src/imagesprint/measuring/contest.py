@@ -1,0 +1,136 @@
+"""Programs side by side: each in a process of its own, taking turns, so that a noisy moment hits all of them alike."""
+
+import multiprocessing
+import os
+import signal
+import statistics
+import time
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Final, Self
+
+from imagesprint.errors import ImagesprintError, RunError
+
+Pass = Callable[[], Mapping[str, float] | None]  # does the work once; may return figures of its own
+Open = Callable[[], Pass]  # makes ready: imports, reads images, starts threads; pickled to the process
+
+_END_SECONDS: Final = 5.0  # that a process has to end by itself
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one pass took: seconds, and CPU seconds of the process with its children. `extra` is what it returned."""
+
+    seconds: float
+    cpu_seconds: float
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+
+def run_rounds(
+    programs: Mapping[str, Open], optional: Container[str], rounds: int, on_pass: Callable[[str], None]
+) -> tuple[dict[str, list[Sample]], dict[str, str]]:
+    """Run each program once a round, in turn, after a pass that is not counted; return their samples.
+
+    One of `optional` that fails at its first pass is left out; the second dictionary has the reason. `on_pass` is told
+    the name before each pass. Raises what else a program raises: an ImagesprintError, a RunError where it is none.
+    """
+    left_out: dict[str, str] = {}
+    with ExitStack() as stack:
+        running: dict[str, _Process] = {}
+        for name, program in programs.items():
+            on_pass(name)
+            process = stack.enter_context(_Process(name, program))
+            try:
+                process.run()
+                running[name] = process
+            except ImagesprintError as error:
+                if name not in optional:
+                    raise
+                left_out[name] = error.what
+        samples: dict[str, list[Sample]] = {name: [] for name in running}
+        for _ in range(rounds):
+            for name, process in running.items():
+                on_pass(name)
+                samples[name].append(process.run())
+    return samples, left_out
+
+
+def median_ratio(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the median of a ÷ b, round by round."""
+    return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+
+class _Process:
+    """A program in a process of its own, that waits between its passes."""
+
+    def __init__(self, name: str, program: Open) -> None:
+        self._name = name
+        context = multiprocessing.get_context("spawn")  # no fork: the caller has torch's threads
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, program))
+        self._process.start()
+        theirs.close()
+
+    def run(self) -> Sample:
+        """Have it do a pass. Raises what it raises."""
+        try:
+            self._connection.send(True)
+            answer = self._connection.recv()
+        except (EOFError, OSError):
+            raise RunError(f"the process of {self._name} ended") from None
+        if isinstance(answer, ImagesprintError):
+            raise answer
+        assert isinstance(answer, Sample)
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._connection.close()  # which it takes for the end
+        if error is None:
+            self._process.join(_END_SECONDS)
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(connection: Connection, program: Open) -> None:
+    """Answer each message by the Sample of a pass, or by the error; until the other side closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # what libraries say, to either, must not get between our results
+        os.dup2(nowhere, stream)
+    try:
+        run: Pass | None = None
+        while connection.recv():
+            try:
+                run = run or program()
+                connection.send(_measure(run))
+            except ImagesprintError as error:
+                connection.send(error)
+            except Exception as error:  # of somebody else's library: whatever it raises
+                connection.send(RunError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+    except (EOFError, OSError):
+        pass
+
+
+def _measure(run: Pass) -> Sample:
+    start, cpu_start = time.perf_counter(), _cpu_seconds()
+    extra = run()
+    return Sample(time.perf_counter() - start, _cpu_seconds() - cpu_start, extra or {})
+
+
+def _cpu_seconds() -> float:
+    """CPU time so far of this process and of its children, the living ones too, whom getrusage leaves out."""
+    pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    return sum(time.clock_gettime(_cpu_clock(pid)) for pid in pids if pid is not None)
+
+
+def _cpu_clock(pid: int) -> int:
+    """What clock_getcpuclockid(3) returns on Linux: MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of the kernel."""
+    return (~pid << 3) | 2

@@ -1,0 +1,26 @@
+"""All that `bench data` compares has the same work. The whole is tested with the verb."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from imagesprint.images.decoding import PillowDecoder
+from imagesprint.measuring.data_peers import installed_peers
+from imagesprint.measuring.data_work import Work
+
+
+def test_others_get_the_loaders_images_and_crops(photo_root: Path) -> None:
+    work = Work(photo_root, "full", 24, 32, 4, 1)
+    decoder, out = PillowDecoder(1), np.zeros((32, 24, 24, 3), np.uint8)
+    found = 0
+    for batch, expected in zip(work.batches(), work.loader(), strict=True):
+        decoder.decode(batch.encoded, batch.crops, batch.flips, True, out)
+        np.testing.assert_allclose(out, expected.images.numpy(), rtol=0, atol=4)
+        found += len(batch.encoded)
+    assert found == work.images == 128
+
+
+def test_pillow_is_always_there_and_other_peers_are_where_they_are_installed() -> None:
+    assert "pillow" in installed_peers()
+    assert ("opencv" in installed_peers()) == (importlib.util.find_spec("cv2") is not None)

@@ -17,9 +17,9 @@ EXAMPLES = """\
 
 DESCRIPTION = """\
 Measure how fast prepared training images are loaded as random-resized crops: by 1, 2, 4, … threads, where the time
-goes, and beside others on the same images and crops: Pillow in torch's DataLoader, and OpenCV, tf.data, DALI and
-FFCV where they are installed. All take turns, in five rounds; the figures are medians. Others have the images in
-memory; imagesprint reads them from the shards and checks them. It takes minutes on a machine that is else idle."""
+goes, and beside others on the same images and crops: Pillow in torch's DataLoader, and OpenCV, tf.data and DALI
+where they are installed. All take turns, in five rounds; the figures are medians. Others have the images in memory;
+imagesprint reads them from the shards and checks them. It takes minutes on a machine that is else idle."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:

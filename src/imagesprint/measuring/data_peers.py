@@ -1,7 +1,7 @@
-"""What others load images with, on the same work: Pillow and OpenCV in torch's DataLoader, tf.data, DALI, FFCV.
+"""What others load images with, on the same work: Pillow and OpenCV in torch's DataLoader, tf.data, DALI.
 
-Each is given the encoded images in memory and makes uint8 batches [N, S, S, 3] in RGB, as our loader does from the
-shards; its own crops are ours, but for FFCV, which draws by itself. None is imported before its process runs.
+Each is given the encoded images in memory, with our crops and flips, and makes uint8 batches [N, S, S, 3] in RGB, as
+our loader does from the shards. None is imported before its process runs.
 """
 
 import contextlib

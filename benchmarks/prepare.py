@@ -73,7 +73,11 @@ def write_photos(folder: Path) -> None:
 def measure_yardstick(files: Sequence[Path], mode: str) -> float:
     """Return the CPU seconds of two processes that share the files."""
     command = [sys.executable, "-c", YARDSTICK, mode]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # as prepare has it
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(2)
+    ]
     for number, process in enumerate(processes):
         assert process.stdin is not None
         process.stdin.write("".join(f"{file}\n" for file in files[number::2]))

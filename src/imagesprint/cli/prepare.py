@@ -11,7 +11,6 @@ from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_verb
 from imagesprint.console import Console
 from imagesprint.prepare.defaults import IMAGE_FORMAT, MAX_REJECTED, QUALITY, SOURCES, VARIANTS
-from imagesprint.records.manifest import IMAGE_FORMATS
 from imagesprint.runs.environment import rank_variable
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     add("source", metavar="SOURCE", type=Path, help="class folders, ImageNet's files, parquet or tars")
     add("root", metavar="ROOT", type=Path, help="the folder to make")
     add("--variants", metavar="LIST", default=",".join(VARIANTS), help="what to make, default %(default)s")
-    add("--format", choices=IMAGE_FORMATS, default=IMAGE_FORMAT, help="what they store, default %(default)s")
+    add("--format", metavar="jpeg|raw", default=IMAGE_FORMAT, help="what they store, default %(default)s")
     add("--shards", metavar="N", type=int, help="training shards; default: of about 128 MB, 1,024 for ImageNet")
     add("--part", metavar="A:B", help="only train shards A up to B, and the validation shards that belong to them")
     add(
@@ -64,6 +63,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Prepare, then print what is there and what comes next."""
+    # numpy's linear algebra is not used here, and the threads that it starts cost each process 0.1 CPU s.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from imagesprint.prepare.preparing import prepare  # numpy and Pillow: not for --help
 
     local_ranks = max(1, rank_variable("LOCAL_WORLD_SIZE", 1))

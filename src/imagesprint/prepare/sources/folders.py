@@ -26,9 +26,10 @@ def read_file(folder: Path, sample: Sample) -> bytes:
 
     Raises DataError if it cannot be read or its size has changed.
     """
-    path = folder / sample.location
+    path = os.path.join(folder, sample.location)
     try:
-        data = path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            data = file.readall()
     except OSError as error:
         raise DataError(
             f"cannot read {path}: {error.strerror}",

@@ -204,12 +204,6 @@ int32_t ims_read_info(const uint8_t *data, int64_t length, ims_info *info, char 
     return finish(reader, reader ? jpeg_read_info(reader, file, info) : IMS_MEMORY, message);
 }
 
-int32_t ims_decode_whole(const uint8_t *data, int64_t length, uint8_t *out, ims_info *info, char *message) {
-    jpeg_reader *reader = jpeg_reader_of_thread();
-    jpeg_file file = {data, (size_t)length};
-    return finish(reader, reader ? jpeg_read_whole(reader, file, out, info) : IMS_MEMORY, message);
-}
-
 int32_t ims_entropy_ns(const uint8_t *data, int64_t length, int32_t rows, int64_t *nanoseconds, char *message) {
     jpeg_reader *reader = jpeg_reader_of_thread();
     jpeg_file file = {data, (size_t)length};

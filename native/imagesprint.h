@@ -1,4 +1,4 @@
-/* The C interface of the native decoder: what src/imagesprint/images/native.py calls through ctypes.
+/* The C interface of the native decoder: what src/imagesprint/images/native_*.py call through ctypes.
  *
  * Pixels are uint8, rows from top to bottom, RGB. A crop is left, top, right, bottom in pixels of the stored image,
  * half-open. Each row of a batch succeeds or fails by itself, with a status and, where it failed, a message.
@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define IMS_ABI 3       /* changes whenever a struct, a status or a signature does */
+#define IMS_ABI 4       /* changes whenever a struct, a status or a signature does */
 #define IMS_MESSAGE 200 /* bytes of a message, its final zero included: libjpeg's JMSG_LENGTH_MAX */
 #define IMS_EXPORT __attribute__((visibility("default")))
 
@@ -69,7 +69,7 @@ typedef struct {
     int32_t width, height;
     int32_t components;  /* 1 or 3 */
     int32_t progressive;
-    int32_t extraneous;  /* after ims_decode_whole: warnings of stray bytes before a marker, which harm no pixel */
+    int32_t extraneous;  /* after ims_shrink: warnings of stray bytes before a marker, which harm no pixel */
 } ims_info;
 
 IMS_EXPORT int32_t ims_abi(void);
@@ -89,9 +89,6 @@ IMS_EXPORT void ims_load(ims_pool *pool, const ims_batch *batch, const ims_recor
 /* From the headers alone. Any thread may call these; `message` has room for IMS_MESSAGE bytes. */
 IMS_EXPORT int32_t ims_read_info(const uint8_t *data, int64_t length, ims_info *info, char *message);
 
-/* The whole image into `out`, [height][width][3] as ims_read_info gave them, to the end-of-image marker. */
-IMS_EXPORT int32_t ims_decode_whole(const uint8_t *data, int64_t length, uint8_t *out, ims_info *info, char *message);
-
 /* One version of an image: with its shorter side at `shorter_side` pixels, or as it is where that is no smaller; as a
  * JPEG of `quality`, or as pixels where that is 0. A JPEG that would be no smaller is not made. */
 typedef struct {
@@ -102,7 +99,7 @@ typedef struct {
     int64_t nanoseconds; /* that resizing and encoding took */
 } ims_version;
 
-/* Decodes a JPEG once, to its end, and makes `count` versions of it: resized with antialiasing, as JPEG baseline, 4:2:0
+/* Decodes a JPEG once, to its end-of-image marker, and makes `count` versions of it: resized with antialiasing, as JPEG baseline, 4:2:0
  * with optimised Huffman tables. `nanoseconds` is what decoding took. No version has data unless this is IMS_OK. */
 IMS_EXPORT int32_t ims_shrink(const uint8_t *data, int64_t length, ims_version *versions, int32_t count, ims_info *info,
                               int64_t *nanoseconds, char *message);

@@ -85,24 +85,6 @@ ims_status jpeg_read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop *
     return status;
 }
 
-ims_status jpeg_read_whole(jpeg_reader *reader, jpeg_file file, uint8_t *out, ims_info *info) {
-    struct jpeg_decompress_struct *cinfo = &reader->cinfo;
-    if (setjmp(reader->escape)) return jpeg_session_end(reader);
-    jpeg_session_begin(reader, file);
-    cinfo->out_color_space = JCS_EXT_RGB;
-    jpeg_start_decompress(cinfo);
-    size_t stride = (size_t)cinfo->output_width * 3;
-    while (cinfo->output_scanline < cinfo->output_height) {
-        JSAMPROW rows[ROWS];
-        for (JDIMENSION i = 0; i < ROWS; i++) rows[i] = out + (cinfo->output_scanline + i) * stride;
-        JDIMENSION left = cinfo->output_height - cinfo->output_scanline;
-        jpeg_read_scanlines(cinfo, rows, left < ROWS ? left : ROWS);
-    }
-    jpeg_finish_decompress(cinfo);
-    jpeg_fill_info(reader, info);
-    return jpeg_session_end(reader);
-}
-
 static ims_status read_entropy(jpeg_reader *reader, jpeg_file file, int rows) {
     struct jpeg_decompress_struct *cinfo = &reader->cinfo;
     if (setjmp(reader->escape)) return jpeg_session_end(reader);

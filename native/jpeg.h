@@ -44,9 +44,6 @@ typedef struct {
 ims_status jpeg_read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop *crop, resizer *resizer, uint8_t *out,
                           int64_t *stages);
 
-/* Decodes the whole image into `out`, [height][width][3], to its end. */
-ims_status jpeg_read_whole(jpeg_reader *reader, jpeg_file file, uint8_t *out, ims_info *info);
-
 /* Entropy decoding alone, see ims_entropy_ns. */
 ims_status jpeg_entropy(jpeg_reader *reader, jpeg_file file, int rows, int64_t *nanoseconds);
 

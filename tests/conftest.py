@@ -95,6 +95,29 @@ def photo_root(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+_LITTLE_MEMORY = """
+import resource
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20), resource.RLIM_INFINITY))
+"""
+
+
+@pytest.fixture(scope="session")
+def with_little_memory() -> Callable[[str, str], str]:
+    """Runs Python code in a process of its own that, after some code before, can take no more than 32 MB more.
+
+    Returns the last line on stderr: of an exception, its name and message.
+    """
+
+    def run(before: str, code: str) -> str:
+        words = [sys.executable, "-c", before + _LITTLE_MEMORY + code]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
+        return done.stderr.strip().rpartition("\n")[2]
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def tiny_recipe() -> Recipe:
     """Thirty-two steps of two sizes on `photo_root`, four micro-batches each, in float64."""

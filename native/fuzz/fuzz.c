@@ -102,16 +102,13 @@ static void decode_crops(ims_pool *pool, file image, const uint8_t *data, long *
     for (int i = 0; i < 4; i++) counts[status[i]]++;
 }
 
-static void decode_whole(file image, const uint8_t *data, long *counts) {
+static void decode_entropy(file image, const uint8_t *data, long *counts) {
     char message[IMS_MESSAGE];
     ims_info info;
     int64_t nanoseconds;
     if (ims_read_info(data, (int64_t)image.length, &info, message) != IMS_OK) return;
     if ((int64_t)info.width * info.height > MOST_PIXELS) return;
-    uint8_t *out = malloc((size_t)info.width * (size_t)info.height * 3);
-    counts[ims_decode_whole(data, (int64_t)image.length, out, &info, message)]++;
-    free(out);
-    ims_entropy_ns(data, (int64_t)image.length, 0, &nanoseconds, message);
+    counts[ims_entropy_ns(data, (int64_t)image.length, 0, &nanoseconds, message)]++;
     ims_entropy_ns(data, (int64_t)image.length, 1 + (int32_t)draw((uint64_t)info.height), &nanoseconds, message);
 }
 
@@ -124,7 +121,7 @@ static void shrink(file image, const uint8_t *data, long *counts) {
     ims_version versions[3] = {{.shorter_side = 1 + (int32_t)draw(400), .quality = 90},
                                {.shorter_side = 1 + (int32_t)draw(400), .quality = 0},
                                {.shorter_side = 1 + (int32_t)draw(40), .quality = 1 + (int32_t)draw(100)}};
-    counts[ims_shrink(data, (int64_t)image.length, versions, 3, &info, &nanoseconds, message)]++;
+    counts[ims_shrink(data, (int64_t)image.length, versions, (int32_t)draw(4), &info, &nanoseconds, message)]++;
     for (int i = 0; i < 3; i++) ims_free(versions[i].data);
 }
 
@@ -166,7 +163,7 @@ static long megabytes(void) {
 }
 
 int main(int argc, char **argv) {
-    long runs = argc > 2 ? atol(argv[1]) : 0, crops[STATUSES] = {0}, whole[STATUSES] = {0}, records[STATUSES] = {0};
+    long runs = argc > 2 ? atol(argv[1]) : 0, crops[STATUSES] = {0}, entropy[STATUSES] = {0}, records[STATUSES] = {0};
     long shrunk[STATUSES] = {0};
     if (runs < 1) {
         fprintf(stderr, "usage: fuzz RUNS IMAGE.jpg...\n");
@@ -182,7 +179,7 @@ int main(int argc, char **argv) {
         mutate(&image);
         uint8_t *data = exact_copy(image);
         decode_crops(pool, image, data, crops);
-        decode_whole(image, data, whole);
+        decode_entropy(image, data, entropy);
         shrink(image, data, shrunk);
         load_record(pool, fd, image, records);
         free(data);
@@ -193,7 +190,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < count; i++) free(seeds[i].bytes);
     free(seeds);
     for (int i = 0; i < STATUSES; i++)
-        printf("status %2d: %7ld crops, %7ld whole, %7ld shrunk, %7ld records\n", i, crops[i], whole[i], shrunk[i],
+        printf("status %2d: %7ld crops, %7ld entropy, %7ld shrunk, %7ld records\n", i, crops[i], entropy[i], shrunk[i],
                records[i]);
     return 0;
 }

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from imagesprint.cli.main import main
-from imagesprint.images import native
+from imagesprint.images.native_library import is_available
 from imagesprint.measuring import bench_data
 
 KEYS = {"bench", "device", "versions", "images_per_second", "images_per_cpu_second", "decoder", "peers", "left_out"}
@@ -21,7 +21,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_data, "ROUNDS", 2)
 
 
-@pytest.mark.skipif(not native.is_available(), reason="the native decoder is not built")
+@pytest.mark.skipif(not is_available(), reason="the native decoder is not built")
 def test_data(photo_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "data", "--data", str(photo_root), "--image-size", "24", "--threads", "2", "--json"]) == 0
     said = capsys.readouterr()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from imagesprint.images import native
+from imagesprint.images.native_library import is_available
 from imagesprint.records.example import bytes_feature
 
 
@@ -41,7 +41,7 @@ def test_damage_is_listed_and_exits_3(imagesprint: Callable[..., Any], photo_roo
     ]
 
 
-@pytest.mark.skipif(not native.is_available(), reason="the native decoder is not built")
+@pytest.mark.skipif(not is_available(), reason="the native decoder is not built")
 def test_what_libjpeg_warns_of_is_damage_and_stray_bytes_are_counted(
     imagesprint: Callable[..., Any], write_foreign: Callable[..., Path], tmp_path: Path
 ) -> None:

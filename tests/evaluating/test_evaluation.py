@@ -13,7 +13,7 @@ from PIL import Image
 from imagesprint.errors import DataError
 from imagesprint.evaluating.checkpoints import find_checkpoints
 from imagesprint.evaluating.evaluation import evaluate, evaluation_set
-from imagesprint.images import native
+from imagesprint.images.native_library import is_available
 from imagesprint.model.building import build_model
 from imagesprint.model.weights import TrainedModel
 from imagesprint.recipes.recipe import Recipe
@@ -48,7 +48,7 @@ def test_every_image_counts_once_and_as_it_should(photo_root: Path, tiny_recipe:
     assert found.loss == pytest.approx(loss / 18, rel=1e-5)
 
 
-@pytest.mark.skipif(not native.is_available(), reason="the native decoder is not built")
+@pytest.mark.skipif(not is_available(), reason="the native decoder is not built")
 def test_images_that_go_to_pillow_are_counted(
     imagesprint: Callable[..., Any], write_foreign: Callable[..., Path], tiny_recipe: Recipe, tmp_path: Path
 ) -> None:

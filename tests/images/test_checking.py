@@ -6,8 +6,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from imagesprint.errors import ImageError
-from imagesprint.images import native
 from imagesprint.images.checking import ImageCheck
+from imagesprint.images.native_library import is_available
 
 PHOTO = Image.fromarray(load_sample_images().images[0]).resize((90, 60))
 
@@ -20,7 +20,7 @@ def encode(image: Image.Image, kind: str = "JPEG") -> bytes:
 
 @pytest.fixture(params=["pillow", "native"])
 def check(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ImageCheck:
-    if request.param == "native" and not native.is_available():
+    if request.param == "native" and not is_available():
         pytest.skip("the native decoder is not built")
     monkeypatch.setenv("IMAGESPRINT_DECODER", request.param)
     return ImageCheck()
@@ -38,7 +38,7 @@ def test_a_cut_file_is_damaged(check: ImageCheck) -> None:
             check(data)
 
 
-@pytest.mark.skipif(not native.is_available(), reason="the native decoder is not built")
+@pytest.mark.skipif(not is_available(), reason="the native decoder is not built")
 def test_libjpegs_warnings_are_damage_and_stray_bytes_are_counted() -> None:
     good, check = encode(PHOTO), ImageCheck()
     stray = good[:-2] + b"abc" * 9 + good[-2:]

@@ -1,5 +1,6 @@
 """The two ways to a batch's pixels: natively from the shards, and by Pillow."""
 
+import io
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,13 +11,14 @@ import pytest
 from PIL import Image
 
 from imagesprint.errors import ImageError, RecordError
-from imagesprint.images import native
 from imagesprint.images.decoding import PillowDecoder
+from imagesprint.images.native_batches import NativeDecoder
+from imagesprint.images.native_library import is_available
 from imagesprint.loading.load import Load, decode_load
 from imagesprint.records.dataset import open_dataset
 from imagesprint.records.image_record import ImageRecord
 
-pytestmark = pytest.mark.skipif(not native.is_available(), reason="the native decoder is not built")
+pytestmark = pytest.mark.skipif(not is_available(), reason="the native decoder is not built")
 
 WriteRoot = Callable[..., Path]
 
@@ -29,7 +31,7 @@ def whole(root: Path) -> Load:
     return Load(dataset, ids, crops, ids % 2 == 0, True, len(ids), 24, 0)
 
 
-def pixels(load: Load, decoder: native.NativeDecoder | PillowDecoder) -> np.ndarray:
+def pixels(load: Load, decoder: NativeDecoder | PillowDecoder) -> np.ndarray:
     out = np.zeros((load.rows, load.image_size, load.image_size, 3), np.uint8)
     for error in decode_load(load, decoder, out).values():
         raise error
@@ -38,7 +40,7 @@ def pixels(load: Load, decoder: native.NativeDecoder | PillowDecoder) -> np.ndar
 
 def test_native_and_pillow_agree(write_root: WriteRoot, train_records: list[ImageRecord]) -> None:
     load = whole(write_root(train_records))
-    found, expected = pixels(load, native.NativeDecoder(2)), pixels(load, PillowDecoder(1))
+    found, expected = pixels(load, NativeDecoder(2)), pixels(load, PillowDecoder(1))
     assert found.any()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1)
 
@@ -52,16 +54,42 @@ def test_what_libjpeg_cannot_do_goes_to_pillow_and_is_counted(
         )
         train_records[number] = replace(train_records[number], encoded=(tmp_path / name).read_bytes())
     load = whole(write_root(train_records))
-    decoder = native.NativeDecoder(2)
+    decoder = NativeDecoder(2)
     np.testing.assert_allclose(pixels(load, decoder), pixels(load, PillowDecoder(1)), rtol=0, atol=1)
     assert decoder.fallbacks == 2
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])  # of which the native decoder leaves one to Pillow
+@pytest.mark.parametrize("decoder", ["NativeDecoder(1)", "PillowDecoder(1)", "PillowDecoder(2)"])
+def test_little_memory_makes_no_bad_record(
+    write_root: WriteRoot,
+    train_records: list[ImageRecord],
+    decoder: str,
+    kind: str,
+    with_little_memory: Callable[[str, str], str],
+) -> None:
+    file = io.BytesIO()
+    Image.new("L", (9000, 6000)).save(file, kind, progressive=True)  # 54 MB of pixels, 108 MB of coefficients
+    train_records[3] = replace(train_records[3], encoded=file.getvalue())
+    before = f"""
+import numpy as np
+from imagesprint.images.decoding import PillowDecoder
+from imagesprint.images.native_batches import NativeDecoder
+from imagesprint.loading.load import Load, decode_load
+from imagesprint.records.dataset import open_dataset
+dataset = open_dataset({str(write_root(train_records))!r}, "full", "train")
+load = Load(dataset, np.array([3]), np.array([[0, 0, 8, 8]], np.int32), np.array([False]), True, 1, 8, 0)
+decoder = {decoder}
+"""
+    code = "print(decode_load(load, decoder, np.empty((1, 8, 8, 3), np.uint8)))"
+    assert with_little_memory(before, code).startswith("MemoryError")
 
 
 def test_a_file_that_is_no_image(write_root: WriteRoot, train_records: list[ImageRecord]) -> None:
     train_records[5] = replace(train_records[5], encoded=b"<html>not found</html>")
     load = whole(write_root(train_records))
     with pytest.raises(ImageError, match=r"train-00000-of-00002, record 5, image5\.jpg: .*no image of a known format"):
-        pixels(load, native.NativeDecoder(2))
+        pixels(load, NativeDecoder(2))
 
 
 def test_damage_below_the_crop_is_found_to_the_end_alone(
@@ -73,9 +101,9 @@ def test_damage_below_the_crop_is_found_to_the_end_alone(
     load = replace(
         load, sample_ids=load.sample_ids[:1], crops=np.array([[0, 0, 8, 4]], np.int32), flips=load.flips[:1], rows=1
     )
-    assert pixels(load, native.NativeDecoder(1)).any()
+    assert pixels(load, NativeDecoder(1)).any()
     with pytest.raises(ImageError, match="record 0"):
-        pixels(replace(load, to_end=True), native.NativeDecoder(1))
+        pixels(replace(load, to_end=True), NativeDecoder(1))
 
 
 def test_a_flipped_bit(write_root: WriteRoot, train_records: list[ImageRecord]) -> None:
@@ -87,14 +115,14 @@ def test_a_flipped_bit(write_root: WriteRoot, train_records: list[ImageRecord]) 
     with pytest.raises(
         RecordError, match=r"/train-00000-of-00002, record \d: the record at byte \d+ does not match its CRC"
     ):
-        pixels(whole(root), native.NativeDecoder(2))
+        pixels(whole(root), NativeDecoder(2))
 
 
 @pytest.mark.parametrize("name", ["native", "pillow"])
 def test_bad_rows_are_told_in_order_and_the_others_decoded(
     write_root: WriteRoot, train_records: list[ImageRecord], name: str
 ) -> None:
-    decoder = native.NativeDecoder(2) if name == "native" else PillowDecoder(2)
+    decoder = NativeDecoder(2) if name == "native" else PillowDecoder(2)
     load = whole(write_root(train_records))
     expected = pixels(load, decoder)
     root = load.dataset.path.parent

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from imagesprint.errors import ImageError, RankError, RecipeError, RecordError, UsageError
-from imagesprint.images import native
 from imagesprint.images.crops import draw_training_crops
+from imagesprint.images.native_library import is_available
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import Loader
 from imagesprint.loading.sampler import Sampler
@@ -74,7 +74,7 @@ def test_the_stream_is_the_same_for_any_ranks_threads_and_start(root_path: Path,
     assert stream(root_path, replace(recipe, seed=8)) != whole
 
 
-@pytest.mark.skipif(not native.is_available(), reason="the native decoder is not built")
+@pytest.mark.skipif(not is_available(), reason="the native decoder is not built")
 @pytest.mark.parametrize("antialias", [True, False])
 def test_the_native_stream_is_the_same_for_1_to_8_threads_and_both_resizers(
     root_path: Path, monkeypatch: pytest.MonkeyPatch, antialias: bool

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from imagesprint.images import native
+from imagesprint.images.native_library import is_available
 from imagesprint.loading.loader import EvaluationLoader, Loader
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.records.dataset import open_dataset
@@ -23,7 +23,7 @@ from imagesprint.records.dataset import open_dataset
 RECIPE = Recipe("test", (Phase((0, 2), (0.1, 0.1), "constant", 16, 4, 24),))
 BATCHES = 16
 
-pytestmark = pytest.mark.skipif(not native.is_available(), reason="the native decoder is not built")
+pytestmark = pytest.mark.skipif(not is_available(), reason="the native decoder is not built")
 
 
 def num_threads() -> int:

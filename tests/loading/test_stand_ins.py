@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from imagesprint.errors import DataError, ImageError, RecordError
-from imagesprint.images import native
 from imagesprint.images.draws import permutation
+from imagesprint.images.native_library import is_available
 from imagesprint.loading.loader import EvaluationLoader, Loader
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.records.dataset import open_dataset, open_root
@@ -28,7 +28,7 @@ BAD = {ORDERS[0][1], ORDERS[0][2], ORDERS[0][7], ORDERS[0][15]}
 @pytest.fixture(autouse=True, params=["pillow", "native", "native-portable"])
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test is done with each decoder."""
-    if request.param != "pillow" and not native.is_available():
+    if request.param != "pillow" and not is_available():
         pytest.skip("the native decoder is not built")
     monkeypatch.setenv("IMAGESPRINT_DECODER", request.param)
 

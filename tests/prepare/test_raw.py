@@ -70,7 +70,8 @@ def test_shards_say_that_they_are_raw(raw_root: Path) -> None:
 
 
 def test_loads_the_same_pixels_as_a_lossless_twin(raw_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IMAGESPRINT_DECODER", "pillow")  # PNGs go to Pillow: tests/images/test_native.py has the other
+    # PNGs go to Pillow: tests/images/test_native_batches.py has the other
+    monkeypatch.setenv("IMAGESPRINT_DECODER", "pillow")
     raw = open_dataset(raw_root, "32", "train")
     phase = Phase((0, 2), (0.1, 0.1), "constant", 8, 4, 24, "32", 0.2)
     batches = []

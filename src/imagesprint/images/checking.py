@@ -2,9 +2,9 @@
 
 import threading
 
-from imagesprint.images import native
 from imagesprint.images.coding import open_image
 from imagesprint.images.decoders import use_native
+from imagesprint.images.native_images import shrink_jpeg
 
 
 class ImageCheck:
@@ -21,13 +21,11 @@ class ImageCheck:
 
     def __call__(self, encoded: bytes) -> tuple[int, int]:
         """Return height and width in pixels. Raises ImageError with the reason where the image is damaged."""
-        decoded = native.decode_whole(encoded) if self._natively else None
+        decoded = shrink_jpeg(encoded, (), 0) if self._natively else None
         if decoded is None:
             image = open_image(encoded)
             return image.height, image.width
-        pixels, num_stray_warnings = decoded
-        if num_stray_warnings:
+        if decoded.num_stray:
             with self._lock:
                 self.num_stray += 1
-        height, width, _ = pixels.shape
-        return height, width
+        return decoded.info.height, decoded.info.width

@@ -9,7 +9,8 @@ from typing import Final
 
 from imagesprint.errors import UsageError
 from imagesprint.images.decoding import Decoder, PillowDecoder
-from imagesprint.images.native import NativeDecoder, is_available, library
+from imagesprint.images.native_batches import NativeDecoder
+from imagesprint.images.native_library import is_available, library
 
 VARIABLE: Final = "IMAGESPRINT_DECODER"
 _PORTABLE: Final = "native-portable"
@@ -32,9 +33,14 @@ def use_native() -> bool:
     return chosen != "pillow" and is_available()
 
 
+def use_portable() -> bool:
+    """Return whether the native decoder is to do without processor-specific code. Raises UsageError."""
+    return chosen_decoder() == _PORTABLE
+
+
 def open_decoder(threads: int) -> Decoder:
     """The decoder of this installation or of the user's choice, with `threads` ≥ 1 threads. Raises UsageError."""
-    return NativeDecoder(threads, chosen_decoder() == _PORTABLE) if use_native() else PillowDecoder(threads)
+    return NativeDecoder(threads, use_portable()) if use_native() else PillowDecoder(threads)
 
 
 def decoder_name() -> str:
@@ -48,7 +54,7 @@ def describe_decoder() -> str:
     if chosen == "pillow":
         return f"pillow, as {VARIABLE} says"
     try:
-        return f"native ({library().ims_resizer(chosen == _PORTABLE).decode()})"
+        return f"native ({library().ims_resizer(use_portable()).decode()})"
     except UsageError as error:
         if chosen:
             raise

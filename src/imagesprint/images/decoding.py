@@ -7,7 +7,7 @@ The reference for every decoder is Pillow's `image.crop(box).resize((S, S), BILI
 import io
 import itertools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Final, Protocol
 
 import numpy as np
@@ -86,6 +86,7 @@ class PillowDecoder:
             batch.work()
         else:
             workers = [self._pool.submit(batch.work) for _ in range(min(self._threads, len(encoded)))]
+            wait(workers)  # for all: whatever one raises, none is to write to `out` after this call
             for worker in workers:
                 worker.result()
         if batch.failures:
@@ -140,6 +141,8 @@ def open_rgb(encoded: Encoded) -> Image.Image:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         image.load()
         return to_rgb(image)
+    except MemoryError:  # the machine's fault, not the image's
+        raise
     except Exception as error:  # damaged files make Pillow's parsers raise nearly anything, not OSError alone
         raise ImageError(f"{len(encoded)} bytes that cannot be decoded ({_reason(error)})") from error
 

@@ -3,18 +3,16 @@ Pillow."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imagesprint.errors import DataError, ImageError, RecordError
-from imagesprint.images import native
 from imagesprint.images.decoding import BatchImageError, Decoder, Encoded
+from imagesprint.images.native_batches import Batch, NativeDecoder, Records, batch_error
+from imagesprint.images.native_library import Status
 from imagesprint.records.dataset import Dataset
 from imagesprint.records.tfrecord import damaged
-
-_MACHINES_FAULT: Final = (native.Status.MEMORY, native.Status.UNREADABLE)  # the record may be sound
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +48,17 @@ def decode_load(load: Load, decoder: Decoder, out: NDArray[np.uint8]) -> dict[in
 
     Returns the errors of the rows whose records are bad, lowest row first: damaged, or without an image that can be
     decoded. Each says which record it is; the pixels of such a row are unspecified. Raises DataError where shards
-    cannot be read or memory is short.
+    cannot be read, and MemoryError.
     """
-    if isinstance(decoder, native.NativeDecoder):
+    if isinstance(decoder, NativeDecoder):
         return _load_natively(load, decoder, out)
     return _load_by_pillow(load, decoder, out)
 
 
-def _load_natively(load: Load, decoder: native.NativeDecoder, out: NDArray[np.uint8]) -> dict[int, DataError]:
+def _load_natively(load: Load, decoder: NativeDecoder, out: NDArray[np.uint8]) -> dict[int, DataError]:
     dataset, ids = load.dataset, load.sample_ids
     places = dataset.places(ids)
-    records = native.Records(
+    records = Records(
         places.fds,
         places.offsets,
         places.lengths,
@@ -68,25 +66,25 @@ def _load_natively(load: Load, decoder: native.NativeDecoder, out: NDArray[np.ui
         places.encoded_lengths,
         raw_sizes=np.ascontiguousarray(dataset.sizes[ids]) if dataset.image_format == "raw" else None,
     )
-    outcome = decoder.load(records, native.Batch(load.crops, load.flips, load.antialias, out, load.to_end))
+    outcome = decoder.load(records, Batch(load.crops, load.flips, load.antialias, out, load.to_end))
     failures: dict[int, DataError] = {}
     for row in np.flatnonzero(outcome.status).tolist():
         status = outcome.status[row]
         error: DataError | None
-        if status == native.Status.UNSUPPORTED:
+        if status == Status.UNSUPPORTED:
             error = _fall_back(load.row(row), decoder, out[row : row + 1])
-        elif status >= native.Status.UNREADABLE:
+        elif status >= Status.UNREADABLE:
             error = damaged(places.path(row), int(places.offsets[row]), outcome.message(row))
         else:
-            error = native.batch_error(outcome, row, int(places.encoded_lengths[row]))
+            error = batch_error(outcome, row, int(places.encoded_lengths[row]))
         if error is not None:
             failures[row] = _located(error, dataset, int(ids[row]))
-        if status in _MACHINES_FAULT:
+        if status == Status.UNREADABLE:  # the disk's fault: the record may be sound
             raise failures[row]
     return failures
 
 
-def _fall_back(load: Load, decoder: native.NativeDecoder, out: NDArray[np.uint8]) -> BatchImageError | None:
+def _fall_back(load: Load, decoder: NativeDecoder, out: NDArray[np.uint8]) -> BatchImageError | None:
     """Decode a load of one row by Pillow; returns why that is not possible."""
     encoded = load.dataset.read(int(load.sample_ids[0]))
     try:

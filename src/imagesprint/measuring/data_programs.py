@@ -8,8 +8,9 @@ from functools import partial
 import numpy as np
 
 from imagesprint.errors import DataError
-from imagesprint.images.decoders import open_decoder
-from imagesprint.images.native import STAGES, Batch, NativeDecoder, Outcome, Records, entropy_seconds, read_info
+from imagesprint.images.decoders import open_decoder, use_portable
+from imagesprint.images.native_batches import STAGES, Batch, NativeDecoder, Outcome, Records
+from imagesprint.images.native_images import entropy_seconds, read_info
 from imagesprint.loading.batch import Buffer
 from imagesprint.loading.load import Load
 from imagesprint.loading.loader import AHEAD
@@ -85,7 +86,7 @@ class _TimedDecoder(NativeDecoder):
     """Adds up the CPU time of its calls, which one thread carries out, and of their stages."""
 
     def __init__(self) -> None:
-        super().__init__(1)
+        super().__init__(1, use_portable())
         self.stages = np.zeros(len(STAGES), np.int64)
         self.seconds = 0.0
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from PIL import Image
 
 from imagesprint.errors import ImageError
-from imagesprint.images import native
 from imagesprint.images.coding import encode_jpeg, is_plain_jpeg, kind_of, open_image, shrink
 from imagesprint.images.decoders import use_native
 from imagesprint.images.decoding import to_rgb
+from imagesprint.images.native_images import shrink_jpeg
 from imagesprint.records.dataset import FULL, variant_size
 
 DECODE = "decode"  # what CPU seconds are spent on beside the variants: reading, hashing and decoding
@@ -79,7 +79,7 @@ def _store_natively(
         return None
     anew = [variant for variant in variants if variant != FULL or image_format == "raw"]
     sides = [int(variant_size(variant)) for variant in anew]
-    made = native.shrink_jpeg(data, sides, 0 if image_format == "raw" else quality)
+    made = shrink_jpeg(data, sides, 0 if image_format == "raw" else quality)
     if made is None:
         return None
     info = made.info

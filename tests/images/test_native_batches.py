@@ -1,31 +1,23 @@
 import ctypes
-import gc
 import io
 import os
-import signal
-import subprocess
-import sys
-import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
-from google_crc32c import value as reference_crc
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from imagesprint.errors import ImageError, UsageError
-from imagesprint.images import native
+from imagesprint.images import native_batches
 from imagesprint.images.decoding import BatchImageError
-from imagesprint.images.native import Batch, NativeDecoder, Outcome, Pool, Records, Status
+from imagesprint.images.native_batches import Batch, NativeDecoder, Outcome, Pool, Records
+from imagesprint.images.native_library import LIBRARY, Status
 from imagesprint.records.tfrecord import FRAME_BYTES, HEADER_BYTES, frame
 
-pytestmark = pytest.mark.skipif(
-    not native.LIBRARY.exists(), reason="the native decoder is not built: a C compiler or libjpeg's headers are missing"
-)
+pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="the native decoder is not built")
 
 PHOTOS = [Image.fromarray(array) for array in load_sample_images().images]  # two of 640 × 427
 Box = tuple[int, int, int, int]
@@ -36,32 +28,6 @@ def encode(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
-
-
-def upright_422(image: Image.Image) -> bytes:
-    """A JPEG in 4:4:0: one in 4:2:2 whose luma is declared to be twice as high instead of twice as wide.
-
-    Of each MCU's two luma blocks the second then lies below the first; so the picture is another one, as good as any.
-    """
-    data = bytearray(encode(image, quality=90, subsampling="4:2:2"))
-    place = data.index(b"\xff\xc0") + 11  # the sampling factors of the first component
-    assert data[place] == 0x21
-    data[place] = 0x12
-    width, height = image.size
-    data[place - 6 : place - 2] = (height * 2).to_bytes(2, "big") + (width // 2).to_bytes(2, "big")
-    return bytes(data)
-
-
-KINDS: dict[str, Any] = {
-    "4:4:4": lambda image: encode(image, quality=90, subsampling="4:4:4"),
-    "4:2:2": lambda image: encode(image, quality=90, subsampling="4:2:2"),
-    "4:2:0": lambda image: encode(image, quality=90, subsampling="4:2:0"),
-    "4:4:0": upright_422,
-    "grey": lambda image: encode(image.convert("L"), quality=90),
-    "progressive": lambda image: encode(image, quality=90, progressive=True),
-    "restarts": lambda image: encode(image, quality=90, restart_marker_blocks=5),
-    "RGB": lambda image: encode(image, quality=90, keep_rgb=True),
-}
 
 
 def with_pillow(data: bytes, box: Box, size: int, flip: bool, antialias: bool) -> Pixels:
@@ -108,17 +74,18 @@ def boxes_in(width: int, height: int, rng: np.random.Generator) -> list[Box]:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Pool:
-    return Pool(2)
+def pool() -> Iterator[Pool]:
+    opened = Pool(2)
+    yield opened
+    opened.close()
 
 
 @pytest.mark.parametrize("antialias", [True, False], ids=["antialias", "plain"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_pixels_are_pillows(pool: Pool, kind: str, antialias: bool) -> None:
+def test_pixels_are_pillows(pool: Pool, encode_kind: Callable[[Image.Image], bytes], antialias: bool) -> None:
     rng = np.random.default_rng(0)
     errors = []
     for number, (width, height) in enumerate([(2, 1), (7, 5), (16, 16), (33, 47), (130, 97), (301, 200), (640, 427)]):
-        data = KINDS[kind](PHOTOS[number % 2].resize((width, height)))
+        data = encode_kind(PHOTOS[number % 2].resize((width, height)))
         width, height = Image.open(io.BytesIO(data)).size
         boxes = boxes_in(width, height, rng)
         flips = (rng.integers(0, 2, len(boxes)) == 1).tolist()
@@ -147,7 +114,8 @@ def mixed(count: int) -> tuple[list[bytes], list[Box], list[bool]]:
     encoded, boxes = [], []
     for i in range(count):
         width, height = (int(side) for side in rng.integers(1, 300, 2))
-        encoded.append(list(KINDS.values())[i % 3](PHOTOS[i % 2].resize((width, height))))
+        subsampling = ("4:4:4", "4:2:2", "4:2:0")[i % 3]
+        encoded.append(encode(PHOTOS[i % 2].resize((width, height)), quality=90, subsampling=subsampling))
         boxes.append(boxes_in(width, height, rng)[-1])
     return encoded, boxes, (rng.integers(0, 2, count) == 1).tolist()
 
@@ -202,46 +170,6 @@ def test_a_cut_is_found_where_the_crop_reaches(pool: Pool, to_end: bool) -> None
     assert decode_one(pool, GOOD[:-2], top_rows, to_end=to_end)[0] == expected  # without its end marker
 
 
-@pytest.mark.parametrize("progressive", [False, True])
-def test_whole_decoding_finds_what_pillow_finds(progressive: bool) -> None:
-    good = encode(PHOTOS[1].resize((90, 70)), quality=80, progressive=progressive, restart_marker_blocks=7)
-    rng = np.random.default_rng(0)
-    found = {"both": 0, "native": 0, "neither": 0}
-    for _ in range(400):
-        data = bytearray(good)
-        place = int(rng.integers(len(data)))
-        if rng.integers(3):
-            data[place] = int(rng.integers(256))
-        else:
-            del data[place : place + int(rng.integers(1, 400))]
-        try:
-            Image.open(io.BytesIO(data), formats=["JPEG"]).load()
-            seen = False
-        except Exception:  # as in `open_rgb`
-            seen = True
-        try:
-            sound = native.decode_whole(bytes(data)) is not None
-            assert not (sound and seen)
-            found["neither"] += sound
-        except ImageError:
-            found["both" if seen else "native"] += 1
-    assert all(found.values()), found
-
-
-def test_whole_decoding() -> None:
-    for data in (GOOD, KINDS["grey"](PHOTOS[0]), KINDS["progressive"](PHOTOS[1])):
-        decoded = native.decode_whole(data)
-        assert decoded is not None
-        assert np.abs(decoded[0].astype(int) - np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))).max() <= 1
-        assert decoded[1] == 0
-    assert native.read_info(KINDS["progressive"](PHOTOS[0])) == native.JpegInfo(427, 640, 3, True)
-    assert native.read_info(KINDS["grey"](PHOTOS[0])) == native.JpegInfo(427, 640, 1, False)
-    stray = GOOD[:-2] + b"abc" * 9 + GOOD[-2:]  # before the end marker: libjpeg warns, but no pixel is harmed
-    decoded = native.decode_whole(stray)
-    assert decoded is not None
-    assert decoded[1] == 1
-
-
 CMYK, PNG = encode(PHOTOS[0].convert("CMYK")), encode(PHOTOS[0].resize((64, 48)), "PNG")
 
 
@@ -251,8 +179,6 @@ def test_what_is_left_to_pillow(pool: Pool) -> None:
     arithmetic = GOOD.replace(b"\xff\xc0", b"\xff\xc9", 1)
     for data in (CMYK, PNG, bytes(twelve_bits), arithmetic, b"", b"GIF89a", GOOD[:2] + b"x" + GOOD[2:]):
         assert decode_one(pool, data)[0] == Status.UNSUPPORTED
-        assert native.read_info(data) is None
-        assert native.decode_whole(data) is None
 
 
 def test_bad_images_have_a_status(pool: Pool) -> None:
@@ -389,14 +315,6 @@ def test_a_shard_that_is_cut_short(pool: Pool, shard: Any) -> None:
     assert not outcome.status[:-1].any()
 
 
-def test_crc32c() -> None:
-    data = np.random.default_rng(0).bytes(20_000)
-    for length in (*range(20), 4079, 4080, 4081, 12_345, 20_000):
-        for start in (0, 1, 7):
-            part = data[start : start + length]
-            assert native.crc32c(part) == native.crc32c(part, portable=True) == reference_crc(part)
-
-
 def test_the_drop_in_decoder() -> None:
     decoder = NativeDecoder(2)
     out = np.empty((4, 16, 16, 3), np.uint8)
@@ -435,92 +353,6 @@ def test_arrays_of_another_form_are_refused(pool: Pool) -> None:
             pool.decode([GOOD], Batch(**{**vars(good), **change}))
 
 
-def test_threads_end_with_the_pool() -> None:
-    process = psutil.Process()
-    before = process.num_threads()
-    pool = Pool(5)
-    decode(pool, [GOOD] * 9, [WHOLE] * 9, 8)
-    assert process.num_threads() == before + 4
-    pool.close()
-    assert process.num_threads() == before
-    decode(again := Pool(3), [GOOD] * 9, [WHOLE] * 9, 8)
-    del again
-    gc.collect()
-    assert process.num_threads() == before
-
-
-def test_a_forked_child_has_threads_of_its_own() -> None:
-    pool = Pool(3)
-    expected = decode(pool, [GOOD] * 20, [WHOLE] * 20, 16)
-    child = os.fork()
-    if child == 0:
-        try:
-            signal.alarm(60)
-            same = (decode(pool, [GOOD] * 20, [WHOLE] * 20, 16) == expected).all()
-            enough = psutil.Process().num_threads() >= 3
-            pool.close()
-            os._exit(0 if same and enough else 1)
-        except BaseException:
-            os._exit(2)
-    assert os.waitpid(child, 0)[1] == 0
-    assert (decode(pool, [GOOD] * 20, [WHOLE] * 20, 16) == expected).all()
-
-
-def test_a_pool_is_shared_by_threads_in_turn() -> None:
-    pool = Pool(2)
-    expected = decode(pool, [GOOD] * 8, [WHOLE] * 8, 16)
-    wrong: list[int] = []
-
-    def work() -> None:
-        for _ in range(20):
-            if (decode(pool, [GOOD] * 8, [WHOLE] * 8, 16) != expected).any():
-                wrong.append(1)
-
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not wrong
-
-
-def test_memory_stays_flat(pool: Pool) -> None:
-    encoded = [GOOD, GOOD[:3000], b"", CMYK, KINDS["progressive"](PHOTOS[0]), KINDS["4:4:4"](PHOTOS[1])] * 4
-
-    def work(times: int) -> int:
-        for _ in range(times):
-            pool.decode(encoded, batch_of([WHOLE] * len(encoded), 64))
-            native.decode_whole(GOOD)
-        return int(psutil.Process().memory_info().rss)
-
-    before = work(20)
-    assert work(100) - before < 3 << 20
-
-
-def test_entropy_decoding_takes_part_of_the_time() -> None:
-    data = encode(PHOTOS[0], quality=95)
-    whole, top = (min(native.entropy_seconds(data, rows) for _ in range(5)) for rows in (0, 40))
-    assert 0 < top < whole
-    with pytest.raises(ImageError):
-        native.entropy_seconds(data[:400])
-
-
-def test_a_library_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "libimagesprint.so")
-    with pytest.raises(UsageError, match="not installed: there is no ") as caught:
-        native.library.__wrapped__()
-    assert "libjpeg-dev" in caught.value.hint
-    (tmp_path / "libimagesprint.so").write_bytes(b"no library")
-    with pytest.raises(UsageError, match="too short"):
-        native.library.__wrapped__()
-
-
-def test_importing_it_loads_no_library() -> None:
-    code = "import imagesprint.images.native as n; print(n.library.cache_info().currsize)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "0\n"
-
-
 def test_the_structs_are_as_large_as_in_c() -> None:
-    assert ctypes.sizeof(native._Batch) == 8 + 4 * 4 + 6 * 8
-    assert ctypes.sizeof(native._Records) == 6 * 8
+    assert ctypes.sizeof(native_batches._Batch) == 8 + 4 * 4 + 6 * 8
+    assert ctypes.sizeof(native_batches._Records) == 6 * 8

@@ -1,0 +1,123 @@
+"""One image at a time, natively: what its headers say, smaller versions of it, and what decoding it costs at least."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from imagesprint.errors import ImageError
+from imagesprint.images.decoding import Encoded
+from imagesprint.images.native_library import MESSAGE_BYTES, Status, address, library, text
+
+
+@dataclass(frozen=True)
+class JpegInfo:
+    """A JPEG that the native decoder can decode: pixels, channels (1 or 3), and whether it is progressive."""
+
+    height: int
+    width: int
+    channels: int
+    progressive: bool
+
+
+@dataclass(frozen=True)
+class Version:
+    """An image made smaller: a JPEG or raw pixels, height and width, and the seconds that resizing and encoding took.
+
+    `encoded` is empty where a JPEG would be no smaller than the original.
+    """
+
+    encoded: bytes
+    height: int
+    width: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """An image, its versions, the seconds that decoding it took, and how often libjpeg met stray bytes in it."""
+
+    info: JpegInfo
+    versions: tuple[Version, ...]
+    decode_seconds: float
+    num_stray: int
+
+
+class _Info(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int32) for name in ("width", "height", "components", "progressive", "extraneous"))
+
+
+class _Version(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("shorter_side", "quality", "width", "height")),
+        ("data", ctypes.c_void_p),
+        ("length", ctypes.c_int64),
+        ("nanoseconds", ctypes.c_int64),
+    )
+
+
+def read_info(data: Encoded) -> JpegInfo | None:
+    """What the headers of a JPEG say; None where it is for Pillow. Raises ImageError where they are damaged."""
+    info = _Info()
+    return _to_info(info) if _call("ims_read_info", data, ctypes.byref(info)) else None
+
+
+def shrink_jpeg(data: Encoded, shorter_sides: Sequence[int], quality: int) -> Shrunk | None:
+    """A JPEG's versions with these shorter sides, decoded once and to its end marker; None where it is for Pillow.
+
+    One that is no larger keeps its size. Each is antialiased and encoded with `quality` as `coding.encode_jpeg` does,
+    or, with quality 0, uint8[height, width, 3] in RGB. Any warning of libjpeg's counts as damage, but for stray bytes
+    before a marker, which harm no pixel. Raises ImageError where the image is damaged or too large, and MemoryError.
+    """
+    versions = (_Version * len(shorter_sides))(*(_Version(side, quality) for side in shorter_sides))
+    info, nanoseconds = _Info(), ctypes.c_int64()
+    outputs = (ctypes.byref(versions), len(versions), ctypes.byref(info), ctypes.byref(nanoseconds))
+    if not _call("ims_shrink", data, *outputs):
+        return None
+    try:
+        made = tuple(map(_to_version, versions))
+    finally:
+        for version in versions:
+            library().ims_free(version.data)
+    return Shrunk(_to_info(info), made, nanoseconds.value * 1e-9, info.extraneous)
+
+
+def entropy_seconds(data: Encoded, rows: int = 0) -> float:
+    """CPU time that libjpeg takes for entropy decoding alone, the floor of any decoder that uses it: of the whole image
+    (`jpeg_read_coefficients`), or of its first `rows` rows (`jpeg_skip_scanlines`). Raises ImageError.
+    """
+    nanoseconds = ctypes.c_int64()
+    if not _call("ims_entropy_ns", data, rows, ctypes.byref(nanoseconds)):
+        raise ImageError(f"{len(data)} bytes that are no JPEG which libjpeg decodes")
+    return nanoseconds.value * 1e-9
+
+
+def crc32c(data: Encoded, portable: bool = False) -> int:
+    """CRC-32C of `data`, not masked; `portable` computes it without the processor's instruction."""
+    view = np.frombuffer(data, np.uint8)
+    value: int = library().ims_crc32c(address(view), len(view), portable)
+    return value
+
+
+def _call(name: str, data: Encoded, *arguments: Any) -> bool:
+    """Call a function with an image, other arguments, and room for a message; return False where it is for Pillow.
+
+    Raises ImageError where the image is damaged or too large, and MemoryError.
+    """
+    view, message = np.frombuffer(data, np.uint8), ctypes.create_string_buffer(MESSAGE_BYTES)
+    status = getattr(library(), name)(address(view), len(view), *arguments, message)
+    if status == Status.MEMORY:
+        raise MemoryError
+    if status not in (Status.OK, Status.UNSUPPORTED):
+        raise ImageError(f"{len(view)} bytes that cannot be decoded ({text(message.raw)})")
+    return bool(status == Status.OK)
+
+
+def _to_info(found: _Info) -> JpegInfo:
+    return JpegInfo(found.height, found.width, found.components, bool(found.progressive))
+
+
+def _to_version(made: _Version) -> Version:
+    return Version(ctypes.string_at(made.data, made.length), made.height, made.width, made.nanoseconds * 1e-9)

@@ -67,6 +67,7 @@ def _measure(training: TimedTraining, phase: Phase, root: Root, steps: int) -> d
         "synthetic_images_per_second": images / median(noise),
         "share_of_synthetic": median(theirs / ours for ours, theirs in zip(loaded, noise, strict=True)),
         "data_wait_seconds": median(waits),
+        "mean_bytes": float(root.dataset(root.nearest(phase.source), "train").encoded_lengths.mean()),
         "data_wait": median(wait / seconds for wait, seconds in zip(waits, loaded, strict=True)),
     }
 

@@ -69,13 +69,13 @@ def _end_bars(axes: Axes) -> None:
 
 
 def _draw_parts(axes: Axes, phases: list[Mapping[str, Any]]) -> None:
-    """Microseconds an image of each part of an eager step, stacked."""
+    """Milliseconds an image of each part of an eager step, stacked."""
     names = [f"{row['image_size']} px, {_micro_batches(row)}" for row in phases]
     left = [0.0] * len(phases)
     for part, colour in zip(phases[0]["seconds_by_part"], COLOURS, strict=False):
-        taken = [1e6 * row["seconds_by_part"][part] / row["batch_size"] for row in phases]
+        taken = [1e3 * row["seconds_by_part"][part] / row["batch_size"] for row in phases]
         axes.barh(names, taken, left=left, color=colour, label=part)
         left = [before + more for before, more in zip(left, taken, strict=True)]
     axes.invert_yaxis()
-    axes.set_xlabel("eager step, µs an image")
+    axes.set_xlabel("eager step, ms an image")
     axes.legend(frameon=False, fontsize="small", ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))

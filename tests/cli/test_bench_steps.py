@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from imagesprint.cli.bench_text import step_text
 from imagesprint.cli.main import main
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.toml_format import to_toml
@@ -44,6 +45,11 @@ def check_plot(path: Path) -> None:
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20  # something is drawn
 
 
+def check_width(text: str) -> None:
+    table = text[text.index("\npx ") :]  # above it are versions and paths, as long as they are
+    assert max(map(len, table.splitlines())) <= 100
+
+
 def test_step(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["bench", "step", str(tiny), "--device", "cpu", "--steps", "2", "--num-train", "320", "--json"]
     assert main([*words, "--plot", str(tmp_path / "plot.png")]) == 0
@@ -67,6 +73,10 @@ def test_step(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert [row["steps"] for row in projection["phases"]] == [80, 80]
     expected = sum(80 * 16 / row["images_per_second"] for row in result["phases"])
     assert projection["seconds"] == pytest.approx(expected)
+    text = step_text(result)
+    assert text.count("\npx ") == 2
+    assert "derived, not measured: the whole recipe on 320 images" in text
+    check_width(text)
 
 
 def test_train(tiny: Path, photo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,15 +97,11 @@ def test_train(tiny: Path, photo_root: Path, tmp_path: Path, capsys: pytest.Capt
 def test_ranks_share_the_work_and_one_of_them_prints(
     imagesprint: Callable[..., Any], tiny: Path, photo_root: Path
 ) -> None:
-    step = imagesprint("bench", "step", tiny, "--device", "cpu", "--steps", "1", "--num-train", "320", "--processes", 2)
-    assert step.code == 0, step.stderr
-    assert "tiny: resnet20, fp64, 2 ranks of " in step.stdout
-    assert step.stdout.count("\npx ") == 2
-    assert "derived, not measured: the whole recipe on 320 images" in step.stdout
-    assert max(map(len, step.stdout.splitlines()[1:])) <= 100
-    train = imagesprint("bench", "train", tiny, "--data", photo_root, "--steps", "1", "--processes", 2)
-    assert train.code == 0, train.stderr
-    assert "medians of 3 rounds of 1 steps on images" in train.stdout
+    done = imagesprint("bench", "train", tiny, "--data", photo_root, "--steps", "1", "--processes", 2)
+    assert done.code == 0, done.stderr
+    assert done.stdout.count("medians of 3 rounds of 1 steps on images") == 1
+    assert "tiny: resnet20, fp64, 2 ranks of " in done.stdout
+    check_width(done.stdout)
 
 
 def test_errors(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

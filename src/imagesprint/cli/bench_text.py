@@ -18,8 +18,8 @@ def step_text(result: Mapping[str, Any]) -> str:
     lines = [
         head(result),
         f"{_training(result)}, {result['steps']} steps each on synthetic data",
-        f"ceilings of one rank: copy {ceilings.copy_bytes_per_second / 1e9:,.1f} GB/s (read and written), matrix "
-        f"product {ceilings.matmul_flops_per_second / 1e12:,.3g} TFLOP/s ({ceilings.dtype})",
+        f"ceilings of one rank: copy {ceilings['copy_bytes_per_second'] / 1e9:,.1f} GB/s (read and written), matrix "
+        f"product {ceilings['matmul_flops_per_second'] / 1e12:,.3g} TFLOP/s ({ceilings['dtype']})",
         "",
         _step_table(result["phases"]),
         "ms: of an eager step, by part. bound: images/s ÷ what the memory allows each operation by itself",
@@ -87,7 +87,8 @@ def train_text(result: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             head(result),
-            f"{_training(result)}, decoder {result['decoder']}, {result['data']}",
+            _training(result),
+            f"{result['data']}, decoder {result['decoder']}",
             f"medians of {result['rounds']} rounds of {result['steps']} steps on images and as many on synthetic data",
             "",
             table(["px", "batch", "micro", "images/s", "synthetic", "share", "data wait", "of the time"], rows),

@@ -45,10 +45,10 @@ def bench_step(recipe: Recipe, device: str, steps: int, num_train: int | None, c
             **training.described(),
             "data": "synthetic",
             "steps": steps,
-            "ceilings": ceilings,
+            "ceilings": vars(ceilings),
             "phases": phases,
         }
-        return result if schedule is None else result | {"projection": _project(training.recipe, schedule, phases)}
+        return result if schedule is None else result | {"projection": project(training.recipe, schedule, phases)}
 
 
 def _measure(training: TimedTraining, phase: Phase, steps: int, ceilings: Ceilings) -> dict[str, Any]:
@@ -79,15 +79,17 @@ def _against_limits(work: Work, speed: float, ceilings: Ceilings) -> dict[str, A
         "flops_per_image": work.flops,
         "flops_per_second": work.flops * speed,
         "share_of_matmul": work.flops * speed / ceilings.matmul_flops_per_second,
-        "bytes_per_image": work.traffic,
+        "bytes_per_image": vars(work.traffic),
         "bytes_per_second": work.traffic.eager * speed,
         "memory_bound": limits,
         "share_of_memory_bound": {name: speed / limit for name, limit in limits.items()},
     }
 
 
-def _project(recipe: Recipe, schedule: Schedule, measured: list[dict[str, Any]]) -> Mapping[str, Any]:
-    """The training time of the whole recipe: for each phase its steps × batch_size ÷ the measured images a second."""
+def project(recipe: Recipe, schedule: Schedule, measured: list[dict[str, Any]]) -> Mapping[str, Any]:
+    """Return the training time of the whole recipe, derived from the `measured` row of each of its shapes: `seconds`,
+    and for each of `phases` steps × batch_size ÷ images a second.
+    """
     speeds = {(row["image_size"], row["batch_size"], row["micro_batch"]): row["images_per_second"] for row in measured}
     phases = []
     for phase, (start, end) in zip(recipe.phases, schedule.bounds, strict=True):

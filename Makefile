@@ -5,7 +5,7 @@ PIP := -m pip --disable-pip-version-check install --quiet --constraint constrain
 # The native decoder: built where there is a compiler and libjpeg-turbo, else Pillow decodes.
 NATIVE := setup.py $(wildcard native/*.c native/*.h)
 
-.PHONY: demo test check lint interop clean
+.PHONY: demo test check lint interop gpu-check clean
 
 demo: .venv/installed ## images -> shards -> train -> evaluate -> report, in minutes on two cores
 	$(BIN)/imagesprint demo
@@ -23,6 +23,9 @@ check: lint test ## all that CI runs
 
 interop: .venv-interop/installed ## shards and crops against TensorFlow itself, in an environment of its own
 	.venv-interop/bin/python -m pytest tests/interop
+
+gpu-check: ## all that needs a GPU, without installing anything; DEVICE=cpu rehearses it
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu_check.py --device $(or $(DEVICE),cuda)
 
 clean:
 	rm -rf .venv .venv-interop demo-run

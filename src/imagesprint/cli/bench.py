@@ -1,25 +1,54 @@
-"""`imagesprint bench data`."""
+"""`imagesprint bench data`, `bench step` and `bench train`."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from imagesprint.cli.bench_text import head, step_text, train_text
 from imagesprint.cli.output import show, table
-from imagesprint.cli.parsing import Parser, add_verb, positive
+from imagesprint.cli.parsing import Parser, add_device_flags, add_set_flag, add_verb, positive
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
+from imagesprint.recipes.library import load_recipe
+from imagesprint.recipes.overrides import apply_overrides
+from imagesprint.recipes.recipe import Recipe
+from imagesprint.recipes.validation import check_world_size
+from imagesprint.runs.environment import is_main_rank
+from imagesprint.runs.processes import is_launcher, run_ranks
 
-EXAMPLES = """\
+DATA_EXAMPLES = """\
   imagesprint bench data --data ROOT                          # the largest variant at 224 pixels, every core
   imagesprint bench data --data ROOT --variant 160 --image-size 128 --threads 2
   imagesprint bench data --data ROOT --plot data.png --json"""
 
-DESCRIPTION = """\
+STEP_EXAMPLES = """\
+  imagesprint bench step minutes104 --num-train 1281167 --plot step.png
+  imagesprint bench step minutes104 --processes 8 --json
+  imagesprint bench step small --device cpu --steps 3 --set 'phases.*.batch_size=32'"""
+
+TRAIN_EXAMPLES = """\
+  imagesprint bench train minutes104 --data ROOT
+  imagesprint bench train small --data ROOT --steps 5 --processes 2 --json"""
+
+EXAMPLES = "\n".join((DATA_EXAMPLES, STEP_EXAMPLES, TRAIN_EXAMPLES))
+
+DATA_DESCRIPTION = """\
 Measure how fast prepared training images are loaded as random-resized crops: by 1, 2, 4, … threads, where the time
 goes, and beside others on the same images and crops: Pillow in torch's DataLoader, and OpenCV, tf.data and DALI
 where they are installed. All take turns, in five rounds; the figures are medians. Others have the images in memory;
 imagesprint reads them from the shards and checks them. It takes minutes on a machine that is else idle."""
+
+STEP_DESCRIPTION = """\
+Measure training steps of each shape that a recipe's phases have (image size, batch size, micro-batch), on noise that
+lies in host memory as the loader's batches do: images a second, the parts of an eager step, the peak of memory, and
+how near that comes to what the device can do at best, which is measured in the same call. Whole steps are done:
+minutes104's of 5,920 images take a CPU minutes each, so make them smaller there by --set."""
+
+TRAIN_DESCRIPTION = """\
+Measure the same steps on prepared images, read and decoded as in training, and on synthetic ones, in turns: images a
+second, their share of the synthetic speed, and how long the step waited for data. Figures are medians of three
+rounds."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
@@ -27,20 +56,35 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     group = add_verb(subparsers, "bench", "Measure what this machine makes of a part of the work.", EXAMPLES, None)
     inner = group.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
 
-    data = add_verb(inner, "data", DESCRIPTION, EXAMPLES, run_data)
+    data = add_verb(inner, "data", DATA_DESCRIPTION, DATA_EXAMPLES, run_data)
     data.add_argument("--data", type=Path, required=True, metavar="ROOT", help="a prepared ROOT")
     data.add_argument("--variant", metavar="V", help="full, 320, …; default: the largest that ROOT has")
     data.add_argument("--image-size", type=positive, default=224, metavar="PX", help="side of the crops; default 224")
     data.add_argument("--threads", type=positive, metavar="N", help="default: one a core")
-    data.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the result, too")
+
+    step = add_verb(inner, "step", STEP_DESCRIPTION, STEP_EXAMPLES, run_step)
+    _add_step_flags(step)
+    step.add_argument("--num-train", type=positive, metavar="N", help="project the whole recipe's time on N images")
+
+    train = add_verb(inner, "train", TRAIN_DESCRIPTION, TRAIN_EXAMPLES, run_train)
+    train.add_argument("--data", type=Path, required=True, metavar="ROOT", help="a prepared ROOT")
+    _add_step_flags(train)
+    for parser in (data, step, train):
+        parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the result, too")
+
+
+def _add_step_flags(parser: Parser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a built-in's name or a .toml file")
+    add_device_flags(parser)
+    add_set_flag(parser)
+    parser.add_argument("--steps", type=positive, default=10, metavar="N", help="steps of each shape; default 10")
 
 
 def run_data(args: argparse.Namespace, console: Console) -> int:
     """Measure; print the figures."""
     from imagesprint.measuring.bench_data import bench_data  # imports torch
 
-    if args.plot is not None and not args.plot.parent.is_dir():  # better now than after minutes
-        raise UsageError(f"cannot write {args.plot}: there is no folder {args.plot.parent}", "choose another --plot")
+    _check_plot(args)
     result = bench_data(args.data, args.variant, args.image_size, args.threads, console)
     if args.plot is not None:
         from imagesprint.measuring.data_plot import save_plot  # imports matplotlib
@@ -51,9 +95,59 @@ def run_data(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def run_step(args: argparse.Namespace, console: Console) -> int:
+    """Measure steps on synthetic data, in this process or in several; print the figures."""
+    recipe = _recipe(args)
+    if is_launcher(args.processes):
+        return run_ranks(args.processes, args.words)
+    from imagesprint.measuring.bench_step import bench_step  # imports torch
+
+    result = bench_step(recipe, args.device, args.steps, args.num_train, console)
+    return _finish(args, result, step_text, console)
+
+
+def run_train(args: argparse.Namespace, console: Console) -> int:
+    """Measure steps on prepared images, in this process or in several; print the figures."""
+    recipe = _recipe(args)
+    if is_launcher(args.processes):
+        return run_ranks(args.processes, args.words)
+    from imagesprint.measuring.bench_train import bench_train  # imports torch
+
+    result = bench_train(recipe, args.data, args.device, args.steps, console)
+    return _finish(args, result, train_text, console)
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    """The recipe to measure; what is wrong with it, the ranks or the plot is better known now than after minutes."""
+    recipe = apply_overrides(load_recipe(args.recipe), args.set)
+    check_world_size(recipe, args.processes)
+    _check_plot(args)
+    return recipe
+
+
+def _check_plot(args: argparse.Namespace) -> None:
+    if args.plot is not None and not args.plot.parent.is_dir():
+        raise UsageError(f"cannot write {args.plot}: there is no folder {args.plot.parent}", "choose another --plot")
+
+
+def _finish(
+    args: argparse.Namespace, result: dict[str, Any], text: Callable[[Mapping[str, Any]], str], console: Console
+) -> int:
+    """Draw and print the result, on the main rank alone."""
+    if not is_main_rank():
+        return 0
+    if args.plot is not None:
+        from imagesprint.measuring.step_plot import save_plot  # imports matplotlib
+
+        save_plot(result, args.plot)
+        console.line(f"drawn in {args.plot}")
+    show(args, result, text(result))
+    return 0
+
+
 def _as_text(result: Mapping[str, Any]) -> str:
     lines = [
-        f"{result['device']}; " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        head(result),
         f"{result['data']}: {result['images']:,} images of {result['mean_bytes']:,.0f} bytes → {result['image_size']} "
         f"px, batches of {result['batch_size']}, decoder {result['decoder']}, medians of {result['rounds']} rounds",
         "",

@@ -24,7 +24,7 @@ VERBS = {
     "train": "train a recipe on prepared data",
     "evaluate": "judge every checkpoint of a run",
     "report": "one page on a run",
-    "bench": "measure what this machine does: bench data",
+    "bench": "measure what this machine does: bench data, step, train",
 }
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell has it

@@ -85,3 +85,14 @@ def add_device_flags(parser: Parser) -> None:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
     )
     parser.add_argument("--processes", type=positive, default=1, metavar="N", help="local ranks, one a GPU; default 1")
+
+
+def add_set_flag(parser: Parser) -> None:
+    """Add --set, whose values `recipes.overrides.apply_overrides` takes."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the recipe: seed=3, phases.2.lr=0.1,0.01",
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagesprint.cli.output import show
-from imagesprint.cli.parsing import Parser, add_device_flags, add_verb, positive
+from imagesprint.cli.parsing import Parser, add_device_flags, add_set_flag, add_verb, positive
 from imagesprint.console import Console, duration
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.overrides import apply_overrides
@@ -33,13 +33,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="what imagesprint prepare made")
     parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="the run directory")
     add_device_flags(parser)
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the recipe: seed=3, phases.2.lr=0.1,0.01",
-    )
+    add_set_flag(parser)
     parser.add_argument(
         "--resume",
         choices=("auto", "never", "require"),

@@ -1,0 +1,78 @@
+"""`bench train`: how fast training steps are on prepared images, beside the same steps on synthetic ones."""
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from imagesprint.console import Console
+from imagesprint.images.decoders import decoder_name
+from imagesprint.loading.loader import AHEAD, Loader
+from imagesprint.measuring.step_timing import TimedTraining, distinct_shapes
+from imagesprint.measuring.synthetic import synthetic_batches
+from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.records.dataset import Root, open_root
+from imagesprint.runs.ranks import open_ranks
+
+STEPS: Final = 10
+ROUNDS: Final = 3
+
+
+def bench_train(recipe: Recipe, data: Path, device: str, steps: int, console: Console) -> dict[str, Any]:
+    """Measure each shape of `recipe`'s phases on auto, cpu or cuda: ROUNDS times `steps` steps on images of the root
+    `data`, in turn with as many on synthetic ones.
+
+    Return, on every rank, the object that `imagesprint bench train --json` prints. Raises the errors of `train`.
+    """
+    root = open_root(data)
+    with open_ranks(device) as ranks:
+        console = console if ranks.is_main else Console.silent()
+        training = TimedTraining(recipe, len(root.classes), ranks)
+        phases = []
+        for phase in distinct_shapes(training.recipe):
+            console.live(f"measuring  {phase.image_size} px, batch {phase.batch_size}, micro-batch {phase.micro_batch}")
+            phases.append(_measure(training, phase, root, steps))
+        console.live(f"measured {ROUNDS} × {steps} steps of {len(phases)} shapes", last=True)
+        return {
+            "bench": "train",
+            **training.described(),
+            "data": root.path,
+            "decoder": decoder_name(),
+            "steps": steps,
+            "rounds": ROUNDS,
+            "phases": phases,
+        }
+
+
+def _measure(training: TimedTraining, phase: Phase, root: Root, steps: int) -> dict[str, Any]:
+    ranks = training.ranks
+    # After the other's turn the loader has batches ready: as many are used up before its clock starts.
+    lead = -(-AHEAD * ranks.world_size // phase.micro_batches)
+    synthetic = synthetic_batches(phase, len(root.classes), ranks.device)
+    loaded, noise, waits = [], [], []
+    with _loader(training, phase, root, ROUNDS * (lead + steps)) as loader:
+        batches = iter(loader)
+        for _ in range(ROUNDS):
+            training.seconds(batches, phase, 0, lead)
+            waited = loader.wait_seconds
+            loaded.append(sum(training.seconds(batches, phase, steps, 0)))
+            waits.append(loader.wait_seconds - waited)
+            noise.append(sum(training.seconds(synthetic, phase, steps, lead)))
+    images = steps * phase.batch_size
+    return {
+        "image_size": phase.image_size,
+        "batch_size": phase.batch_size,
+        "micro_batch": phase.micro_batch,
+        "images_per_second": images / median(loaded),
+        "synthetic_images_per_second": images / median(noise),
+        "share_of_synthetic": median(theirs / ours for ours, theirs in zip(loaded, noise, strict=True)),
+        "data_wait_seconds": median(waits),
+        "mean_bytes": float(root.dataset(root.nearest(phase.source), "train").encoded_lengths.mean()),
+        "data_wait": median(wait / seconds for wait, seconds in zip(waits, loaded, strict=True)),
+    }
+
+
+def _loader(training: TimedTraining, phase: Phase, root: Root, steps: int) -> Loader:
+    recipe, ranks = replace(training.recipe, phases=(replace(phase, epochs=None, steps=(0, steps)),)), training.ranks
+    pin = ranks.device.type == "cuda"
+    return Loader(root, recipe, ranks.rank, ranks.world_size, threads=ranks.threads, pin=pin)

@@ -1,0 +1,85 @@
+"""What `bench step` and `bench train` share: a training to measure, and the seconds that its steps take."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+import torch
+
+from imagesprint.loading.batch import Batch
+from imagesprint.measuring.machine import processor, versions
+from imagesprint.measuring.stopwatch import Stopwatch
+from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.validation import check_world_size
+from imagesprint.runs.ranks import Ranks
+from imagesprint.training.precision import best_precision
+from imagesprint.training.state import TrainingState
+from imagesprint.training.step import TrainingStep
+
+_LR: Final = 1e-3  # weights move, but no loss can become infinite: not-a-numbers are computed at another speed
+
+
+class TimedTraining:
+    """A training of `recipe` whose steps are timed on this rank's device; the precision is settled as `train` does it.
+
+    Batch norm's last scales begin at one: with zeros, half of the network would compute with zeros, which a GPU does
+    faster. Raises RankError where the ranks cannot share the micro-batches.
+    """
+
+    def __init__(self, recipe: Recipe, num_classes: int, ranks: Ranks) -> None:
+        check_world_size(recipe, ranks.world_size)
+        precision = best_precision(ranks.device) if recipe.precision == "auto" else recipe.precision
+        self.recipe = replace(recipe, precision=precision, zero_init=False)
+        self.ranks = ranks
+        self.state = TrainingState(self.recipe, tuple(str(label) for label in range(num_classes)), ranks.device)
+        self.step = TrainingStep(self.state, ranks)
+        self._stopwatch = Stopwatch(ranks.device)
+
+    def once(self, batches: Iterator[Batch], phase: Phase) -> None:
+        """Do a step of `phase` on the next of `batches`."""
+        self.step(batches, phase, _LR)
+
+    def seconds(self, batches: Iterator[Batch], phase: Phase, steps: int, warm_up: int) -> list[float]:
+        """Return the seconds that each of `steps` steps takes, after `warm_up` that do not count."""
+        for _ in range(warm_up):
+            self.once(batches, phase)
+        self.ranks.barrier()
+        marks = [self._stopwatch.mark()]
+        for _ in range(steps):
+            self.once(batches, phase)
+            marks.append(self._stopwatch.mark())
+        self._stopwatch.wait()
+        return [self._stopwatch.seconds(start, end) for start, end in itertools.pairwise(marks)]
+
+    def described(self) -> dict[str, object]:
+        """Return what the figures of any bench of steps belong to."""
+        return {
+            "device": device_name(self.ranks),
+            "world_size": self.ranks.world_size,
+            "threads": self.ranks.threads,
+            "versions": versions("torch", "triton", "numpy"),
+            "recipe": self.recipe.name,
+            "model": self.recipe.model,
+            "precision": self.recipe.precision,
+        }
+
+
+def device_name(ranks: Ranks) -> str:
+    """Return the name of this rank's GPU, or of the processor and its cores."""
+    if ranks.device.type != "cuda":
+        return processor()
+    return torch.cuda.get_device_name(ranks.device)
+
+
+def distinct_shapes(recipe: Recipe) -> list[Phase]:
+    """Return the first phase of each image size, batch size and micro-batch, in the recipe's order."""
+    first: dict[tuple[int, int, int], Phase] = {}
+    for phase in recipe.phases:
+        first.setdefault(shape_of(phase), phase)
+    return list(first.values())
+
+
+def shape_of(phase: Phase) -> tuple[int, int, int]:
+    """Return image size, batch size and micro-batch: all of a phase that a step's speed depends on."""
+    return phase.image_size, phase.batch_size, phase.micro_batch

@@ -1,0 +1,97 @@
+"""How much arithmetic and memory traffic the training of an image takes: counted from the operations, not measured.
+
+Every operation reads its inputs and writes its outputs once, but for batch norm, which reads twice what it first sums
+up and then uses, and a convolution's backward pass, which reads the gradient once for the weights and once for the
+input. For a ResNet-50 at 224 pixels in bf16 that comes to the 481 MB of DESIGN.md, section 7. Caches make it less, poor
+kernels make it more.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from imagesprint.model.building import build_model
+from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.training.precision import AUTOCAST, weight_dtype
+
+_NORM, _NORM_BACKWARD = "native_batch_norm", "native_batch_norm_backward"
+_RELU: Final = ("relu", "relu_", "threshold_backward")
+_ADD: Final = ("add", "add_")
+_FUSED_ADD: Final = 1 / 3  # of two operands and a sum, the second operand alone is left to read
+# Which inputs an operation reads once more, by their place.
+_READ_AGAIN: Final[Mapping[str, Sequence[int]]] = {_NORM: (0,), _NORM_BACKWARD: (0, 1), "convolution_backward": (0,)}
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes an image: `eager`, each operation by itself; `fused_norm`, where ReLU and the residual addition cost no
+    pass of their own; `convolutions`, where batch norm costs none either, and little more than convolutions is left.
+    """
+
+    eager: float
+    fused_norm: float
+    convolutions: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What training on one image takes: FLOP (a multiplication and an addition are two) and memory traffic.
+
+    Forward and backward pass with the weights' share of a micro-batch; not the optimizer, which works once a step.
+    """
+
+    flops: float
+    traffic: Traffic
+
+
+def count_work(recipe: Recipe, phase: Phase, num_classes: int) -> Work:
+    """Count the work of a micro-batch of `phase`, for an image of it. Nothing is computed: the tensors are empty."""
+    dtype = AUTOCAST.get(recipe.precision, weight_dtype(recipe))
+    network = build_model(recipe, num_classes).to("meta", dtype).train()
+    shape = (phase.micro_batch, 3, phase.image_size, phase.image_size)
+    images = torch.empty(shape, dtype=dtype, device="meta").to(memory_format=torch.channels_last)
+    labels = torch.empty(phase.micro_batch, dtype=torch.int64, device="meta")
+    forward, backward = _BytesByOperation(), _BytesByOperation()
+    with FlopCounterMode(display=False) as flops:
+        with forward:
+            loss = F.cross_entropy(network(images), labels)
+        with backward:
+            torch.autograd.backward(loss)
+    traffic = _traffic(forward.bytes, backward.bytes, phase.micro_batch)
+    return Work(flops.get_total_flops() / phase.micro_batch, traffic)
+
+
+def _traffic(forward: "Counter[str]", backward: "Counter[str]", images: int) -> Traffic:
+    both = forward + backward
+    eager = both.total()
+    relu = sum(both[name] for name in _RELU)
+    # Additions of the forward pass are the residual ones; those of the backward pass sum gradients, and stay.
+    fused_adds = (1 - _FUSED_ADD) * sum(forward[name] for name in _ADD)
+    spared = relu + sum(both[name] for name in (_NORM, _NORM_BACKWARD, *_ADD))
+    return Traffic(eager / images, (eager - relu - fused_adds) / images, (eager - spared) / images)
+
+
+class _BytesByOperation(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is active, adds up the bytes that each kind of operation reads and writes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            name = func.overloadpacket.__name__
+            moved = [*tree_leaves((args, kwargs, out)), *(args[place] for place in _READ_AGAIN.get(name, ()))]
+            self.bytes[name] += sum(tensor.nbytes for tensor in moved if isinstance(tensor, Tensor))
+        return out

@@ -11,13 +11,16 @@ from types import FrameType
 
 from imagesprint.errors import LostRankError, RankError, RunError
 from imagesprint.runs.environment import LAUNCHER_VARIABLE, STORE_VARIABLE, is_launched
+from imagesprint.runs.signals import STOPPING, exit_code
 
-GRACE_SECONDS = 10.0  # for ranks to end by themselves once they were told to
+GRACE_SECONDS = 10.0  # for ranks to end by themselves once another one failed
 CAUSE_SECONDS = 5.0  # for the rank that others lost contact with to end and say why
 TERMINAL_SECONDS = 0.5  # for ranks to end by the Ctrl-C that the terminal sends to all, before they are told again
 POLL_SECONDS = 0.05
 # How a rank may end because another one did: by saying so, or by an abort while gloo takes its connections down.
 AFTERMATH = (LostRankError.exit_code, 128 + signal.SIGABRT)
+# How a rank may end that was told to: by saying so, or, where it had not begun to train yet, by the signal itself.
+TOLD = tuple({exit_code(number) for number in STOPPING} | {128 + number for number in STOPPING})
 
 
 def is_launcher(processes: int) -> bool:
@@ -35,8 +38,9 @@ def is_launcher(processes: int) -> bool:
 def run_ranks(count: int, arguments: Sequence[str]) -> int:
     """Run `imagesprint ARGUMENTS` as `count` local ranks and wait; returns the exit code of the whole.
 
-    That is 0 when every rank ended well, otherwise the code of the rank that failed by itself, 130 after Ctrl-C
-    and 143 after SIGTERM. Raises RunError where a rank was killed. The ranks stay in this process group and are
+    That is 0 when every rank ended well, otherwise the code of the rank that failed by itself; 130 after Ctrl-C and
+    143 after SIGTERM or SIGUSR1, which are passed on: the ranks take the time that they need to save, a second signal
+    ends them at once. Raises RunError where a rank was killed. The ranks stay in this process group and are
     killed by the kernel when this process dies. Rank 0 shows its progress; of what the ranks print otherwise,
     one is heard: rank 0 if all is well, else the one that failed.
     """
@@ -85,7 +89,7 @@ class _Rank:
 
 
 class _Supervisor:
-    """Waits for the ranks; once one fails or a signal comes, ends the others, gently and then by force."""
+    """Waits for the ranks; tells them of a signal; once one fails, ends the others, gently and then by force."""
 
     def __init__(self, ranks: list[_Rank]) -> None:
         self._ranks = ranks
@@ -94,7 +98,7 @@ class _Supervisor:
         self._first_failure = time.monotonic()
         self._end_at = float("inf")  # when to tell the ranks to end
         self._kill_at = float("inf")
-        self._previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._previous = {number: signal.signal(number, self._on_signal) for number in STOPPING}
 
     def wait(self) -> int:
         try:
@@ -113,7 +117,8 @@ class _Supervisor:
     def _watch(self) -> None:
         now = time.monotonic()
         if self._kill_at == float("inf"):
-            self._failed = [rank for rank in self._ranks if rank.code]
+            told = TOLD if self._signal else ()
+            self._failed = [rank for rank in self._ranks if rank.code and rank.code not in told]
             if not self._failed:
                 self._first_failure = now
             # A rank that lost contact can be gone before the one that it lost: leave that one time to say why.
@@ -122,7 +127,8 @@ class _Supervisor:
         if now >= self._end_at:
             self._end_at = float("inf")
             for rank in self._ranks:
-                rank.process.terminate()
+                # A Ctrl-C on a terminal has reached them already: outside of training a second one would be too many.
+                rank.process.send_signal(signal.SIGUSR1 if self._signal == signal.SIGUSR1 else signal.SIGTERM)
         if now >= self._kill_at:
             for rank in self._ranks:
                 rank.process.kill()
@@ -134,11 +140,11 @@ class _Supervisor:
             return
         self._signal = number
         self._end_at = now + (TERMINAL_SECONDS if number == signal.SIGINT else 0)
-        self._kill_at = self._end_at + GRACE_SECONDS
 
     def _verdict(self) -> int:
-        if self._signal:
-            return 128 + self._signal
+        if self._signal and all(rank.code in (0, *TOLD, *AFTERMATH, 128 + signal.SIGKILL) for rank in self._ranks):
+            self._ranks[0].replay()
+            return exit_code(self._signal) if any(rank.code for rank in self._ranks) else 0
         if not self._failed:
             self._ranks[0].replay()
             return 0

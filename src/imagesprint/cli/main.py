@@ -23,6 +23,7 @@ VERBS = {
     "recipes": "list, show and compare recipes",
     "train": "train a recipe on prepared data",
     "evaluate": "judge every checkpoint of a run",
+    "inspect": "show samples, or those of a step, in one picture",
     "report": "one page on a run",
     "bench": "measure what this machine does: bench data",
 }

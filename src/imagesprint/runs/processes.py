@@ -1,12 +1,16 @@
 """`--processes N`: one command becomes N ranks on this machine, which live and die with it."""
 
+import fcntl
+import glob
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from imagesprint.errors import LostRankError, RankError, RunError
@@ -17,6 +21,7 @@ GRACE_SECONDS = 10.0  # for ranks to end by themselves once another one failed
 CAUSE_SECONDS = 5.0  # for the rank that others lost contact with to end and say why
 TERMINAL_SECONDS = 0.5  # for ranks to end by the Ctrl-C that the terminal sends to all, before they are told again
 POLL_SECONDS = 0.05
+FOLDER_PREFIX = "imagesprint-ranks-"
 # How a rank may end because another one did: by saying so, or by an abort while gloo takes its connections down.
 AFTERMATH = (LostRankError.exit_code, 128 + signal.SIGABRT)
 # How a rank may end that was told to: by saying so, or, where it had not begun to train yet, by the signal itself.
@@ -44,9 +49,37 @@ def run_ranks(count: int, arguments: Sequence[str]) -> int:
     killed by the kernel when this process dies. Rank 0 shows its progress; of what the ranks print otherwise,
     one is heard: rank 0 if all is well, else the one that failed.
     """
-    with tempfile.TemporaryDirectory(prefix="imagesprint-") as folder:
+    with _meeting_place() as folder:
         ranks = [_Rank(rank, count, arguments, os.path.join(folder, "store")) for rank in range(count)]
         return _Supervisor(ranks).wait()
+
+
+@contextmanager
+def _meeting_place() -> Iterator[str]:
+    """A temporary folder for the ranks' store, locked while it is in use; removes those that killed launchers left."""
+    for left in glob.glob(os.path.join(tempfile.gettempdir(), f"{FOLDER_PREFIX}*")):
+        with suppress(OSError), _locked(left):
+            shutil.rmtree(left)
+    made = tempfile.mkdtemp(prefix=f"new-{FOLDER_PREFIX}")
+    with _locked(made):
+        # It gets its name once it is locked: another launcher takes away what is not.
+        folder = made.replace(f"new-{FOLDER_PREFIX}", FOLDER_PREFIX)
+        os.rename(made, folder)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Hold a lock on `folder`. Raises OSError where another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class _Rank:

@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-
 from imagesprint.errors import RunError
 from imagesprint.loading.sampler import Sampler
 from imagesprint.recipes.schedule import Schedule
@@ -36,22 +34,11 @@ class LossGuard:
             raise self._error(step, f"the weights are not finite any more (their L2 loss is {penalty})")
 
     def _error(self, step: int, what: str) -> RunError:
-        ids = batch_ids(self._schedule, self._seed, step)
+        ids = Sampler(self._schedule, self._seed).batch(step - 1).tolist()
         shown = ", ".join(map(str, ids[:_SHOWN_IDS])) + (", …" if len(ids) > _SHOWN_IDS else "")
         return RunError(
             f"{what} at step {step}, learning rate {self._schedule.lr(step - 1):.5g}, "
             f"{len(ids)} samples with ids {shown}",
-            f"look at them: imagesprint inspect DATA --run RUN --step {step}; or lower the learning rates "
+            f"look at them: imagesprint inspect ROOT --run RUN --step {step}; or lower the learning rates "
             "(--set 'phases.*.lr=…') in a new run; the checkpoints before it are sound",
         )
-
-
-def batch_ids(schedule: Schedule, seed: int, step: int) -> list[int]:
-    """The sample ids of the `step`-th step, from 1 on, over all ranks. Does not know of records that were passed over.
-
-    Raises IndexError where the schedule has no such step.
-    """
-    sampler, phase = Sampler(schedule, seed), schedule.phase(step - 1)
-    batches = (sampler.micro_batch(step - 1, index) for index in range(phase.micro_batches))
-    ids: list[int] = np.concatenate(list(batches)).tolist()
-    return ids

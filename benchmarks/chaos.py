@@ -136,7 +136,8 @@ class Command:
             process.kill()
         self.launcher.wait()
         self.stderr.seek(0)
-        return self.launcher.returncode, self.stderr.read(), wrong
+        code = self.launcher.returncode
+        return 128 - code if code < 0 else code, self.stderr.read(), wrong
 
 
 def newest(run: Path) -> int:
@@ -262,6 +263,8 @@ def strike_command(place: Place, run: Path, processes: int, kind: str, generator
     command.start()
     try:
         wait_for_moment(command, generator)
+        while len(command.family()) <= processes and not command.ended():
+            time.sleep(0.02)  # there is no rank to strike yet
         step, family = newest(run), command.family()
         if command.ended() and kind != "shard unreadable":
             return None if command.launcher.returncode == 0 else _outcome(command, family, kind, "", step)
@@ -293,7 +296,7 @@ def _outcome(command: Command, family: list[psutil.Process], kind: str, detail: 
     if "Traceback" in printed:
         wrong = wrong or "a traceback"
     elif kind in KILLS:
-        expected = -9
+        expected = 137
     elif code not in (0, expected):
         wrong = wrong or f"exit code {code}, not {expected}"
     elif code == 1 and len(errors) != 1:

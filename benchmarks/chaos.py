@@ -194,6 +194,7 @@ def pause_rank(_: Command, family: list[psutil.Process], generator: random.Rando
 
 def damage_checkpoint(command: Command, family: list[psutil.Process], generator: random.Random) -> str:
     kill_all(command, family, generator)
+    command.launcher.wait()
     psutil.wait_procs(family, timeout=10)
     files = sorted((command.run / "checkpoints").glob("step-*.pt"))
     if not files:
@@ -231,8 +232,8 @@ STRIKES: dict[str, Strike] = {
     "SIGSTOP then SIGCONT": pause_rank,
     "checkpoint damaged": damage_checkpoint,
     "disk full": disk_full,
-    "shard unreadable": sigterm,  # struck before it starts: see `strike_command`
-    "clock jump": sigterm,  # likewise
+    "shard unreadable": sigterm,  # before the command starts, which cannot come to this: see `strike_command`
+    "clock jump": sigterm,  # likewise before, and the run goes on in it until it is stopped
 }
 KILLS = ("kill -9 of all", "kill -9 of the launcher", "checkpoint damaged")
 
@@ -262,13 +263,15 @@ def strike_command(place: Place, run: Path, processes: int, kind: str, generator
         shard.rename(shard.with_suffix(".away"))
     command.start()
     try:
+        if shard is not None:
+            return _outcome(command, command.family(), kind, shard.stem, newest(run))
         wait_for_moment(command, generator)
         while len(command.family()) <= processes and not command.ended():
             time.sleep(0.02)  # there is no rank to strike yet
         step, family = newest(run), command.family()
-        if command.ended() and kind != "shard unreadable":
+        if command.ended():
             return None if command.launcher.returncode == 0 else _outcome(command, family, kind, "", step)
-        detail = "" if command.ended() else STRIKES[kind](command, family, generator)
+        detail = STRIKES[kind](command, family, generator)
         return _outcome(command, family, kind, detail, step)
     except (psutil.NoSuchProcess, ProcessLookupError):  # it ended in that very moment
         return _outcome(command, [], kind, "at its end", newest(run))
@@ -296,7 +299,7 @@ def _outcome(command: Command, family: list[psutil.Process], kind: str, detail: 
     if "Traceback" in printed:
         wrong = wrong or "a traceback"
     elif kind in KILLS:
-        expected = 137
+        pass  # the launcher could say nothing
     elif code not in (0, expected):
         wrong = wrong or f"exit code {code}, not {expected}"
     elif code == 1 and len(errors) != 1:

@@ -127,6 +127,7 @@ class _Supervisor:
     def __init__(self, ranks: list[_Rank]) -> None:
         self._ranks = ranks
         self._signal = 0
+        self._at_once = False  # a second signal came
         self._failed: list[_Rank] = []  # those that ended badly before they were told to end
         self._first_failure = time.monotonic()
         self._end_at = float("inf")  # when to tell the ranks to end
@@ -168,14 +169,15 @@ class _Supervisor:
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
-        if self._signal:  # a second one: at once
-            self._kill_at = now
+        if self._signal:
+            self._at_once, self._kill_at = True, now
             return
         self._signal = number
         self._end_at = now + (TERMINAL_SECONDS if number == signal.SIGINT else 0)
 
     def _verdict(self) -> int:
-        if self._signal and all(rank.code in (0, *TOLD, *AFTERMATH, 128 + signal.SIGKILL) for rank in self._ranks):
+        ours = (128 + signal.SIGKILL,) if self._at_once else ()
+        if self._signal and all(rank.code in (0, *TOLD, *AFTERMATH, *ours) for rank in self._ranks):
             self._ranks[0].replay()
             return exit_code(self._signal) if any(rank.code for rank in self._ranks) else 0
         if not self._failed:

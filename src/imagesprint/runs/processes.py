@@ -183,8 +183,10 @@ class _Supervisor:
         if not self._failed:
             self._ranks[0].replay()
             return 0
-        # The cause ended by an error of its own, else by a signal; the others are its aftermath.
-        cause = min(self._failed, key=lambda rank: (rank.code in AFTERMATH, (rank.code or 0) > 128, rank.number))
+        # The cause ended by an error of its own, else by a signal; the others are its aftermath. Where several came to
+        # the same error it is rank 0, which has been heard already.
+        failed = [*self._failed, *(rank for rank in self._ranks[:1] if 0 < (rank.code or 0) < 128)]
+        cause = min(failed, key=lambda rank: (rank.code in AFTERMATH, (rank.code or 0) > 128, rank.number))
         code = cause.code or 1
         if code == LostRankError.exit_code:
             raise RunError("the ranks lost contact with one another", "run the same command again to resume")

@@ -19,6 +19,7 @@ from imagesprint.runs.signals import STOPPING, exit_code
 
 GRACE_SECONDS = 10.0  # for ranks to end by themselves once another one failed
 CAUSE_SECONDS = 5.0  # for the rank that others lost contact with to end and say why
+ECHO_SECONDS = 1.0  # for the other ranks to end by the same error, so that none is told to while it says so
 TERMINAL_SECONDS = 0.5  # for ranks to end by the Ctrl-C that the terminal sends to all, before they are told again
 POLL_SECONDS = 0.05
 FOLDER_PREFIX = "imagesprint-ranks-"
@@ -157,7 +158,7 @@ class _Supervisor:
                 self._first_failure = now
             # A rank that lost contact can be gone before the one that it lost: leave that one time to say why.
             elif any(rank.code not in AFTERMATH for rank in self._failed) or now - self._first_failure > CAUSE_SECONDS:
-                self._end_at, self._kill_at = now, now + GRACE_SECONDS
+                self._end_at, self._kill_at = now + ECHO_SECONDS, now + ECHO_SECONDS + GRACE_SECONDS
         if now >= self._end_at:
             self._end_at = float("inf")
             for rank in self._ranks:

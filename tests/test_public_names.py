@@ -36,7 +36,7 @@ def test_every_error_has_an_exit_code_and_keeps_its_hint_across_processes() -> N
     from imagesprint.errors import ImagesprintError
 
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ImagesprintError)]
-    assert {kind.exit_code for kind in kinds} == {1, 2, 3, 75}
+    assert {kind.exit_code for kind in kinds} == {1, 2, 3, 75, 130, 143}
     for kind in kinds:
         copy = pickle.loads(pickle.dumps(kind("what", "hint")))
         assert (type(copy), copy.what, copy.hint) == (kind, "what", "hint")

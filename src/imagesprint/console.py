@@ -8,6 +8,7 @@ import io
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -63,6 +64,10 @@ class Console:
         self._record(f"warning: {text}")
         self._write(f"warning: {text}")
 
+    def note(self, text: str) -> None:
+        """Write to the log file alone."""
+        self._record(text)
+
     def live(self, text: str, last: bool = False) -> None:
         """Show progress: redrawn in place on a terminal, a plain line now and then elsewhere.
 
@@ -91,6 +96,13 @@ class Console:
         self._stream.flush()
 
     def _record(self, text: str) -> None:
-        if self._log is not None:
+        if self._log is None:
+            return
+        try:
             self._log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n")
             self._log.flush()
+        except OSError as error:  # the work itself says what a full disk means for it
+            log, self._log = self._log, None
+            self._write(f"warning: {log.name} cannot be written: {error.strerror}")
+            with suppress(OSError):  # it tries to write what is left
+                log.close()

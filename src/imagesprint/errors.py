@@ -9,7 +9,10 @@ ImagesprintError            exit 1   something failed
 │   └── RecordError                  a damaged or missing record, shard, index or dataset.json
 ├── RunError                exit 1   the run directory, a resume, a loss that is not finite
 │   ├── CheckpointError              a checkpoint or weight file that cannot be used
-│   └── LostRankError                another rank is gone (exit 75, which --processes turns into 1)
+│   ├── LostRankError                another rank is gone (exit 75, which --processes turns into 1)
+│   ├── HungRankError                another rank does not answer
+│   └── StoppedError        exit 143 a signal asked for the end: all is saved
+│       └── CtrlCError      exit 130 and that signal was SIGINT
 └── CheckError              exit 3   a check or target was not met
 """
 
@@ -66,6 +69,18 @@ class CheckpointError(RunError):
 
 class LostRankError(RunError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: tells the launcher to look for the rank that failed by itself
+
+
+class HungRankError(RunError):
+    pass
+
+
+class StoppedError(RunError):
+    exit_code = 143
+
+
+class CtrlCError(StoppedError):
+    exit_code = 130
 
 
 class CheckError(ImagesprintError):

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from imagesprint.cli.parsing import COMMON_FLAGS, Parser, suggest
 from imagesprint.console import Console
-from imagesprint.errors import ImagesprintError, LostRankError, UsageError
-from imagesprint.runs.environment import die_with_launcher, is_launched
+from imagesprint.errors import HungRankError, ImagesprintError, LostRankError, StoppedError, UsageError
+from imagesprint.runs.environment import die_with_launcher, is_launched, is_main_rank
 
 # One module of this package a verb, in the order of a day's work: add_parser(subparsers), run(args, console) -> int.
 VERBS = {
@@ -23,6 +23,7 @@ VERBS = {
     "recipes": "list, show and compare recipes",
     "train": "train a recipe on prepared data",
     "evaluate": "judge every checkpoint of a run",
+    "inspect": "show samples, or those of a step, in one picture",
     "report": "one page on a run",
     "bench": "measure what this machine does: bench data, step, train",
 }
@@ -62,13 +63,8 @@ def _carry_out(words: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt:
         return _report(words, "interrupted", "", INTERRUPTED)
-    except LostRankError as error:
-        if is_launched():
-            # The launcher reports the rank that was lost. At once: gloo may abort while it takes connections down.
-            os._exit(error.exit_code)
-        return _report(words, error.what, error.hint, error.exit_code)
     except ImagesprintError as error:
-        return _report(words, error.what, error.hint, error.exit_code)
+        return _fail(words, error)
     except OSError as error:  # a full disk, a file that may not be read: no bug of ours
         what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
         return _report(words, what, "see to its space and permissions, then give the same command again", 1)
@@ -76,6 +72,20 @@ def _carry_out(words: list[str]) -> int:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         hint = "this is a bug in imagesprint or a fault of the machine: --verbose shows where; please report it"
         return _report(words, what, hint, 1)
+
+
+def _fail(words: list[str], error: ImagesprintError) -> int:
+    """Report an error of ours, unless another rank does; returns its exit code."""
+    if isinstance(error, LostRankError) and is_launched():
+        # The launcher reports the rank that was lost. At once: gloo may abort while it takes connections down.
+        os._exit(error.exit_code)
+    if isinstance(error, StoppedError) and not is_main_rank():  # all were told the same
+        return error.exit_code
+    code = _report(words, error.what, error.hint, error.exit_code)
+    if isinstance(error, HungRankError):
+        sys.stdout.flush()
+        os._exit(code)  # Python would wait for that rank before it ends
+    return code
 
 
 def _parse(words: list[str]) -> argparse.Namespace:

@@ -23,6 +23,7 @@ EXAMPLES = """\
   imagesprint train small --data ROOT --output RUN --set seed=3 --set 'phases.*.micro_batch=16'
   imagesprint train small --data ROOT --output RUN --set init=other/checkpoints/step-0000660.pt
   imagesprint train my.toml --data ROOT --output RUN --dry-run
+  imagesprint train small --data ROOT --output RUN --checkpoint-every 500 --keep last:3,best
   imagesprint train small --data ROOT --output RUN     # again, after a crash: goes on where it stopped"""
 
 
@@ -43,6 +44,19 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "--checkpoint-every", type=_steps_or_epoch, default=None, metavar="STEPS|epoch", help="default: epoch"
     )
+    parser.add_argument(
+        "--keep",
+        default="all",
+        metavar="RULE",
+        help="which checkpoints stay beside the newest: all, or last:N, epochs:K, best, or several: last:3,best",
+    )
+    parser.add_argument(
+        "--rank-timeout",
+        type=positive,
+        default=300,
+        metavar="SECONDS",
+        help="end the run, naming the rank, where one keeps the others waiting for so long; default 300",
+    )
     parser.add_argument("--stop-after", type=positive, metavar="STEPS", help="end after this step of the run, saved")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and end")
 
@@ -54,8 +68,9 @@ def _steps_or_epoch(text: str) -> int | None:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Train, in this process or in several; print the result."""
     from imagesprint.records.dataset import open_root  # numpy: not for --help
+    from imagesprint.runs.keeping import Keep
 
-    recipe = apply_overrides(load_recipe(args.recipe), args.set)
+    recipe, keep = apply_overrides(load_recipe(args.recipe), args.set), Keep.parse(args.keep)
     root = open_root(args.data)
     if is_launcher(args.processes):
         check_world_size(recipe, args.processes)
@@ -65,7 +80,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         return _dry_run(args, recipe, root, console)
     from imagesprint.training.training import TrainingOptions, train  # imports torch
 
-    options = TrainingOptions(args.device, args.resume, args.checkpoint_every, args.stop_after)
+    options = TrainingOptions(args.device, args.resume, args.checkpoint_every, args.stop_after, keep, args.rank_timeout)
     result = train(recipe, args.data, args.output, options, console)
     if is_main_rank():
         show(args, result, summary(args.output, result))

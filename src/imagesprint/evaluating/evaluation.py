@@ -72,7 +72,7 @@ def evaluate(model: TrainedModel, dataset: Dataset, ranks: Ranks) -> Accuracy:
             sums[1:3] += correct_counts(logits, labels, mask)
             sums[3] += mask.sum()
     ranks.sum(sums)
-    loss, top1, top5, count = sums.tolist()
+    loss, top1, top5, count = ranks.read(sums)
     fallbacks = ranks.total(loader.fallbacks)
     return Accuracy(int(count), 100 * top1 / count, 100 * top5 / count, loss / count, fallbacks)
 

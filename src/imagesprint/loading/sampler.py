@@ -23,6 +23,11 @@ class Sampler:
         order, start = self._place(step, index)
         return order[start : start + self._schedule.phase(step).micro_batch]
 
+    def batch(self, step: int) -> NDArray[np.int64]:
+        """The sample ids, int64[N], of all micro-batches of `step`. IndexError where there is no such step."""
+        order, start = self._place(step, 0)
+        return order[start : start + self._schedule.phase(step).batch_size]
+
     def following(self, step: int, index: int, row: int) -> Iterator[int]:
         """The sample ids behind `row` of that micro-batch in the epoch's order, and from its start again, each once."""
         order, start = self._place(step, index)

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from imagesprint.errors import RunError
 from imagesprint.files import write_atomically
+from imagesprint.model.seal import save_sealed
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
@@ -14,15 +13,15 @@ def checkpoint_path(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:07d}.pt"
 
 
-def save_checkpoint(run: Path, content: dict[str, Any]) -> Path:
-    """Write `content` (see `training.state`) atomically under its step; returns the path.
+def write_checkpoint(run: Path, content: dict[str, Any]) -> Path:
+    """Write `content` (see `training.state`), sealed, atomically under its step; returns the path.
 
     Raises RunError where it cannot be written (a full disk, say); the checkpoints before it are untouched.
     """
     path = checkpoint_path(run, content["step"])
     try:
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, lambda file: torch.save(content, file))
+        write_atomically(path, lambda file: save_sealed(content, file))
     except (OSError, RuntimeError) as error:  # torch.save turns a short write into a RuntimeError
         raise RunError(
             f"cannot write checkpoint {path}: {error}",

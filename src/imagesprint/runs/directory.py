@@ -12,6 +12,7 @@ from imagesprint.model.weights import list_checkpoints
 from imagesprint.recipes.compare import Difference, differences
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.toml_format import from_toml, to_toml
+from imagesprint.runs.run_lock import LOCK
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,15 @@ class RunDirectory:
     def evaluations_file(self) -> Path:
         """One object an evaluated checkpoint, by any evaluator."""
         return self.path / "evaluations.jsonl"
+
+    @property
+    def commands_file(self) -> Path:
+        """Two objects a `train` command: when it began and when it ended (`runs.history`)."""
+        return self.path / "commands.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "log.txt"
 
     @property
     def result_file(self) -> Path:
@@ -131,7 +141,7 @@ def create_run(run: RunDirectory, recipe: Recipe) -> None:
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         for folder in (run.path, run.path / "checkpoints"):
-            for leftover in filter(_is_leftover, folder.glob("*")):
+            for leftover in folder.glob(TEMPORARY_PATTERN):
                 leftover.unlink(missing_ok=True)
         if run.recipe() != recipe:
             write_text(run.recipe_file, to_toml(recipe))
@@ -142,7 +152,7 @@ def create_run(run: RunDirectory, recipe: Recipe) -> None:
 
 
 def _is_leftover(file: Path) -> bool:
-    return file.match(TEMPORARY_PATTERN)
+    return file.match(TEMPORARY_PATTERN) or file.name == LOCK
 
 
 def _check_writable(path: Path) -> None:

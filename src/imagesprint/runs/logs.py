@@ -5,6 +5,7 @@ from typing import Any
 
 from imagesprint.files import append_row
 from imagesprint.runs.directory import RunDirectory
+from imagesprint.runs.event_file import EventFile
 
 # TensorBoard's names for the keys of a row of metrics.jsonl, and of evaluations.jsonl.
 METRIC_TAGS = {
@@ -31,12 +32,8 @@ class RunLogs:
     """
 
     def __init__(self, run: RunDirectory, folder: str = "", purge_after: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import: only where something is written
-
         self._run = run
-        self._writer = SummaryWriter(
-            str(run.tensorboard / folder), purge_step=None if purge_after is None else purge_after + 1
-        )
+        self._events = EventFile(run.tensorboard / folder, None if purge_after is None else purge_after + 1)
 
     def __enter__(self) -> "RunLogs":
         return self
@@ -44,19 +41,14 @@ class RunLogs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._writer.close()
+        self._events.close()
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Log what the steps up to `row["step"]` did."""
         append_row(self._run.metrics_file, row)
-        self._scalars(row, METRIC_TAGS)
+        self._events.scalars({tag: row[key] for key, tag in METRIC_TAGS.items()}, row["step"])
 
     def evaluation(self, row: dict[str, Any]) -> None:
         """Log one evaluated checkpoint."""
         append_row(self._run.evaluations_file, row)
-        self._scalars(row, EVALUATION_TAGS)
-        self._writer.flush()
-
-    def _scalars(self, row: dict[str, Any], tags: dict[str, str]) -> None:
-        for key, tag in tags.items():
-            self._writer.add_scalar(tag, row[key], row["step"])
+        self._events.scalars({tag: row[key] for key, tag in EVALUATION_TAGS.items()}, row["step"])

@@ -1,23 +1,32 @@
 """`--processes N`: one command becomes N ranks on this machine, which live and die with it."""
 
+import fcntl
+import glob
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from imagesprint.errors import LostRankError, RankError, RunError
 from imagesprint.runs.environment import LAUNCHER_VARIABLE, STORE_VARIABLE, is_launched
+from imagesprint.runs.signals import STOPPING, exit_code
 
-GRACE_SECONDS = 10.0  # for ranks to end by themselves once they were told to
+GRACE_SECONDS = 10.0  # for ranks to end by themselves once another one failed
 CAUSE_SECONDS = 5.0  # for the rank that others lost contact with to end and say why
+ECHO_SECONDS = 1.0  # for the other ranks to end by the same error, so that none is told to while it says so
 TERMINAL_SECONDS = 0.5  # for ranks to end by the Ctrl-C that the terminal sends to all, before they are told again
 POLL_SECONDS = 0.05
+FOLDER_PREFIX = "imagesprint-ranks-"
 # How a rank may end because another one did: by saying so, or by an abort while gloo takes its connections down.
 AFTERMATH = (LostRankError.exit_code, 128 + signal.SIGABRT)
+# How a rank may end that was told to: by saying so, or, where it had not begun to train yet, by the signal itself.
+TOLD = tuple({exit_code(number) for number in STOPPING} | {128 + number for number in STOPPING})
 
 
 def is_launcher(processes: int) -> bool:
@@ -35,14 +44,43 @@ def is_launcher(processes: int) -> bool:
 def run_ranks(count: int, arguments: Sequence[str]) -> int:
     """Run `imagesprint ARGUMENTS` as `count` local ranks and wait; returns the exit code of the whole.
 
-    That is 0 when every rank ended well, otherwise the code of the rank that failed by itself, 130 after Ctrl-C
-    and 143 after SIGTERM. Raises RunError where a rank was killed. The ranks stay in this process group and are
+    That is 0 when every rank ended well, otherwise the code of the rank that failed by itself; 130 after Ctrl-C and
+    143 after SIGTERM or SIGUSR1, which are passed on: the ranks take the time that they need to save, a second signal
+    ends them at once. Raises RunError where a rank was killed. The ranks stay in this process group and are
     killed by the kernel when this process dies. Rank 0 shows its progress; of what the ranks print otherwise,
     one is heard: rank 0 if all is well, else the one that failed.
     """
-    with tempfile.TemporaryDirectory(prefix="imagesprint-") as folder:
+    with _meeting_place() as folder:
         ranks = [_Rank(rank, count, arguments, os.path.join(folder, "store")) for rank in range(count)]
         return _Supervisor(ranks).wait()
+
+
+@contextmanager
+def _meeting_place() -> Iterator[str]:
+    """A temporary folder for the ranks' store, locked while it is in use; removes those that killed launchers left."""
+    for left in glob.glob(os.path.join(tempfile.gettempdir(), f"{FOLDER_PREFIX}*")):
+        with suppress(OSError), _locked(left):
+            shutil.rmtree(left)
+    made = tempfile.mkdtemp(prefix=f"new-{FOLDER_PREFIX}")
+    with _locked(made):
+        # It gets its name once it is locked: another launcher takes away what is not.
+        folder = made.replace(f"new-{FOLDER_PREFIX}", FOLDER_PREFIX)
+        os.rename(made, folder)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Hold a lock on `folder`. Raises OSError where another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class _Rank:
@@ -85,16 +123,17 @@ class _Rank:
 
 
 class _Supervisor:
-    """Waits for the ranks; once one fails or a signal comes, ends the others, gently and then by force."""
+    """Waits for the ranks; tells them of a signal; once one fails, ends the others, gently and then by force."""
 
     def __init__(self, ranks: list[_Rank]) -> None:
         self._ranks = ranks
         self._signal = 0
+        self._at_once = False  # a second signal came
         self._failed: list[_Rank] = []  # those that ended badly before they were told to end
         self._first_failure = time.monotonic()
         self._end_at = float("inf")  # when to tell the ranks to end
         self._kill_at = float("inf")
-        self._previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._previous = {number: signal.signal(number, self._on_signal) for number in STOPPING}
 
     def wait(self) -> int:
         try:
@@ -113,37 +152,42 @@ class _Supervisor:
     def _watch(self) -> None:
         now = time.monotonic()
         if self._kill_at == float("inf"):
-            self._failed = [rank for rank in self._ranks if rank.code]
+            told = TOLD if self._signal else ()
+            self._failed = [rank for rank in self._ranks if rank.code and rank.code not in told]
             if not self._failed:
                 self._first_failure = now
             # A rank that lost contact can be gone before the one that it lost: leave that one time to say why.
             elif any(rank.code not in AFTERMATH for rank in self._failed) or now - self._first_failure > CAUSE_SECONDS:
-                self._end_at, self._kill_at = now, now + GRACE_SECONDS
+                self._end_at, self._kill_at = now + ECHO_SECONDS, now + ECHO_SECONDS + GRACE_SECONDS
         if now >= self._end_at:
             self._end_at = float("inf")
             for rank in self._ranks:
-                rank.process.terminate()
+                # A Ctrl-C on a terminal has reached them already: outside of training a second one would be too many.
+                rank.process.send_signal(signal.SIGUSR1 if self._signal == signal.SIGUSR1 else signal.SIGTERM)
         if now >= self._kill_at:
             for rank in self._ranks:
                 rank.process.kill()
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
-        if self._signal:  # a second one: at once
-            self._kill_at = now
+        if self._signal:
+            self._at_once, self._kill_at = True, now
             return
         self._signal = number
         self._end_at = now + (TERMINAL_SECONDS if number == signal.SIGINT else 0)
-        self._kill_at = self._end_at + GRACE_SECONDS
 
     def _verdict(self) -> int:
-        if self._signal:
-            return 128 + self._signal
+        ours = (128 + signal.SIGKILL,) if self._at_once else ()
+        if self._signal and all(rank.code in (0, *TOLD, *AFTERMATH, *ours) for rank in self._ranks):
+            self._ranks[0].replay()
+            return exit_code(self._signal) if any(rank.code for rank in self._ranks) else 0
         if not self._failed:
             self._ranks[0].replay()
             return 0
-        # The cause ended by an error of its own, else by a signal; the others are its aftermath.
-        cause = min(self._failed, key=lambda rank: (rank.code in AFTERMATH, (rank.code or 0) > 128, rank.number))
+        # The cause ended by an error of its own, else by a signal; the others are its aftermath. Where several came to
+        # the same error it is rank 0, which has been heard already.
+        failed = [*self._failed, *(rank for rank in self._ranks[:1] if 0 < (rank.code or 0) < 128)]
+        cause = min(failed, key=lambda rank: (rank.code in AFTERMATH, (rank.code or 0) > 128, rank.number))
         code = cause.code or 1
         if code == LostRankError.exit_code:
             raise RunError("the ranks lost contact with one another", "run the same command again to resume")

@@ -1,17 +1,24 @@
 """Which rank this process is, on which device, and the one collective that training and evaluation need."""
 
 import os
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from imagesprint.errors import LostRankError, RankError, UsageError
+from imagesprint.errors import HungRankError, LostRankError, RankError, UsageError
 from imagesprint.runs.environment import STORE_VARIABLE, rank_variable
+from imagesprint.runs.rank_watch import RANK_TIMEOUT, RankWatch
+
+_POLL_SECONDS = 0.0005  # between two looks at whether the device has come to a value
+_JOIN_SECONDS = 60.0  # for ranks that start later than others, however short the timeout
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,7 @@ class Ranks:
     local_rank: int
     local_world_size: int
     device: torch.device
+    watch: RankWatch = field(default_factory=RankWatch)
 
     @property
     def is_main(self) -> bool:
@@ -39,30 +47,46 @@ class Ranks:
     def sum(self, tensor: Tensor) -> None:
         """Replace `tensor` on every rank by its sum over all ranks, the same bits everywhere.
 
-        Raises LostRankError where another rank is gone.
+        Raises LostRankError where another rank is gone, HungRankError where one does not answer.
         """
         if self.world_size == 1:
             return
         try:
-            dist.all_reduce(tensor)
+            work = dist.all_reduce(tensor, async_op=True)
+            if self.device.type == "cuda":
+                work.wait()  # the device does, not this thread: see `read`
+            else:
+                self.watch.wait(lambda seconds: _completed(work, seconds))
         except RuntimeError as error:
             raise LostRankError(
                 f"rank {self.rank} lost contact with another rank",
                 "that rank's own message says why; run the same command again to resume",
             ) from error
 
+    def read(self, tensor: Tensor) -> list[Any]:
+        """The values of `tensor` once the device has come to them. Raises HungRankError where a rank keeps it waiting.
+
+        Every rank must read where one does.
+        """
+        if tensor.device.type == "cuda" and self.world_size > 1:
+            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            ready.record()
+            self.watch.wait(lambda seconds: _reached(ready, seconds))
+        values: list[Any] = tensor.tolist()
+        return values
+
     def total(self, value: int) -> int:
         """The sum of every rank's `value`, on every rank."""
         summed = torch.tensor([value], device=self.device)
         self.sum(summed)
-        return int(summed)
+        return int(self.read(summed)[0])
 
     def check_agreement(self, what: str, value: str) -> None:
         """Check that all ranks hold the same `value`. Raises RankError, on every rank, where they do not."""
         codes = torch.zeros(self.world_size, dtype=torch.int64, device=self.device)
         codes[self.rank] = zlib.crc32(value.encode())
         self.sum(codes)
-        if len(set(codes.tolist())) > 1:
+        if len(set(self.read(codes))) > 1:
             raise RankError(
                 f"the ranks do not agree on {what}: on rank {self.rank} it is {value}",
                 "all ranks need the same command, versions, --data and --output, on a disk that they share",
@@ -70,23 +94,45 @@ class Ranks:
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
-        self.sum(torch.zeros(1, device=self.device))
+        self.total(0)
+
+
+def _completed(work: dist.Work, seconds: float) -> bool:
+    """Wait for a collective on the CPU. Raises RuntimeError where it has failed."""
+    try:
+        work.wait(timedelta(seconds=seconds))
+    except RuntimeError:
+        if work.is_completed():
+            raise
+        return False  # only this wait was too short
+    return True
+
+
+def _reached(event: torch.cuda.Event, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not event.query():  # type: ignore[no-untyped-call]
+        if time.monotonic() > end:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
 
 
 @contextmanager
-def open_ranks(device: str) -> Iterator[Ranks]:
+def open_ranks(device: str, timeout: float = RANK_TIMEOUT) -> Iterator[Ranks]:
     """Join the process group that the environment describes, if any, and leave it at the end.
 
-    `device` is auto, cpu or cuda. RANK, WORLD_SIZE and LOCAL_RANK, as torchrun sets them, make this a rank of
-    many; without RANK it is the only one. Raises UsageError where CUDA is asked for and not there, RankError
-    where the environment is incomplete or there are more ranks than GPUs.
+    `device` is auto, cpu or cuda; a rank that keeps the others waiting for `timeout` seconds ends them. RANK,
+    WORLD_SIZE and LOCAL_RANK, as torchrun sets them, make this a rank of many; without RANK it is the only one. Raises
+    UsageError where CUDA is asked for and not there, RankError where the environment is incomplete or there are more
+    ranks than GPUs.
     """
     rank, world_size = rank_variable("RANK", 0), rank_variable("WORLD_SIZE", 1)
     local_rank = rank_variable("LOCAL_RANK", 0)
     local_world_size = rank_variable("LOCAL_WORLD_SIZE", world_size)
     if not 0 <= rank < world_size:
         raise RankError(f"RANK is {rank} and WORLD_SIZE {world_size}", "start the ranks with --processes or torchrun")
-    ranks = Ranks(rank, world_size, local_rank, local_world_size, choose_device(device, local_rank))
+    watch = RankWatch(rank, world_size, timeout)
+    ranks = Ranks(rank, world_size, local_rank, local_world_size, choose_device(device, local_rank), watch)
     torch.set_num_threads(ranks.threads)
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
@@ -100,6 +146,7 @@ def open_ranks(device: str) -> Iterator[Ranks]:
                 init_method=f"file://{store}" if store else "env://",
                 rank=rank,
                 world_size=world_size,
+                timeout=timedelta(seconds=2 * timeout + _JOIN_SECONDS),  # ours names the rank, so it comes first
             )
         except (ValueError, RuntimeError) as error:
             raise RankError(
@@ -108,9 +155,17 @@ def open_ranks(device: str) -> Iterator[Ranks]:
             ) from error
     try:
         yield ranks
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    except HungRankError:
+        raise  # to leave the group would mean to wait for that rank
+    except BaseException:
+        _leave()
+        raise
+    _leave()
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def choose_device(device: str, local_rank: int = 0) -> torch.device:

@@ -25,7 +25,7 @@ class BadRecords:
         new[self._ranks.rank] = self._loader.bad_records - self._counted
         self._counted = self._loader.bad_records
         self._ranks.sum(new)
-        counts: list[int] = new.tolist()
+        counts: list[int] = self._ranks.read(new)
         if any(counts) and not self._told:
             self._told = True
             first = self._from_rank(next(rank for rank, count in enumerate(counts) if count))
@@ -39,4 +39,4 @@ class BadRecords:
             message = self._loader.first_bad_record.encode()[:_SHOWN_BYTES]
             text[: len(message)] = torch.tensor(list(message))
         self._ranks.sum(text)
-        return bytes(text.tolist()).rstrip(b"\0").decode(errors="replace")
+        return bytes(self._ranks.read(text)).rstrip(b"\0").decode(errors="replace")

@@ -6,47 +6,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imagesprint.errors import RunError
 from imagesprint.loading.loader import Loader
 from imagesprint.recipes.schedule import Schedule
+from imagesprint.runs.ranks import Ranks
+from imagesprint.training.cadence import LOG_EVERY
+from imagesprint.training.guards import LossGuard
 from imagesprint.training.step_sums import METRICS
 
 
 class Meter:
     """Gathers the sums of steps and the time they took."""
 
-    def __init__(self, schedule: Schedule, loader: Loader, device: torch.device) -> None:
+    def __init__(self, schedule: Schedule, loader: Loader, ranks: Ranks) -> None:
         self._schedule = schedule
         self._loader = loader
-        self._sums = torch.zeros(len(METRICS), dtype=torch.float64, device=device)
+        self._ranks = ranks
+        self._guard = LossGuard(schedule, loader.recipe.seed)
+        self._counts_overflows = loader.recipe.precision == "fp16"
+        self._sums = torch.zeros(len(METRICS), dtype=torch.float64, device=ranks.device)
+        self._losses = torch.zeros(LOG_EVERY, dtype=torch.float64, device=ranks.device)  # of each step of the window
+        self._overflows = torch.zeros(1, dtype=torch.float64, device=ranks.device)
         self.start_window()
 
     def start_window(self) -> None:
         """Forget the time since the last row: what passed in between was no training."""
         self._sums.zero_()
+        self._overflows.zero_()
+        self._steps = 0
         self._waited = self._loader.wait_seconds
         self._began = time.perf_counter()
 
-    def add(self, sums: Tensor) -> None:
-        """Add a step's sums; stays on the device."""
+    def add(self, sums: Tensor, gradients: list[Tensor]) -> None:
+        """Add a step's sums, and whether its `gradients` overflowed where they are of fp16; stays on the device."""
         self._sums.add_(sums)
+        self._losses[self._steps].copy_(sums[METRICS.index("loss")] / sums[METRICS.index("images")])
+        self._steps += 1
+        if self._counts_overflows:
+            self._overflows += ~torch.stack(torch._foreach_norm(gradients)).isfinite().all()
 
     def row(self, step: int, l2: Tensor) -> dict[str, Any]:
         """The row of metrics.jsonl for the window that ends after `step` steps; starts the next window.
 
         `loss` is cross-entropy plus `l2`; top1 and top5 are in percent over the window's training images; `lr` is
         the rate of its last step; `data_wait` the share of its time spent waiting for data, 0..1; `seconds` the
-        window's length. Raises RunError where the loss is no longer a finite number.
+        window's length; `overflows` the steps whose fp16 gradients overflowed. Raises RunError as LossGuard does.
         """
-        loss, correct1, correct5, images, penalty = torch.cat((self._sums, l2.double()[None])).tolist()
+        values = torch.cat((self._sums, l2.double()[None], self._overflows, self._losses[: self._steps]))
+        loss, correct1, correct5, images, penalty, overflows, *losses = self._ranks.read(values)
         seconds = time.perf_counter() - self._began
         waited = self._loader.wait_seconds - self._waited
         cross_entropy, lr = loss / images, self._schedule.lr(step - 1)
-        if not cross_entropy + penalty < float("inf"):  # true for nan, too; the penalty sees the newest weights
-            raise RunError(
-                f"the loss is {cross_entropy + penalty} at step {step}, learning rate {lr:.5g}",
-                "lower the learning rates (--set 'phases.*.lr=…') in a new run; the checkpoints before it are whole",
-            )
+        self._guard.check(step, losses, penalty)
         phase = self._schedule.phase(step - 1)
         self.start_window()
         return {
@@ -64,4 +74,5 @@ class Meter:
             "images_per_second": images / seconds,
             "data_wait": min(1.0, waited / seconds),
             "seconds": seconds,
+            "overflows": int(overflows),
         }

@@ -19,17 +19,13 @@ from imagesprint.training.step_sums import StepSums
 RESUMPTION_KEYS = {"optimizer", "scaler", "ema", "train_seconds", "wall_seconds", "data", "decoder"}
 
 
-def _on_cpu(value: Any) -> Any:
-    """The same with every tensor on the CPU, so that a machine without a GPU reads what one with a GPU wrote."""
-    return torch.utils._pytree.tree_map_only(Tensor, Tensor.cpu, value)
-
-
 class TrainingState:
     """Network, optimizer, moving average and loss scale after `step` steps, on one device.
 
     Built from the recipe's seed it is the state before the first step, but for `init` (see `start`).
     `train_seconds` is the time spent on steps so far, `wall_seconds` that of everything; `bad_records` is how often
-    another record stood in for a bad one, on all ranks. All three count over all interruptions.
+    another record stood in for a bad one, on all ranks; `overflows` how many steps' fp16 gradients overflowed. All four
+    count over all interruptions.
     """
 
     def __init__(self, recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> None:
@@ -39,6 +35,7 @@ class TrainingState:
         self.train_seconds = 0.0
         self.wall_seconds = 0.0
         self.bad_records = 0
+        self.overflows = 0
         network = build_model(recipe, len(classes))
         self.network = network.to(device, weight_dtype(recipe)).train()
         self.sums = StepSums(self.network)
@@ -72,16 +69,20 @@ class TrainingState:
         return {**self.network.state_dict(), **self.average}
 
     def checkpoint(self, num_train: int, data: str, decoder: str) -> dict[str, Any]:
-        """Tensors and plain types only. `data` is the fingerprint of the `num_train` images, `decoder` what decodes."""
+        """Tensors and plain types only. `data` is the fingerprint of the `num_train` images, `decoder` what decodes.
+
+        The tensors are those that the next step changes, on their device: see `runs.snapshot`.
+        """
         return {
-            "model": _on_cpu(self.network.state_dict()),
-            "ema": _on_cpu(self.evaluated_weights()) if self.average else None,
-            "optimizer": _on_cpu(self.optimizer.state_dict()),
+            "model": self.network.state_dict(),
+            "ema": self.evaluated_weights() if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "train_seconds": self.train_seconds,
             "wall_seconds": self.wall_seconds,
             "bad_records": self.bad_records,
+            "overflows": self.overflows,
             "recipe": to_dict(self.recipe),
             "classes": list(self.classes),
             "num_train": num_train,
@@ -89,6 +90,10 @@ class TrainingState:
             "decoder": decoder,
             "torch": str(torch.__version__),
         }
+
+    def checkpoint_like(self) -> list[Tensor]:
+        """Tensors of the kinds and in the numbers that a checkpoint has once the optimizer has begun."""
+        return [*self.network.state_dict().values(), *self.network.parameters(), *self.average.values()]
 
     def restore(self, content: dict[str, Any], path: Path, data: str, decoder: str, force_decoder: bool) -> None:
         """Take over the checkpoint `content`, read from `path`.
@@ -125,3 +130,4 @@ class TrainingState:
         self.train_seconds = content["train_seconds"]
         self.wall_seconds = content["wall_seconds"]
         self.bad_records = content.get("bad_records", 0)  # before it was counted, none was passed over
+        self.overflows = content.get("overflows", 0)

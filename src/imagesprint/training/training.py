@@ -1,27 +1,38 @@
 """`train`: from a recipe and prepared data to a run directory with checkpoints, logs and a result."""
 
 import hashlib
+import signal
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imagesprint.console import Console
+from imagesprint.errors import CtrlCError, StoppedError
 from imagesprint.evaluating.evaluation import evaluate, evaluation_row, evaluation_set
 from imagesprint.images.decoders import chosen_decoder, decoder_name, describe_decoder
 from imagesprint.loading.loader import Loader
 from imagesprint.model.building import build_model
-from imagesprint.model.weights import TrainedModel, read_training_checkpoint
+from imagesprint.model.weights import TrainedModel
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.records.dataset import Root, open_root
-from imagesprint.runs.checkpoint import checkpoint_path, save_checkpoint
+from imagesprint.runs.checkpoint import checkpoint_path
 from imagesprint.runs.directory import RunDirectory, check_run, create_run, resolve_precision
+from imagesprint.runs.history import DONE, History
+from imagesprint.runs.keeping import KEEP_ALL, Keep
 from imagesprint.runs.logs import RunLogs
+from imagesprint.runs.rank_watch import RANK_TIMEOUT
 from imagesprint.runs.ranks import Ranks, open_ranks
+from imagesprint.runs.run_lock import run_lock
+from imagesprint.runs.run_log import failure_log, run_log
+from imagesprint.runs.signals import StopSignals
+from imagesprint.runs.stop_vote import StopVote
 from imagesprint.training.bad_records import BadRecords
 from imagesprint.training.cadence import Cadence
+from imagesprint.training.checkpoints import Checkpoints, newest_whole, set_aside
 from imagesprint.training.meter import Meter
 from imagesprint.training.optimizer import l2_loss
 from imagesprint.training.precision import best_precision
@@ -38,17 +49,20 @@ class TrainingOptions:
     resume: str = "auto"
     checkpoint_every: int | None = None  # steps; None: every epoch
     stop_after: int | None = None  # steps; None: the whole recipe
+    keep: Keep = KEEP_ALL
+    rank_timeout: float = RANK_TIMEOUT  # seconds after which a rank that keeps the others waiting ends the run
 
 
 def train(recipe: Recipe, data: Path, output: Path, options: TrainingOptions, console: Console) -> dict[str, Any]:
     """Train `recipe` on the root `data` into the run directory `output`, or go on where it stopped.
 
     Returns, on every rank, what `train --json` prints: steps, epochs, images_per_second, wall_seconds, bad_records,
-    top1, top5, loss and checkpoint, of the whole run; top1, top5 and loss are None where the last step was not
-    evaluated. Raises the errors of errors.py; what was written before stays usable.
+    overflows, interruptions, top1, top5, loss and checkpoint, of the whole run; top1, top5 and loss are None where the
+    last step was not evaluated. Raises the errors of errors.py; what was written before stays usable. SIGINT, SIGTERM
+    and SIGUSR1 end it with a StoppedError, after a checkpoint.
     """
     root = open_root(data)
-    with open_ranks(options.device) as ranks:
+    with open_ranks(options.device, options.rank_timeout) as ranks, ExitStack() as stack:
         check_world_size(recipe, ranks.world_size)
         console = console if ranks.is_main else Console.silent()
         recipe = resolve_precision(recipe, RunDirectory(output), best_precision(ranks.device))
@@ -62,8 +76,10 @@ def train(recipe: Recipe, data: Path, output: Path, options: TrainingOptions, co
             return _with_path(result, output)
         training = _Training(recipe, root, run, options, ranks, console)
         if ranks.is_main:
+            stack.enter_context(run_lock(output))
             create_run(run, recipe)
-            console.log_to(output / "log.txt")
+            stack.enter_context(run_log(run.log_file, console))
+        stack.enter_context(failure_log(run.log_file, ranks.rank))
         return training.run()
 
 
@@ -83,6 +99,9 @@ class _Training:
         self._judge = judge.to(ranks.device)
         self._evaluation_set = evaluation_set(root, self._judge)
         self._data, self._decoder = _fingerprint(recipe, root), decoder_name()
+        self._keep, self._history = options.keep, History(run)
+        self._logs: RunLogs | None = None  # these two are those of rank 0
+        self._checkpoints: Checkpoints | None = None
         self._fallbacks = 0  # images that the native decoder left to Pillow in this command, on all ranks
         self._began = time.monotonic()
 
@@ -92,17 +111,52 @@ class _Training:
         show_ranks(self._console, self._ranks)
         self._console.line(f"decoder     {describe_decoder()}")
         self._start_or_resume()
-        self._ranks.check_agreement(
-            "where the run stands",
-            f"step {self._state.step} of {self._recipe} on {self._data}, decoded by {self._decoder}",
-        )
-        if self._state.step < self._cadence.until:
-            self._train()
-            show_exceptions(self._console, self._fallbacks, self._state.bad_records)
-        self._ranks.barrier()  # the main rank has written all that the result is read from
-        return self._result()
+        if self._ranks.is_main:
+            self._history.begin(self._state.step)
+        try:
+            self._work()
+            self._ranks.barrier()  # the main rank has written all that the result is read from
+            result = self._result()
+        except BaseException as error:
+            self._end(_reason(error))
+            raise
+        self._end(DONE)
+        return result
 
-    def _train(self) -> None:
+    def _end(self, reason: str) -> None:
+        if self._ranks.is_main:
+            self._history.end(self._state.step, reason)
+
+    def _work(self) -> None:
+        """Evaluate where that is still due, and train to the end of this command."""
+        evaluate, train = self._evaluation_is_missing(), self._state.step < self._cadence.until
+        if not evaluate and not train:
+            return
+        with ExitStack() as stack:
+            signals = stack.enter_context(StopSignals())
+            if self._ranks.is_main:
+                self._run.rewind(self._state.step)
+                self._logs = stack.enter_context(RunLogs(self._run, purge_after=self._state.step))
+                self._checkpoints = stack.enter_context(
+                    Checkpoints(self._run, self._state, self._cadence, self._keep, self._console)
+                )
+            if evaluate:
+                self._evaluate()
+            if train:
+                self._train(signals)
+        show_exceptions(self._console, self._fallbacks, self._state.bad_records)
+
+    def _evaluation_is_missing(self) -> bool:
+        """Whether the step that the run stands at is to be evaluated and was not: the command before was ended there.
+
+        Rank 0 looks, the others hear from it.
+        """
+        step, missing = self._state.step, False
+        if self._ranks.is_main and step > 0 and self._cadence.evaluate(step):
+            missing = all(row["step"] != step for row in self._run.evaluations())
+        return self._ranks.total(missing) > 0
+
+    def _train(self, signals: StopSignals) -> None:
         with Loader(
             self._root,
             self._recipe,
@@ -114,46 +168,51 @@ class _Training:
         ) as loader:
             for note in loader.notes:
                 self._console.warn(note)
-            if self._ranks.is_main:
-                self._run.rewind(self._state.step)
-                with RunLogs(self._run, purge_after=self._state.step) as logs:
-                    self._loop(loader, logs)
-            else:
-                self._loop(loader, None)
+            self._loop(loader, signals)
         self._fallbacks += self._ranks.total(loader.fallbacks)
 
-    def _loop(self, loader: Loader, logs: RunLogs | None) -> None:
+    def _loop(self, loader: Loader, signals: StopSignals) -> None:
         state, schedule, cadence = self._state, self._schedule, self._cadence
-        train_step, batches = TrainingStep(state, self._ranks), iter(loader)
-        meter, bad_records = Meter(schedule, loader, self._ranks.device), BadRecords(loader, self._ranks, self._console)
+        train_step, batches, vote = TrainingStep(state, self._ranks), iter(loader), StopVote(self._ranks)
+        meter, bad_records = Meter(schedule, loader, self._ranks), BadRecords(loader, self._ranks, self._console)
         progress = ProgressLine(self._console, self._recipe, schedule, state.step, cadence.until)
         while state.step < cadence.until:
             phase, lr = schedule.phase(state.step), schedule.lr(state.step)
-            meter.add(train_step(batches, phase, lr))
-            row = None
-            if cadence.log(state.step):
+            meter.add(train_step(batches, phase, lr), state.sums.gradients)
+            stop, row = vote(signals.number), None
+            save, evaluate = cadence.checkpoint(state.step) or stop, cadence.evaluate(state.step) and not stop
+            if cadence.log(state.step) or stop:
                 row = meter.row(state.step, l2_loss(state.optimizer))
-                state.train_seconds += row["seconds"]
-                state.bad_records += bad_records.count()
-                if logs is not None:
-                    logs.metrics(row)
+                self._log(row, bad_records)
             progress.update(state.step, row)
-            if cadence.evaluate(state.step):
-                self._evaluate(logs)
-                meter.start_window()
-            if cadence.checkpoint(state.step):
+            if save:  # before the evaluation, which can be made up for
                 self._save()
+            if evaluate:
+                self._evaluate()
+            if stop:
+                raise self._stopped(stop)
+            if save or evaluate:
                 meter.start_window()
 
-    def _evaluate(self, logs: RunLogs | None) -> None:
+    def _log(self, row: dict[str, Any], bad_records: BadRecords) -> None:
+        self._state.train_seconds += row["seconds"]
+        self._state.overflows += row["overflows"]
+        self._state.bad_records += bad_records.count()
+        if self._logs is not None:
+            self._logs.metrics(row)
+        if self._checkpoints is not None:
+            self._checkpoints.look()
+
+    def _evaluate(self) -> None:
         state, step = self._state, self._state.step
         self._judge.network.load_state_dict(state.evaluated_weights())
         accuracy = evaluate(self._judge, self._evaluation_set, self._ranks)
         self._fallbacks += accuracy.fallbacks
-        checkpoint = checkpoint_path(Path(), step) if self._cadence.checkpoint(step) else None
+        saved = self._cadence.checkpoint(step) or step == self._start_step
+        checkpoint = checkpoint_path(Path(), step) if saved else None
         epoch = self._schedule.epochs_done(step)
-        if logs is not None:
-            logs.evaluation(evaluation_row(accuracy, step, epoch, checkpoint))
+        if self._logs is not None:
+            self._logs.evaluation(evaluation_row(accuracy, step, epoch, checkpoint))
         self._console.line(
             f"evaluated   epoch {epoch:g}: top-1 {accuracy.top1:.2f}%, top-5 {accuracy.top5:.2f}%, "
             f"loss {accuracy.loss:.4f} on {accuracy.num_images} images"
@@ -161,8 +220,19 @@ class _Training:
 
     def _save(self) -> None:
         self._state.wall_seconds += self._lap()
-        if self._ranks.is_main:
-            save_checkpoint(self._run.path, self._state.checkpoint(self._schedule.num_train, self._data, self._decoder))
+        if self._checkpoints is not None:
+            self._checkpoints.save(self._state.checkpoint(self._schedule.num_train, self._data, self._decoder))
+
+    def _stopped(self, number: int) -> StoppedError:
+        """The error that ends a command which signal `number` stopped, once the checkpoint is on the disk."""
+        if self._checkpoints is not None:
+            self._checkpoints.finish()
+        self._ranks.barrier()
+        kind = CtrlCError if number == signal.SIGINT else StoppedError
+        return kind(
+            f"stopped by {signal.Signals(number).name} after step {self._state.step}, which is saved",
+            "run the same command again to go on from there",
+        )
 
     def _lap(self) -> float:
         """Seconds since the last call, or since this object was made."""
@@ -170,27 +240,35 @@ class _Training:
         return self._began - before
 
     def _start_or_resume(self) -> None:
-        checkpoints = self._run.checkpoints()
-        if not checkpoints:
+        found = newest_whole(self._run)
+        if found is None:
             self._console.line(f"output      {self._run.path}, a new run")
             left = self._state.start()
             if self._recipe.init:
                 self._console.line(
                     f"start       from {self._recipe.init}{', all but ' if left else ''}{', '.join(left)}"
                 )
-            return
-        newest = checkpoints[-1]
-        content = read_training_checkpoint(newest)
-        self._state.restore(content, newest, self._data, self._decoder, force_decoder=bool(chosen_decoder()))
-        if content["decoder"] != self._decoder:
-            self._console.warn(
-                f"{newest} was made with decoder {content['decoder']}: the run goes on with other pixels"
-            )
-        self._console.line(f"output      {self._run.path}, resumed after step {self._state.step} from {newest.name}")
+        else:
+            path, content, damaged = found
+            self._state.restore(content, path, self._data, self._decoder, force_decoder=bool(chosen_decoder()))
+        self._start_step = self._state.step
+        self._ranks.check_agreement(
+            "where the run stands",
+            f"step {self._state.step} of {self._recipe} on {self._data}, decoded by {self._decoder}",
+        )
+        if found is not None:
+            if self._ranks.is_main:
+                set_aside(damaged, path, self._console)
+            if content["decoder"] != self._decoder:
+                self._console.warn(
+                    f"{path} was made with decoder {content['decoder']}: the run goes on with other pixels"
+                )
+            self._console.line(f"output      {self._run.path}, resumed after step {self._state.step} from {path.name}")
 
     def _result(self) -> dict[str, Any]:
         """The result up to here; kept as result.json once the recipe is done."""
         state, step = self._state, self._state.step
+        state.wall_seconds += self._lap()
         images = sum(
             max(0, min(end, step) - start) * phase.batch_size
             for phase, (start, end) in zip(self._recipe.phases, self._schedule.bounds, strict=True)
@@ -202,12 +280,21 @@ class _Training:
             "images_per_second": images / state.train_seconds,
             "wall_seconds": state.wall_seconds,
             "bad_records": state.bad_records,
+            "overflows": state.overflows,
+            "interruptions": self._history.interruptions(),
             **{key: evaluated.get(key) for key in ("top1", "top5", "loss")},
             "checkpoint": str(checkpoint_path(Path(), step)),
         }
         if self._ranks.is_main and step == self._schedule.total_steps:
             self._run.write_result(result)
         return _with_path(result, self._run.path)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a command ended, for the history."""
+    if isinstance(error, StoppedError):
+        return error.what
+    return "SIGINT" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
 
 
 def _with_path(result: dict[str, Any], run: Path) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""One writer a run: a lock that the kernel takes back when its holder dies."""
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from imagesprint.errors import UsageError
+
+LOCK: Final = ".lock"  # in the run directory; it says who holds, or last held, the lock
+
+
+@contextmanager
+def run_lock(run: Path) -> Iterator[None]:
+    """Hold the lock of the run directory `run`, which is made if need be.
+
+    Raises UsageError where another process holds it, naming that one, or where nothing can be written there. A file
+    system without locks keeps nobody out.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UsageError(f"--output {run} cannot be written: {error.strerror}", "choose another --output") from error
+    try:
+        _take(file, run)
+        yield
+    finally:
+        os.close(file)
+
+
+def _take(file: int, run: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return
+        holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "another process"
+        raise UsageError(
+            f"{run} is in use by {holder}", "wait for it, stop it (a SIGTERM saves first), or choose another --output"
+        ) from error
+    with os.fdopen(os.dup(file), "w") as out:
+        out.truncate(0)
+        out.write(f"process {os.getpid()} on {socket.gethostname()}\n")

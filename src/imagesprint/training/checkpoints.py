@@ -1,0 +1,92 @@
+"""The checkpoints of one `train` command: the one to go on from, and those that it writes."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from imagesprint.console import Console
+from imagesprint.errors import CheckpointError
+from imagesprint.model.weights import read_training_checkpoint
+from imagesprint.runs.checkpoint import checkpoint_path
+from imagesprint.runs.checkpoint_writer import CheckpointWriter, Written
+from imagesprint.runs.directory import RunDirectory
+from imagesprint.runs.disk_space import check_disk_space
+from imagesprint.runs.keeping import Keep
+from imagesprint.runs.snapshot import Snapshot
+from imagesprint.training.cadence import Cadence
+from imagesprint.training.state import TrainingState
+
+DAMAGED_SUFFIX = ".damaged"  # of a checkpoint that is none any more, so that no command takes it for one
+
+
+def newest_whole(run: RunDirectory) -> tuple[Path, dict[str, Any], dict[Path, CheckpointError]] | None:
+    """The path and the content of the newest whole checkpoint, and the errors of the damaged ones that are newer.
+
+    None where there is no checkpoint at all; raises the newest's CheckpointError where none is whole.
+    """
+    damaged: dict[Path, CheckpointError] = {}
+    for path in reversed(run.checkpoints()):
+        try:
+            return path, read_training_checkpoint(path), damaged
+        except CheckpointError as error:
+            damaged[path] = error
+    if damaged:
+        raise next(iter(damaged.values()))
+    return None
+
+
+def set_aside(damaged: dict[Path, CheckpointError], whole: Path, console: Console) -> None:
+    """Rename the `damaged` checkpoints, and say that the run goes on from `whole`."""
+    for path, error in damaged.items():
+        path.rename(path.with_name(path.name + DAMAGED_SUFFIX))
+        console.warn(f"{error.what}; it is kept as {path.name}{DAMAGED_SUFFIX}, and the run goes on from {whole.name}")
+
+
+class Checkpoints:
+    """Writes checkpoints beside the training, and removes those that the rule `keep` does not want; rank 0 alone."""
+
+    def __init__(self, run: RunDirectory, state: TrainingState, cadence: Cadence, keep: Keep, console: Console) -> None:
+        self._run, self._schedule, self._keep, self._console = run, cadence.schedule, keep, console
+        tensors = state.checkpoint_like()
+        _check_space(run, sum(tensor.nbytes for tensor in tensors), state.step, cadence, keep)
+        self._writer = CheckpointWriter(run.path, Snapshot(tensors, tensors[0].device), self._written)
+
+    def __enter__(self) -> Self:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._writer.__exit__(kind, error, traceback)
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Begin to write `content`, as `TrainingState.checkpoint` gives it. Raises RunError."""
+        self._writer.save(content)
+
+    def look(self) -> None:
+        """Raise RunError where the one in flight has failed."""
+        self._writer.look()
+
+    def finish(self) -> None:
+        """Wait for the one in flight. Raises RunError."""
+        self._writer.finish()
+
+    def _written(self, written: Written) -> None:
+        self._console.note(
+            f"checkpoint  {written.path.name}: training waited {1e3 * written.waited:.1f} ms, "
+            f"written in {written.seconds:.2f} s"
+        )
+        top1 = {row["step"]: row["top1"] for row in self._run.evaluations()} if self._keep.best else {}
+        steps = [int(path.stem[len("step-") :]) for path in self._run.checkpoints()]
+        for step in self._keep.dispensable(steps, self._schedule, top1):
+            checkpoint_path(self._run.path, step).unlink(missing_ok=True)
+
+
+def _check_space(run: RunDirectory, size: int, step: int, cadence: Cadence, keep: Keep) -> None:
+    """Raise UsageError where what is ahead of `step` does not fit on the disk."""
+    ahead = sum(map(cadence.checkpoint, range(step + 1, cadence.until + 1)))
+    if ahead:
+        epochs = cadence.schedule.epochs_done(cadence.until)
+        stay = keep.count(len(run.checkpoints()) + ahead, epochs) - len(run.checkpoints())
+        check_disk_space(run.path, size, max(1, stay))

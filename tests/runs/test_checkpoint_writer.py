@@ -1,0 +1,58 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from imagesprint.errors import RunError, UsageError
+from imagesprint.runs.checkpoint_writer import CheckpointWriter, Written
+from imagesprint.runs.disk_space import check_disk_space
+from imagesprint.runs.snapshot import Snapshot
+
+CPU = torch.device("cpu")
+
+
+def content(step: int, weight: torch.Tensor) -> dict[str, Any]:
+    return {"step": step, "model": {"a": weight, "b": weight[:2]}, "note": "x"}
+
+
+def test_what_is_written_is_what_was_there_when_it_was_begun(tmp_path: Path) -> None:
+    weight, done = torch.arange(6.0).reshape(2, 3).t(), list[Written]()
+    with CheckpointWriter(tmp_path, Snapshot([weight], CPU), done.append) as writer:
+        for step in (1, 2):
+            weight.fill_(step)
+            writer.save(content(step, weight))
+            weight.fill_(-1)
+    assert [one.path.name for one in done] == ["step-0000001.pt", "step-0000002.pt"]
+    for step, one in enumerate(done, 1):
+        read = torch.load(one.path, weights_only=True)
+        assert read["step"] == step
+        assert read["model"]["a"].unique().tolist() == [step]
+        assert read["model"]["a"].stride() == weight.stride()
+        assert read["model"]["b"].shape == (2, 2)
+
+
+def test_memory_is_used_again() -> None:
+    weight = torch.ones(3)
+    snapshot = Snapshot([weight], CPU)
+    places = {snapshot.take({"a": weight})[0]["a"].data_ptr() for _ in range(3)}
+    assert len(places) == 1
+    assert weight.data_ptr() not in places
+
+
+def test_an_error_in_writing_is_raised_by_the_next_call(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").touch()  # a file where the folder belongs
+    writer = CheckpointWriter(tmp_path, Snapshot([], CPU), lambda _: None)
+    with writer:
+        writer.save(content(1, torch.ones(3)))
+        with pytest.raises(RunError, match=r"cannot write checkpoint .*step-0000001\.pt"):
+            writer.finish()
+        writer.look()  # told once
+    with pytest.raises(RunError), writer.__class__(tmp_path, Snapshot([], CPU), lambda _: None) as second:
+        second.save(content(2, torch.ones(3)))
+
+
+def test_space_that_is_not_there_is_told_in_figures(tmp_path: Path) -> None:
+    check_disk_space(tmp_path, 1, 10)
+    with pytest.raises(UsageError, match=r"GiB left, but 7 checkpoints of 1048576\.00 GiB .* 8388608\.00 GiB"):
+        check_disk_space(tmp_path, 1 << 50, 7)

@@ -42,10 +42,11 @@ class TrainingLoads:
         """The steps in runs within one phase and epoch: of DRAWN_TOGETHER samples of this rank, or of one step."""
         start = self._steps.start
         while start < self._steps.stop:
-            phase, position = self._schedule.phase_index(start), self._schedule.position(start)
+            position = self._schedule.position(start)
+            end_of_phase = self._schedule.bounds[self._schedule.phase_index(start)][1]
             count = max(1, DRAWN_TOGETHER * self._ranks[1] // position.batch_size)
-            ends_of_epoch = start + position.batches_in_epoch - position.batch
-            stop = min(start + count, ends_of_epoch, self._schedule.bounds[phase][1], self._steps.stop)
+            end_of_epoch = start + position.batches_in_epoch - position.batch
+            stop = min(start + count, end_of_epoch, end_of_phase, self._steps.stop)
             yield range(start, stop)
             start = stop
 

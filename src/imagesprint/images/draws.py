@@ -38,15 +38,20 @@ def philox(counters: NDArray[np.uint32], key: int) -> NDArray[np.uint32]:
 
 
 def _philox(counters: NDArray[np.uint64], key: int) -> tuple[NDArray[np.uint64], ...]:
+    """Overwrites `counters`: memory that is new to the cache would cost more than the arithmetic."""
     c0, c1, c2, c3 = counters
+    high = np.empty_like(c0)
     k0, k1 = key & 0xFFFFFFFF, (key >> 32) & 0xFFFFFFFF
     for _ in range(_ROUNDS):
-        p0 = c0 * _MULTIPLIER_0
-        p1 = c2 * _MULTIPLIER_1
-        c0 = (p1 >> _32) ^ c1 ^ np.uint64(k0)
-        c2 = (p0 >> _32) ^ c3 ^ np.uint64(k1)
-        c1 = p1 & _LOW
-        c3 = p0 & _LOW
+        c0 *= _MULTIPLIER_0
+        c2 *= _MULTIPLIER_1
+        c1 ^= np.right_shift(c2, _32, out=high)
+        c1 ^= np.uint64(k0)
+        c3 ^= np.right_shift(c0, _32, out=high)
+        c3 ^= np.uint64(k1)
+        c0 &= _LOW
+        c2 &= _LOW
+        c0, c1, c2, c3 = c1, c2, c3, c0
         k0, k1 = (k0 + _WEYL_0) & 0xFFFFFFFF, (k1 + _WEYL_1) & 0xFFFFFFFF
     return c0, c1, c2, c3
 

@@ -1,5 +1,6 @@
 """The batch that loaders yield, and how it is read and decoded into a reused buffer."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,8 @@ class Buffer:
         self._labels = torch.empty(rows, dtype=torch.int64, pin_memory=pin)
         self._sample_ids = torch.empty(rows, dtype=torch.int64, pin_memory=pin)
         self._mask = torch.empty(rows, dtype=torch.bool, pin_memory=pin)
+        # Written to through numpy: torch refuses to where they were made inside the consumer's inference_mode.
+        self._arrays = tuple(each.numpy() for each in (self._pixels, self._labels, self._sample_ids, self._mask))
 
     def fill(self, load: Load, decoder: Decoder) -> Filled:
         """Read and decode `load` into this buffer; the batch's tensors are views of it.
@@ -49,20 +52,19 @@ class Buffer:
         Raises RecordError for a damaged record, ImageError for an image that cannot be decoded, where no other may
         stand in; both say which.
         """
-        rows, size, real = load.rows, load.image_size, len(load.sample_ids)
-        batch = Batch(
-            images=self._pixels[: rows * size * size * 3].view(rows, size, size, 3),
-            labels=self._labels[:rows],
-            sample_ids=self._sample_ids[:rows],
-            mask=self._mask[:rows],
-            step=load.step,
-        )
-        decoded = decode_sound(load, decoder, batch.images[:real].numpy())
-        # Through numpy: torch refuses to write to buffers that were made inside the consumer's inference_mode.
-        images, labels, mask = batch.images.numpy(), batch.labels.numpy(), batch.mask.numpy()
-        sample_ids = batch.sample_ids.numpy()
+        rows, shape, real = load.rows, (load.rows, load.image_size, load.image_size, 3), len(load.sample_ids)
+        pixels, labels, sample_ids, mask = self._arrays
+        images = pixels[: math.prod(shape)].reshape(shape)
+        decoded = decode_sound(load, decoder, images[:real])
         labels[:real] = load.dataset.labels[decoded.sample_ids]
         sample_ids[:real] = decoded.sample_ids
         mask[:real] = True
-        images[real:], labels[real:], sample_ids[real:], mask[real:] = 0, 0, -1, False
+        images[real:], labels[real:rows], sample_ids[real:rows], mask[real:rows] = 0, 0, -1, False
+        batch = Batch(
+            self._pixels[: images.size].view(shape),
+            self._labels[:rows],
+            self._sample_ids[:rows],
+            self._mask[:rows],
+            load.step,
+        )
         return Filled(batch, decoded.bad)

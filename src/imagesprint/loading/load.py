@@ -37,10 +37,12 @@ class Load:
     stand_ins: "Callable[[int], Iterator[Load]] | None" = None
     advice: str = ""
 
-    def row(self, row: int) -> "Load":
-        """The load of one sample alone."""
-        one = slice(row, row + 1)
-        return replace(self, sample_ids=self.sample_ids[one], crops=self.crops[one], flips=self.flips[one], rows=1)
+    def part(self, start: int, count: int) -> "Load":
+        """The load of `count` of its samples, from row `start` on."""
+        rows = slice(start, start + count)
+        return replace(
+            self, sample_ids=self.sample_ids[rows], crops=self.crops[rows], flips=self.flips[rows], rows=count
+        )
 
 
 def decode_load(load: Load, decoder: Decoder, out: NDArray[np.uint8]) -> dict[int, DataError]:
@@ -72,7 +74,7 @@ def _load_natively(load: Load, decoder: NativeDecoder, out: NDArray[np.uint8]) -
         status = outcome.status[row]
         error: DataError | None
         if status == Status.UNSUPPORTED:
-            error = _fall_back(load.row(row), decoder, out[row : row + 1])
+            error = _fall_back(load.part(row, 1), decoder, out[row : row + 1])
         elif status >= Status.UNREADABLE:
             error = damaged(places.path(row), int(places.offsets[row]), outcome.message(row))
         else:
@@ -102,7 +104,7 @@ def _load_by_pillow(load: Load, decoder: Decoder, out: NDArray[np.uint8]) -> dic
         if isinstance(error.__cause__, OSError):  # the disk's fault, not the record's
             raise
         if len(load.sample_ids) > 1:  # the decoder names the first bad row only
-            alone = (_load_by_pillow(load.row(row), decoder, out[row : row + 1]) for row in range(len(out)))
+            alone = (_load_by_pillow(load.part(row, 1), decoder, out[row : row + 1]) for row in range(len(out)))
             return {row: failures[0] for row, failures in enumerate(alone) if failures}
         return {0: _located(error, load.dataset, int(load.sample_ids[0]))}
     return {}

@@ -11,16 +11,15 @@ from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from imagesprint.errors import RankError, RecordError, UsageError
-from imagesprint.images.crops import draw_training_crops, evaluation_crops
+from imagesprint.images.crops import evaluation_crops
 from imagesprint.images.decoders import open_decoder
 from imagesprint.images.decoding import Decoder
 from imagesprint.loading.batch import Batch, Buffer, Filled
 from imagesprint.loading.load import Load
 from imagesprint.loading.ring import Ring
-from imagesprint.loading.sampler import Sampler
+from imagesprint.loading.training_loads import TrainingLoads
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.recipes.validation import check_world_size, validate
@@ -173,27 +172,7 @@ class Loader(_BatchLoader):
         return rows, max((phase.micro_batch * phase.image_size**2 * 3 for phase in phases), default=0)
 
     def loads(self) -> Iterator[Load]:
-        sampler = Sampler(self.schedule, self.recipe.seed)
-        rank, world_size = self._ranks
-        for step in self._steps:
-            for index in range(rank, self.schedule.phase(step).micro_batches, world_size):
-                load = self._load(step, sampler.micro_batch(step, index))
-                if self.recipe.bad_records == "substitute":
-                    yield replace(load, stand_ins=partial(self._stand_ins, sampler, step, index))
-                else:
-                    yield replace(load, advice="; or pass over bad records: --set bad_records=substitute")
-
-    def _load(self, step: int, ids: NDArray[np.int64]) -> Load:
-        phase, epoch = self.schedule.phase(step), self.schedule.position(step).epoch
-        dataset = self._datasets[self.schedule.phase_index(step)]
-        with_boxes = self.recipe.crop == "distorted_bbox"
-        boxes = [dataset.boxes(sample_id) for sample_id in ids.tolist()] if with_boxes else None
-        crops, flips = draw_training_crops(self.recipe, phase, dataset.sizes[ids], boxes, epoch, ids)
-        return Load(dataset, ids, crops, flips, self.recipe.antialias, len(ids), phase.image_size, step)
-
-    def _stand_ins(self, sampler: Sampler, step: int, index: int, row: int) -> Iterator[Load]:
-        for sample_id in sampler.following(step, index, row):
-            yield self._load(step, np.array([sample_id]))
+        return iter(TrainingLoads(self.recipe, self.schedule, self._datasets, self._steps, self._ranks))
 
 
 class EvaluationLoader(_BatchLoader):

@@ -3,8 +3,8 @@
 import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 Work = TypeVar("Work")
@@ -68,58 +68,50 @@ class Ring(Generic[Work, Slot, Item]):
 
 
 class _State(Generic[Slot, Item]):
-    """What producer and consumer share."""
+    """What producer and consumer share. `stop` is safe in a finalizer, whatever its thread is at: such a queue's put is
+    reentrant, a lock would not be.
+    """
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self.error: BaseException | None = None
         self.complete = False  # the consumer had every item
-        self._changed = threading.Condition()
-        self._free = deque(slots)
-        self._ready: deque[tuple[Item, Slot]] = deque()
+        self._free: SimpleQueue[Slot | None] = SimpleQueue()  # None wakes the one who waits
+        self._ready: SimpleQueue[tuple[Item, Slot] | None] = SimpleQueue()
         self._stopping = False
-        self._finished = False
+        for slot in slots:
+            self._free.put(slot)
 
     # The producer's side
 
     def next_free(self) -> Slot | None:
         """Wait for a slot to fill; None when the consumer wants no more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._free or self._stopping)
-            return None if self._stopping else self._free.popleft()
+        slot = self._free.get()
+        return None if self._stopping else slot
 
     def put(self, item: Item, slot: Slot) -> None:
-        with self._changed:
-            self._ready.append((item, slot))
-            self._changed.notify_all()
+        self._ready.put((item, slot))
 
     def finish(self, error: BaseException | None) -> None:
-        with self._changed:
-            self.error = error
-            self._finished = True
-            self._changed.notify_all()
+        self.error = error
+        self._ready.put(None)
 
     # The consumer's side
 
     def take(self) -> tuple[Item, Slot] | None:
         """Wait for the next item; None after the last or `stop`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._finished or self._stopping)
-            if self._stopping:
-                return None
-            if self._ready:
-                return self._ready.popleft()
-            self.complete = True
+        made = None if self._stopping else self._ready.get()
+        if self._stopping:
             return None
+        self.complete = made is None
+        return made
 
     def give_back(self, slot: Slot) -> None:
-        with self._changed:
-            self._free.append(slot)
-            self._changed.notify_all()
+        self._free.put(slot)
 
     def stop(self) -> None:
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
+        self._stopping = True
+        self._free.put(None)
+        self._ready.put(None)
 
 
 def _produce(
@@ -144,7 +136,7 @@ def _produce(
 
 def _shut_down(state: _State[Slot, Item], thread: threading.Thread, pid: int) -> None:
     if os.getpid() != pid:
-        return  # a forked child: the thread is not there, and the lock may be held for ever
+        return  # a forked child: the thread is not there
     state.stop()
     # The garbage collector runs on any thread; on one that the producer waits for, waiting for it would never end.
     if not threading.current_thread().name.startswith(_OWN_THREADS):

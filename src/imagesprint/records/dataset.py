@@ -173,12 +173,14 @@ class Dataset:
 
         Raises RecordError for a shard that cannot be opened.
         """
-        numbers, which = np.unique(self._index.shard[sample_ids], return_inverse=True)
-        shards = [self._shards.open(number) for number in numbers.tolist()]
+        numbers = self._index.shard[sample_ids]
+        shards = {number: self._shards.open(number) for number in set(numbers.tolist())}
+        fds = np.empty(len(self._index.shard_names), np.int32)
+        fds[list(shards)] = [shard.fd for shard in shards.values()]
         return Places(
-            shards=tuple(shards),
-            which=which,
-            fds=np.array([shard.fd for shard in shards], np.int32)[which],
+            shards=shards,
+            numbers=numbers,
+            fds=fds[numbers],
             offsets=self._index.offset[sample_ids],
             lengths=self._index.length[sample_ids].astype(np.int64),
             encoded_offsets=self._index.encoded_offset[sample_ids].astype(np.int64),
@@ -212,8 +214,8 @@ class Places:
     shard, how long its payload is, where image/encoded begins in that and how long it is.
     """
 
-    shards: "tuple[_OpenShard, ...]"
-    which: npt.NDArray[np.intp]
+    shards: "dict[int, _OpenShard]"
+    numbers: npt.NDArray[np.int32]
     fds: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
@@ -222,7 +224,7 @@ class Places:
 
     def path(self, row: int) -> Path:
         """Return the shard of a record."""
-        return self.shards[int(self.which[row])].path
+        return self.shards[int(self.numbers[row])].path
 
 
 class _OpenShard:

@@ -319,7 +319,8 @@ def make_place(scratch: Path) -> Place:
     runs.mkdir()
     (scratch / "tmp").mkdir()
     words = ["prepare", scratch / "images", data, "--variants", "full,16", "--val-fraction", "0.2", "--shards", "2"]
-    subprocess.run([sys.executable, "-m", "imagesprint", *map(str, words), "--quiet"], check=True)
+    prepare = [sys.executable, "-m", "imagesprint", *map(str, words), "--quiet"]
+    subprocess.run(prepare, check=True, stdout=subprocess.DEVNULL)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_BYTES}", "none", str(runs)]
     mounted = os.geteuid() == 0 and subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode == 0
     clock: Path | None = scratch / "clock.so"

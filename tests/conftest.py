@@ -32,6 +32,15 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked `gpu` where there is none."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch  # slow, and most tests of the lower floors do without
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+
+
 @dataclass(frozen=True)
 class Finished:
     """A command that ended: its exit code and what it printed."""

@@ -313,7 +313,7 @@ def test_wrong_use(root_path: Path) -> None:
         Loader(root_path / "nowhere", RECIPE)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_pinned_batches(root_path: Path) -> None:
     for batch in Loader(root_path, RECIPE, pin=True):
         assert batch.images.is_pinned()

@@ -12,8 +12,8 @@ import torch
 
 from imagesprint.errors import CheckpointError
 
-_PREFIX: Final = b"sha256:"
-_SEAL_BYTES: Final = len(_PREFIX) + 64
+PREFIX: Final = b"sha256:"
+_SEAL_BYTES: Final = len(PREFIX) + 64
 _NO_COMMENT: Final = b"\0\0"  # an archive's last two bytes: the length of the comment that follows, little-endian
 _SEALED: Final = _SEAL_BYTES.to_bytes(2, "little")
 _CHUNK: Final = 1 << 20
@@ -39,7 +39,7 @@ def save_sealed(content: dict[str, Any], file: BinaryIO) -> None:
     hashing = _Hashing(file)
     torch.save(content, cast(BinaryIO, hashing))
     file.seek(-len(_NO_COMMENT), 2)
-    file.write(_SEALED + _PREFIX + hashing.hash.hexdigest().encode())
+    file.write(_SEALED + PREFIX + hashing.hash.hexdigest().encode())
 
 
 def check_seal(path: Path) -> bool:
@@ -49,13 +49,13 @@ def check_seal(path: Path) -> bool:
         rest = size - _SEAL_BYTES - len(_SEALED)
         file.seek(max(0, rest))
         length, seal = file.read(len(_SEALED)), file.read()
-        if rest < 0 or (length != _SEALED and not seal.startswith(_PREFIX)):  # both are damaged at once by a cut alone
+        if rest < 0 or (length != _SEALED and not seal.startswith(PREFIX)):  # both are damaged at once by a cut alone
             return False
         file.seek(0)
         digest = hashlib.sha256()
         while chunk := file.read(min(_CHUNK, rest - file.tell())):
             digest.update(chunk)
     digest.update(_NO_COMMENT)
-    if length != _SEALED or seal != _PREFIX + digest.hexdigest().encode():
+    if length != _SEALED or seal != PREFIX + digest.hexdigest().encode():
         raise CheckpointError(f"{path} ({size} bytes) is damaged: its SHA-256 is not the one in it", "copy it again")
     return True

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from imagesprint.errors import CheckpointError, UsageError
 from imagesprint.model.building import build_model, normalize
-from imagesprint.model.seal import check_seal
+from imagesprint.model.seal import PREFIX, check_seal
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.toml_format import from_dict
 
@@ -31,6 +31,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not check_seal(path):  # not written by `train`: there are the archive's own checksums, which torch ignores
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
+            if archive.comment.startswith(PREFIX):
+                raise ValueError("it is cut short within its SHA-256")
             if damaged is not None:
                 raise ValueError(f"the checksum of {damaged} does not match")
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from imagesprint.console import Console
+from imagesprint.errors import RankError
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.overrides import apply_overrides
 from imagesprint.recipes.recipe import Recipe
@@ -38,6 +39,13 @@ def test_numbers_stay_as_they_are() -> None:
 def test_a_run_keeps_what_it_began_with() -> None:
     stored = load_recipe("minutes104")
     assert settle(apply_overrides(stored, ["phases.*.micro_batch=auto"]), stored) == stored
+
+
+def test_ranks_that_cannot_share_what_the_run_began_with() -> None:
+    stored = load_recipe("minutes104")
+    recipe = apply_overrides(stored, ["phases.*.micro_batch=auto"])
+    with pytest.raises(RankError, match="16 ranks cannot share the 8 micro-batches"):
+        settle_micro_batches(recipe, stored, CLASSES, replace(ALONE, world_size=16), Console(quiet=True))
 
 
 def test_another_number_of_phases_is_another_recipe() -> None:

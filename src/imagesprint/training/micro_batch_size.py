@@ -8,6 +8,7 @@ import torch
 from imagesprint.console import Console
 from imagesprint.errors import RunError
 from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.validation import check_world_size
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.micro_batch import MicroBatch
 from imagesprint.training.state import TrainingState
@@ -25,7 +26,8 @@ def settle_micro_batches(
 
     It is that of the run's `stored` recipe where there is one; else the largest divisor of a rank's share of the
     batch that fits: on a GPU found by trying an eager pass, which needs more memory than a compiled one, on a CPU at
-    most CPU_LIMIT. All ranks take the least that any of them found. Raises RunError where not even one image fits.
+    most CPU_LIMIT. All ranks take the least that any of them found. Raises RunError where not even one image fits,
+    RankError where the run began with a number that these ranks cannot share.
     """
     if all(phase.micro_batch for phase in recipe.phases):
         return recipe
@@ -44,7 +46,9 @@ def settle_micro_batches(
                 "another number the result would be another"
             )
         phases.append(replace(phase, micro_batch=phase.micro_batch or size))
-    return replace(recipe, phases=tuple(phases))
+    settled = replace(recipe, phases=tuple(phases))
+    check_world_size(settled, ranks.world_size)
+    return settled
 
 
 def _largest(phase: Phase, world_size: int, fits: Fits) -> int:

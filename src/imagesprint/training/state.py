@@ -28,8 +28,8 @@ class TrainingState:
     """Network, optimizer, moving average and loss scale after `step` steps, on one device.
 
     Built from the recipe's seed it is the state before the first step, but for `init` (see `start`).
-    `train_seconds` is the time spent on steps so far, `compile_seconds` on compiling them, `wall_seconds` on all else
-    and the steps; `bad_records` is how often another record stood in for a bad one, on all ranks. All four
+    `train_seconds` is the time spent on steps so far, `compile_seconds` that on compiling them, `wall_seconds` that on
+    everything but compiling; `bad_records` is how often another record stood in for a bad one, on all ranks. All four
     count over all interruptions.
     """
 

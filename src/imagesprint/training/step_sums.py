@@ -29,7 +29,7 @@ class StepSums:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        # From the network's end to its beginning
+        # From the network's end to its beginning, as everything below
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad][::-1]
         norms = batch_norms(network)
         self._statistics = [buffer for norm in norms for buffer in (norm.batch_mean, norm.batch_var)]
@@ -40,9 +40,8 @@ class StepSums:
         starts = list(accumulate((-(-size // unit) * unit for size in sizes), initial=0))
         self._flat = torch.zeros(starts[-1], dtype=like.dtype, device=like.device)
         pieces = [self._flat[start : start + size] for start, size in zip(starts, sizes, strict=False)]
-        statistic_sums = pieces[: len(self._statistics)]
-        self._statistic_sums = statistic_sums
-        self._running = _running_statistics(norms, statistic_sums)
+        self._statistic_sums = pieces[: len(self._statistics)]
+        self._running = _running_statistics(norms, self._statistic_sums)
         self.metrics: Tensor = pieces[len(self._statistics)]  # sums over the step in the order of METRICS
         self.gradients = [
             # The same strides as the weight (channels_last), so that optimizer kernels need no copy.

@@ -2,9 +2,11 @@
 
 import pytest
 
-from imagesprint.errors import RecipeError
+from imagesprint.errors import RankError, RecipeError
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.overrides import apply_overrides
+from imagesprint.recipes.toml_format import from_toml, to_toml
+from imagesprint.recipes.validation import check_world_size
 
 SMALL = load_recipe("small")
 
@@ -71,3 +73,16 @@ def test_a_wrong_override_is_one_clear_error(override: str, what: str, hint: str
         apply_overrides(SMALL, [override])
     assert what in caught.value.what
     assert hint in caught.value.hint
+
+
+def test_a_micro_batch_may_be_left_to_the_memory() -> None:
+    recipe = apply_overrides(SMALL, ["phases.*.micro_batch=auto", "phases.1.micro_batch=16"])
+    assert [phase.micro_batch for phase in recipe.phases] == [0, 16, 0]
+    assert from_toml(to_toml(recipe).replace("micro_batch = 0,", 'micro_batch = "auto",'), "auto.toml") == recipe
+    check_world_size(recipe, 8)  # 8 micro-batches of 16, and 128 images
+    with pytest.raises(RankError, match="3 ranks"):
+        check_world_size(recipe, 3)
+    with pytest.raises(RecipeError, match="auto"):
+        assert recipe.phases[0].micro_batches
+    with pytest.raises(RecipeError, match="batch_size"):
+        apply_overrides(recipe, ["phases.0.batch_size=auto"])

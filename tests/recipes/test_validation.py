@@ -64,7 +64,7 @@ def test_a_good_recipe_passes() -> None:
         (2, {"epochs": (4, 2**31)}, ["phases.2.epochs", "2147483648"]),
         (0, {"micro_batch": 15}, ["phases.0", "64", "15"]),
         (0, {"micro_batch": 128}, ["phases.0", "64", "128"]),
-        (0, {"micro_batch": 0}, ["phases.0.micro_batch", "0"]),
+        (0, {"micro_batch": -1}, ["phases.0.micro_batch", "-1"]),
         (0, {"batch_size": 0}, ["phases.0.batch_size", "0"]),
         (0, {"batch_size": -64}, ["phases.0.batch_size", "-64"]),
         (0, {"batch_size": 64.0}, ["phases.0.batch_size", "64.0", "whole number"]),

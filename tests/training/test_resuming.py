@@ -137,6 +137,6 @@ def test_stop_after_writes_a_checkpoint_and_the_next_command_goes_on(
     kept = json.loads((run / "result.json").read_text())  # its path is relative: a run directory may be moved
     assert finished.json == kept | {"checkpoint": str(run / kept["checkpoint"])}
     assert set(finished.json) == {
-        "steps", "epochs", "images_per_second", "wall_seconds", "bad_records", "overflows", "interruptions",
-        "top1", "top5", "loss", "checkpoint",
+        "steps", "epochs", "images_per_second", "wall_seconds", "compile_seconds", "bad_records", "overflows",
+        "interruptions", "top1", "top5", "loss", "checkpoint",
     }  # fmt: skip

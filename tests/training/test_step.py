@@ -1,12 +1,14 @@
 """One training step against plain PyTorch."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from imagesprint.loading.batch import Batch
 from imagesprint.model.batch_norm import BatchNorm2d
@@ -17,6 +19,7 @@ from imagesprint.training.step import TrainingStep
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 CLASSES = tuple("abcdefg")
+Batches = Callable[[int], list[Batch]]
 RECIPE = Recipe(
     name="test",
     model="resnet20",
@@ -27,20 +30,6 @@ RECIPE = Recipe(
     label_smoothing=0.1,
     phases=(Phase((0, 1), (0.1, 0.1), "constant", 24, 8, 16),),
 )
-
-
-def batches(count: int, rows: int = 8) -> list[Batch]:
-    generator = np.random.default_rng(0)
-    return [
-        Batch(
-            images=torch.from_numpy(generator.integers(0, 256, (rows, 16, 16, 3), dtype=np.uint8)),
-            labels=torch.from_numpy(generator.integers(0, len(CLASSES), rows)),
-            sample_ids=torch.arange(rows),
-            mask=torch.ones(rows, dtype=torch.bool),
-            step=0,
-        )
-        for _ in range(count)
-    ]
 
 
 def plain_steps(recipe: Recipe, given: list[Batch], steps: int, micro_batches: int) -> nn.Module:
@@ -73,7 +62,7 @@ def plain_steps(recipe: Recipe, given: list[Batch], steps: int, micro_batches: i
     return network
 
 
-def test_steps_equal_plain_pytorch() -> None:
+def test_steps_equal_plain_pytorch(batches: Batches) -> None:
     given = batches(9)
     state = TrainingState(RECIPE, CLASSES, ALONE.device)
     step = TrainingStep(state, ALONE)
@@ -87,7 +76,7 @@ def test_steps_equal_plain_pytorch() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12, msg=name)
 
 
-def test_metrics_are_sums_over_the_whole_step() -> None:
+def test_metrics_are_sums_over_the_whole_step(batches: Batches) -> None:
     given = batches(3)
     state = TrainingState(RECIPE, CLASSES, ALONE.device)
     network = TrainingState(RECIPE, CLASSES, ALONE.device).network
@@ -102,7 +91,7 @@ def test_metrics_are_sums_over_the_whole_step() -> None:
     assert (correct1, correct5) == (sum(rank < 1 for rank in ranks), sum(rank < 5 for rank in ranks))
 
 
-def test_gradients_stay_views_of_one_flat_tensor_in_the_weights_layout() -> None:
+def test_gradients_stay_views_of_one_flat_tensor_in_the_weights_layout(batches: Batches) -> None:
     state = TrainingState(RECIPE, CLASSES, ALONE.device)
     before = [parameter.grad.data_ptr() for parameter in state.network.parameters() if parameter.grad is not None]
     TrainingStep(state, ALONE)(iter(batches(3)), RECIPE.phases[0], 0.1)
@@ -113,7 +102,34 @@ def test_gradients_stay_views_of_one_flat_tensor_in_the_weights_layout() -> None
         assert parameter.grad.stride() == parameter.stride()
 
 
-def test_the_moving_average_follows_the_weights() -> None:
+class _HostReads(TorchDispatchMode):
+    """Notes the operations whose result the host must wait for."""
+
+    READS = ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "allclose", "masked_select", "unique2")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__.strip("_") in {name.strip("_") for name in self.READS}:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bf16", "ema_decay": 0.9}, {"precision": "fp16", "loss_scale": 8.0}])
+def test_a_step_reads_nothing_back_to_the_host(batches: Batches, changes: dict[str, Any]) -> None:
+    state = TrainingState(replace(RECIPE, **changes), CLASSES, ALONE.device)
+    step, feed = TrainingStep(state, ALONE), iter(batches(6))
+    with _HostReads() as reads:
+        step(feed, RECIPE.phases[0], 0.1)
+        step(feed, RECIPE.phases[0], 0.1)
+        assert reads.found == []
+        state.sums.metrics[0].item()
+        assert len(reads.found) == 1  # it would have been found
+
+
+def test_the_moving_average_follows_the_weights(batches: Batches) -> None:
     recipe = replace(RECIPE, ema_decay=0.75)
     state = TrainingState(recipe, CLASSES, ALONE.device)
     start = {key: value.clone() for key, value in state.network.state_dict().items()}
@@ -124,7 +140,7 @@ def test_the_moving_average_follows_the_weights() -> None:
 
 
 @pytest.mark.parametrize(("precision", "loss_scale"), [("bf16", 0.0), ("fp16", 256.0), ("fp16", 0.0)])
-def test_lower_precision_stays_near_fp32(precision: str, loss_scale: float) -> None:
+def test_lower_precision_stays_near_fp32(batches: Batches, precision: str, loss_scale: float) -> None:
     states = []
     for name, scale in (("fp32", 0.0), (precision, loss_scale)):
         state = TrainingState(replace(RECIPE, precision=name, loss_scale=scale), CLASSES, ALONE.device)
@@ -136,7 +152,7 @@ def test_lower_precision_stays_near_fp32(precision: str, loss_scale: float) -> N
     assert 0 < apart < 0.1 * moved
 
 
-def test_an_overflow_in_fp16_skips_the_step_and_lowers_the_dynamic_scale() -> None:
+def test_an_overflow_in_fp16_skips_the_step_and_lowers_the_dynamic_scale(batches: Batches) -> None:
     recipe = replace(RECIPE, precision="fp16")
     state = TrainingState(recipe, CLASSES, ALONE.device)
     before = state.network.get_parameter("fc.weight").clone()

@@ -128,7 +128,7 @@ def _phase_cells(phase: Phase) -> list[object]:
     first, last = phase.lr
     lr = f"{first:g}" if first == last else f"{first:g} → {last:g}"
     span = _range_text(phase.epochs or phase.steps or (0, 0))
-    batch = f"{phase.micro_batches} × {phase.micro_batch}"
+    batch = f"{phase.micro_batches} × {phase.micro_batch}" if phase.micro_batch else "auto"
     return [span, lr, phase.method, phase.batch_size, batch, phase.image_size, phase.source, phase.min_area]
 
 

@@ -57,6 +57,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
         metavar="SECONDS",
         help="end the run, naming the rank, where one keeps the others waiting for so long; default 300",
     )
+    parser.add_argument(
+        "--compile", choices=("auto", "on", "off"), default="auto", help="torch.compile; default: on a GPU"
+    )
     parser.add_argument("--stop-after", type=positive, metavar="STEPS", help="end after this step of the run, saved")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and end")
 
@@ -80,7 +83,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         return _dry_run(args, recipe, root, console)
     from imagesprint.training.training import TrainingOptions, train  # imports torch
 
-    options = TrainingOptions(args.device, args.resume, args.checkpoint_every, args.stop_after, keep, args.rank_timeout)
+    options = TrainingOptions(
+        args.device, args.resume, args.checkpoint_every, args.stop_after, keep, args.rank_timeout, args.compile
+    )
     result = train(recipe, args.data, args.output, options, console)
     if is_main_rank():
         show(args, result, summary(args.output, result))

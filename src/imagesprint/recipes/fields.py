@@ -1,5 +1,6 @@
 """The fields of a recipe and their types, read off the dataclasses: what .toml files, `--set` and checks share."""
 
+import dataclasses
 import difflib
 import types
 import typing
@@ -17,15 +18,19 @@ _BOOLS = {"true": True, "false": False}
 
 @dataclass(frozen=True)
 class Kind:
-    """The type of one field: `base` is int, float, bool or str; `length` is 0 for one value, else a tuple's."""
+    """The type of one field: `base` is int, float, bool or str; `length` is 0 for one value, else a tuple's.
+
+    `auto`: the word auto may be written for 0.
+    """
 
     base: type
     length: int = 0
     optional: bool = False
+    auto: bool = False
 
     def __str__(self) -> str:
         if not self.length:
-            return _ONE[self.base]
+            return _ONE[self.base] + (" or auto" if self.auto else "")
         return f"a list of {self.length} {_MANY[self.base]}"
 
 
@@ -38,8 +43,12 @@ def _kind(hint: Any) -> Kind:
 
 
 _KINDS = {
-    table: {name: _kind(hint) for name, hint in typing.get_type_hints(table).items() if name != "phases"}
-    for table in (Recipe, Phase)
+    table: {
+        field.name: dataclasses.replace(_kind(hints[field.name]), auto=field.metadata.get("auto", False))
+        for field in dataclasses.fields(table)
+        if field.name != "phases"
+    }
+    for table, hints in ((table, typing.get_type_hints(table)) for table in (Recipe, Phase))
 }
 
 
@@ -63,6 +72,8 @@ def from_plain(kind: Kind, value: object, where: str) -> Any:
 
 
 def _scalar(kind: Kind, item: object, value: object, where: str) -> Any:
+    if kind.auto and item == "auto":
+        return 0
     if kind.base is float and type(item) is int:
         try:
             return float(item)
@@ -78,8 +89,8 @@ def from_text(kind: Kind, text: str, where: str) -> Any:
     text = text.strip()
     if kind.optional and text.lower() == "none":
         return None
-    if kind.base is str:
-        return text
+    if kind.base is str or (kind.auto and text == "auto"):
+        return from_plain(kind, text, where)
     items = text.strip("[]()").split(",") if kind.length else [text]
     try:
         values = [_BOOLS[item.strip().lower()] if kind.base is bool else kind.base(item.strip()) for item in items]

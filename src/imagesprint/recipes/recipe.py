@@ -1,6 +1,8 @@
 """The recipe: one frozen table that holds whatever changes a training's result, and nothing else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from imagesprint.errors import RecipeError
 
 
 @dataclass(frozen=True)
@@ -11,13 +13,14 @@ class Phase:
     towards. `batch_size` is global: the images of one optimizer step on all ranks together; `micro_batch` of
     them pass through the network, and share batch-norm statistics, at once. `source` names the variant of the
     data to read (`full` or the shorter side in pixels), `min_area` the least share of the image a crop covers.
+    `micro_batch` may be 0, written auto: `train` then puts the largest that fits into memory in its place.
     """
 
     epochs: tuple[int, int] | None
     lr: tuple[float, float]
     method: str
     batch_size: int
-    micro_batch: int
+    micro_batch: int = field(metadata={"auto": True})
     image_size: int
     source: str = "full"
     min_area: float = 0.08
@@ -25,7 +28,12 @@ class Phase:
 
     @property
     def micro_batches(self) -> int:
-        """Micro-batches in one step, over all ranks."""
+        """Micro-batches in one step, over all ranks. Raises RecipeError where `micro_batch` is not settled yet."""
+        if not self.micro_batch:
+            raise RecipeError(
+                "micro_batch is auto: a number takes its place only when a training begins",
+                "give a number, such as --set 'phases.*.micro_batch=32'",
+            )
         return self.batch_size // self.micro_batch
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from imagesprint.errors import RankError, RecipeError
@@ -105,10 +106,11 @@ def _check_phase(row: str, phase: Phase) -> None:
         where = f"{row}.{name}"
         _check_plain(where, from_plain(kind, getattr(phase, name), where))
     _choose(f"{row}.method", phase.method, METHODS)
-    for name in ("batch_size", "micro_batch", "image_size"):
+    for name in ("batch_size", "image_size"):
         value = getattr(phase, name)
         _within(f"{row}.{name}", value, "at least 1", value >= 1)
-    if phase.batch_size % phase.micro_batch:
+    _within(f"{row}.micro_batch", phase.micro_batch, "at least 1, or auto", phase.micro_batch >= 0)
+    if phase.micro_batch and phase.batch_size % phase.micro_batch:
         nearest = max(1, round(phase.batch_size / phase.micro_batch)) * phase.micro_batch
         raise RecipeError(
             f"{row}: batch_size {phase.batch_size} is no multiple of micro_batch {phase.micro_batch}",
@@ -168,8 +170,11 @@ def _not_contiguous(index: int, unit: str, start: int, expected: int) -> RecipeE
 def check_world_size(recipe: Recipe, world_size: int) -> None:
     """Return where `world_size` ranks can share every phase's micro-batches evenly.
 
-    RankError otherwise: it names the world sizes that can, and the `--set` that would make this one fit.
+    RankError otherwise: it names the world sizes that can, and the `--set` that would make this one fit. A micro-batch
+    that is auto may become as small as one image.
     """
+    phases = (phase if phase.micro_batch else replace(phase, micro_batch=1) for phase in recipe.phases)
+    recipe = replace(recipe, phases=tuple(phases))
     counts = [phase.micro_batches for phase in recipe.phases]
     if world_size < 1:
         raise RankError(f"{world_size} ranks are too few", f"this recipe runs on {_divisors(counts)} ranks")

@@ -3,7 +3,7 @@
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from imagesprint.errors import HungRankError, LostRankError, RankError, UsageError
+from imagesprint.runs.cores import cores_near, divide_cores
 from imagesprint.runs.environment import STORE_VARIABLE, rank_variable
 from imagesprint.runs.rank_watch import RANK_TIMEOUT, RankWatch
 
@@ -31,6 +32,7 @@ class Ranks:
     local_world_size: int
     device: torch.device
     watch: RankWatch = field(default_factory=RankWatch)
+    has_own_cores: bool = False  # whether it is bound to cores that it shares with no other local rank
 
     @property
     def is_main(self) -> bool:
@@ -40,7 +42,7 @@ class Ranks:
     @property
     def threads(self) -> int:
         """CPU threads for this rank: its share of the cores, or OMP_NUM_THREADS where that is less; at least 1."""
-        share = max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
+        share = max(1, len(os.sched_getaffinity(0)) // (1 if self.has_own_cores else self.local_world_size))
         wanted = os.environ.get("OMP_NUM_THREADS", "")
         return min(share, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else share
 
@@ -49,14 +51,31 @@ class Ranks:
 
         Raises LostRankError where another rank is gone, HungRankError where one does not answer.
         """
+        self.start_sum(tensor)()
+
+    def start_sum(self, tensor: Tensor) -> Callable[[], None]:
+        """Begin what `sum` does, and return a call that waits for it: on a GPU its stream waits, not the host.
+
+        All ranks begin their sums in the same order. Both calls raise LostRankError where another rank is gone.
+        """
         if self.world_size == 1:
-            return
-        try:
+            return lambda: None
+        with self._in_contact():
             work = dist.all_reduce(tensor, async_op=True)
-            if self.device.type == "cuda":
-                work.wait()  # the device does, not this thread: see `read`
-            else:
-                self.watch.wait(lambda seconds: _completed(work, seconds))
+
+        def wait() -> None:
+            with self._in_contact():
+                if self.device.type == "cuda":
+                    work.wait()  # the device does, not this thread: see `read`
+                else:
+                    self.watch.wait(lambda seconds: _completed(work, seconds))
+
+        return wait
+
+    @contextmanager
+    def _in_contact(self) -> Iterator[None]:
+        try:
+            yield
         except RuntimeError as error:
             raise LostRankError(
                 f"rank {self.rank} lost contact with another rank",
@@ -75,18 +94,20 @@ class Ranks:
         values: list[Any] = tensor.tolist()
         return values
 
+    def gather(self, value: int) -> list[int]:
+        """Every rank's `value` in the order of ranks, on every rank."""
+        values = torch.zeros(self.world_size, dtype=torch.int64, device=self.device)
+        values[self.rank] = value
+        self.sum(values)
+        return self.read(values)
+
     def total(self, value: int) -> int:
         """The sum of every rank's `value`, on every rank."""
-        summed = torch.tensor([value], device=self.device)
-        self.sum(summed)
-        return int(self.read(summed)[0])
+        return sum(self.gather(value))
 
     def check_agreement(self, what: str, value: str) -> None:
         """Check that all ranks hold the same `value`. Raises RankError, on every rank, where they do not."""
-        codes = torch.zeros(self.world_size, dtype=torch.int64, device=self.device)
-        codes[self.rank] = zlib.crc32(value.encode())
-        self.sum(codes)
-        if len(set(self.read(codes))) > 1:
+        if len(set(self.gather(zlib.crc32(value.encode())))) > 1:
             raise RankError(
                 f"the ranks do not agree on {what}: on rank {self.rank} it is {value}",
                 "all ranks need the same command, versions, --data and --output, on a disk that they share",
@@ -132,11 +153,13 @@ def open_ranks(device: str, timeout: float = RANK_TIMEOUT) -> Iterator[Ranks]:
     if not 0 <= rank < world_size:
         raise RankError(f"RANK is {rank} and WORLD_SIZE {world_size}", "start the ranks with --processes or torchrun")
     watch = RankWatch(rank, world_size, timeout)
-    ranks = Ranks(rank, world_size, local_rank, local_world_size, choose_device(device, local_rank), watch)
+    chosen = choose_device(device, local_rank)
+    bound = chosen.type == "cuda" and _bind_near_gpu(local_rank, local_world_size)
+    ranks = Ranks(rank, world_size, local_rank, local_world_size, chosen, watch, bound)
     torch.set_num_threads(ranks.threads)
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
-        torch.backends.cudnn.deterministic = True  # a resumed run computes the same bits
+        torch.backends.cudnn.deterministic = True  # the same counts every time; training allows itself more
         torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, in evaluation above all
     if world_size > 1:
         store = os.environ.get(STORE_VARIABLE)
@@ -166,6 +189,27 @@ def open_ranks(device: str, timeout: float = RANK_TIMEOUT) -> Iterator[Ranks]:
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _bind_near_gpu(local_rank: int, local_world_size: int) -> bool:
+    """Bind this process to its share of the cores near its GPU, if cores can be divided so; returns whether it is.
+
+    Alone, or on CPUs, a rank keeps all cores that it was given: memory follows there by itself.
+    """
+    if local_world_size == 1:
+        return False
+    near = [cores_near(_pci_address(gpu)) for gpu in range(local_world_size)]
+    divided = divide_cores(near, frozenset(os.sched_getaffinity(0)))
+    if divided is not None:
+        os.sched_setaffinity(0, divided[local_rank])
+    return divided is not None
+
+
+def _pci_address(gpu: int) -> str:
+    properties: Any = torch.cuda.get_device_properties(gpu)
+    if not hasattr(properties, "pci_bus_id"):  # torch 2.8 may not tell
+        return ""
+    return f"{properties.pci_domain_id:04x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
 
 
 def choose_device(device: str, local_rank: int = 0) -> torch.device:

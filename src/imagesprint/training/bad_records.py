@@ -21,11 +21,8 @@ class BadRecords:
         """Return how many there were on all ranks since the last call; warns of the first of the command."""
         if self._loader.recipe.bad_records == "stop":
             return 0
-        new = torch.zeros(self._ranks.world_size, dtype=torch.int64, device=self._ranks.device)
-        new[self._ranks.rank] = self._loader.bad_records - self._counted
+        counts = self._ranks.gather(self._loader.bad_records - self._counted)
         self._counted = self._loader.bad_records
-        self._ranks.sum(new)
-        counts: list[int] = self._ranks.read(new)
         if any(counts) and not self._told:
             self._told = True
             first = self._from_rank(next(rank for rank, count in enumerate(counts) if count))

@@ -7,7 +7,7 @@ from imagesprint.console import Console, duration
 from imagesprint.errors import RecipeError
 from imagesprint.recipes.compare import differences
 from imagesprint.recipes.library import builtin_names, load_recipe
-from imagesprint.recipes.recipe import Recipe
+from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.runs.ranks import Ranks
 
@@ -18,11 +18,9 @@ def show_recipe(console: Console, recipe: Recipe, schedule: Schedule, world_size
     for change in _changes(recipe):
         console.line(f"            changed: {change}")
     for index, (phase, (start, end)) in enumerate(zip(recipe.phases, schedule.bounds, strict=True)):
-        share = phase.micro_batches // world_size
         console.line(
             f"phase {index}     steps {start}..{end}, {phase.image_size} px from {phase.source}, "
-            f"batch {phase.batch_size} = {phase.micro_batches} × {phase.micro_batch} "
-            f"({share} micro-batch{'es' if share != 1 else ''} a rank), "
+            f"batch {phase.batch_size} = {_micro_batches(phase, world_size)}, "
             f"lr {phase.lr[0]:g} → {phase.lr[1]:g} {phase.method}"
         )
     images = sum(
@@ -32,6 +30,20 @@ def show_recipe(console: Console, recipe: Recipe, schedule: Schedule, world_size
         f"in all      {schedule.total_steps} steps, {schedule.epochs_done(schedule.total_steps):g} epochs, "
         f"{images:,} images of {schedule.num_train:,} different ones"
     )
+
+
+def _micro_batches(phase: Phase, world_size: int) -> str:
+    if not phase.micro_batch:
+        return "micro-batches as they fit into memory (auto)"
+    share = phase.micro_batches // world_size
+    plural = "es" if share != 1 else ""
+    return f"{phase.micro_batches} × {phase.micro_batch} ({share} micro-batch{plural} a rank)"
+
+
+def show_compiling(console: Console, shapes: int, seconds: float) -> None:
+    """How long it took to compile the step for as many shapes; nothing where there was none to compile."""
+    if shapes:
+        console.line(f"compile     {shapes} shape{'s' if shapes > 1 else ''} in {seconds:.0f} s")
 
 
 def show_ranks(console: Console, ranks: Ranks) -> None:

@@ -23,8 +23,9 @@ class TrainingState:
     """Network, optimizer, moving average and loss scale after `step` steps, on one device.
 
     Built from the recipe's seed it is the state before the first step, but for `init` (see `start`).
-    `train_seconds` is the time spent on steps so far, `wall_seconds` that of everything; `bad_records` is how often
-    another record stood in for a bad one, on all ranks; `overflows` how many steps' fp16 gradients overflowed. All four
+    `train_seconds` is the time spent on steps so far, `compile_seconds` that on compiling them, `wall_seconds` that on
+    everything but compiling; `bad_records` is how often another record stood in for a bad one, on all ranks;
+    `overflows` how many steps' fp16 gradients overflowed. All of them
     count over all interruptions.
     """
 
@@ -34,6 +35,7 @@ class TrainingState:
         self.step = 0
         self.train_seconds = 0.0
         self.wall_seconds = 0.0
+        self.compile_seconds = 0.0
         self.bad_records = 0
         self.overflows = 0
         network = build_model(recipe, len(classes))
@@ -41,7 +43,9 @@ class TrainingState:
         self.sums = StepSums(self.network)
         self.optimizer = build_optimizer(recipe, self.network)
         self.scaler = loss_scaler(recipe, device)
-        self.average = {key: value.clone() for key, value in self._averaged().items()} if recipe.ema_decay else {}
+        # The network's own tensors, which keep their places: what is loaded is copied into them.
+        self._averaged = {key: value for key, value in self.network.state_dict().items() if value.is_floating_point()}
+        self.average = {key: value.clone() for key, value in self._averaged.items()} if recipe.ema_decay else {}
 
     def start(self) -> list[str]:
         """Take the weights that the recipe's `init` names, if any; returns the keys left as they were, the head's."""
@@ -49,20 +53,15 @@ class TrainingState:
             return []
         left = start_from(self.network, Path(self.recipe.init))
         for key, value in self.average.items():
-            value.copy_(self.network.state_dict()[key])
+            value.copy_(self._averaged[key])
         return left
-
-    def _averaged(self) -> dict[str, Tensor]:
-        return {key: value for key, value in self.network.state_dict().items() if value.is_floating_point()}
 
     @torch.no_grad()
     def update_average(self) -> None:
         """Move the average of weights and statistics by one step, where the recipe keeps one."""
         if self.average:
-            own = self._averaged()
-            torch._foreach_lerp_(
-                list(self.average.values()), [own[key] for key in self.average], 1 - self.recipe.ema_decay
-            )
+            weight = 1 - self.recipe.ema_decay
+            torch._foreach_lerp_(list(self.average.values()), list(self._averaged.values()), weight)
 
     def evaluated_weights(self) -> dict[str, Tensor]:
         """The state dict to judge: the moving average where there is one, else the weights themselves."""
@@ -81,6 +80,7 @@ class TrainingState:
             "step": self.step,
             "train_seconds": self.train_seconds,
             "wall_seconds": self.wall_seconds,
+            "compile_seconds": self.compile_seconds,
             "bad_records": self.bad_records,
             "overflows": self.overflows,
             "recipe": to_dict(self.recipe),
@@ -129,5 +129,7 @@ class TrainingState:
         self.step = content["step"]
         self.train_seconds = content["train_seconds"]
         self.wall_seconds = content["wall_seconds"]
-        self.bad_records = content.get("bad_records", 0)  # before it was counted, none was passed over
+        # Checkpoints from before these were counted: there was none of them then.
+        self.compile_seconds = content.get("compile_seconds", 0.0)
+        self.bad_records = content.get("bad_records", 0)
         self.overflows = content.get("overflows", 0)

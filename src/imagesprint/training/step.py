@@ -1,34 +1,48 @@
 """One optimizer step: forward and backward of each micro-batch, one reduction, one update.
 
-Nothing is read back to the host, but for the overflow check of fp16 with a dynamic loss scale.
+Nothing is read back to the host, but for the overflow check of fp16 with a dynamic loss scale on the CPU.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from imagesprint.evaluating.metrics import correct_counts
 from imagesprint.loading.batch import Batch
-from imagesprint.model.building import normalize
 from imagesprint.recipes.recipe import Phase
 from imagesprint.runs.ranks import Ranks
+from imagesprint.training.compiled import CompiledMicroBatch
+from imagesprint.training.micro_batch import MicroBatch
 from imagesprint.training.optimizer import set_learning_rate
-from imagesprint.training.precision import autocast, static_scale, weight_dtype
+from imagesprint.training.precision import static_scale
 from imagesprint.training.state import TrainingState
 
 
 class TrainingStep:
-    """Runs steps of `state` on this rank's device; `__call__` does one."""
+    """Runs steps of `state` on this rank's device; `__call__` does one.
 
-    def __init__(self, state: TrainingState, ranks: Ranks) -> None:
+    With `compiled` micro-batches pass through torch.compile and, on CUDA, CUDA graphs. `prepare` does that for all
+    shapes at once; one that was not prepared is before its first step.
+    """
+
+    def __init__(self, state: TrainingState, ranks: Ranks, compiled: bool = False) -> None:
         self._state = state
         self._ranks = ranks
-        dtype, device = weight_dtype(state.recipe), ranks.device
-        self._mean = torch.tensor(state.recipe.mean, dtype=dtype, device=device)
-        self._std = torch.tensor(state.recipe.std, dtype=dtype, device=device)
         self._loss_scale = static_scale(state.recipe)
+        self._micro_batch = MicroBatch(state, ranks.device, compiled)
+        self._compiled = CompiledMicroBatch(self._micro_batch, ranks.device) if compiled else None
+
+    def prepare(self, phases: Iterable[Phase]) -> int:
+        """Compile and warm the shapes of `phases`; returns how many were not. Raises RunError where that fails.
+
+        Nothing that the training depends on is changed, so it may be called between any two steps.
+        """
+        if self._compiled is None:
+            return 0
+        shapes = {(phase.micro_batch, phase.image_size) for phase in phases}
+        # The largest first: the others then fit into the memory that it took.
+        largest_first = sorted(shapes, key=lambda shape: shape[0] * shape[1] ** 2, reverse=True)
+        return sum(self._compiled.prepare(shape) for shape in largest_first)
 
     def __call__(self, batches: Iterator[Batch], phase: Phase, lr: float) -> Tensor:
         """Take this rank's share of a step from `batches` and update the weights.
@@ -36,32 +50,23 @@ class TrainingStep:
         Returns the step's sums over all ranks in the order of `step_sums.METRICS`, on the device, valid until
         the next step.
         """
-        state, sums = self._state, self._state.sums
+        state, sums, device = self._state, self._state.sums, self._ranks.device
+        self.prepare([phase])
+        run = self._compiled or self._micro_batch
+        self._micro_batch.share_step(phase.micro_batches)
         sums.clear()
-        for _ in range(phase.micro_batches // self._ranks.world_size):
-            sums.add(self._micro_batch(next(batches), phase.micro_batches))
+        for left in reversed(range(phase.micro_batches // self._ranks.world_size)):
+            batch = next(batches)
+            if left == 0:
+                sums.overlap(self._ranks)
+            run(batch.images.to(device), batch.labels.to(device))
         sums.reduce(self._ranks)
         set_learning_rate(state.optimizer, lr)
         self._update_weights()
         sums.update_running_statistics(phase.micro_batches)
         state.update_average()
         state.step += 1
-        return state.sums.metrics
-
-    def _micro_batch(self, batch: Batch, micro_batches: int) -> Tensor:
-        """Forward and backward; gradients of the mean over the whole step's images are added to `.grad`."""
-        device = self._ranks.device
-        images = normalize(batch.images.to(device), self._mean, self._std)
-        labels = batch.labels.to(device)
-        with autocast(self._state.recipe, device):
-            logits = self._state.network(images)
-        logits = logits.to(self._mean.dtype)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self._state.recipe.label_smoothing)
-        scaled: Tensor = self._state.scaler.scale(loss * (self._loss_scale / micro_batches))
-        torch.autograd.backward(scaled)
-        with torch.no_grad():
-            count = torch.full((1,), len(labels), device=device)
-            return torch.cat((loss[None] * count, correct_counts(logits, labels), count)).to(self._mean.dtype)
+        return sums.metrics
 
     def _update_weights(self) -> None:
         state = self._state

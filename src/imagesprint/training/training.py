@@ -34,9 +34,11 @@ from imagesprint.training.bad_records import BadRecords
 from imagesprint.training.cadence import Cadence
 from imagesprint.training.checkpoints import Checkpoints, newest_whole, set_aside
 from imagesprint.training.meter import Meter
+from imagesprint.training.micro_batch_size import settle_micro_batches
 from imagesprint.training.optimizer import l2_loss
 from imagesprint.training.precision import best_precision
-from imagesprint.training.progress import ProgressLine, show_exceptions, show_ranks, show_recipe
+from imagesprint.training.prefetch import on_device
+from imagesprint.training.progress import ProgressLine, show_compiling, show_exceptions, show_ranks, show_recipe
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep
 
@@ -51,22 +53,24 @@ class TrainingOptions:
     stop_after: int | None = None  # steps; None: the whole recipe
     keep: Keep = KEEP_ALL
     rank_timeout: float = RANK_TIMEOUT  # seconds after which a rank that keeps the others waiting ends the run
+    compile: str = "auto"  # auto: on a GPU
 
 
 def train(recipe: Recipe, data: Path, output: Path, options: TrainingOptions, console: Console) -> dict[str, Any]:
     """Train `recipe` on the root `data` into the run directory `output`, or go on where it stopped.
 
-    Returns, on every rank, what `train --json` prints: steps, epochs, images_per_second, wall_seconds, bad_records,
-    overflows, interruptions, top1, top5, loss and checkpoint, of the whole run; top1, top5 and loss are None where the
-    last step was not evaluated. Raises the errors of errors.py; what was written before stays usable. SIGINT, SIGTERM
-    and SIGUSR1 end it with a StoppedError, after a checkpoint.
+    Returns, on every rank, what `train --json` prints: steps, epochs, images_per_second, wall_seconds, compile_seconds
+    (on top of the former), bad_records, overflows, interruptions, top1, top5, loss and checkpoint, of the whole run;
+    top1, top5 and loss are None where the last step was not evaluated. Raises the errors of errors.py; what was written
+    before stays usable. SIGINT, SIGTERM and SIGUSR1 end it with a StoppedError, after a checkpoint.
     """
     root = open_root(data)
     with open_ranks(options.device, options.rank_timeout) as ranks, ExitStack() as stack:
         check_world_size(recipe, ranks.world_size)
         console = console if ranks.is_main else Console.silent()
-        recipe = resolve_precision(recipe, RunDirectory(output), best_precision(ranks.device))
         run = RunDirectory(output)
+        recipe = resolve_precision(recipe, run, best_precision(ranks.device))
+        recipe = settle_micro_batches(recipe, run.recipe(), root.classes, ranks, console)
         if ranks.is_main:
             check_run(output, recipe, options.resume)
         ranks.barrier()  # from here on every rank reads what rank 0 has checked
@@ -90,6 +94,7 @@ class _Training:
         self, recipe: Recipe, root: Root, run: RunDirectory, options: TrainingOptions, ranks: Ranks, console: Console
     ) -> None:
         self._recipe, self._root, self._run, self._ranks, self._console = recipe, root, run, ranks, console
+        self._options = options
         num_train = len(root.dataset(root.nearest(recipe.phases[0].source), "train"))
         self._schedule = Schedule(recipe, num_train)
         until = min(options.stop_after or self._schedule.total_steps, self._schedule.total_steps)
@@ -165,6 +170,7 @@ class _Training:
             start_step=self._state.step,
             end_step=self._cadence.until,
             threads=self._ranks.threads,
+            pin=self._ranks.device.type == "cuda",
         ) as loader:
             for note in loader.notes:
                 self._console.warn(note)
@@ -173,8 +179,9 @@ class _Training:
 
     def _loop(self, loader: Loader, signals: StopSignals) -> None:
         state, schedule, cadence = self._state, self._schedule, self._cadence
-        train_step, batches, vote = TrainingStep(state, self._ranks), iter(loader), StopVote(self._ranks)
-        meter, bad_records = Meter(schedule, loader, self._ranks), BadRecords(loader, self._ranks, self._console)
+        train_step, batches = self._compiled_step(), on_device(iter(loader), self._ranks.device)
+        vote, meter = StopVote(self._ranks), Meter(schedule, loader, self._ranks)
+        bad_records = BadRecords(loader, self._ranks, self._console)
         progress = ProgressLine(self._console, self._recipe, schedule, state.step, cadence.until)
         while state.step < cadence.until:
             phase, lr = schedule.phase(state.step), schedule.lr(state.step)
@@ -193,6 +200,21 @@ class _Training:
                 raise self._stopped(stop)
             if save or evaluate:
                 meter.start_window()
+
+    def _compiled_step(self) -> TrainingStep:
+        """The step, compiled for all that lies ahead where it is to be; the run's clock stands still meanwhile."""
+        began, state, wanted = time.monotonic(), self._state, self._options.compile
+        step = TrainingStep(
+            state, self._ranks, wanted == "on" or (wanted == "auto" and self._ranks.device.type == "cuda")
+        )
+        bounds = zip(self._recipe.phases, self._schedule.bounds, strict=True)
+        ahead = [phase for phase, (a, b) in bounds if a < self._cadence.until and b > state.step]
+        shapes = max(self._ranks.gather(step.prepare(ahead)))  # waits for the slowest rank
+        seconds = time.monotonic() - began if shapes else 0.0
+        state.compile_seconds += seconds
+        self._began += seconds
+        show_compiling(self._console, shapes, seconds)
+        return step
 
     def _log(self, row: dict[str, Any], bad_records: BadRecords) -> None:
         self._state.train_seconds += row["seconds"]
@@ -279,6 +301,7 @@ class _Training:
             "epochs": self._schedule.epochs_done(step),
             "images_per_second": images / state.train_seconds,
             "wall_seconds": state.wall_seconds,
+            "compile_seconds": state.compile_seconds,
             "bad_records": state.bad_records,
             "overflows": state.overflows,
             "interruptions": self._history.interruptions(),

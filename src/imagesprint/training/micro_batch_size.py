@@ -1,0 +1,82 @@
+"""`micro_batch` auto: as many images at once as the device holds, settled when a run begins."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from imagesprint.console import Console
+from imagesprint.errors import RunError
+from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.validation import check_world_size
+from imagesprint.runs.ranks import Ranks
+from imagesprint.training.micro_batch import MicroBatch
+from imagesprint.training.state import TrainingState
+
+CPU_LIMIT = 32  # images: more make a CPU no faster; with fewer, batch norm's statistics get noisy (arXiv:1706.02677)
+MEMORY_SHARE = 0.9  # of a GPU's memory: the rest is for momentum, evaluation and what cannot be used between blocks
+
+Fits = Callable[[int, int], bool]  # (images, pixels of their side) → whether a pass over them fits into memory
+
+
+def settle_micro_batches(
+    recipe: Recipe, stored: Recipe | None, classes: tuple[str, ...], ranks: Ranks, console: Console
+) -> Recipe:
+    """`recipe` with a number for each `micro_batch` that is auto; batch sizes stay as they are.
+
+    It is that of the run's `stored` recipe where there is one; else the largest divisor of a rank's share of the
+    batch that fits: on a GPU found by trying an eager pass, which needs more memory than a compiled one, on a CPU at
+    most CPU_LIMIT. All ranks take the least that any of them found. Raises RunError where not even one image fits,
+    RankError where the run began with a number that these ranks cannot share.
+    """
+    if all(phase.micro_batch for phase in recipe.phases):
+        return recipe
+    if stored is not None and len(stored.phases) == len(recipe.phases):
+        found = [phase.micro_batch for phase in stored.phases]
+    else:
+        fits = _trial(recipe, classes, ranks.device)
+        found = [
+            phase.micro_batch or min(ranks.gather(_largest(phase, ranks.world_size, fits))) for phase in recipe.phases
+        ]
+    phases = []
+    for index, (phase, size) in enumerate(zip(recipe.phases, found, strict=True)):
+        if not phase.micro_batch:
+            console.line(
+                f"micro_batch phase {index}: auto is {size} here; batch norm sees {size} images at once, and with "
+                "another number the result would be another"
+            )
+        phases.append(replace(phase, micro_batch=phase.micro_batch or size))
+    settled = replace(recipe, phases=tuple(phases))
+    check_world_size(settled, ranks.world_size)
+    return settled
+
+
+def _largest(phase: Phase, world_size: int, fits: Fits) -> int:
+    share = phase.batch_size // world_size
+    for rows in range(share, 0, -1):
+        if share % rows == 0 and fits(rows, phase.image_size):
+            return rows
+    raise RunError(
+        f"not even one image of {phase.image_size} px fits into the memory of the GPU",
+        "see what else runs there (nvidia-smi), or choose a smaller image_size or model",
+    )
+
+
+def _trial(recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> Fits:
+    if device.type == "cpu":
+        return lambda rows, _: rows <= CPU_LIMIT
+    micro_batch = MicroBatch(TrainingState(recipe, classes, device), device, compiled=False)
+
+    def fits(rows: int, size: int) -> bool:
+        torch.cuda.set_per_process_memory_fraction(MEMORY_SHARE, device)
+        try:
+            images = torch.zeros((rows, size, size, 3), dtype=torch.uint8, device=device)
+            micro_batch(images, torch.zeros(rows, dtype=torch.int64, device=device))
+        except torch.OutOfMemoryError:
+            return False
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
+            torch.cuda.empty_cache()
+        return True
+
+    return fits

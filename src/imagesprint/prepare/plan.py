@@ -161,7 +161,7 @@ def _split_off(samples: list[Sample], fraction: float | None, seed: int) -> dict
     if fraction is None:
         raise UsageError(
             "the source has training images but no validation split",
-            "--val-fraction 0.1 sets a tenth of every class apart; or add SOURCE/val/CLASS/*.jpg",
+            "--val-fraction 0.1 sets a tenth of every class apart; or add one to the source (class folders: SOURCE/val/CLASS/*.jpg)",
         )
     if not 0 < fraction < 1:
         raise UsageError(f"--val-fraction {fraction} is not between 0 and 1", "--val-fraction 0.1 is a tenth")

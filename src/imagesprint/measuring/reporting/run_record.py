@@ -62,7 +62,8 @@ class RunRecord:
     @property
     def wall_seconds(self) -> float:
         """Seconds since the start with evaluations and checkpoints; of an unfinished run up to its last checkpoint."""
-        return float((self.result or self.checkpoint).get("wall_seconds", self.last["seconds"]))
+        known = self.result or self.checkpoint
+        return float(known["wall_seconds"] if "wall_seconds" in known else self.last["seconds"])
 
     def spans(self) -> list[Span]:
         """The phases that were begun, in order."""

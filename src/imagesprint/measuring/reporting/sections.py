@@ -36,7 +36,8 @@ def summary(record: RunRecord, reference: Reference | None, price: float | None)
     state = "Finished" if record.result is not None else "Not finished"
     lines = [
         f"<h1>{escape(record.recipe.name)}: {escape(record.recipe.model)}</h1>",
-        f"<p class=faint>{state}: {last['step']:,} steps, {last['epoch']:g} epochs; directory {escape(record.name)}.</p>",
+        f"<p class=faint>{state}: {last['step']:,} steps, {last['epoch']:g} epochs; directory {escape(record.name)}."
+        "</p>",
     ]
     if reference is not None:
         keeps_up, sentence = verdict(record, reference)

@@ -52,6 +52,8 @@ class Judge:
 
         What was judged before comes from the run. A checkpoint whose file goes away meanwhile is left out.
         """
+        if not paths:
+            return
         found = [[self._find(path, view) for view in self._views] for path in paths]
         missing = torch.tensor([[result is None for result in results] for results in found], dtype=torch.int64)
         missing *= self._ranks.is_main  # it decides: the others' disks may show them something else
@@ -72,7 +74,7 @@ class Judge:
         yield from self._complete(paths[done:], found[done:])
 
     def _find(self, path: Path, view: View) -> Result | None:
-        return self._kept.find(path, view) if self._ranks.is_main else None
+        return self._kept.find(path, view) if self._ranks.is_main and path.exists() else None
 
     def _complete(self, paths: Sequence[Path], found: list[list[Result | None]]) -> Iterator[Judged]:
         if not self._ranks.is_main:
@@ -104,8 +106,8 @@ class Judge:
         if not ranks.is_main:
             return [[None] * len(self._views)] * len(jobs)
         return [
-            [self._result(path, *at) for at in zip(self._views, table, [fact] * len(self._views), strict=True)]
-            for (path, _), table, fact in zip(jobs, tables, facts.tolist(), strict=True)
+            [self._result(path, view, table, fact) for view, table in zip(self._views, of_views, strict=True)]
+            for (path, _), of_views, fact in zip(jobs, tables, facts.tolist(), strict=True)
         ]
 
     def _fill(

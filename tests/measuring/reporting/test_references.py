@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from imagesprint.cli.main import main
 from imagesprint.errors import UsageError
 from imagesprint.measuring.reporting.references import Reference, find_reference, reference_names, verdict
 from imagesprint.measuring.reporting.run_record import RunRecord, read_run
@@ -60,6 +61,12 @@ def test_published_references_are_found_by_name_and_by_recipe(record: RunRecord)
     assert found is not None
     assert [point["top1"] for point in found.points] == [50.6, 72.8, 75.56]
     assert find_reference(replace(ours, checkpoint={"classes": ["a", "b"]}), None) is None  # on one's own photos
+
+
+def test_the_help_names_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in reference_names())
 
 
 def test_another_run_is_a_reference(record: RunRecord, write_run: Callable[..., Path], tmp_path: Path) -> None:

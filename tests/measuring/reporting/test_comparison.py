@@ -23,3 +23,13 @@ def test_runs_stand_side_by_side(write_run: Callable[..., Path], tmp_path: Path,
 def test_more_runs_than_colours(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="more than can be told apart"):
         write_comparison([tmp_path] * 8)
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    paths = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
+    for path in paths:
+        path.parent.mkdir()
+        write_run(path, 4)
+    text = write_comparison(paths).read_text()
+    assert f"<td>{paths[0]}</td>" in text
+    assert f"{paths[1]} against {paths[0]}</h3><p>" in text.replace("\n", "")

@@ -10,8 +10,10 @@ from imagesprint.files import write_text
 from imagesprint.measuring.reporting.curves import axis_unit, switchable
 from imagesprint.measuring.reporting.line_chart import COLOURS, Chart, Line, draw
 from imagesprint.measuring.reporting.page import page, table
-from imagesprint.measuring.reporting.run_record import RunRecord, read_run
+from imagesprint.measuring.reporting.run_record import RunRecord, names, read_run
 from imagesprint.recipes.compare import differences
+
+Named = tuple[str, RunRecord]
 
 CURVES = (
     ("Validation top-1, %", "evaluations", "top1"),
@@ -29,29 +31,30 @@ def write_comparison(paths: Sequence[Path]) -> Path:
     if len(paths) > len(COLOURS):
         raise UsageError(f"{len(paths)} runs are more than can be told apart", f"name at most {len(COLOURS)}")
     records = [read_run(path) for path in paths]
-    first, *others = records
+    named = list(zip(names(records), records, strict=True))
+    first, *others = named
     body = [
-        f"<h1>{escape(' · '.join(record.name for record in records))}</h1>",
+        f"<h1>{escape(' · '.join(name for name, _ in named))}</h1>",
         "<h2>Results</h2>",
-        _results(records),
+        _results(named),
         "<h2>Curves</h2>",
-        switchable(lambda axis: _curves(records, axis)),
+        switchable(lambda axis: _curves(named, axis)),
         "<h2>Recipes</h2>",
         *(part for other in others for part in _difference(first, other)),
         "<footer>Written by imagesprint report.</footer>",
     ]
-    target = first.path / "comparison.html"
+    target = paths[0] / "comparison.html"
     write_text(target, page(f"{len(records)} runs", body))
     return target
 
 
-def _results(records: Sequence[RunRecord]) -> str:
+def _results(named: Sequence[Named]) -> str:
     rows = []
-    for record in records:
+    for name, record in named:
         best, last = record.best, record.last
         rows.append(
             [
-                record.name,
+                name,
                 record.recipe.name,
                 f"{last['epoch']:g}" + ("" if record.result is not None else ", not finished"),
                 f"{record.evaluations[-1]['top1']:.2f}" if best else "",
@@ -62,26 +65,26 @@ def _results(records: Sequence[RunRecord]) -> str:
     return table(["run", "recipe", "epochs", "top-1 %", "best top-1 %", "wall time"], rows)
 
 
-def _curves(records: Sequence[RunRecord], axis: str) -> str:
-    unit, x_label = axis_unit(axis, max((record.last for record in records), key=lambda row: row["seconds"]))
+def _curves(named: Sequence[Named], axis: str) -> str:
+    unit, x_label = axis_unit(axis, max((record.last for _, record in named), key=lambda row: row["seconds"]))
     charts = []
     for title, rows, key in CURVES:
         lines = [
             Line(
-                record.name,
+                name,
                 [(row[axis] / unit, row[key]) for row in getattr(record, rows)],
                 colour,
                 markers=rows == "evaluations",
             )
-            for record, colour in zip(records, COLOURS, strict=False)
+            for (name, record), colour in zip(named, COLOURS, strict=False)
         ]
         charts.append(draw(Chart(title, lines, x_label)))
     return "".join(charts)
 
 
-def _difference(first: RunRecord, other: RunRecord) -> list[str]:
-    rows = [[change.key, change.a, change.b] for change in differences(first.recipe, other.recipe)]
-    title = f"<h3>{escape(other.name)} against {escape(first.name)}</h3>"
+def _difference(first: Named, other: Named) -> list[str]:
+    rows = [[change.key, change.a, change.b] for change in differences(first[1].recipe, other[1].recipe)]
+    title = f"<h3>{escape(other[0])} against {escape(first[0])}</h3>"
     if not rows:
         return [title, "<p>The same recipe.</p>"]
-    return [title, table(["key", first.name, other.name], rows, words=True)]
+    return [title, table(["key", first[0], other[0]], rows, words=True)]

@@ -41,7 +41,7 @@ def draw_curves(record: RunRecord, reference: Reference | None, axis: str) -> st
         line("validation top-1", evaluations, "top1", VALIDATION, markers=True),
         line("training top-1, augmented", metrics, "top1", TRAINING),
     ]
-    if len(record.checkpoint.get("classes", range(6))) > 5:
+    if record.has_top5:
         accuracy.append(line("validation top-5", evaluations, "top5", SECOND, markers=True))
     if reference is not None:
         accuracy.append(_reference_line(record, reference, axis, unit))

@@ -20,7 +20,7 @@ nav { margin: .75rem 0; font-size: .9rem } nav a { margin-right: 1rem }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); gap: .75rem; margin: 1rem 0 }
 .cards div { background: var(--soft); border-radius: .5rem; padding: .6rem .8rem; font-size: .875rem;
   color: var(--faint) }
-.cards b { display: block; font-size: 1.45rem; line-height: 1.3; color: var(--ink); font-weight: 600 }
+.cards b { display: block; font-size: 1.3rem; line-height: 1.4; white-space: nowrap; color: var(--ink); font-weight: 600 }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .9rem .25rem 0; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap }
 th { font-weight: 600; color: var(--faint) } th:first-child, td:first-child, .words td, .words th { text-align: left }
@@ -35,9 +35,10 @@ summary { cursor: pointer; font-weight: 600; margin: .75rem 0 }
 .curves > input:focus-visible + label { outline: 3px solid #56b4e9 }
 .curves > .grid { display: none; margin-top: .75rem }
 #by-epoch:checked ~ .over-epoch, #by-step:checked ~ .over-step, #by-seconds:checked ~ .over-seconds { display: grid }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.25rem }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.25rem;
+  align-items: end }
 figure { margin: 0; break-inside: avoid } figcaption { font-size: .9rem }
-.legend { display: flex; flex-wrap: wrap; gap: 0 1rem; color: var(--faint); min-height: 1.5em }
+.legend { display: flex; flex-wrap: wrap; gap: 0 1rem; color: var(--faint) }
 .swatch { width: 18px; height: 8px; margin-right: .35rem; vertical-align: middle }
 svg { display: block; width: 100%; height: auto } svg.swatch { display: inline-block; width: 18px }
 svg text { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: var(--ink) }
@@ -47,7 +48,8 @@ polyline { fill: none; stroke-width: 2; stroke-linejoin: round } .band0 { fill: 
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1rem }
 .pictures img { width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--soft); border-radius: .4rem }
 .pictures figcaption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere }
-.bar { display: inline-block; height: .6rem; background: #0072b2; vertical-align: baseline; border-radius: 2px }
+.track { display: inline-block; width: 6rem; text-align: left; background: var(--soft); line-height: .6rem }
+.bar { display: inline-block; height: .6rem; background: #0072b2 }
 footer { margin-top: 3rem; font-size: .85rem; color: var(--faint) }
 @media print { nav, .curves > label { display: none } body { padding: 0; font-size: 12px }
   h2 { break-after: avoid } .verdict, .cards div, pre { border: 1px solid var(--rule) }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from imagesprint.errors import UsageError
-from imagesprint.measuring.reporting.run_record import RunRecord, read_run
+from imagesprint.measuring.reporting.run_record import RunRecord, names, read_run
 from imagesprint.runs.directory import RunDirectory
 
 ON_TRACK = 1.0  # points of top-1: what two seeds differ by in the middle of a training; at its end it is a third of it
@@ -47,7 +47,7 @@ def find_reference(record: RunRecord, wanted: str | None) -> Reference | None:
     if wanted in reference_names():
         return _read(wanted)
     if RunDirectory(Path(wanted)).recipe_file.exists():
-        return _from_run(read_run(Path(wanted)))
+        return _from_run(record, read_run(Path(wanted)))
     raise UsageError(
         f"--reference {wanted}: there is no such reference, nor a run",
         f"choose one of {', '.join(reference_names())}, or name a run directory",
@@ -82,8 +82,8 @@ def _read(name: str) -> Reference:
     return Reference(**{**content, "recipes": tuple(content["recipes"]), "points": tuple(content["points"])})
 
 
-def _from_run(record: RunRecord) -> Reference:
-    points = tuple({key: row[key] for key in ("epoch", "top1", "top5", "seconds")} for row in record.evaluations)
+def _from_run(ours: RunRecord, other: RunRecord) -> Reference:
+    points = tuple({key: row[key] for key in ("epoch", "top1", "top5", "seconds")} for row in other.evaluations)
     if not points:
-        raise UsageError(f"--reference {record.path}: nothing was evaluated there", "imagesprint evaluate it first")
-    return Reference(record.name, record.recipe.model, (), "curve", f"the run {record.path}", points)
+        raise UsageError(f"--reference {other.path}: nothing was evaluated there", "imagesprint evaluate it first")
+    return Reference(names([ours, other])[1], other.recipe.model, (), "curve", f"the run {other.path}", points)

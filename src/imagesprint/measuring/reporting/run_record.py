@@ -1,5 +1,6 @@
 """What a run directory tells of a run, read once for the report."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -65,6 +66,11 @@ class RunRecord:
         known = self.result or self.checkpoint
         return float(known["wall_seconds"] if "wall_seconds" in known else self.last["seconds"])
 
+    @property
+    def has_top5(self) -> bool:
+        """Whether top-5 says anything: not among five classes or fewer."""
+        return any(row["top5"] < 100 for row in self.evaluations)
+
     def spans(self) -> list[Span]:
         """The phases that were begun, in order."""
         spans: list[Span] = []
@@ -74,6 +80,12 @@ class RunRecord:
             spans.append(Span(before, last, last["image_size"]))
             before = last
         return spans
+
+
+def names(records: Sequence[RunRecord]) -> list[str]:
+    """What tells the runs apart: their folders' names or, where two have the same, their paths."""
+    short = [record.name for record in records]
+    return short if len(set(short)) == len(short) else [str(record.path) for record in records]
 
 
 def read_run(path: Path) -> RunRecord:

@@ -16,7 +16,6 @@ from imagesprint.records.dataset import Dataset
 EXTREMES = 8  # classes at either end
 PAIRS = 10
 MANY_ROWS = 12  # more evaluations than this are folded up
-BAR = 6  # rem, of 100%
 
 
 def summary(record: RunRecord, reference: Reference | None, price: float | None) -> list[str]:
@@ -26,7 +25,8 @@ def summary(record: RunRecord, reference: Reference | None, price: float | None)
     if best is not None:
         newest = record.evaluations[-1]
         figures[f"top-1 at epoch {newest['epoch']:g}"] = f"{newest['top1']:.2f}%"
-        figures["top-5"] = f"{newest['top5']:.2f}%"
+        if record.has_top5:
+            figures["top-5"] = f"{newest['top5']:.2f}%"
         figures[f"best top-1, epoch {best['epoch']:g}"] = f"{best['top1']:.2f}%"
     figures["wall time"] = duration(record.wall_seconds)
     figures["training images/s"] = f"{_mean(record.metrics, 'images_per_second'):,.0f}"
@@ -228,7 +228,7 @@ def _bars(title: str, rows: list[Row]) -> str:
             row["class"],
             row["num_images"],
             f"{row['top1']:.1f}",
-            Markup(f'<span class=bar style="width:{BAR * row["top1"] / 100:.2f}rem"></span>'),
+            Markup(f'<span class=track><span class=bar style="width:{row["top1"]:.1f}%"></span></span>'),
         ]
         for row in rows
     ]

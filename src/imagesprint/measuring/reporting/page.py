@@ -20,7 +20,8 @@ nav { margin: .75rem 0; font-size: .9rem } nav a { margin-right: 1rem }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); gap: .75rem; margin: 1rem 0 }
 .cards div { background: var(--soft); border-radius: .5rem; padding: .6rem .8rem; font-size: .875rem;
   color: var(--faint) }
-.cards b { display: block; font-size: 1.3rem; line-height: 1.4; white-space: nowrap; color: var(--ink); font-weight: 600 }
+.cards b { display: block; font-size: 1.3rem; line-height: 1.4; white-space: nowrap; color: var(--ink);
+  font-weight: 600 }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .9rem .25rem 0; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap }
 th { font-weight: 600; color: var(--faint) } th:first-child, td:first-child, .words td, .words th { text-align: left }

@@ -9,7 +9,7 @@ from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.toml_format import to_toml
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_run(tiny_recipe: Recipe) -> Callable[..., Path]:
     """Writes the files that a training of `steps` steps leaves, four an epoch, evaluated after each epoch."""
 

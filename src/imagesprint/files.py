@@ -1,14 +1,17 @@
 """Writing files so that a reader, or the next run, never sees half of one."""
 
+import fcntl
 import json
 import os
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from imagesprint.errors import RunError
 
 TEMPORARY_PATTERN = ".*.tmp"  # files that `write_atomically` had not finished when its process was killed
+_TAIL = 4096  # bytes read at a time when looking for the end of a line
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -58,24 +61,30 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append one object to a .jsonl file and sync it to the disk.
+    """Append one object to a .jsonl file and sync it to the disk. Several processes may do so at the same time.
 
     A last line that was cut short, by a kill or a full disk, gives way to the new one. An OSError names the file.
     """
-    if _is_cut_short(path):
-        write_rows(path, read_rows(path))
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
+        with path.open("ab+", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # or one could take another's line, half written, for cut short
+            file.truncate(_end_of_last_line(file))
+            rest = memoryview((json.dumps(row) + "\n").encode())
+            while rest:
+                rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _is_cut_short(path: Path) -> bool:
-    if not path.exists() or path.stat().st_size == 0:
-        return False
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() != b"\n"
+def _end_of_last_line(file: FileIO) -> int:
+    """Where the last line that is whole ends, in bytes."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - _TAIL)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0

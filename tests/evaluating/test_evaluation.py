@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from imagesprint.errors import DataError
-from imagesprint.evaluating.checkpoints import find_checkpoints
 from imagesprint.evaluating.evaluation import evaluate, evaluation_set
 from imagesprint.images.native_library import is_available
 from imagesprint.model.building import build_model
@@ -21,15 +20,13 @@ from imagesprint.records.dataset import open_root
 from imagesprint.records.example import bytes_feature
 from imagesprint.runs.ranks import Ranks
 
-ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 
-
-def test_every_image_counts_once_and_as_it_should(photo_root: Path, tiny_recipe: Recipe) -> None:
+def test_every_image_counts_once_and_as_it_should(photo_root: Path, tiny_recipe: Recipe, alone: Ranks) -> None:
     root = open_root(photo_root)
     model = TrainedModel(build_model(tiny_recipe, 2), tiny_recipe, root.classes, num_train=70)
     dataset = evaluation_set(root, model)
     assert (dataset.variant, dataset.split, len(dataset)) == ("32", "validation", 18)
-    found = evaluate(model, dataset, ALONE)
+    found = evaluate(model, dataset, alone)
 
     correct, loss = 0, 0.0
     for sample in range(len(dataset)):
@@ -50,7 +47,11 @@ def test_every_image_counts_once_and_as_it_should(photo_root: Path, tiny_recipe:
 
 @pytest.mark.skipif(not is_available(), reason="the native decoder is not built")
 def test_images_that_go_to_pillow_are_counted(
-    imagesprint: Callable[..., Any], write_foreign: Callable[..., Path], tiny_recipe: Recipe, tmp_path: Path
+    imagesprint: Callable[..., Any],
+    write_foreign: Callable[..., Path],
+    tiny_recipe: Recipe,
+    tmp_path: Path,
+    alone: Ranks,
 ) -> None:
     def to_png(record: dict[str, Any]) -> dict[str, Any]:
         encoded, file = b"".join(record["image/encoded"]), io.BytesIO()
@@ -61,7 +62,7 @@ def test_images_that_go_to_pillow_are_counted(
     assert imagesprint("index", root_path).code == 0
     root = open_root(root_path)
     model = TrainedModel(build_model(tiny_recipe, 2), tiny_recipe, root.classes, num_train=40)
-    found = evaluate(model, evaluation_set(root, model), ALONE)
+    found = evaluate(model, evaluation_set(root, model), alone)
     assert (found.num_images, found.fallbacks) == (6, 6)
     assert set(found.figures()) == {"num_images", "top1", "top5", "loss"}
 
@@ -70,12 +71,3 @@ def test_data_of_other_classes_is_refused(photo_root: Path, tiny_recipe: Recipe)
     model = TrainedModel(build_model(tiny_recipe, 2), tiny_recipe, ("cat", "dog"), num_train=70)
     with pytest.raises(DataError, match="other names"):
         evaluation_set(open_root(photo_root), model)
-
-
-def test_checkpoints_are_found_in_order_and_once(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    files = [tmp_path / "checkpoints" / f"step-{step:07d}.pt" for step in (8, 40, 100)]
-    for file in reversed(files):
-        file.touch()
-    assert find_checkpoints([tmp_path]) == files
-    assert find_checkpoints([files[1], tmp_path]) == [files[1], files[0], files[2]]

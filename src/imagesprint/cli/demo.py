@@ -35,7 +35,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Go the whole way inside --output; print what lies where and what to try next."""
     # So small a network gains 15% from a second thread on two idle cores, and loses half to waiting on busy ones.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from imagesprint.measuring.report import write_report
+    from imagesprint.evaluating.checkpoints import evaluate_checkpoints
+    from imagesprint.evaluating.views import Options
+    from imagesprint.measuring.reporting.report import ReportOptions, write_report
     from imagesprint.prepare.preparing import prepare
     from imagesprint.recipes.library import load_recipe
     from imagesprint.training.training import TrainingOptions, train
@@ -50,7 +52,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     console.line("3/4  train and evaluate: a small ResNet at 16, then at 24 pixels")
     result = train(load_recipe("demo"), root, run_directory, TrainingOptions(device="cpu"), console)
     console.line("4/4  report")
-    report = write_report(run_directory)
+    evaluate_checkpoints([Path(result["checkpoint"])], root, Options(), "cpu", Console.silent())
+    report = write_report(run_directory, ReportOptions(data=root), console)
     show(args, {**result, "report": report}, _closing(result, folder, run_directory, report))
     return 0
 

@@ -1,42 +1,119 @@
 """`imagesprint evaluate`."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from imagesprint.cli.output import show, table
-from imagesprint.cli.parsing import Parser, add_device_flags, add_verb
+from imagesprint.cli.parsing import Parser, add_device_flags, add_verb, positive
 from imagesprint.console import Console
 from imagesprint.runs.environment import is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
 
+if TYPE_CHECKING:
+    from imagesprint.evaluating.checkpoints import EvaluatedCheckpoint
+
 EXAMPLES = """\
   imagesprint evaluate RUN --data ROOT
   imagesprint evaluate RUN/checkpoints/step-0000660.pt OTHER_RUN --data ROOT --json
-  imagesprint evaluate RUN --data ROOT --processes 8"""
+  imagesprint evaluate RUN --data ROOT --processes 8              # the checkpoints side by side
+  imagesprint evaluate RUN --data ROOT --watch                    # beside a training, until it is finished
+  imagesprint evaluate RUN --data ROOT --flip --sizes 224,256,288 --per-class"""
+
+DESCRIPTION = """\
+Judge checkpoints on the validation split: one centre crop of each image, as the recipe says, exact on any number of
+processes. Each option adds a figure beside that plain one and never takes its place. What a run's checkpoints came to
+is kept in RUN/evaluated: the same question again is answered at once."""
+
+SHOWN = 10  # classes and pairs in the text; --json has all
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
-    parser = add_verb(subparsers, "evaluate", "Judge checkpoints on the validation split.", EXAMPLES, run)
+    parser = add_verb(subparsers, "evaluate", DESCRIPTION, EXAMPLES, run)
     parser.add_argument("paths", nargs="+", type=Path, metavar="RUN|CHECKPOINT", help="all of a run's, or named ones")
     parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="what imagesprint prepare made")
     add_device_flags(parser)
+    add = parser.add_argument
+    add("--watch", action="store_true", help="go on with each new checkpoint until the training is finished")
+    add("--weights", choices=("model", "ema"), default="", help="also the last step's weights, or their moving average")
+    add(
+        "--recalibrate",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="also with batch norm measured on N training images",
+    )
+    add("--flip", action="store_true", help="also the mean of each image and its mirror image")
+    add("--sizes", type=_sizes, default=(), metavar="PX,…", help="also at these sizes, of the same part of the image")
+    add("--rectangular", action="store_true", help="also at the image's own aspect ratio, not a square")
+    add("--per-class", action="store_true", help="show classes, confusions and calibration of the best checkpoint")
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(positive(part) for part in text.split(",")))
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Judge each checkpoint; print a table of all and the best."""
     if is_launcher(args.processes):
         return run_ranks(args.processes, args.words)
-    from imagesprint.evaluating.checkpoints import evaluate_checkpoints, find_checkpoints  # imports torch
+    from imagesprint.evaluating.checkpoints import evaluate_checkpoints, find_checkpoints, watch_runs  # imports torch
+    from imagesprint.evaluating.views import Options
 
-    evaluated = evaluate_checkpoints(find_checkpoints(args.paths), args.data, args.device, console)
-    if not is_main_rank():
-        return 0
+    options = Options(args.weights, args.recalibrate, args.flip, args.sizes, args.rectangular)
+    if args.watch:
+        evaluated = watch_runs(args.paths, args.data, options, args.device, console)
+    else:
+        evaluated = evaluate_checkpoints(find_checkpoints(args.paths), args.data, options, args.device, console)
+    if is_main_rank():
+        _show(args, evaluated)
+    return 0
+
+
+def _show(args: argparse.Namespace, evaluated: "Sequence[EvaluatedCheckpoint]") -> None:
     best = max(evaluated, key=lambda one: (one.top1, one.top5, one.step))
+    lines = [_table(evaluated), f"best: {best.path}, top-1 {best.top1:.2f}%"]
+    if best.views:
+        lines += ["", _views(evaluated)]
+    if args.per_class:
+        lines += ["", _classes(best.details)]
+    show(
+        args,
+        {"checkpoints": [_entry(one, args.per_class) for one in evaluated], "best": _entry(best)},
+        "\n".join(lines),
+    )
+
+
+def _entry(one: "EvaluatedCheckpoint", with_details: bool = False) -> dict[str, Any]:
+    return {key: value for key, value in vars(one).items() if with_details or key != "details"}
+
+
+def _table(evaluated: "Sequence[EvaluatedCheckpoint]") -> str:
     rows = [
         (one.path, one.step, f"{one.epoch:g}", one.num_images, f"{one.top1:.2f}", f"{one.top5:.2f}", f"{one.loss:.4f}")
         for one in evaluated
     ]
-    text = table(["checkpoint", "step", "epoch", "images", "top-1 %", "top-5 %", "loss"], rows)
-    show(args, {"checkpoints": evaluated, "best": best}, f"{text}\nbest: {best.path}, top-1 {best.top1:.2f}%")
-    return 0
+    return table(["checkpoint", "step", "epoch", "images", "top-1 %", "top-5 %", "loss"], rows)
+
+
+def _views(evaluated: "Sequence[EvaluatedCheckpoint]") -> str:
+    names = [view["view"] for view in evaluated[0].views]
+    rows = [(one.path, f"{one.top1:.2f}", *(f"{view['top1']:.2f}" for view in one.views)) for one in evaluated]
+    return table(["top-1 % of", "plain", *names], rows)
+
+
+def _classes(details: dict[str, Any]) -> str:
+    judged = sorted((row for row in details["per_class"] if row["num_images"]), key=lambda row: row["top1"])
+    worst = [(row["class"], row["num_images"], f"{row['top1']:.2f}") for row in judged[:SHOWN]]
+    pairs = [(row["class"], row["taken_for"], row["count"]) for row in details["confusions"][:SHOWN]]
+    return "\n".join(
+        [
+            table([f"worst of {len(judged)} classes", "images", "top-1 %"], worst),
+            "",
+            table(["class", "taken for", "times"], pairs),
+            "",
+            f"expected calibration error: {details['calibration_error']:.2f}% (15 bins)",
+        ]
+    )

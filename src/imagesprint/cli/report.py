@@ -6,20 +6,44 @@ from pathlib import Path
 from imagesprint.cli.output import show
 from imagesprint.cli.parsing import Parser, add_verb
 from imagesprint.console import Console
+from imagesprint.errors import UsageError
 
-EXAMPLES = "  imagesprint report RUN"
+EXAMPLES = """\
+  imagesprint report RUN
+  imagesprint report RUN --data ROOT                    # with pictures of the worst mistakes
+  imagesprint report RUN --reference minutes104 --price 24.50
+  imagesprint report RUN OTHER_RUN THIRD_RUN            # side by side"""
+
+DESCRIPTION = """\
+Write RUN/report.html, one page that opens anywhere without a network, RUN/model-card.md and the plots in RUN/plots.
+Of several runs, RUN/comparison.html instead."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
-    parser = add_verb(subparsers, "report", "Write RUN/report.html and the plots in RUN/plots.", EXAMPLES, run)
-    parser.add_argument("run_directory", type=Path, metavar="RUN", help="the --output of a training")
+    parser = add_verb(subparsers, "report", DESCRIPTION, EXAMPLES, run)
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="the --output of a training; of several, a comparison")
+    add(
+        "--reference",
+        metavar="NAME|RUN",
+        help="minutes104, classic, torchvision, ffcv or a run; default on ImageNet: that of the recipe",
+    )
+    add("--data", type=Path, metavar="ROOT", help="what the run was evaluated on, for pictures")
+    add("--price", type=float, metavar="AMOUNT", help="what an hour of the machine costs")
 
 
-def run(args: argparse.Namespace, _: Console) -> int:
+def run(args: argparse.Namespace, console: Console) -> int:
     """Write the report; print where it lies."""
-    from imagesprint.measuring.report import write_report  # imports matplotlib and torch
+    from imagesprint.measuring.reporting.comparison import write_comparison  # these import matplotlib and torch
+    from imagesprint.measuring.reporting.report import ReportOptions, write_report
 
-    report = write_report(args.run_directory)
+    options = ReportOptions(args.reference, args.data, args.price)
+    if len(args.runs) == 1:
+        report = write_report(args.runs[0], options, console)
+    elif options == ReportOptions():
+        report = write_comparison(args.runs)
+    else:
+        raise UsageError("--reference, --data and --price are for the report of one run", "name one run, or leave them")
     show(args, {"report": report}, f"report      {report}")
     return 0

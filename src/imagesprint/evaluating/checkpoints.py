@@ -1,25 +1,37 @@
-"""`evaluate`: every checkpoint of a run, or named ones, on the validation split."""
+"""`evaluate`: every checkpoint of a run, or named ones, on the validation split; those of a running training, too."""
 
-from contextlib import ExitStack
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
-from imagesprint.evaluating.evaluation import evaluate, evaluation_row, evaluation_set
+from imagesprint.evaluating.judging import Judge, Judged
+from imagesprint.evaluating.recording import Recorder
+from imagesprint.evaluating.views import Options
 from imagesprint.images.decoders import describe_decoder
-from imagesprint.model.weights import list_checkpoints, load_model
-from imagesprint.recipes.schedule import Schedule
+from imagesprint.model.weights import list_checkpoints
 from imagesprint.records.dataset import open_root
 from imagesprint.runs.directory import RunDirectory
-from imagesprint.runs.logs import RunLogs
-from imagesprint.runs.ranks import open_ranks
+from imagesprint.runs.ranks import Ranks, open_ranks
+
+POLL_SECONDS = 1.0  # between two looks at a run that is being watched
+FIGURES = ("num_images", "top1", "top5", "loss")
 
 
 @dataclass(frozen=True)
 class EvaluatedCheckpoint:
-    """One judged checkpoint; `epoch` counts the epochs done."""
+    """One judged checkpoint; `epoch` counts the epochs done.
+
+    The figures are those of the plain view, the recipe's own evaluation. `views` has each option beside it: view,
+    num_images, top1, top5, loss. `details` is as `evaluating.details.details` gives it, for the plain view.
+    """
 
     path: str
     step: int
@@ -28,9 +40,11 @@ class EvaluatedCheckpoint:
     top1: float
     top5: float
     loss: float
+    views: tuple[dict[str, Any], ...]
+    details: dict[str, Any]
 
 
-def find_checkpoints(paths: list[Path]) -> list[Path]:
+def find_checkpoints(paths: Sequence[Path]) -> list[Path]:
     """The checkpoint files that `paths`, run directories and checkpoint files, stand for, in order, each once.
 
     Raises UsageError for a path that is neither.
@@ -46,54 +60,105 @@ def find_checkpoints(paths: list[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def evaluate_checkpoints(paths: list[Path], data: Path, device: str, console: Console) -> list[EvaluatedCheckpoint]:
+def evaluate_checkpoints(
+    paths: Sequence[Path], data: Path, options: Options, device: str, console: Console
+) -> list[EvaluatedCheckpoint]:
     """Judge each of the checkpoint files `paths` on the validation split of the root `data`, in order.
 
     A checkpoint inside a run directory also gets its row in that run's evaluations.jsonl, and its points in
-    TensorBoard, unless the same is there already. Returns the same on every rank.
+    TensorBoard, unless the same is there already; its results are kept in RUN/evaluated. Returns them on rank 0, and
+    nothing on the others.
     """
+    with _evaluation(data, options, device, console) as evaluation:
+        return evaluation.judge(paths)
+
+
+def watch_runs(
+    runs: Sequence[Path], data: Path, options: Options, device: str, console: Console
+) -> list[EvaluatedCheckpoint]:
+    """As `evaluate_checkpoints`, for all checkpoints of `runs` that are there or come, until all runs are finished.
+
+    Only files are looked at: the training may be on another machine. Raises UsageError for what is no run.
+    """
+    for run in runs:
+        if not RunDirectory(run).recipe_file.exists():
+            raise UsageError(f"--watch: {run} holds no run", "name the --output of a training that has begun")
+    with _evaluation(data, options, device, console) as evaluation:
+        return evaluation.watch([RunDirectory(run) for run in runs])
+
+
+@contextmanager
+def _evaluation(data: Path, options: Options, device: str, console: Console) -> "Iterator[_Evaluation]":
     root = open_root(data)
     with open_ranks(device) as ranks, ExitStack() as stack:
         console = console if ranks.is_main else Console.silent()
-        recorder = _Recorder(stack, console)
         console.line(f"decoder     {describe_decoder()}")
-        evaluated, fallbacks = [], 0
-        for index, path in enumerate(paths):
-            console.live(f"evaluating {path} ({index + 1}/{len(paths)})")
-            model = load_model(path).to(ranks.device)
-            accuracy = evaluate(model, evaluation_set(root, model), ranks)
-            epoch = Schedule(model.recipe, model.num_train).epochs_done(model.step)
-            if ranks.is_main:
-                recorder.record(path, evaluation_row(accuracy, model.step, epoch, Path("checkpoints", path.name)))
-            fallbacks += accuracy.fallbacks
-            evaluated.append(EvaluatedCheckpoint(path=str(path), step=model.step, epoch=epoch, **accuracy.figures()))
-        if fallbacks:
+        judge = Judge(root, options.views(), ranks, console)
+        yield _Evaluation(judge, Recorder(stack, console), ranks, console)
+        if fallbacks := judge.fallbacks:
             console.line(f"decoder     {fallbacks:,} images were of a kind that is left to Pillow")
+
+
+class _Evaluation:
+    """One command's work."""
+
+    def __init__(self, judge: Judge, recorder: Recorder, ranks: Ranks, console: Console) -> None:
+        self._judge, self._recorder, self._ranks, self._console = judge, recorder, ranks, console
+
+    def judge(self, paths: Sequence[Path], tell: bool = False) -> list[EvaluatedCheckpoint]:
+        """Judge and record; with `tell`, show a line a checkpoint."""
+        evaluated = []
+        for judged in self._judge.judge(paths):
+            one = _evaluated(judged)
+            figures = {key: getattr(one, key) for key in ("step", "epoch", *FIGURES)}
+            self._recorder.record(judged.path, {**figures, "checkpoint": f"checkpoints/{judged.path.name}"})
+            if tell:
+                self._console.line(f"evaluated   {one.path}: epoch {one.epoch:g}, top-1 {one.top1:.2f}%")
+            evaluated.append(one)
         return evaluated
 
+    def watch(self, runs: Sequence[RunDirectory]) -> list[EvaluatedCheckpoint]:
+        """Judge what comes until every run has its result; in the end all, in the order of `find_checkpoints`."""
+        done: dict[Path, tuple[float, EvaluatedCheckpoint]] = {}
+        while True:
+            finished = all(run.result_file.exists() for run in runs)  # asked first: the last checkpoint comes before it
+            times = _written(runs)
+            new = [path for path in times if path not in done or done[path][0] != times[path]]
+            paths = self._agreed(new)
+            done |= {Path(one.path): (times[Path(one.path)], one) for one in self.judge(paths, tell=True)}
+            if self._ranks.total(self._ranks.is_main and finished and not paths):
+                return [one for _, one in done.values()]
+            if not paths:
+                self._console.live(f"waiting for a checkpoint; {len(done)} judged so far")
+                time.sleep(POLL_SECONDS)
 
-class _Recorder:
-    """Writes rows of evaluations into the runs that the checkpoints belong to, one TensorBoard file a run."""
-
-    def __init__(self, stack: ExitStack, console: Console) -> None:
-        self._stack = stack
-        self._console = console
-        self._logs: dict[Path, RunLogs] = {}
-
-    def record(self, checkpoint: Path, row: dict[str, Any]) -> None:
-        folder = checkpoint.resolve().parent
-        run = RunDirectory(folder.parent)
-        if folder.name != "checkpoints" or not run.recipe_file.exists() or _is_known(row, run):
-            return
-        try:
-            if run.path not in self._logs:
-                self._logs[run.path] = self._stack.enter_context(RunLogs(run, folder="evaluate"))
-            self._logs[run.path].evaluation(row)
-        except OSError as error:
-            self._console.warn(f"{run.path} cannot be written ({error.strerror}): the figures are not recorded there")
+    def _agreed(self, paths: Sequence[Path]) -> list[Path]:
+        """What rank 0 has for `paths`, on every rank."""
+        text = b"\0".join(map(os.fsencode, paths)) if self._ranks.is_main else b""
+        codes = torch.zeros(self._ranks.total(len(text)), dtype=torch.int64, device=self._ranks.device)
+        if not len(codes):
+            return []
+        codes[: len(text)] = torch.tensor(list(text))
+        self._ranks.sum(codes)
+        return [Path(os.fsdecode(part)) for part in bytes(codes.tolist()).split(b"\0")]
 
 
-def _is_known(row: dict[str, Any], run: RunDirectory) -> bool:
-    """Whether `run` has a row of the same checkpoint with the same counts."""
-    keys = ("checkpoint", "step", "num_images", "top1", "top5")
-    return any(all(known[key] == row[key] for key in keys) for known in run.evaluations())
+def _evaluated(judged: Judged) -> EvaluatedCheckpoint:
+    plain, *others = judged.results
+    return EvaluatedCheckpoint(
+        path=str(judged.path),
+        step=plain["step"],
+        epoch=plain["epoch"],
+        **{key: plain[key] for key in FIGURES},
+        views=tuple({"view": other["view"], **{key: other[key] for key in FIGURES}} for other in others),
+        details=plain["details"],
+    )
+
+
+def _written(runs: Sequence[RunDirectory]) -> dict[Path, float]:
+    """The checkpoints of `runs` and when each was written: a run that was interrupted may write one again."""
+    times = {}
+    for path in (path for run in runs for path in run.checkpoints()):
+        with suppress(FileNotFoundError):  # `train` may delete old ones
+            times[path] = path.stat().st_mtime
+    return times

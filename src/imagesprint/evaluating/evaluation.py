@@ -4,11 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.nn import functional as F
-
 from imagesprint.errors import DataError
-from imagesprint.evaluating.metrics import correct_counts
+from imagesprint.evaluating.outcomes import Outcomes, blank_table, judge, read_table
 from imagesprint.loading.loader import EvaluationLoader
 from imagesprint.model.weights import TrainedModel
 from imagesprint.records.dataset import Dataset, Root
@@ -35,24 +32,28 @@ class Accuracy:
 
 def evaluation_set(root: Root, model: TrainedModel) -> Dataset:
     """The validation split that the model's recipe evaluates on. Raises DataError where its classes differ."""
+    check_classes(root, model)
+    return root.dataset(root.nearest(model.recipe.eval_source), "validation")
+
+
+def check_classes(root: Root, model: TrainedModel) -> None:
+    """Raise DataError where the classes of `root` are not those of the model."""
     if root.classes != model.classes:
         raise DataError(
             f"the model knows {len(model.classes)} classes, {root.path} holds {len(root.classes)}, "
             "or they have other names",
             "evaluate on data prepared from the same classes",
         )
-    return root.dataset(root.nearest(model.recipe.eval_source), "validation")
 
 
-@torch.inference_mode()
 def evaluate(model: TrainedModel, dataset: Dataset, ranks: Ranks) -> Accuracy:
     """Judge `model`, which is on the ranks' device, in fp32 on all images of `dataset`.
 
-    Images come in padded batches of fixed size dealt to the ranks, so that no count depends on their number.
+    Images come in padded batches of fixed size dealt to the ranks, so that no figure depends on their number.
     Returns the same on every rank.
     """
     recipe = model.recipe
-    sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
+    table = blank_table(len(dataset), ranks.device)
     loader = EvaluationLoader(
         dataset,
         image_size=recipe.eval_image_size,
@@ -64,17 +65,18 @@ def evaluate(model: TrainedModel, dataset: Dataset, ranks: Ranks) -> Accuracy:
     )
     model.eval()
     with loader:
-        for batch in loader:
-            labels, mask = batch.labels.to(ranks.device), batch.mask.to(ranks.device)
-            logits = model(batch.images.to(ranks.device))
-            losses = F.cross_entropy(logits, labels, reduction="none")
-            sums[0] += torch.where(mask, losses, 0).double().sum()
-            sums[1:3] += correct_counts(logits, labels, mask)
-            sums[3] += mask.sum()
-    ranks.sum(sums)
-    loss, top1, top5, count = ranks.read(sums)
-    fallbacks = ranks.total(loader.fallbacks)
-    return Accuracy(int(count), 100 * top1 / count, 100 * top5 / count, loss / count, fallbacks)
+        judge(model, loader, table)
+    ranks.sum(table)
+    fallbacks = ranks.total(loader.fallbacks)  # read first: it names a rank that does not answer
+    outcomes = read_table(table)
+    assert outcomes is not None, "the ranks' shares do not make up the split"
+    return accuracy(outcomes, fallbacks)
+
+
+def accuracy(outcomes: Outcomes, fallbacks: int = 0) -> Accuracy:
+    """The figures of all images together."""
+    top1, top5 = (100 * int(right.sum()) / len(outcomes) for right in (outcomes.top1, outcomes.top5))
+    return Accuracy(len(outcomes), top1, top5, float(outcomes.loss.mean()), fallbacks)
 
 
 def evaluation_row(accuracy: Accuracy, step: int, epoch: float, checkpoint: Path | None) -> dict[str, Any]:

@@ -152,11 +152,12 @@ class TrainedModel(nn.Module):
         return logits
 
 
-def load_model(path: str | Path) -> TrainedModel:
+def load_model(path: str | Path, weights: str = "") -> TrainedModel:
     """The trained model of a checkpoint, or of the last checkpoint of a run directory, in evaluation mode on the CPU.
 
-    Where the recipe keeps a moving average of the weights (`ema_decay`), these are the averaged ones. Raises
-    UsageError where nothing is there, CheckpointError where the file is damaged.
+    `weights` is "model" for those of the last step, "ema" for their moving average, or "" for the average where the
+    recipe keeps one (`ema_decay`), else those of the last step. Raises UsageError where nothing is there or no average
+    is kept, CheckpointError where the file is damaged.
     """
     file = Path(path)
     if file.is_dir():
@@ -167,8 +168,16 @@ def load_model(path: str | Path) -> TrainedModel:
     content = read_training_checkpoint(file)
     recipe = from_dict(content["recipe"], origin=str(file))
     network = build_model(recipe, len(content["classes"]))
-    load_weights(network, content.get("ema") or content["model"], file)
+    load_weights(network, _chosen(content, weights, file), file)
     return TrainedModel(network, recipe, tuple(content["classes"]), content["num_train"], content["step"]).eval()
+
+
+def _chosen(content: dict[str, Any], weights: str, file: Path) -> Mapping[str, Tensor]:
+    average, own = content.get("ema"), content["model"]
+    if weights == "ema" and not average:
+        raise UsageError(f"{file} holds no moving average of the weights", "train with --set ema_decay=0.9999")
+    state: Mapping[str, Tensor] = own if weights == "model" else average or own
+    return state
 
 
 def list_checkpoints(run: Path) -> list[Path]:

@@ -1,0 +1,92 @@
+"""Results of evaluations, kept in the run by what was judged and how, so that nothing is computed a second time."""
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imagesprint.errors import CheckpointError
+from imagesprint.evaluating.views import View
+from imagesprint.files import write_text
+from imagesprint.images.decoders import decoder_name
+from imagesprint.records.dataset import Root
+from imagesprint.runs.directory import RunDirectory
+
+FOLDER = "evaluated"
+_FORMAT = 1  # a result of another one is not read
+
+
+def run_of(checkpoint: Path) -> RunDirectory | None:
+    """The run that a checkpoint file lies in; None where it lies elsewhere."""
+    folder = checkpoint.resolve().parent
+    run = RunDirectory(folder.parent)
+    return run if folder.name == "checkpoints" and run.recipe_file.exists() else None
+
+
+class ResultsKept:
+    """One JSON file a checkpoint and view in RUN/evaluated: the figures, with the details behind them.
+
+    Its name has a hash over the checkpoint's content, the view, the decoder, the kind of device and PyTorch's version;
+    inside stands the data's fingerprint. Checkpoints that lie in no run have none.
+    """
+
+    def __init__(self, root: Root, device: torch.device) -> None:
+        self._root = root
+        self._machine = [_FORMAT, decoder_name(), device.type, str(torch.__version__)]
+        self._data: dict[str, str] = {}
+
+    def find(self, checkpoint: Path, view: View) -> dict[str, Any] | None:
+        """What `keep` was given for the same checkpoint, view and data; None where there is nothing."""
+        file = self._file(checkpoint, view)
+        if file is None or not file.exists():
+            return None
+        result = read_result(file)
+        same = result is not None and result["data"] == self.data(result["data"]["variant"])
+        return result if same else None
+
+    def keep(self, checkpoint: Path, view: View, result: dict[str, Any]) -> None:
+        """Write `result`, plain types with the `data` that it came from. Raises OSError."""
+        file = self._file(checkpoint, view)
+        if file is not None:
+            file.parent.mkdir(exist_ok=True)
+            write_text(file, json.dumps({"checkpoint": checkpoint.name, **result}) + "\n")
+
+    def data(self, variant: str) -> dict[str, Any]:
+        """What says which images: the variant that was judged, its validation split, and those to choose from."""
+        if variant not in self._root.variants:
+            return {}
+        if variant not in self._data:
+            self._data[variant] = self._root.dataset(variant, "validation").fingerprint
+        return {"variant": variant, "fingerprint": self._data[variant], "variants": list(self._root.variants)}
+
+    def _file(self, checkpoint: Path, view: View) -> Path | None:
+        run = run_of(checkpoint)
+        if run is None:
+            return None
+        key = json.dumps([*self._machine, view.describe(), checkpoint_hash(checkpoint)])
+        return run.path / FOLDER / f"{checkpoint.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+
+
+def read_result(file: Path) -> dict[str, Any] | None:
+    """What a file of RUN/evaluated says; None where it is damaged."""
+    try:
+        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result
+
+
+def checkpoint_hash(path: Path) -> str:
+    """A hash over the names, sizes and CRC-32s of all that the archive `path` holds, without reading the tensors.
+
+    Raises CheckpointError where it is no archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [(entry.filename, entry.file_size, entry.CRC) for entry in archive.infolist()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}", "delete it or copy it again") from error
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()

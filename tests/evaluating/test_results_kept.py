@@ -1,0 +1,77 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from imagesprint.errors import CheckpointError
+from imagesprint.evaluating.evaluation_images import EvaluationImages
+from imagesprint.evaluating.results_kept import FOLDER, ResultsKept, checkpoint_hash
+from imagesprint.evaluating.views import View
+from imagesprint.recipes.recipe import Recipe
+from imagesprint.records.dataset import Root, open_dataset, open_root
+from imagesprint.runs.ranks import Ranks
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def root(photo_root: Path) -> Root:
+    return open_root(photo_root)
+
+
+def test_a_result_is_found_for_the_same_checkpoint_view_and_data_alone(
+    root: Root, tmp_path: Path, write_checkpoint: Callable[..., Path]
+) -> None:
+    checkpoint, kept = write_checkpoint(tmp_path, 4), ResultsKept(root, CPU)
+    result = {"step": 4, "data": kept.data("32")}
+    kept.keep(checkpoint, View(), result)
+    again = ResultsKept(root, CPU)
+    assert again.find(checkpoint, View()) == {"checkpoint": checkpoint.name, **result}
+    assert again.find(checkpoint, View(flip=True)) is None
+    content = torch.load(checkpoint, weights_only=True)
+    content["model"]["fc.bias"][0] += 1
+    torch.save(content, checkpoint)
+    assert again.find(checkpoint, View()) is None
+
+
+def test_other_data_and_damaged_files_are_no_result(
+    root: Root, tmp_path: Path, write_checkpoint: Callable[..., Path]
+) -> None:
+    checkpoint, kept = write_checkpoint(tmp_path, 4), ResultsKept(root, CPU)
+    kept.keep(checkpoint, View(), {"step": 4, "data": kept.data("32") | {"fingerprint": "of other images"}})
+    assert kept.find(checkpoint, View()) is None
+    next((tmp_path / FOLDER).iterdir()).write_text("{")
+    assert kept.find(checkpoint, View()) is None
+
+
+def test_a_checkpoint_outside_a_run_keeps_nothing(
+    root: Root, tmp_path: Path, write_checkpoint: Callable[..., Path]
+) -> None:
+    alone = write_checkpoint(tmp_path / "run", 4).rename(tmp_path / "best.pt")
+    kept = ResultsKept(root, CPU)
+    kept.keep(alone, View(), {"step": 4, "data": kept.data("32")})
+    assert kept.find(alone, View()) is None
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["best.pt"]
+
+
+def test_what_is_no_archive_has_no_hash(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_text("text")
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        checkpoint_hash(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("room", [1 << 30, 0])
+def test_images_are_decoded_once_where_there_is_room(
+    photo_root: Path, tiny_recipe: Recipe, alone: Ranks, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    monkeypatch.setattr("imagesprint.evaluating.evaluation_images.MOST_BYTES", room)
+    dataset, images = open_dataset(photo_root, "32", "validation"), EvaluationImages(alone)
+    first = [(batch.step, batch.images.clone()) for batch in images.batches(dataset, tiny_recipe, View(), (0, 1))]
+    second = list(images.batches(dataset, tiny_recipe, View(), (0, 1)))
+    third = list(images.batches(dataset, tiny_recipe, View(), (1, 2)))
+    assert [number for number, _ in first] == [0, 1, 2]
+    assert [batch.step for batch in third] == [1]
+    assert (third[0] is second[1]) == bool(room)
+    if room:
+        assert all(torch.equal(pixels, batch.images) for (_, pixels), batch in zip(first, second, strict=True))

@@ -1,0 +1,100 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imagesprint.errors import UsageError
+from imagesprint.evaluating.recalibration import recalibrate
+from imagesprint.evaluating.rectangles import rectangular_batches
+from imagesprint.evaluating.views import Options, View
+from imagesprint.images.decoding import open_rgb
+from imagesprint.loading.loader import EvaluationLoader
+from imagesprint.model.batch_norm import batch_norms
+from imagesprint.model.weights import load_model
+from imagesprint.recipes.recipe import Recipe
+from imagesprint.records.dataset import open_dataset
+
+
+def test_the_plain_view_comes_first_and_each_option_once() -> None:
+    views = Options("ema", 64, True, (32, 48), True).views()
+    assert views[0] == View()
+    assert len({view.name for view in views}) == len(views) == 7
+    assert Options().views() == (View(),)
+
+
+def test_every_size_shows_the_same_part_of_the_image(tiny_recipe: Recipe) -> None:
+    assert View().sizes(tiny_recipe) == (28, 24)
+    assert View(size=48).sizes(tiny_recipe) == (56, 48)
+
+
+def test_weights_and_their_moving_average(tmp_path: Path, write_checkpoint: Callable[..., Path]) -> None:
+    both, plain = write_checkpoint(tmp_path / "a", 4, ema=True), write_checkpoint(tmp_path / "b", 4)
+
+    def first_layer(path: Path, weights: str = "") -> torch.Tensor:
+        weight: torch.Tensor = load_model(path, weights).network.state_dict()["conv1.weight"]
+        return weight
+
+    assert torch.equal(first_layer(both, "model"), 2 * first_layer(both, "ema"))
+    assert torch.equal(first_layer(both), first_layer(both, "ema"))
+    assert torch.equal(first_layer(plain), first_layer(both, "model"))
+    with pytest.raises(UsageError, match="no moving average"):
+        load_model(plain, "ema")
+
+
+def test_flip_is_the_mean_of_both(tmp_path: Path, write_checkpoint: Callable[..., Path]) -> None:
+    model = load_model(write_checkpoint(tmp_path, 4))
+    images = torch.randint(0, 256, (2, 24, 24, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        mirrored = torch.from_numpy(images.numpy()[:, :, ::-1].copy())
+        assert torch.allclose(View(flip=True).logits(model)(images), (model(images) + model(mirrored)) / 2)
+
+
+def test_recalibrated_statistics_are_those_of_the_images(
+    photo_root: Path, tmp_path: Path, write_checkpoint: Callable[..., Path]
+) -> None:
+    model = load_model(write_checkpoint(tmp_path, 4))
+    training_set = open_dataset(photo_root, "32", "train")  # 70 images in batches of 8: every second, four in all
+    recalibrate(model, training_set, 32)
+    batches = [batch.images.clone() for batch in EvaluationLoader(training_set, 24, 28, 8)][:8:2]
+    assert len(batches) == 4
+    with torch.no_grad():
+        inputs = [((batch.float() - model.mean) / model.std).permute(0, 3, 1, 2) for batch in batches]
+        first = [model.network.conv1(one) for one in inputs]  # type: ignore[operator]
+    norm = batch_norms(model)[0]
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert torch.allclose(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in first]).mean(0), atol=1e-5)
+    assert torch.allclose(norm.running_var, torch.stack([x.var((0, 2, 3)) for x in first]).mean(0), rtol=1e-4)
+    assert not norm.training
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_rectangles_show_each_image_once_at_its_own_ratio(photo_root: Path, world_size: int) -> None:
+    dataset = open_dataset(photo_root, "32", "validation")
+    seen: list[int] = []
+    for rank in range(world_size):
+        for batch in rectangular_batches(dataset, 32, 32, 4, (rank, world_size), 1):
+            ids = batch.sample_ids[batch.mask].tolist()
+            height, width = batch.images.shape[1:3]
+            assert min(height, width) == 32
+            assert max(height, width) % 8 == 0
+            ratio = np.mean([dataset.sizes[i][1] / dataset.sizes[i][0] for i in ids])
+            assert abs(np.log(width / height) - np.log(ratio)) < 0.3
+            assert batch.labels[batch.mask].tolist() == dataset.labels[ids].tolist()
+            assert not batch.images[~batch.mask].any()
+            seen += ids
+    assert sorted(seen) == list(range(18))
+
+
+def test_a_rectangle_is_cut_out_of_the_centre(photo_root: Path) -> None:
+    dataset = open_dataset(photo_root, "32", "validation")  # the shorter side is 32: nothing is enlarged
+    batch = next(iter(rectangular_batches(dataset, 32, 32, 1, (0, 1), 1)))  # the narrowest, alone
+    height, width = batch.images.shape[1:3]
+    image = open_rgb(dataset.read(int(batch.sample_ids[0])))
+    top = (image.height - height) // 2
+    assert width == image.width == 32
+    expected = image.crop((0, top, 32, top + height)).resize((32, height), Image.Resampling.BILINEAR)
+    assert np.array_equal(batch.images[0].numpy(), np.asarray(expected))

@@ -24,6 +24,8 @@ VERBS = {
     "train": "train a recipe on prepared data",
     "evaluate": "judge every checkpoint of a run",
     "report": "one page on a run",
+    "predict": "say what images show",
+    "export": "write a trained model as ONNX, for torch.export, or as safetensors",
     "bench": "measure what this machine does: bench data",
 }
 

@@ -32,9 +32,12 @@ class TrainingState:
     another record stood in for a bad one, on all ranks. All three count over all interruptions.
     """
 
-    def __init__(self, recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, classes: tuple[str, ...], device: torch.device, class_texts: tuple[str, ...] = ()
+    ) -> None:
         self.recipe = recipe
         self.classes = classes
+        self.class_texts = class_texts or classes
         self.step = 0
         self.train_seconds = 0.0
         self.wall_seconds = 0.0
@@ -84,6 +87,7 @@ class TrainingState:
             "bad_records": self.bad_records,
             "recipe": to_dict(self.recipe),
             "classes": list(self.classes),
+            "class_texts": list(self.class_texts),
             "num_train": num_train,
             "data": data,
             "decoder": decoder,

@@ -1,10 +1,11 @@
-"""`imagesprint bench data`."""
+"""`imagesprint bench data`; `bench predict` is in a module of its own."""
 
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from imagesprint.cli import bench_predict
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_verb, positive
 from imagesprint.console import Console
@@ -24,7 +25,13 @@ imagesprint reads them from the shards and checks them. It takes minutes on a ma
 
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb and what it groups."""
-    group = add_verb(subparsers, "bench", "Measure what this machine makes of a part of the work.", EXAMPLES, None)
+    group = add_verb(
+        subparsers,
+        "bench",
+        "Measure what this machine makes of a part of the work.",
+        f"{EXAMPLES}\n{bench_predict.EXAMPLES}",
+        None,
+    )
     inner = group.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
 
     data = add_verb(inner, "data", DESCRIPTION, EXAMPLES, run_data)
@@ -33,6 +40,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     data.add_argument("--image-size", type=positive, default=224, metavar="PX", help="side of the crops; default 224")
     data.add_argument("--threads", type=positive, metavar="N", help="default: one a core")
     data.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the result, too")
+
+    bench_predict.add_command(inner)
 
 
 def run_data(args: argparse.Namespace, console: Console) -> int:

@@ -26,7 +26,7 @@ VERBS = {
     "report": "one page on a run",
     "predict": "say what images show",
     "export": "write a trained model as ONNX, for torch.export, or as safetensors",
-    "bench": "measure what this machine does: bench data",
+    "bench": "measure what this machine does: bench data, bench predict",
 }
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell has it

@@ -21,6 +21,11 @@ def save_plot(result: Mapping[str, Any], path: Path) -> None:
     _draw_speeds(speeds, result)
     _draw_stages(stages, result)
     figure.suptitle(f"{result['data']}, {result['mean_bytes'] / 1000:,.0f} kB → {result['image_size']} px")
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG. Raises UsageError where `path` cannot be written."""
     try:
         write_atomically(path, lambda file: figure.savefig(file, format="png"))
     except OSError as error:

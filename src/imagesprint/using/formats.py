@@ -67,7 +67,8 @@ def _encode_onnx(model: TrainedModel) -> bytes:
         )
         assert program is not None  # dynamo=True gives one
         program.model.metadata_props[_DESCRIPTION] = json.dumps(describe(model))
-        return program.model_proto.SerializeToString()
+        encoded: bytes = program.model_proto.SerializeToString()
+    return encoded
 
 
 def _open_onnx(file: Path, _: TrainedModel) -> Infer:
@@ -86,7 +87,7 @@ def _encode_torch(model: TrainedModel) -> bytes:
 def _open_torch(file: Path, _: TrainedModel) -> Infer:
     with file.open("rb") as stream, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own internals
-        return in_torch(torch.export.load(stream).module())  # type: ignore[arg-type]
+        return in_torch(torch.export.load(stream).module())
 
 
 def _encode_safetensors(model: TrainedModel) -> bytes:

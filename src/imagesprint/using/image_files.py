@@ -61,4 +61,6 @@ def _expand(path: Path) -> list[Path]:
 
 
 def _raise(error: OSError) -> None:
-    raise UsageError(f"cannot read {error.filename}: {error.strerror}", "make it readable, or name its files") from error
+    raise UsageError(
+        f"cannot read {error.filename}: {error.strerror}", "make it readable, or name its files"
+    ) from error

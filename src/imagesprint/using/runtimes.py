@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from imagesprint.errors import UsageError
 from imagesprint.model.weights import TrainedModel
@@ -15,8 +17,8 @@ Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # RGB images [N, H, 
 _CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
-def in_torch(model: torch.nn.Module, device: str = "cpu") -> Infer:
-    """Run `model`, which is on `device` and takes what a TrainedModel takes, in PyTorch."""
+def in_torch(model: Callable[[Tensor], Any], device: str = "cpu") -> Infer:
+    """Run `model`, which is on `device` and takes and gives what a TrainedModel does, in PyTorch."""
 
     @torch.inference_mode()
     def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -28,8 +30,7 @@ def in_torch(model: torch.nn.Module, device: str = "cpu") -> Infer:
 
 def compiled(model: TrainedModel, device: str = "cpu") -> Infer:
     """As `in_torch`, compiled for each shape when it first comes."""
-    made: torch.nn.Module = torch.compile(model, dynamic=False)
-    return in_torch(made, device)
+    return in_torch(torch.compile(model, dynamic=False), device)
 
 
 def in_onnx_runtime(file: Path, threads: int = 0, device: str = "cpu") -> Infer:

@@ -103,7 +103,7 @@ def make_ready() -> None:
     if importlib.util.find_spec("google_crc32c") is None:
         found.append(str(STAND_INS))
     os.environ["PYTHONPATH"] = os.pathsep.join([*found, *filter(None, [os.environ.get("PYTHONPATH")])])
-    probe = "import sys; from imagesprint.images.native import is_available; sys.exit(not is_available())"
+    probe = "import sys; from imagesprint.images.native_library import is_available; sys.exit(not is_available())"
     if subprocess.run([sys.executable, "-c", probe], check=False).returncode != 0:
         build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
         subprocess.run(build, cwd=PROJECT, capture_output=True, check=False)  # where that fails, Pillow decodes

@@ -1,10 +1,11 @@
-"""`imagesprint bench data`, `bench step` and `bench train`."""
+"""`imagesprint bench data`, `bench step` and `bench train`; `bench predict` is in a module of its own."""
 
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from imagesprint.cli import bench_predict
 from imagesprint.cli.bench_text import head, step_text, train_text
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_device_flags, add_set_flag, add_verb, positive
@@ -53,7 +54,13 @@ rounds."""
 
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb and what it groups."""
-    group = add_verb(subparsers, "bench", "Measure what this machine makes of a part of the work.", EXAMPLES, None)
+    group = add_verb(
+        subparsers,
+        "bench",
+        "Measure what this machine makes of a part of the work.",
+        f"{EXAMPLES}\n{bench_predict.EXAMPLES}",
+        None,
+    )
     inner = group.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
 
     data = add_verb(inner, "data", DATA_DESCRIPTION, DATA_EXAMPLES, run_data)
@@ -71,6 +78,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     _add_step_flags(train)
     for parser in (data, step, train):
         parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the result, too")
+    bench_predict.add_command(inner)
 
 
 def _add_step_flags(parser: Parser) -> None:

@@ -25,7 +25,9 @@ VERBS = {
     "evaluate": "judge every checkpoint of a run",
     "inspect": "show samples, or those of a step, in one picture",
     "report": "one page on a run",
-    "bench": "measure what this machine does: bench data, step, train",
+    "predict": "say what images show",
+    "export": "write a trained model as ONNX, for torch.export, or as safetensors",
+    "bench": "measure what this machine does: bench data, step, train, predict",
 }
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell has it

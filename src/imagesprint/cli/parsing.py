@@ -81,10 +81,15 @@ def positive(text: str) -> int:
 
 def add_device_flags(parser: Parser) -> None:
     """Add --device and --processes."""
+    add_device_flag(parser)
+    parser.add_argument("--processes", type=positive, default=1, metavar="N", help="local ranks, one a GPU; default 1")
+
+
+def add_device_flag(parser: Parser) -> None:
+    """Add --device."""
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
     )
-    parser.add_argument("--processes", type=positive, default=1, metavar="N", help="local ranks, one a GPU; default 1")
 
 
 def add_set_flag(parser: Parser) -> None:

@@ -48,12 +48,14 @@ class Decoder(Protocol):
         flips: NDArray[np.bool_],
         antialias: bool,
         out: NDArray[np.uint8],
+        to_end: bool = False,
     ) -> None:
         """Fill `out`, uint8[N, S, S, 3], RGB: of each of the N images its box in `crops`, int32[N, 4] as left, top,
         right, bottom, resized to S × S and mirrored where `flips`, bool[N], says so.
 
         `antialias` resizes by a triangle filter as wide as the reduction; without it four pixels are blended at each
-        output pixel's centre. Raises BatchImageError for the first (lowest) row that cannot be decoded, is cut short,
+        output pixel's centre. `to_end` decodes each image to its last row, as Pillow does anyway, so that damage below
+        its box is found too. Raises BatchImageError for the first (lowest) row that cannot be decoded, is cut short,
         or is smaller than its box; the other rows of `out` are then unspecified.
         """
         ...
@@ -80,6 +82,7 @@ class PillowDecoder:
         flips: NDArray[np.bool_],
         antialias: bool,
         out: NDArray[np.uint8],
+        to_end: bool = False,  # noqa: ARG002 (it always does)
     ) -> None:
         batch = _Batch(encoded, crops, flips, antialias, out)
         if self._pool is None:

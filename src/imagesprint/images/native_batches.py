@@ -175,8 +175,9 @@ class NativeDecoder:
         flips: NDArray[np.bool_],
         antialias: bool,
         out: NDArray[np.uint8],
+        to_end: bool = False,
     ) -> None:
-        outcome = _check_memory(self._pool.decode(encoded, Batch(crops, flips, antialias, out)))
+        outcome = _check_memory(self._pool.decode(encoded, Batch(crops, flips, antialias, out, to_end)))
         for row in np.flatnonzero(outcome.status).tolist():
             if outcome.status[row] != Status.UNSUPPORTED:
                 raise batch_error(outcome, row, len(encoded[row]))

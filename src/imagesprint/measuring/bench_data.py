@@ -168,7 +168,7 @@ def _inside(work: Work, samples: Samples) -> dict[str, Any]:
     """Where one thread's time goes, in microseconds an image, and its ratio to entropy decoding alone."""
 
     def microseconds(key: str) -> float:
-        return 1e6 * statistics.median(sample.extra[key] for sample in samples[TIMED]) / work.images
+        return 1e6 * float(statistics.median(sample.extra[key] for sample in samples[TIMED])) / work.images
 
     stages = {key: microseconds(key) for key in ("read", "crc")}
     decoding = microseconds("jpeg")

@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from imagesprint.errors import ImagesprintError, RunError
 
-Pass = Callable[[], Mapping[str, float] | None]  # does the work once; may return figures of its own
+Pass = Callable[[], Mapping[str, Any] | None]  # does the work once; may return figures of its own
 Open = Callable[[], Pass]  # makes ready: imports, reads images, starts threads; pickled to the process
 
 _END_SECONDS: Final = 5.0  # that a process has to end by itself
@@ -26,7 +26,7 @@ class Sample:
 
     seconds: float
     cpu_seconds: float
-    extra: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_rounds(

@@ -127,7 +127,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 class TrainedModel(nn.Module):
     """A network with its normalisation inside: uint8 images [N, H, W, 3] → float32 logits [N, num_classes].
 
-    `classes` holds their names in the order of the logits; `recipe` says how it was trained, and so at what
+    `classes` holds their names in the order of the logits, `class_texts` the words that describe them, the names again
+    where there are none; `recipe` says how it was trained, and so at what
     size it wants its images (`recipe.eval_resize`, `recipe.eval_image_size`); `step` counts the steps trained, on
     `num_train` different images.
     """
@@ -136,12 +137,19 @@ class TrainedModel(nn.Module):
     std: Tensor
 
     def __init__(
-        self, network: nn.Module, recipe: Recipe, classes: tuple[str, ...], num_train: int, step: int = 0
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        classes: tuple[str, ...],
+        num_train: int,
+        step: int = 0,
+        class_texts: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.network = network
         self.recipe = recipe
         self.classes = classes
+        self.class_texts = class_texts or classes
         self.num_train = num_train
         self.step = step
         self.register_buffer("mean", torch.tensor(recipe.mean))
@@ -169,7 +177,8 @@ def load_model(path: str | Path, weights: str = "") -> TrainedModel:
     recipe = from_dict(content["recipe"], origin=str(file))
     network = build_model(recipe, len(content["classes"]))
     load_weights(network, _chosen(content, weights, file), file)
-    return TrainedModel(network, recipe, tuple(content["classes"]), content["num_train"], content["step"]).eval()
+    classes, texts = tuple(content["classes"]), tuple(content.get("class_texts", ()))
+    return TrainedModel(network, recipe, classes, content["num_train"], content["step"], texts).eval()
 
 
 def _chosen(content: dict[str, Any], weights: str, file: Path) -> Mapping[str, Tensor]:

@@ -87,12 +87,16 @@ def open_dataset(root: str | Path, variant: str, split: str) -> "Dataset":
 
 
 class Root:
-    """A prepared ROOT. `variants` names them, the largest first; `classes` are the names of the classes, in order."""
+    """A prepared ROOT. `variants` names them, the largest first; `classes` are the names of the classes, in order, and
+    `class_texts` the words that describe them.
+    """
 
     def __init__(self, path: Path, variants: tuple[str, ...]) -> None:
         self.path = path
         self.variants = variants
-        self.classes = tuple(entry.name for entry in Manifest.read(path / variants[0]).classes)
+        classes = Manifest.read(path / variants[0]).classes
+        self.classes = tuple(entry.name for entry in classes)
+        self.class_texts = tuple(entry.text for entry in classes)
 
     def dataset(self, variant: str, split: str) -> "Dataset":
         """Open one split of one variant. Raises UsageError if it is not there, RecordError if it is damaged."""

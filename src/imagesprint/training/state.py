@@ -29,9 +29,12 @@ class TrainingState:
     count over all interruptions.
     """
 
-    def __init__(self, recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, classes: tuple[str, ...], device: torch.device, class_texts: tuple[str, ...] = ()
+    ) -> None:
         self.recipe = recipe
         self.classes = classes
+        self.class_texts = class_texts or classes
         self.step = 0
         self.train_seconds = 0.0
         self.wall_seconds = 0.0
@@ -85,6 +88,7 @@ class TrainingState:
             "overflows": self.overflows,
             "recipe": to_dict(self.recipe),
             "classes": list(self.classes),
+            "class_texts": list(self.class_texts),
             "num_train": num_train,
             "data": data,
             "decoder": decoder,

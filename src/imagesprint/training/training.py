@@ -99,7 +99,7 @@ class _Training:
         self._schedule = Schedule(recipe, num_train)
         until = min(options.stop_after or self._schedule.total_steps, self._schedule.total_steps)
         self._cadence = Cadence(self._schedule, recipe.eval_every, options.checkpoint_every, until)
-        self._state = TrainingState(recipe, root.classes, ranks.device)
+        self._state = TrainingState(recipe, root.classes, ranks.device, root.class_texts)
         judge = TrainedModel(build_model(recipe, len(root.classes)), recipe, root.classes, num_train)
         self._judge = judge.to(ranks.device)
         self._evaluation_set = evaluation_set(root, self._judge)

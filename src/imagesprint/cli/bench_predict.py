@@ -1,0 +1,78 @@
+"""`imagesprint bench predict`: its flags and what it prints."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from imagesprint.cli.output import show, table
+from imagesprint.cli.parsing import Parser, add_device_flag, add_verb, positive
+from imagesprint.console import Console
+from imagesprint.errors import UsageError
+
+EXAMPLES = """\
+  imagesprint bench predict baseline90                        # ResNet-50 as untrained, which is as fast
+  imagesprint bench predict RUN --batch-sizes 1,16 --threads 1,4 --plot predict.png --json"""
+
+DESCRIPTION = """\
+Measure how long a prediction takes, from pixels and from JPEG files to probabilities: eager, compiled, and exported to
+ONNX in ONNX Runtime and OpenVINO where they are installed, in turns of five rounds. p50, p90 and p99 are percentiles
+over the calls of all rounds, which follow one another at once. The images are two photos of 640 × 427 pixels."""
+
+
+def add_command(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command to `bench`."""
+    parser = add_verb(commands, "predict", DESCRIPTION, EXAMPLES, run)
+    parser.add_argument("model", metavar="MODEL", help="a run, a checkpoint, a recipe's name or a .toml file")
+    parser.add_argument(
+        "--batch-sizes", type=_numbers, default=(1, 8, 32), metavar="N,N,…", help="images a call; default 1,8,32"
+    )
+    parser.add_argument("--threads", type=_numbers, default=(), metavar="N,N,…", help="default: 1 and one a core")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the result, too")
+    add_device_flag(parser)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(sorted({positive(part) for part in text.split(",")}))
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Measure; print the figures."""
+    from imagesprint.measuring.bench_predict import bench_predict  # imports torch
+
+    if args.plot is not None and not args.plot.parent.is_dir():  # better now than after minutes
+        raise UsageError(f"cannot write {args.plot}: there is no folder {args.plot.parent}", "choose another --plot")
+    result = bench_predict(args.model, args.batch_sizes, args.threads, args.device, console)
+    if args.plot is not None:
+        from imagesprint.measuring.predict_plot import save_plot  # imports matplotlib
+
+        save_plot(result, args.plot)
+        console.line(f"drawn in {args.plot}")
+    show(args, result, _as_text(result))
+    return 0
+
+
+def _as_text(result: Mapping[str, Any]) -> str:
+    header = ["threads", "batch", "from", "runtime", "p50 ms", "p90 ms", "p99 ms", "images/s", "calls"]
+    lines = [
+        result["device"],
+        ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        f"{result['model']}, {result['num_classes']:,} classes, {result['image_size']} px, {result['precision']}, "
+        f"decoder {result['decoder']}, {result['rounds']} rounds",
+        "",
+        table(header, [_row(call) for call in result["calls"]]),
+        *(f"{name} is left out: {why}" for name, why in result["left_out"].items()),
+    ]
+    return "\n".join(lines)
+
+
+def _row(call: Mapping[str, Any]) -> list[object]:
+    return [
+        call["threads"],
+        call["batch_size"],
+        "JPEG" if call["decoding"] else "pixels",
+        call["runtime"],
+        *(round(1e3 * call[key], 1) for key in ("p50", "p90", "p99")),
+        round(call["images_per_second"], 1),
+        call["num_calls"],
+    ]

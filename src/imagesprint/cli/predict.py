@@ -1,0 +1,86 @@
+"""`imagesprint predict`."""
+
+import argparse
+import csv
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imagesprint.cli.output import show
+from imagesprint.cli.parsing import Parser, add_device_flag, add_verb, positive
+from imagesprint.console import Console
+from imagesprint.errors import UsageError
+
+if TYPE_CHECKING:
+    from imagesprint.using.prediction import Prediction
+
+EXAMPLES = """\
+  imagesprint predict RUN photo.jpg
+  imagesprint predict RUN/checkpoints/step-0000660.pt holiday 'more/**/*.png' --top 3 --csv > found.csv
+  imagesprint predict RUN - --json < paths.txt          # one path a line"""
+
+DESCRIPTION = """\
+Say what images show: the likeliest classes with their probabilities. Images are decoded, resized and cropped as in
+evaluation. What is no image is named on standard error; the rest goes on, and the exit code is 1."""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the verb."""
+    parser = add_verb(subparsers, "predict", DESCRIPTION, EXAMPLES, run)
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a run, for its last checkpoint, or a checkpoint")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="files, folders with all below them, patterns, or - for stdin"
+    )
+    parser.add_argument("--top", type=positive, default=5, metavar="K", help="how many classes; default 5")
+    parser.add_argument("--csv", action="store_true", help="print a table with commas: one row an image and class")
+    add_device_flag(parser)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Predict and print."""
+    if args.csv and args.json:
+        raise UsageError("--csv and --json exclude each other", "choose one")
+    from imagesprint.using.image_files import find_images
+    from imagesprint.using.prediction import predict_files  # imports torch
+
+    images = find_images(args.images, _stdin_lines())
+    predictions = predict_files(args.model, images, args.top, args.device, console)
+    failed = [prediction for prediction in predictions if prediction.error]
+    for prediction in failed:
+        console.warn(f"{prediction.image}: {prediction.error}")
+    text = _as_csv(predictions) if args.csv else "\n".join(_as_text(one) for one in predictions if not one.error)
+    show(args, [_as_object(prediction) for prediction in predictions], text)
+    if failed:
+        console.line(f"{len(failed):,} of {len(predictions):,} images could not be read")
+    return 1 if failed else 0
+
+
+def _stdin_lines() -> Iterator[str]:
+    for line in sys.stdin.buffer:
+        yield os.fsdecode(line.rstrip(b"\r\n"))  # a file's name need not be text
+
+
+def _as_object(prediction: "Prediction") -> dict[str, Any]:
+    if prediction.error:
+        return {"image": prediction.image, "error": prediction.error}
+    top = [{"class": one.label, "name": one.name, "probability": one.probability} for one in prediction.top]
+    return {"image": prediction.image, "top": top}
+
+
+def _as_text(prediction: "Prediction") -> str:
+    return "\n".join([str(prediction.image), *(f"  {one.probability:6.1%}  {one.name}" for one in prediction.top)])
+
+
+def _as_csv(predictions: "list[Prediction]") -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["image", "rank", "class", "name", "probability", "error"])
+    for prediction in predictions:
+        if prediction.error:
+            writer.writerow([prediction.image, "", "", "", "", prediction.error])
+        for rank, one in enumerate(prediction.top, 1):
+            writer.writerow([prediction.image, rank, one.label, one.name, f"{one.probability:.6f}", ""])
+    return file.getvalue().removesuffix("\n")

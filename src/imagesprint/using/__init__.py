@@ -1,0 +1,1 @@
+"""A trained model in use: predicting images, exporting it, running it elsewhere."""

@@ -1,0 +1,93 @@
+"""`predict`: the likeliest classes of image files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from imagesprint.console import Console
+from imagesprint.loading.ring import Ring
+from imagesprint.model.weights import TrainedModel, load_model
+from imagesprint.progress import Progress
+from imagesprint.runs.ranks import open_ranks
+from imagesprint.using.image_reader import ImageReader
+
+_SLOTS: Final = (0, 1)  # batches in being: one is decoded while the model works on the other
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A class that an image may be of: its number, from 0, its words, and its probability, 0..1."""
+
+    label: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of the file `image`, the likeliest first; none where it cannot be read, for `error`."""
+
+    image: Path
+    top: tuple[Candidate, ...]
+    error: str = ""
+
+
+def predict_files(model: Path, images: Sequence[Path], top: int, device: str, console: Console) -> list[Prediction]:
+    """Predict `images` with the model of a run or checkpoint on `device` (auto, cpu or cuda), in fp32 as `evaluate`.
+
+    Raises as `load_model` and `open_ranks` do.
+    """
+    with open_ranks(device) as ranks:
+        return predict(load_model(model).to(ranks.device), images, top, console)
+
+
+@torch.inference_mode()
+def predict(model: TrainedModel, images: Sequence[Path], top: int, console: Console) -> list[Prediction]:
+    """Return the `top` likeliest classes of each of `images`, on the model's device, in batches of `eval_batch_size`.
+
+    Their order is kept. A file that is not there or no image has its error in its place.
+    """
+    model.eval()
+    reader = ImageReader(model.recipe)
+    size = model.recipe.eval_batch_size
+    batches = [images[start : start + size] for start in range(0, len(images), size)]
+    progress = Progress(console, "predicting")
+    progress.begin(len(images), 0)
+    predictions: list[Prediction] = []
+    for paths, pixels, failures in Ring(batches, _SLOTS, lambda paths, _: _read(reader, paths), reader.close):
+        probabilities = model(torch.from_numpy(pixels).to(model.mean.device)).softmax(1).cpu()
+        for row, path in enumerate(paths):
+            if row in failures:
+                predictions.append(Prediction(path, (), failures[row]))
+            else:
+                predictions.append(Prediction(path, _candidates(model, probabilities[row], top)))
+        progress.add(len(paths))
+    progress.end()
+    return predictions
+
+
+def _read(reader: ImageReader, paths: Sequence[Path]) -> tuple[Sequence[Path], NDArray[np.uint8], dict[int, str]]:
+    """The pixels of a batch, and why rows have none."""
+    encoded, unread = [], {}
+    for row, path in enumerate(paths):
+        try:
+            encoded.append(path.read_bytes())
+        except OSError as error:
+            encoded.append(b"")
+            unread[row] = error.strerror or str(error)
+    pixels, failures = reader.decode(encoded)
+    return paths, pixels, {row: error.what for row, error in failures.items()} | unread
+
+
+def _candidates(model: TrainedModel, probabilities: Tensor, top: int) -> tuple[Candidate, ...]:
+    values, labels = probabilities.topk(min(top, len(model.classes)))
+    return tuple(
+        Candidate(label, model.class_texts[label], value)
+        for label, value in zip(labels.tolist(), values.tolist(), strict=True)
+    )

@@ -1,0 +1,96 @@
+"""`imagesprint predict`: every form of input and output, and what is no image."""
+
+import csv
+import io
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from imagesprint.cli.main import main
+
+
+def test_json_text_and_csv_say_the_same(
+    digit_images: Path, digit_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = sorted((digit_images / "one").iterdir())[:2]
+    words = ["predict", str(digit_run), str(one), str(two), "--top", "2"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["image"] for entry in found] == [str(one), str(two)]
+    assert all(set(entry) == {"image", "top"} and len(entry["top"]) == 2 for entry in found)
+    first = found[0]["top"][0]
+    assert set(first) == {"class", "name", "probability"}
+    assert ["one", "two", "zero"][first["class"]] == first["name"]
+
+    assert main([*words, "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["image"], row["rank"], row["error"]) for row in rows[:3]] == [
+        (str(one), "1", ""),
+        (str(one), "2", ""),
+        (str(two), "1", ""),
+    ]
+    assert (int(rows[0]["class"]), rows[0]["name"]) == (first["class"], first["name"])
+    assert float(rows[0]["probability"]) == pytest.approx(first["probability"], abs=1e-6)
+
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(one)
+    assert lines[1] == f"  {first['probability']:6.1%}  {first['name']}"
+    assert len(lines) == 6
+
+
+def test_what_is_no_image_is_named_and_the_rest_goes_on(
+    command: list[str], digit_images: Path, digit_checkpoint: Path, tmp_path: Path
+) -> None:
+    good = sorted((digit_images / "two").iterdir())[0]
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "cut.jpg").write_bytes(good.read_bytes()[:-100])
+    done = subprocess.run(
+        [*command, "predict", str(digit_checkpoint), str(tmp_path), "-", "--json"],
+        input=f"{good}\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert [(entry["image"], "error" in entry) for entry in found] == [
+        (str(tmp_path / "cut.jpg"), True),
+        (str(tmp_path / "text.jpg"), True),
+        (str(good), False),
+    ]
+    for name in ("cut.jpg", "text.jpg"):
+        assert f"warning: {tmp_path / name}: " in done.stderr
+    assert done.stderr.endswith("2 of 3 images could not be read\n")
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_usage(digit_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*words: object) -> str:
+        assert main(["predict", *map(str, words)]) == 2
+        return capsys.readouterr().err
+
+    assert said(digit_run, tmp_path).startswith(f"error: there are no images in {tmp_path}\nhint: ")
+    assert said(tmp_path, "a.jpg").startswith(f"error: {tmp_path} holds no checkpoints/step-*.pt\nhint: ")
+    assert said(digit_run, "a.jpg", "--csv", "--json") == ""  # the error is on standard output then
+    assert "not a whole number of at least 1" in said(digit_run, "a.jpg", "--top", "0")
+
+
+@pytest.mark.parametrize("verb", [["predict", "a.jpg"], ["export", "model.onnx"]])
+def test_a_checkpoint_of_another_class_count_is_refused(
+    verb: list[str],
+    digit_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = torch.load(digit_checkpoint, weights_only=True)
+    content["classes"] = [*content["classes"], "three"]
+    torch.save(content, "wrong.pt")
+    assert main([verb[0], "wrong.pt", verb[1]]) == 1
+    assert "error: wrong.pt does not hold the weights of its own recipe" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong.pt"]

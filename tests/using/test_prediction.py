@@ -1,0 +1,67 @@
+"""Predictions come in order with their errors in place; `evaluate`, `predict` and ONNX agree."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from imagesprint.console import Console
+from imagesprint.model.weights import load_model
+from imagesprint.using.prediction import predict
+
+AGREEMENT = Path(__file__).parents[2] / "benchmarks" / "agreement.py"
+
+
+def test_order_errors_and_probabilities(digit_images: Path, digit_run: Path, tmp_path: Path) -> None:
+    model = load_model(digit_run)
+    text = tmp_path / "text.jpg"
+    text.write_text("no image")
+    images = sorted(digit_images.glob("*/*.jpg"))[:40]  # more than a batch
+    found = predict(model, [images[0], text, tmp_path, tmp_path / "gone.jpg", *images[1:]], 5, Console(quiet=True))
+    assert [one.image for one in found] == [images[0], text, tmp_path, tmp_path / "gone.jpg", *images[1:]]
+    assert [bool(one.error) for one in found[:5]] == [False, True, True, True, False]
+    assert found[3].error == "No such file or directory"
+    alone = predict(model, [images[39]], 2, Console(quiet=True))[0]
+    for one in (found[0], *found[4:]):
+        assert [candidate.name for candidate in one.top] == [
+            model.class_texts[candidate.label] for candidate in one.top
+        ]
+        assert sum(candidate.probability for candidate in one.top) == pytest.approx(1)  # of all three classes
+    assert [candidate.label for candidate in alone.top] == [candidate.label for candidate in found[-1].top[:2]]
+    assert alone.top[0].probability == pytest.approx(found[-1].top[0].probability, abs=1e-5)
+    assert alone.top[0].probability > alone.top[1].probability
+
+
+def test_names_are_the_words_of_the_classes_where_the_checkpoint_has_them(
+    digit_images: Path, digit_checkpoint: Path, tmp_path: Path
+) -> None:
+    content = torch.load(digit_checkpoint, weights_only=True)
+    assert content["class_texts"] == content["classes"] == ["one", "two", "zero"]
+    content["class_texts"] = ["uno", "due", "nulla"]
+    torch.save(content, tmp_path / "words.pt")
+    del content["class_texts"]
+    torch.save(content, tmp_path / "before.pt")
+    image = sorted(digit_images.glob("*/*.jpg"))[:1]
+    for name, known in (("words", {"uno", "due", "nulla"}), ("before", {"one", "two", "zero"})):
+        (prediction,) = predict(load_model(tmp_path / f"{name}.pt"), image, 3, Console(quiet=True))
+        assert {candidate.name for candidate in prediction.top} == known
+
+
+def test_evaluate_predict_and_onnx_agree_on_every_validation_image(
+    digit_images: Path, digit_root: Path, digit_run: Path
+) -> None:
+    words = [AGREEMENT, digit_run, digit_root, "--originals", digit_images]
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^(predict|onnx) +(\d+) +(\d+) +(\S+)$", done.stdout, re.M)
+    assert [row[0] for row in rows] == ["predict", "onnx"]
+    for _, images, same, difference in rows:
+        assert int(images) == int(same) == 40
+        assert float(difference) < 1e-4
+    accuracies = re.findall(r"(?:evaluate|predict) ([\d.]+) %", done.stdout)
+    assert accuracies[0] == accuracies[1]
+    assert float(accuracies[0]) > 60  # of three classes: it has learnt something, so agreement means something
+    assert "200 originals and variant full: 200 with the same top-1; probabilities differ by 0.0000" in done.stdout

@@ -1,106 +1,79 @@
 #include "jpeg_encode.h"
 
-#include <setjmp.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "jpeg_errors.h"
+#include "encode_dct.h"
+#include "encode_file.h"
+#include "encode_samples.h"
+#include "encode_symbols.h"
 
-#define FIRST_CAPACITY ((size_t)64 << 10)
+enum { LUMA, CHROMA, MCU_BLOCKS = 6 };
 
 struct jpeg_encoder {
-    struct jpeg_compress_struct cinfo;
-    struct jpeg_error_mgr errors;
-    struct jpeg_destination_mgr destination;
-    jmp_buf escape;
-    uint8_t *bytes;
-    size_t capacity;
-    char *message;
+    int width, height;
+    encode_quantisation quantisation[2];
+    encode_samples samples;
+    encode_symbols symbols;
 };
 
-static void on_error(j_common_ptr cinfo) {
-    jpeg_encoder *encoder = cinfo->client_data;
-    cinfo->err->format_message(cinfo, encoder->message);
-    longjmp(encoder->escape, 1);
-}
-
-static void on_message(j_common_ptr cinfo, int level) {
-    (void)cinfo;
-    (void)level;
-}
-
-/* The destination: memory that doubles. libjpeg's own loses track of it when an error comes in between. */
-
-static void grow(j_compress_ptr cinfo) {
-    jpeg_encoder *encoder = cinfo->client_data;
-    size_t used = encoder->capacity, wanted = used ? 2 * used : FIRST_CAPACITY;
-    uint8_t *bytes = realloc(encoder->bytes, wanted);
-    if (!bytes) {
-        cinfo->err->msg_code = 0;
-        longjmp(encoder->escape, 1);
-    }
-    encoder->bytes = bytes;
-    encoder->capacity = wanted;
-    encoder->destination.next_output_byte = bytes + used;
-    encoder->destination.free_in_buffer = wanted - used;
-}
-
-static boolean on_full(j_compress_ptr cinfo) {
-    grow(cinfo);
-    return TRUE;
-}
-
-static void on_end(j_compress_ptr cinfo) { (void)cinfo; }
-
-static ims_status begin(jpeg_encoder *encoder, int width, int height, int quality) {
-    struct jpeg_compress_struct *cinfo = &encoder->cinfo;
-    if (setjmp(encoder->escape)) return IMS_MEMORY; /* nothing else can go wrong with pixels */
-    jpeg_create_compress(cinfo);
-    encoder->destination = (struct jpeg_destination_mgr){
-        .init_destination = grow, .empty_output_buffer = on_full, .term_destination = on_end};
-    cinfo->dest = &encoder->destination;
-    cinfo->image_width = (JDIMENSION)width;
-    cinfo->image_height = (JDIMENSION)height;
-    cinfo->input_components = 3;
-    cinfo->in_color_space = JCS_RGB;
-    jpeg_set_defaults(cinfo); /* baseline, YCbCr, 4:2:0, the accurate integer DCT */
-    jpeg_set_quality(cinfo, quality, TRUE);
-    cinfo->optimize_coding = TRUE;
-    jpeg_start_compress(cinfo, TRUE);
-    return IMS_OK;
-}
-
-jpeg_encoder *jpeg_encoder_create(int width, int height, int quality, char *message) {
+jpeg_encoder *jpeg_encoder_create(int width, int height, int quality) {
     jpeg_encoder *encoder = calloc(1, sizeof *encoder);
     if (!encoder) return NULL;
-    encoder->message = message;
-    jpeg_errors_prepare(&encoder->errors, on_error, on_message);
-    encoder->cinfo.err = &encoder->errors;
-    encoder->cinfo.client_data = encoder;
-    if (begin(encoder, width, height, quality) == IMS_OK) return encoder;
+    encoder->width = width;
+    encoder->height = height;
+    for (int i = LUMA; i <= CHROMA; i++) encode_quantisation_begin(&encoder->quantisation[i], i, quality);
+    encode_symbols_begin(&encoder->symbols);
+    if (encode_samples_begin(&encoder->samples, width) == IMS_OK) return encoder;
     jpeg_encoder_destroy(encoder);
     return NULL;
 }
 
-ims_status jpeg_encoder_push(jpeg_encoder *encoder, const uint8_t *row) {
-    if (setjmp(encoder->escape)) return IMS_MEMORY;
-    JSAMPROW rows[1] = {(JSAMPROW)(uintptr_t)row};
-    jpeg_write_scanlines(&encoder->cinfo, rows, 1);
+/* Adds a row of an MCU's blocks of Y; `beyond` of the two lie beyond the image's edge. */
+static void add_luma(jpeg_encoder *encoder, const uint8_t *samples, int beyond) {
+    encode_tile tile;
+    if (beyond < 2)
+        encode_transform(samples, encoder->samples.stride, &encoder->quantisation[LUMA].divisors, &tile);
+    for (int i = 0; i < 2; i++) {
+        if (i < 2 - beyond)
+            encode_symbols_add(&encoder->symbols, 0, &tile, i);
+        else
+            encode_symbols_add_beyond(&encoder->symbols);
+    }
+}
+
+static ims_status add_mcus(jpeg_encoder *encoder) {
+    encode_samples *samples = &encoder->samples;
+    size_t stride = samples->stride;
+    if (encode_symbols_reserve(&encoder->symbols, stride / MCU_SIDE * MCU_BLOCKS) != IMS_OK) return IMS_MEMORY;
+    int no_lower = samples->rows <= BLOCK_SIDE;
+    for (size_t x = 0; x < stride; x += MCU_SIDE) {
+        int no_right = x + BLOCK_SIDE >= (size_t)encoder->width;
+        add_luma(encoder, samples->luma + x, no_right);
+        add_luma(encoder, samples->luma + BLOCK_SIDE * stride + x, no_lower ? 2 : no_right);
+        encode_tile tile;
+        encode_transform(samples->chroma + x, stride, &encoder->quantisation[CHROMA].divisors, &tile);
+        for (int i = 0; i < 2; i++) encode_symbols_add(&encoder->symbols, 1 + i, &tile, i);
+    }
+    samples->rows = 0;
     return IMS_OK;
 }
 
+ims_status jpeg_encoder_push(jpeg_encoder *encoder, const uint8_t *row) {
+    encode_samples_push(&encoder->samples, row);
+    return encoder->samples.rows == MCU_SIDE ? add_mcus(encoder) : IMS_OK;
+}
+
 ims_status jpeg_encoder_end(jpeg_encoder *encoder, uint8_t **out, int64_t *length) {
-    if (setjmp(encoder->escape)) return IMS_MEMORY;
-    jpeg_finish_compress(&encoder->cinfo);
-    *length = (int64_t)(encoder->capacity - encoder->destination.free_in_buffer);
-    *out = encoder->bytes;
-    encoder->bytes = NULL;
-    return IMS_OK;
+    if (encoder->samples.rows) {
+        encode_samples_fill(&encoder->samples);
+        if (add_mcus(encoder) != IMS_OK) return IMS_MEMORY;
+    }
+    return encode_file(encoder->width, encoder->height, encoder->quantisation, &encoder->symbols, out, length);
 }
 
 void jpeg_encoder_destroy(jpeg_encoder *encoder) {
     if (!encoder) return;
-    jpeg_destroy_compress(&encoder->cinfo);
-    free(encoder->bytes);
+    buffer_free(&encoder->samples.memory);
+    free(encoder->symbols.all);
     free(encoder);
 }

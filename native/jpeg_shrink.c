@@ -39,7 +39,7 @@ static void begin_draft(jpeg_reader *reader, draft *draft) {
     int raw = version->quality == 0;
     if (!raw && version->width == width && version->height == height) return;
     draft->pixels = malloc((size_t)version->width * 3 * (size_t)(raw ? version->height : OUT_ROWS));
-    if (!raw) draft->encoder = jpeg_encoder_create(version->width, version->height, version->quality, reader->message);
+    if (!raw) draft->encoder = jpeg_encoder_create(version->width, version->height, version->quality);
     resize_geometry geometry = {.width = width,
                                 .height = height,
                                 .out_width = version->width,

@@ -1,6 +1,6 @@
 /* Feeds damaged JPEG files and records to every entry point, in a build that stops at the first bad access:
  *
- *     native/fuzz/run.sh 100000 IMAGE.jpg...
+ *     native/fuzz/run.sh fuzz 100000 IMAGE.jpg...
  *
  * Prints how the calls ended and how the memory grew. A hang ends it by SIGALRM. */
 #define _GNU_SOURCE /* memfd_create */
@@ -14,6 +14,7 @@
 
 #include "crc32c.h"
 #include "imagesprint.h"
+#include "random.h"
 
 enum { SECONDS_FOR_ONE = 60, MOST_PIXELS = 16 << 20, STATUSES = IMS_BAD_PAYLOAD + 1, SIZE = 32 };
 
@@ -21,15 +22,6 @@ typedef struct {
     uint8_t *bytes;
     size_t length;
 } file;
-
-static uint64_t state = 0x9E3779B97F4A7C15u; /* xorshift64*: the same mutations in every run */
-
-static uint64_t draw(uint64_t below) {
-    state ^= state >> 12;
-    state ^= state << 25;
-    state ^= state >> 27;
-    return (state * 0x2545F4914F6CDD1Du >> 16) % below;
-}
 
 static file read_file(const char *path) {
     FILE *stream = fopen(path, "rb");

@@ -1,6 +1,6 @@
 """What only a GPU can show: graphs accumulate as eager steps do, nothing waits for the host, copies run ahead.
 
-`pytest tests/training/test_cuda.py` on any machine with CUDA; skipped elsewhere.
+`python -m pytest -m gpu` on any machine with CUDA; skipped elsewhere.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from imagesprint.training.prefetch import on_device
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 CLASSES = tuple("abcdefg")
 RECIPE = Recipe(

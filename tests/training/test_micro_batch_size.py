@@ -54,6 +54,7 @@ def test_another_number_of_phases_is_another_recipe() -> None:
     assert settle(recipe, stored).phases[0].micro_batch == 32
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_what_fits_is_found_by_trying() -> None:
     recipe = apply_overrides(load_recipe("minutes104"), ["phases.*.micro_batch=auto", "precision=fp32"])

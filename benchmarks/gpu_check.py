@@ -31,7 +31,7 @@ from gpu_check_report import write_report
 PROJECT = Path(__file__).resolve().parents[1]
 STAND_INS = PROJECT / "benchmarks/stand_ins"
 IMAGESPRINT = (sys.executable, "-m", "imagesprint")
-MODES = {"eager": ()}  # flags of each way to run the step
+MODES = {"compiled": ("--compile", "on"), "eager": ("--compile", "off")}  # flags of each way to run the step
 NOT_MET, NO_TESTS = 3, 5  # exit codes: of imagesprint, and of pytest where none is selected
 
 

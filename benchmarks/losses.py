@@ -4,9 +4,9 @@
 
 Trains the first phase's shape of a recipe on images of ROOT, with a batch of at most four micro-batches: in eager fp32
 (`reference`), the same with each step's micro-batches summed in the opposite order (`reordered`), the same from another
-seed (`reseeded`), and in bf16 (`fast`). Losses are averaged over windows of twenty steps; two runs are as far apart as
-their farthest windows. `fast` agrees if it is no farther from `reference` than `reordered` or `reseeded` is. Exits 3 if
-it is.
+seed (`reseeded`), and in bf16, compiled on a GPU (`fast`). Losses are averaged over windows of twenty steps; two runs
+are as far apart as their farthest windows. `fast` agrees if it is no farther from `reference` than `reordered` or
+`reseeded` is. Exits 3 if it is.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import Root, open_root
 from imagesprint.runs.ranks import Ranks, open_ranks
+from imagesprint.training.compiled import wants_compiled
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep
 
@@ -39,9 +40,15 @@ class Run:
     precision: str = "fp32"
     seed: int = 0
     reverse: bool = False
+    compilation: str = "off"
 
 
-RUNS = {"reference": Run(), "reordered": Run(reverse=True), "reseeded": Run(seed=1), "fast": Run(precision="bf16")}
+RUNS = {
+    "reference": Run(),
+    "reordered": Run(reverse=True),
+    "reseeded": Run(seed=1),
+    "fast": Run(precision="bf16", compilation="auto"),
+}
 
 
 def main() -> int:
@@ -76,7 +83,7 @@ def train(recipe: Recipe, run: Run, root: Root, ranks: Ranks) -> list[float]:
     """Return the mean loss of each step."""
     recipe = replace(recipe, precision=run.precision, seed=run.seed)
     state = TrainingState(recipe, root.classes, ranks.device)
-    step = TrainingStep(state, ranks)
+    step = TrainingStep(state, ranks, wants_compiled(run.compilation, ranks.device))
     losses = []
     with Loader(root, recipe, threads=ranks.threads) as loader:
         schedule: Schedule = loader.schedule

@@ -8,7 +8,7 @@ from typing import Any
 from imagesprint.cli import bench_predict
 from imagesprint.cli.bench_text import head, step_text, train_text
 from imagesprint.cli.output import show, table
-from imagesprint.cli.parsing import Parser, add_device_flags, add_set_flag, add_verb, positive
+from imagesprint.cli.parsing import Parser, add_compile_flag, add_device_flags, add_set_flag, add_verb, positive
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
 from imagesprint.recipes.library import load_recipe
@@ -84,6 +84,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
 def _add_step_flags(parser: Parser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a built-in's name or a .toml file")
     add_device_flags(parser)
+    add_compile_flag(parser)
     add_set_flag(parser)
     parser.add_argument("--steps", type=positive, default=10, metavar="N", help="steps of each shape; default 10")
 
@@ -110,7 +111,7 @@ def run_step(args: argparse.Namespace, console: Console) -> int:
         return run_ranks(args.processes, args.words)
     from imagesprint.measuring.bench_step import bench_step  # imports torch
 
-    result = bench_step(recipe, args.device, args.steps, args.num_train, console)
+    result = bench_step(recipe, args.device, args.compile, args.steps, args.num_train, console)
     return _finish(args, result, step_text, console)
 
 
@@ -121,7 +122,7 @@ def run_train(args: argparse.Namespace, console: Console) -> int:
         return run_ranks(args.processes, args.words)
     from imagesprint.measuring.bench_train import bench_train  # imports torch
 
-    result = bench_train(recipe, args.data, args.device, args.steps, console)
+    result = bench_train(recipe, args.data, args.device, args.compile, args.steps, console)
     return _finish(args, result, train_text, console)
 
 

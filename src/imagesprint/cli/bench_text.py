@@ -31,9 +31,10 @@ def step_text(result: Mapping[str, Any]) -> str:
 
 def _training(result: Mapping[str, Any]) -> str:
     ranks = result["world_size"]
+    mode = "compiled" if result["compiled"] else "eager"
     return (
-        f"{result['recipe']}: {result['model']}, {result['precision']}, {ranks} rank{'s' if ranks > 1 else ''} of "
-        f"{result['threads']} CPU threads"
+        f"{result['recipe']}: {result['model']}, {result['precision']}, {mode}, "
+        f"{ranks} rank{'s' if ranks > 1 else ''} of {result['threads']} CPU threads"
     )
 
 

@@ -92,6 +92,13 @@ def add_device_flag(parser: Parser) -> None:
     )
 
 
+def add_compile_flag(parser: Parser) -> None:
+    """Add --compile, whose values `training.compiled.wants_compiled` takes."""
+    parser.add_argument(
+        "--compile", choices=("auto", "on", "off"), default="auto", help="torch.compile; default: on a GPU"
+    )
+
+
 def add_set_flag(parser: Parser) -> None:
     """Add --set, whose values `recipes.overrides.apply_overrides` takes."""
     parser.add_argument(

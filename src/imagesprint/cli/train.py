@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagesprint.cli.output import show
-from imagesprint.cli.parsing import Parser, add_device_flags, add_set_flag, add_verb, positive
+from imagesprint.cli.parsing import Parser, add_compile_flag, add_device_flags, add_set_flag, add_verb, positive
 from imagesprint.console import Console, duration
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.overrides import apply_overrides
@@ -57,9 +57,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
         metavar="SECONDS",
         help="end the run, naming the rank, where one keeps the others waiting for so long; default 300",
     )
-    parser.add_argument(
-        "--compile", choices=("auto", "on", "off"), default="auto", help="torch.compile; default: on a GPU"
-    )
+    add_compile_flag(parser)
     parser.add_argument("--stop-after", type=positive, metavar="STEPS", help="end after this step of the run, saved")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and end")
 

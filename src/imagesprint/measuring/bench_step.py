@@ -1,14 +1,12 @@
 """`bench step`: how fast training steps are on synthetic data, where their time goes, and how near to the limits."""
 
 from collections.abc import Mapping
-from functools import partial
 from statistics import median
 from typing import Any, Final
 
 from imagesprint.console import Console
 from imagesprint.measuring.ceilings import Ceilings, measure_ceilings
 from imagesprint.measuring.memory import peak_memory, start_peak
-from imagesprint.measuring.step_parts import time_parts
 from imagesprint.measuring.step_timing import TimedTraining, distinct_shapes, shape_of
 from imagesprint.measuring.synthetic import synthetic_batches
 from imagesprint.measuring.traffic import Work, count_work
@@ -22,15 +20,18 @@ WARM_UP: Final = 2
 PART_STEPS: Final = 3  # over which the parts are averaged
 
 
-def bench_step(recipe: Recipe, device: str, steps: int, num_train: int | None, console: Console) -> dict[str, Any]:
-    """Measure `steps` steps of each shape of `recipe`'s phases on auto, cpu or cuda, on all ranks together.
+def bench_step(
+    recipe: Recipe, device: str, compilation: str, steps: int, num_train: int | None, console: Console
+) -> dict[str, Any]:
+    """Measure `steps` steps of each shape of `recipe`'s phases on auto, cpu or cuda, on all ranks together, compiled or
+    not (auto, on or off).
 
     Return, on every rank, the object that `imagesprint bench step --json` prints. With `num_train` images it has the
     time that the whole recipe would take at these speeds. Raises RankError and UsageError as `train` does.
     """
     with open_ranks(device) as ranks:
         console = console if ranks.is_main else Console.silent()
-        training = TimedTraining(recipe, CLASSES, ranks)
+        training = TimedTraining(recipe, CLASSES, ranks, compilation)
         schedule = None if num_train is None else Schedule(training.recipe, num_train)
         console.live("measuring  the device's ceilings")
         ranks.barrier()
@@ -57,7 +58,7 @@ def _measure(training: TimedTraining, phase: Phase, steps: int, ceilings: Ceilin
     start_peak(device)
     seconds = training.seconds(batches, phase, steps, WARM_UP)
     peak = peak_memory(device)
-    parts = time_parts(partial(training.once, batches, phase), PART_STEPS, training.state, device)
+    parts = training.eager_parts(batches, phase, PART_STEPS)
     speed = phase.batch_size * steps / sum(seconds)
     return {
         "image_size": phase.image_size,

@@ -13,21 +13,24 @@ from imagesprint.measuring.synthetic import synthetic_batches
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.records.dataset import Root, open_root
 from imagesprint.runs.ranks import open_ranks
+from imagesprint.training.prefetch import on_device
 
 STEPS: Final = 10
 ROUNDS: Final = 3
 
 
-def bench_train(recipe: Recipe, data: Path, device: str, steps: int, console: Console) -> dict[str, Any]:
-    """Measure each shape of `recipe`'s phases on auto, cpu or cuda: ROUNDS times `steps` steps on images of the root
-    `data`, in turn with as many on synthetic ones.
+def bench_train(
+    recipe: Recipe, data: Path, device: str, compilation: str, steps: int, console: Console
+) -> dict[str, Any]:
+    """Measure each shape of `recipe`'s phases on auto, cpu or cuda, compiled or not (auto, on or off): ROUNDS times
+    `steps` steps on images of the root `data`, in turn with as many on synthetic ones.
 
     Return, on every rank, the object that `imagesprint bench train --json` prints. Raises the errors of `train`.
     """
     root = open_root(data)
     with open_ranks(device) as ranks:
         console = console if ranks.is_main else Console.silent()
-        training = TimedTraining(recipe, len(root.classes), ranks)
+        training = TimedTraining(recipe, len(root.classes), ranks, compilation)
         phases = []
         for phase in distinct_shapes(training.recipe):
             console.live(f"measuring  {phase.image_size} px, batch {phase.batch_size}, micro-batch {phase.micro_batch}")
@@ -51,7 +54,7 @@ def _measure(training: TimedTraining, phase: Phase, root: Root, steps: int) -> d
     synthetic = synthetic_batches(phase, len(root.classes), ranks.device)
     loaded, noise, waits = [], [], []
     with _loader(training, phase, root, ROUNDS * (lead + steps)) as loader:
-        batches = iter(loader)
+        batches = on_device(iter(loader), ranks.device)
         for _ in range(ROUNDS):
             training.seconds(batches, phase, 0, lead)
             waited = loader.wait_seconds

@@ -3,16 +3,19 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import torch
 
 from imagesprint.loading.batch import Batch
 from imagesprint.measuring.machine import processor, versions
+from imagesprint.measuring.step_parts import time_parts
 from imagesprint.measuring.stopwatch import Stopwatch
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.runs.ranks import Ranks
+from imagesprint.training.compiled import wants_compiled
 from imagesprint.training.precision import best_precision
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep
@@ -27,27 +30,32 @@ class TimedTraining:
     faster. Raises RankError where the ranks cannot share the micro-batches.
     """
 
-    def __init__(self, recipe: Recipe, num_classes: int, ranks: Ranks) -> None:
+    def __init__(self, recipe: Recipe, num_classes: int, ranks: Ranks, compilation: str) -> None:
         check_world_size(recipe, ranks.world_size)
         precision = best_precision(ranks.device) if recipe.precision == "auto" else recipe.precision
         self.recipe = replace(recipe, precision=precision, zero_init=False)
         self.ranks = ranks
         self.state = TrainingState(self.recipe, tuple(str(label) for label in range(num_classes)), ranks.device)
-        self.step = TrainingStep(self.state, ranks)
+        self.is_compiled = wants_compiled(compilation, ranks.device)
+        self.eager_step = TrainingStep(self.state, ranks)
+        self.step = TrainingStep(self.state, ranks, compiled=True) if self.is_compiled else self.eager_step
         self._stopwatch = Stopwatch(ranks.device)
 
-    def once(self, batches: Iterator[Batch], phase: Phase) -> None:
-        """Do a step of `phase` on the next of `batches`."""
-        self.step(batches, phase, _LR)
+    def eager_parts(self, batches: Iterator[Batch], phase: Phase, steps: int) -> dict[str, float]:
+        """Return the mean seconds of each part of `steps` eager steps; inside a compiled one there are none to see."""
+        return time_parts(partial(self.eager_step, batches, phase, _LR), steps, self.state, self.ranks.device)
 
     def seconds(self, batches: Iterator[Batch], phase: Phase, steps: int, warm_up: int) -> list[float]:
-        """Return the seconds that each of `steps` steps takes, after `warm_up` that do not count."""
+        """Return the seconds that each of `steps` steps takes, after `warm_up`, at least one, that do not count.
+
+        With the first of them a compiled step is compiled.
+        """
         for _ in range(warm_up):
-            self.once(batches, phase)
+            self.step(batches, phase, _LR)
         self.ranks.barrier()
         marks = [self._stopwatch.mark()]
         for _ in range(steps):
-            self.once(batches, phase)
+            self.step(batches, phase, _LR)
             marks.append(self._stopwatch.mark())
         self._stopwatch.wait()
         return [self._stopwatch.seconds(start, end) for start, end in itertools.pairwise(marks)]
@@ -62,6 +70,7 @@ class TimedTraining:
             "recipe": self.recipe.name,
             "model": self.recipe.model,
             "precision": self.recipe.precision,
+            "compiled": self.is_compiled,
         }
 
 

@@ -22,6 +22,11 @@ MAX_SHAPES = 64  # of all recipes in one process; torch.compile alone stops at 8
 Shape = tuple[int, int]  # images in a micro-batch, pixels of their side
 
 
+def wants_compiled(choice: str, device: torch.device) -> bool:
+    """Whether --compile auto, on or off means compiled steps on `device`: auto, those of a GPU."""
+    return choice == "on" or (choice == "auto" and device.type == "cuda")
+
+
 class CompiledMicroBatch:
     """Runs `micro_batch`, compiled, for the shapes that `prepare` was called with."""
 

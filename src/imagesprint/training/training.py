@@ -33,6 +33,7 @@ from imagesprint.runs.stop_vote import StopVote
 from imagesprint.training.bad_records import BadRecords
 from imagesprint.training.cadence import Cadence
 from imagesprint.training.checkpoints import Checkpoints, newest_whole, set_aside
+from imagesprint.training.compiled import wants_compiled
 from imagesprint.training.meter import Meter
 from imagesprint.training.micro_batch_size import settle_micro_batches
 from imagesprint.training.optimizer import l2_loss
@@ -203,10 +204,8 @@ class _Training:
 
     def _compiled_step(self) -> TrainingStep:
         """The step, compiled for all that lies ahead where it is to be; the run's clock stands still meanwhile."""
-        began, state, wanted = time.monotonic(), self._state, self._options.compile
-        step = TrainingStep(
-            state, self._ranks, wanted == "on" or (wanted == "auto" and self._ranks.device.type == "cuda")
-        )
+        began, state = time.monotonic(), self._state
+        step = TrainingStep(state, self._ranks, wants_compiled(self._options.compile, self._ranks.device))
         bounds = zip(self._recipe.phases, self._schedule.bounds, strict=True)
         ahead = [phase for phase, (a, b) in bounds if a < self._cadence.until and b > state.step]
         shapes = max(self._ranks.gather(step.prepare(ahead)))  # waits for the slowest rank

@@ -32,6 +32,11 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the demo, the longest test of a file by far: begun last, it would keep the other workers waiting."""
+    items.sort(key=lambda item: item.path.name != "test_demo.py")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked `gpu` where there is none."""
     if item.get_closest_marker("gpu") is not None:

@@ -59,7 +59,7 @@ def test_evaluate_predict_and_onnx_agree_on_every_validation_image(
     rows = re.findall(r"^(predict|onnx) +(\d+) +(\d+) +(\S+)$", done.stdout, re.M)
     assert [row[0] for row in rows] == ["predict", "onnx"]
     for _, images, same, difference in rows:
-        assert int(images) == int(same) == 40
+        assert int(images) == int(same) == 39  # a fifth of 67, 67 and 66, each rounded
         assert float(difference) < 1e-4
     accuracies = re.findall(r"(?:evaluate|predict) ([\d.]+) %", done.stdout)
     assert accuracies[0] == accuracies[1]

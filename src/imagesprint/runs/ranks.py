@@ -102,9 +102,9 @@ def _completed(work: dist.Work, seconds: float) -> bool:
     try:
         work.wait(timedelta(seconds=seconds))
     except RuntimeError:
-        if work.is_completed():
-            raise
-        return False  # only this wait was too short
+        if not work.is_completed():
+            return False  # only this wait was too short
+        work.wait()  # raises what it failed with, or returns where it was completed in this very moment
     return True
 
 

@@ -63,7 +63,7 @@ class TimedTraining:
     def described(self) -> dict[str, object]:
         """Return what the figures of any bench of steps belong to."""
         return {
-            "device": device_name(self.ranks),
+            "device": _device_name(self.ranks),
             "world_size": self.ranks.world_size,
             "threads": self.ranks.threads,
             "versions": versions("torch", "triton", "numpy"),
@@ -74,7 +74,7 @@ class TimedTraining:
         }
 
 
-def device_name(ranks: Ranks) -> str:
+def _device_name(ranks: Ranks) -> str:
     """Return the name of this rank's GPU, or of the processor and its cores."""
     if ranks.device.type != "cuda":
         return processor()

@@ -16,7 +16,7 @@ def test_the_notebook_runs(
     monkeypatch.setenv("IMAGESPRINT_IMAGES", str(digit_images))
     for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"):  # nothing goes into the home folder
         monkeypatch.setenv(variable, str(tmp_path / variable))
-    book = nbformat.reads(NOTEBOOK.read_text(encoding="utf-8"), as_version=4)
+    book = nbformat.reads(NOTEBOOK.read_text(encoding="utf-8"), as_version=4)  # type: ignore[no-untyped-call]
     assert not any(cell.get("outputs") for cell in book.cells)  # none is committed: it would grow old
     NotebookClient(book, timeout=120, kernel_name="python3").execute(cwd=str(NOTEBOOK.parent))
     outputs = [output for cell in book.cells for output in cell.get("outputs", [])]

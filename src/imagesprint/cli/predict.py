@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   imagesprint predict RUN photo.jpg
   imagesprint predict RUN/checkpoints/step-0000660.pt holiday 'more/**/*.png' --top 3 --csv > found.csv
-  imagesprint predict RUN - --json < paths.txt          # one path a line"""
+  imagesprint predict RUN - --json                      # paths on standard input, one a line"""
 
 DESCRIPTION = """\
 Say what images show: the likeliest classes with their probabilities. Images are decoded, resized and cropped as in

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from imagesprint.cli.bench_predict import _as_text
 from imagesprint.cli.main import main
 from imagesprint.files import write_text
 from imagesprint.measuring import bench_predict
@@ -17,14 +18,14 @@ from imagesprint.recipes.toml_format import to_toml
 def recipe(tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A recipe to measure quickly, without the runtime that compiles for minutes and one that may be there."""
     monkeypatch.setattr(bench_predict, "CALL_SECONDS", 0.01)
-    monkeypatch.setattr(bench_predict, "ROUNDS", 2)
+    monkeypatch.setattr(bench_predict, "ROUNDS", 1)
     monkeypatch.setattr(bench_predict, "RUNTIMES", ("eager", "onnxruntime"))
     path = tmp_path / "tiny.toml"
     write_text(path, to_toml(tiny_recipe))
     return path
 
 
-def test_json_and_plot(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_plot_and_text(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plot = tmp_path / "plot.png"
     words = ["bench", "predict", str(recipe), "--batch-sizes", "2,1", "--threads", "1", "--device", "cpu"]
     assert main([*words, "--plot", str(plot), "--json"]) == 0
@@ -39,20 +40,17 @@ def test_json_and_plot(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     ]
     for call in result["calls"]:
         assert 0 < call["p50"] <= call["p90"] <= call["p99"]
-        assert call["num_calls"] >= 4
+        assert call["num_calls"] >= 2
         assert call["images_per_second"] <= call["batch_size"] / (call["p50"] / 2)
     assert f"drawn in {plot}" in said.err
     with Image.open(plot) as image:
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20  # something is drawn
 
-
-def test_text(recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(bench_predict, "RUNTIMES", ("eager",))
-    monkeypatch.setattr(bench_predict, "FROM_ONNX", ())
-    assert main(["bench", "predict", str(recipe), "--batch-sizes", "1", "--threads", "1"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = _as_text(result).splitlines()
     assert lines[2].startswith("resnet20, 1,000 classes, 24 px, fp32, decoder ")
-    assert [line.split()[:4] for line in lines[5:]] == [["1", "1", "pixels", "eager"], ["1", "1", "JPEG", "eager"]]
+    assert [line.split()[:4] for line in lines[5:7]] == [
+        ["1", "1", "pixels", name] for name in ("eager", "onnxruntime")
+    ]
     assert max(map(len, lines[2:])) <= 100
 
 
@@ -61,7 +59,7 @@ def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert main(["bench", "predict", *map(str, words)]) == 2
         return capsys.readouterr().err
 
-    assert said("smal").startswith("error: unknown recipe 'smal'") or "did you mean small?" in said("smal")
+    assert "did you mean small?" in said("smal")
     assert said(tmp_path).startswith(f"error: {tmp_path} holds no checkpoints/step-*.pt\nhint: ")
     assert "'x' is not a whole number of at least 1" in said("small", "--batch-sizes", "1,x")
     plot = tmp_path / "no" / "plot.png"

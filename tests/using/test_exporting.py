@@ -2,7 +2,6 @@
 
 import json
 import resource
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ def test_safetensors(
     assert {key: value.tolist() for key, value in weights.items()} == {
         key: value.tolist() for key, value in model.network.state_dict().items()
     }
-    described = json.loads((tmp_path / "weights.json").read_text())
+    described = json.loads((tmp_path / "weights.safetensors.json").read_text())
     assert (described["model"], described["recipe"]["name"], described["step"]) == ("resnet20", "digits", model.step)
     with safe_open(file, "pt") as opened:
         assert json.loads(opened.metadata()["imagesprint"]) == described
@@ -121,15 +120,15 @@ def test_wrong_usage(
     assert "hint: pip install 'imagesprint[export]'" in missing
 
 
-def test_a_disk_that_is_full(command: list[str], digit_run: Path, tmp_path: Path) -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
-    words = [*command, "export", str(digit_run), str(tmp_path / "model.safetensors")]
-    done = subprocess.run(words, capture_output=True, text=True, preexec_fn=limit, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("exporting   resnet20, 3 classes")
-    assert f"error: cannot write {tmp_path / 'model.safetensors'}: File too large\nhint: " in done.stderr
+def test_a_disk_that_is_full(digit_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "model.safetensors"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    try:
+        assert main(["export", str(digit_run), str(file)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert f"error: cannot write {file}: File too large\nhint: " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,7 +1,7 @@
 """Predictions come in order with their errors in place; `evaluate`, `predict` and ONNX agree."""
 
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -51,17 +51,24 @@ def test_names_are_the_words_of_the_classes_where_the_checkpoint_has_them(
 
 
 def test_evaluate_predict_and_onnx_agree_on_every_validation_image(
-    digit_images: Path, digit_root: Path, digit_run: Path
+    digit_images: Path,
+    digit_root: Path,
+    digit_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = [AGREEMENT, digit_run, digit_root, "--originals", digit_images]
-    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    rows = re.findall(r"^(predict|onnx) +(\d+) +(\d+) +(\S+)$", done.stdout, re.M)
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(AGREEMENT), run_name="__main__")
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    rows = re.findall(r"^(predict|onnx) +(\d+) +(\d+) +(\S+)$", said, re.M)
     assert [row[0] for row in rows] == ["predict", "onnx"]
     for _, images, same, difference in rows:
-        assert int(images) == int(same) == 39  # a fifth of 67, 67 and 66, each rounded
+        assert int(images) == int(same) == 39
         assert float(difference) < 1e-4
-    accuracies = re.findall(r"(?:evaluate|predict) ([\d.]+) %", done.stdout)
+    accuracies = re.findall(r"(?:evaluate|predict) ([\d.]+) %", said)
     assert accuracies[0] == accuracies[1]
     assert float(accuracies[0]) > 60  # of three classes: it has learnt something, so agreement means something
-    assert "200 originals and variant full: 200 with the same top-1; probabilities differ by 0.0000" in done.stdout
+    assert "200 originals and variant full: 200 with the same top-1; probabilities differ by 0.0000" in said

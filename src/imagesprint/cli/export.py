@@ -14,9 +14,9 @@ EXAMPLES = """\
   imagesprint export RUN model.safetensors --json"""
 
 DESCRIPTION = """\
-Write a trained model to a file for other programs: ONNX, torch.export (.pt2), or safetensors with a JSON file beside
-it. Normalisation is inside the graph: it takes uint8 images [batch, height, width, 3], any number and size of them,
-and gives logits. The file is then run in its own runtime on two photos; where it differs by more than 0.001 nothing
+Write a trained model to a file for other programs: ONNX, torch.export (.pt2), or safetensors with FILE.json beside it.
+Normalisation is inside the graph: it takes uint8 images [batch, height, width, 3], any number and size of them, and
+gives logits. The file is then run in its own runtime on two photos; where a logit differs by more than 0.001 nothing
 is written, and the exit code is 3. ONNX and safetensors need: pip install 'imagesprint[export]'."""
 
 

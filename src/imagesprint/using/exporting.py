@@ -1,7 +1,6 @@
 """`export`: a trained model in a file for other programs, checked in the runtime that will run it."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +14,7 @@ from imagesprint.files import write_atomically, write_text
 from imagesprint.images.decoding import open_rgb
 from imagesprint.model.weights import TrainedModel, load_model
 from imagesprint.using.format_names import SUFFIXES
-from imagesprint.using.formats import FORMATS, describe
+from imagesprint.using.formats import FORMATS, Format, describe
 from imagesprint.using.image_reader import ImageReader
 from imagesprint.using.runtimes import Infer, in_torch
 from imagesprint.using.sample_photos import sample_photos
@@ -48,7 +47,7 @@ def format_of(file: Path, name: str | None) -> str:
 
 
 def export(model_path: Path, file: Path, name: str | None, console: Console) -> Exported:
-    """Write the model of a run or checkpoint to `file`; safetensors gets a JSON file of the same name beside it.
+    """Write the model of a run or checkpoint to `file`; safetensors gets FILE.json beside it.
 
     The file takes its name only after it was read again in its own runtime and gave our logits. Raises CheckError
     where they differ by more than LIMIT, UsageError for a file that cannot be written or a package that is missing,
@@ -67,12 +66,12 @@ def export(model_path: Path, file: Path, name: str | None, console: Console) -> 
     def write(stream: BinaryIO) -> None:
         stream.write(made.encode(model))
         stream.flush()
-        differences.append(_check(model, lambda: made.open(Path(stream.name), model), file))
+        differences.append(_check(model, made, Path(stream.name), file))
 
     try:
         write_atomically(file, write)
         if name == "safetensors":
-            write_text(file.with_suffix(".json"), json.dumps(describe(model), indent=2) + "\n")
+            write_text(file.with_name(f"{file.name}.json"), json.dumps(describe(model), indent=2) + "\n")
     except OSError as error:
         raise UsageError(
             f"cannot write {file}: {error.strerror}", "see to its space and permissions, or choose another"
@@ -81,8 +80,16 @@ def export(model_path: Path, file: Path, name: str | None, console: Console) -> 
     return Exported(file, name, file.stat().st_size, differences[0], runtime)
 
 
-def _check(model: TrainedModel, open_file: Callable[[], Infer], file: Path) -> float:
-    difference = greatest_difference(model, open_file())
+def _check(model: TrainedModel, made: Format, written: Path, file: Path) -> float:
+    """How far what was `written`, and is to become `file`, is from the model. Raises CheckError above LIMIT."""
+    try:
+        difference = greatest_difference(model, made.open(written, model))
+    except Exception as error:  # whatever somebody else's runtime finds wrong with it
+        reason = " ".join(str(error).split())[:300]
+        raise CheckError(
+            f"{file} was not written: {made.runtime} cannot run it: {type(error).__name__}: {reason}",
+            "try another --format, or another version of that package",
+        ) from error
     if not difference <= LIMIT:  # also where it is not a number
         raise CheckError(
             f"{file} was not written: read again, its logits differ from the model's by up to {difference:.2g}, "

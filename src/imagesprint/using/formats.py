@@ -60,6 +60,7 @@ def describe(model: TrainedModel) -> dict[str, Any]:
 
 
 def _encode_onnx(model: TrainedModel) -> bytes:
+    """In the opset that this torch's exporter is made for: 20 in torch 2.13."""
     shapes = {"images": {0: Dim("batch"), 1: Dim("height"), 2: Dim("width")}}
     with _exporting(model, "onnx"):
         program = torch.onnx.export(

@@ -67,7 +67,8 @@ def predict(model: TrainedModel, images: Sequence[Path], top: int, console: Cons
                 predictions.append(Prediction(path, (), failures[row]))
             else:
                 predictions.append(Prediction(path, _candidates(model, probabilities[row], top)))
-        progress.add(len(paths))
+        if len(batches) > 1:
+            progress.add(len(paths))
     progress.end()
     return predictions
 

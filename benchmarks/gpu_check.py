@@ -50,7 +50,7 @@ class Sizes:
 
 
 SIZES = {
-    "cuda": Sizes("minutes104", 10, 5, 200, 6144, 375, "320,160", 150),
+    "cuda": Sizes("minutes104", 10, 5, 200, 6144, 375, "320,160", 200),
     "cpu": Sizes("demo", 1, 1, 4, 80, 48, "full,16", 150),
 }
 

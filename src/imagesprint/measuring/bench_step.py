@@ -13,6 +13,7 @@ from imagesprint.measuring.traffic import Work, count_work
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.runs.ranks import open_ranks
+from imagesprint.training.prefetch import on_device
 
 CLASSES: Final = 1000  # ImageNet's
 STEPS: Final = 10
@@ -54,7 +55,7 @@ def bench_step(
 
 def _measure(training: TimedTraining, phase: Phase, steps: int, ceilings: Ceilings) -> dict[str, Any]:
     device = training.ranks.device
-    batches = synthetic_batches(phase, CLASSES, device)
+    batches = on_device(synthetic_batches(phase, CLASSES, device), device)
     start_peak(device)
     seconds = training.seconds(batches, phase, steps, WARM_UP)
     peak = peak_memory(device)

@@ -17,6 +17,7 @@ from imagesprint.training.prefetch import on_device
 
 STEPS: Final = 10
 ROUNDS: Final = 3
+COPIED_AHEAD: Final = 2  # batches that `on_device` holds or has asked for beyond the one in use
 
 
 def bench_train(
@@ -50,8 +51,8 @@ def bench_train(
 def _measure(training: TimedTraining, phase: Phase, root: Root, steps: int) -> dict[str, Any]:
     ranks = training.ranks
     # After the other's turn the loader has batches ready: as many are used up before its clock starts.
-    lead = -(-AHEAD * ranks.world_size // phase.micro_batches)
-    synthetic = synthetic_batches(phase, len(root.classes), ranks.device)
+    lead = -(-(AHEAD + COPIED_AHEAD) * ranks.world_size // phase.micro_batches)
+    synthetic = on_device(synthetic_batches(phase, len(root.classes), ranks.device), ranks.device)
     loaded, noise, waits = [], [], []
     with _loader(training, phase, root, ROUNDS * (lead + steps)) as loader:
         batches = on_device(iter(loader), ranks.device)

@@ -23,6 +23,7 @@ ALL = {
     "recipe",
     "model",
     "precision",
+    "compiled",
     "data",
     "steps",
     "phases",
@@ -100,7 +101,7 @@ def test_ranks_share_the_work_and_one_of_them_prints(
     done = imagesprint("bench", "train", tiny, "--data", photo_root, "--steps", "1", "--processes", 2)
     assert done.code == 0, done.stderr
     assert done.stdout.count("medians of 3 rounds of 1 steps on images") == 1
-    assert "tiny: resnet20, fp64, 2 ranks of " in done.stdout
+    assert "tiny: resnet20, fp64, eager, 2 ranks of " in done.stdout
     check_width(done.stdout)
 
 

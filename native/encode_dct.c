@@ -3,7 +3,7 @@
 #include "vectorised.h"
 
 /* Loeffler, Ligtenberg and Moschytz's DCT in integers of 13 fractional bits, with two more kept between its passes:
- * libjpeg's "islow", whose rounding it shares. Sums of samples or of the first pass's results fit into 16 bits. */
+ * libjpeg's "islow", whose rounding it shares. */
 enum { FRACTION = 13, KEPT = 2 };
 
 typedef int16_t grid[8][TILE_LANES] __attribute__((aligned(32)));

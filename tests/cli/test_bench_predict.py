@@ -16,7 +16,7 @@ from imagesprint.recipes.toml_format import to_toml
 
 @pytest.fixture
 def recipe(tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipe to measure quickly: each runtime is a process, one of them compiles for minutes, one may not be there."""
+    """A recipe to measure quickly: each runtime is a process, one of them compiles for minutes, one is missing here."""
     monkeypatch.setattr(bench_predict, "CALL_SECONDS", 0.01)
     monkeypatch.setattr(bench_predict, "ROUNDS", 1)
     monkeypatch.setattr(bench_predict, "RUNTIMES", ("onnxruntime",))

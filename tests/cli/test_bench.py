@@ -19,6 +19,7 @@ KEYS = {"bench", "device", "versions", "images_per_second", "images_per_cpu_seco
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_data, "PASS_SECONDS", 0.01)
     monkeypatch.setattr(bench_data, "ROUNDS", 2)
+    monkeypatch.setattr(bench_data, "OWN_ROUNDS", 2)
 
 
 @pytest.mark.skipif(not is_available(), reason="the native decoder is not built")

@@ -4,7 +4,8 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 from imagesprint.console import Console
 from imagesprint.images.decoders import decoder_name, use_native
-from imagesprint.measuring.contest import Open, Sample, median_ratio, run_rounds
+from imagesprint.measuring.contest import Open, Pass, Sample, median_ratio, run_rounds
 from imagesprint.measuring.data_peers import installed_peers
 from imagesprint.measuring.data_programs import decoder_alone, entropy_alone, timed_loader, whole_loader
 from imagesprint.measuring.data_work import Work
@@ -20,16 +21,25 @@ from imagesprint.measuring.machine import processor, versions
 from imagesprint.records.dataset import Dataset, open_root
 
 BATCH_SIZE: Final = 256
-ROUNDS: Final = 5
+ROUNDS: Final = 5  # beside others
 PASS_SECONDS: Final = 1.0  # of the loader; slower programs take longer
+OWN_ROUNDS: Final = 5 * ROUNDS  # of our parts beside each other: shorter and more, for they differ by a few percent
 
 LOADER, DECODER, ENTROPY, TIMED = "loader", "decoder alone", "entropy decoding alone", "loader with clocks"
 _PACKAGES = (
-    *("torch", "numpy", "pillow", "opencv-python-headless", "opencv-python"),
+    *("torch", "numpy", "pillow", "opencv-python-headless", "opencv-python", "ffcv"),
     *("tensorflow", "tensorflow-cpu", "nvidia-dali-cuda120", "nvidia-dali-cuda130"),
 )
 
 Samples = dict[str, list[Sample]]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Programs that did the same work in turns."""
+
+    work: Work
+    samples: Samples
 
 
 @dataclass(frozen=True)
@@ -52,31 +62,37 @@ def bench_data(
     dataset = opened.dataset(variant, "train")
     cores = threads or len(os.sched_getaffinity(0))
     progress = _Progress(console)
-    rounds = []
+    contests = []
     left_out: dict[str, str] = {}
     for count in _thread_counts(cores):
-        progress.threads = count
         work = work_of(root, variant, image_size, count)
-        programs = _programs(work, dataset)
-        samples, failed = run_rounds(programs, programs.keys() - {LOADER, DECODER}, ROUNDS, progress.show)
-        rounds.append((work, samples))
-        left_out.update(failed)
+        short = replace(work, steps=max(2, work.steps * ROUNDS // OWN_ROUNDS))
+        progress.begin(count, OWN_ROUNDS)
+        own, missing = run_rounds(_own_programs(short, dataset), {TIMED, ENTROPY}, OWN_ROUNDS, progress.show)
+        progress.begin(count, ROUNDS)
+        peers = installed_peers()
+        others, failed = run_rounds(_with_peers(work, peers), peers, ROUNDS, progress.show)
+        left_out.update({**missing, **failed})
+        contests.append((Contest(short, own), Contest(work, others)))
     progress.end()
-    return _result(dataset, rounds, left_out)
+    return _result(dataset, contests, left_out)
 
 
 def _thread_counts(most: int) -> list[int]:
     return sorted({most, *(1 << power for power in range(most.bit_length()))})
 
 
-def _programs(work: Work, dataset: Dataset) -> dict[str, Open]:
+def _own_programs(work: Work, dataset: Dataset) -> dict[str, Open]:
     programs: dict[str, Open] = {LOADER: partial(whole_loader, work), DECODER: partial(decoder_alone, work)}
     if work.threads == 1 and use_native():
         programs[TIMED] = partial(timed_loader, work)
         if dataset.image_format == "jpeg":
             programs[ENTROPY] = partial(entropy_alone, work)
-    programs.update({name: partial(peer, work) for name, peer in installed_peers().items()})
     return programs
+
+
+def _with_peers(work: Work, peers: Mapping[str, Callable[[Work], Pass]]) -> dict[str, Open]:
+    return {LOADER: partial(whole_loader, work), **{name: partial(peer, work) for name, peer in peers.items()}}
 
 
 def work_of(root: Path, variant: str, image_size: int, threads: int) -> Work:
@@ -98,23 +114,27 @@ class _Progress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._passes: dict[tuple[int, str], int] = {}
-        self.threads = 0
+        self._all = 0
+
+    def begin(self, threads: int, rounds: int) -> None:
+        self._threads, self._rounds = threads, rounds
+        self._passes: Counter[str] = Counter()
 
     def show(self, name: str) -> None:
-        number = self._passes.get((self.threads, name), 0)
-        self._passes[self.threads, name] = number + 1
-        where = f"round {number}/{ROUNDS}" if number else "getting ready"
-        self._console.live(f"measuring  threads {self.threads}  {where}  {name}")
+        number = self._passes[name]
+        self._passes[name] += 1
+        self._all += 1
+        where = f"round {number}/{self._rounds}" if number else "getting ready"
+        self._console.live(f"measuring  threads {self._threads}  {where}  {name}")
 
     def end(self) -> None:
-        self._console.live(f"measured {sum(self._passes.values())} passes", last=True)
+        self._console.live(f"measured {self._all} passes", last=True)
 
 
-def _result(dataset: Dataset, rounds: list[tuple[Work, Samples]], left_out: Mapping[str, str]) -> dict[str, Any]:
-    by_threads = [_at(work, samples) for work, samples in rounds]
-    work, last = rounds[-1][0], by_threads[-1]
-    with_clocks = _inside(*rounds[0]) if TIMED in rounds[0][1] else {}
+def _result(dataset: Dataset, contests: list[tuple[Contest, Contest]], left_out: Mapping[str, str]) -> dict[str, Any]:
+    by_threads = [_at(own, others) for own, others in contests]
+    work, last = contests[-1][1].work, by_threads[-1]
+    first = contests[0][0]
     return {
         "bench": "data",
         "device": processor(),
@@ -125,6 +145,7 @@ def _result(dataset: Dataset, rounds: list[tuple[Work, Samples]], left_out: Mapp
         "mean_bytes": float(dataset.encoded_lengths.mean()),
         "batch_size": work.batch_size,
         "rounds": ROUNDS,
+        "own_rounds": OWN_ROUNDS,
         "image_size": work.image_size,
         "threads": work.threads,
         "decoder": decoder_name(),
@@ -133,27 +154,27 @@ def _result(dataset: Dataset, rounds: list[tuple[Work, Samples]], left_out: Mapp
         "peers": last["peers"],
         "left_out": dict(left_out),
         "by_threads": by_threads,
-        **with_clocks,
+        **(_inside(first.work, first.samples) if TIMED in first.samples else {}),
     }
 
 
-def _at(work: Work, samples: Samples) -> dict[str, Any]:
+def _at(own: Contest, others: Contest) -> dict[str, Any]:
     """What one number of threads came to."""
-    ours, alone = samples[LOADER], samples[DECODER]
-    own = {LOADER, DECODER, ENTROPY, TIMED}
+    ours, alone = own.samples[LOADER], own.samples[DECODER]
+    beside = others.samples[LOADER]
     return {
-        "threads": work.threads,
-        **vars(_timing(work, ours)),
-        "decoder_alone": _timing(work, alone),
+        "threads": own.work.threads,
+        **vars(_timing(others.work, beside)),
+        "decoder_alone": _timing(own.work, alone),
         "loader_over_decoder_alone": median_ratio(_seconds(alone), _seconds(ours)),
         "peers": {
             name: {
-                **vars(_timing(work, theirs)),
-                "speedup": median_ratio(_seconds(theirs), _seconds(ours)),
-                "cpu_speedup": median_ratio(_cpu_seconds(theirs), _cpu_seconds(ours)),
+                **vars(_timing(others.work, theirs)),
+                "speedup": median_ratio(_seconds(theirs), _seconds(beside)),
+                "cpu_speedup": median_ratio(_cpu_seconds(theirs), _cpu_seconds(beside)),
             }
-            for name, theirs in samples.items()
-            if name not in own
+            for name, theirs in others.samples.items()
+            if name != LOADER
         },
     }
 

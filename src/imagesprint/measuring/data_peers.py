@@ -1,12 +1,16 @@
-"""What others load images with, on the same work: Pillow and OpenCV in torch's DataLoader, tf.data, DALI.
+"""What others load images with, on the same work: Pillow and OpenCV in torch's DataLoader, tf.data, DALI, FFCV.
 
 Each is given the encoded images in memory, with our crops and flips, and makes uint8 batches [N, S, S, 3] in RGB, as
-our loader does from the shards. None is imported before its process runs.
+our loader does from the shards. (FFCV reads a file of its own and draws its own crops, from the same distribution.)
+None is imported before its process runs.
 """
 
 import contextlib
+import functools
 import io
+import multiprocessing
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any, Final
@@ -170,6 +174,66 @@ def _dali(work: Work) -> Pass:
     return run
 
 
+def _ffcv(work: Work) -> Pass:
+    from ffcv.fields import RGBImageField
+    from ffcv.fields.rgb_image import IMAGE_MODES, RandomResizedCropRGBImageDecoder
+    from ffcv.loader import Loader
+    from ffcv.transforms import RandomHorizontalFlip
+    from ffcv.writer import DatasetWriter
+
+    class Stored(RGBImageField):  # type: ignore[misc]  # theirs would decode the JPEG and encode it again
+        def encode(self, destination: Any, image: tuple[Encoded, int, int], malloc: Any) -> None:
+            data, destination["height"], destination["width"] = image
+            destination["mode"] = IMAGE_MODES["raw" if isinstance(data, np.ndarray) else "jpg"]
+            pixels_or_bytes = np.frombuffer(data, np.uint8)
+            destination["data_ptr"], storage = malloc(len(pixels_or_bytes))
+            storage[:] = pixels_or_bytes
+
+    folder = tempfile.TemporaryDirectory(prefix="imagesprint-ffcv-")
+    file = os.path.join(folder.name, "images.beton")
+    held = [(image, *_height_and_width(image)) for batch in work.batches().held for image in batch.encoded]
+    with _forking():  # its writer's process: a class of here cannot be pickled
+        DatasetWriter(file, {"image": Stored()}, num_workers=1).from_indexed_dataset([(image,) for image in held])
+    size = (work.image_size, work.image_size)
+    loader = Loader(
+        file,
+        work.batch_size,
+        work.threads,
+        os_cache=True,
+        indices=np.resize(np.arange(len(held), dtype=np.uint64), work.images),
+        pipelines={"image": [RandomResizedCropRGBImageDecoder(size), RandomHorizontalFlip()]},
+        custom_fields={"image": RGBImageField},
+    )
+    # It allocates its buffers anew each epoch; a pass here is a piece of one long epoch, so it keeps them.
+    loader.graph.allocate_memory = functools.cache(loader.graph.allocate_memory)
+
+    def run() -> None:
+        assert folder.name  # kept until this process ends
+        for _ in loader:
+            pass
+
+    return run
+
+
+@contextlib.contextmanager
+def _forking() -> Iterator[None]:
+    method = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("fork", force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(method, force=True)
+
+
+def _height_and_width(image: Encoded) -> tuple[int, int]:
+    from PIL import Image
+
+    if isinstance(image, np.ndarray):
+        return image.shape[0], image.shape[1]
+    with Image.open(io.BytesIO(image)) as opened:
+        return opened.height, opened.width
+
+
 def _check_jpegs(batches: Batches) -> None:
     if isinstance(batches.held[0].encoded[0], np.ndarray):
         raise NotImplementedError("it has no raw images")
@@ -181,4 +245,5 @@ _PEERS: Final[Mapping[str, tuple[str, Callable[[Work], Pass]]]] = {
     "tf.data": ("tensorflow", _tf_data),
     "tf.data, antialiased": ("tensorflow", _tf_data_antialiased),
     "dali": ("nvidia.dali", _dali),
+    "ffcv": ("ffcv", _ffcv),
 }

@@ -48,7 +48,7 @@ def entropy_alone(work: Work) -> Pass:
     """
     images = [
         (data, bottom)
-        for batch in work.batches().held
+        for batch in work.batches().held[: work.steps]
         for data, bottom in zip(batch.encoded, batch.crops[:, 3].tolist(), strict=True)
         if read_info(data) is not None
     ]

@@ -1,7 +1,7 @@
 """The same training step run in several ways, each measured alone: a training of its own, gone before the next."""
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.util import find_spec
 from statistics import median
 from typing import Any, Final
@@ -18,7 +18,7 @@ from imagesprint.training.prefetch import on_device
 
 WARM_UP: Final = 2
 # --compile, and whether batch norm, residual addition and ReLU run by the kernels of model/fused_norm.py
-VARIANTS: Final[Mapping[str, tuple[str, bool]]] = {
+VARIANTS: Final[dict[str, tuple[str, bool]]] = {
     "eager": ("off", False),
     "compiled": ("on", False),
     "fused": ("on", True),

@@ -53,7 +53,7 @@ class Sizes:
 
 SIZES = {
     "cuda": Sizes("minutes104", 10, 5, 224, 200, 6144, 375, "320,160", 300),
-    "cpu": Sizes("demo", 1, 1, 16, 4, 80, 48, "full,16", 150),
+    "cpu": Sizes("demo", 1, 1, 16, 4, 80, 48, "full,16", 300),
 }
 
 

@@ -3,9 +3,10 @@
     python benchmarks/gpu_check.py                     # or: make gpu-check
     python benchmarks/gpu_check.py --device cpu        # the same with tiny sizes: a rehearsal
 
-Runs the tests marked `gpu`, `bench step` and `bench train` on minutes104 (128, 224 and 288 px) and losses.py, each in a
-process of its own and with a time limit, and writes report.md and report.json, after each part anew. A part that fails
-is reported, and the others go on. Images are those of --data, by default gpu-data/ where it is there, else generated.
+Runs the tests marked `gpu`, `bench step` and `bench train` on minutes104 (128, 224 and 288 px), the variants of its
+step at 224 px, and losses.py, each in a process of its own and with a time limit, and writes report.md and report.json,
+after each part anew. A part that fails is reported, and the others go on. Images are those of --data, by default
+gpu-data/ where it is there, else generated.
 
 Needs Python 3.11 or newer, torch, numpy, Pillow and scikit-learn; without pytest, matplotlib or a JPEG library it says
 what it left out. Exits 1 if a part failed, 3 if all ran and the losses do not agree, else 0.
@@ -42,6 +43,7 @@ class Sizes:
     recipe: str
     steps: int  # of bench step
     train_steps: int  # of bench train
+    variants_at: int  # pixels
     loss_steps: int
     images: int  # generated
     height: int
@@ -50,8 +52,8 @@ class Sizes:
 
 
 SIZES = {
-    "cuda": Sizes("minutes104", 10, 5, 200, 6144, 375, "320,160", 200),
-    "cpu": Sizes("demo", 1, 1, 4, 80, 48, "full,16", 150),
+    "cuda": Sizes("minutes104", 10, 5, 224, 200, 6144, 375, "320,160", 300),
+    "cpu": Sizes("demo", 1, 1, 16, 4, 80, 48, "full,16", 300),
 }
 
 
@@ -141,6 +143,8 @@ def parts(device: str, data: Path | None, root: Path, output: Path) -> Iterator[
     for mode, flags in MODES.items():
         words = (*IMAGESPRINT, "bench", "step", sizes.recipe, "--device", device, "--steps", str(sizes.steps), *flags)
         yield Part(f"bench step, {mode}", (*words, "--num-train", "1281167", "--json", *plot(output, f"step-{mode}")))
+    words = (*IMAGESPRINT, "bench", "step", sizes.recipe, "--device", device, "--steps", str(sizes.steps))
+    yield Part("bench step, variants", (*words, "--variants", str(sizes.variants_at), "--json"))
     found = data or (PROJECT / "gpu-data" if (PROJECT / "gpu-data").is_dir() else None)
     if found is None:
         words = (sys.executable, here / "photos.py", root, "--images", str(sizes.images), "--height", str(sizes.height))

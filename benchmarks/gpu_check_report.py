@@ -49,12 +49,12 @@ def _step(result: Row) -> list[str]:
             f"{row['flops_per_second'] / 1e12:.3g} ({row['share_of_matmul']:.0%})",
             *(f"{share:.0%}" for share in row["share_of_memory_bound"].values()),
             f"{row['peak_memory'] / 1e9:.2f}",
+            f"{row['compile_seconds']:.1f}",
         ]
         for row in result["phases"]
     ]
     header = ["px", "batch", "images/s", "input ms", "forward", "backward", "reduction", "update", "TFLOP/s"]
-    bounds = ["of bound, eager", "norm fused", "convolutions", "GB"]
-    projection = result["projection"]
+    bounds = ["of bound, eager", "norm kernels", "norm fused", "convolutions", "GB", "compiling s"]
     return [
         f"{result['recipe']}, {result['model']}, {result['precision']}, {result['steps']} steps each. Copy "
         f"{ceilings['copy_bytes_per_second'] / 1e12:.3g} TB/s, matrix product "
@@ -62,9 +62,31 @@ def _step(result: Row) -> list[str]:
         "",
         *_table([*header, *bounds], rows),
         "",
-        f"Derived: {projection['seconds']:,.0f} s for the whole recipe on {projection['num_train']:,} images "
-        f"({projection['derived']}).",
+        *(_variants(result) if "variants" in result else _projection(result["projection"])),
     ]
+
+
+def _projection(projection: Row) -> list[str]:
+    return [
+        f"Derived: {projection['seconds']:,.0f} s for the whole recipe on {projection['num_train']:,} images "
+        f"({projection['derived']})."
+    ]
+
+
+def _variants(result: Row) -> list[str]:
+    rows = [
+        [
+            *_shape(row),
+            row["variant"],
+            f"{row['images_per_second']:,.1f}",
+            f"{1000 * row['seconds_per_step']:.2f}",
+            f"{row['compile_seconds']:.1f}",
+            f"{row['peak_memory'] / 1e9:.2f}",
+        ]
+        for row in result["variants"]
+    ]
+    header = ["px", "batch", "variant", "images/s", "ms a step", "compiling s", "GB"]
+    return [*_table(header, rows), *(f"\n{name} is left out: {why}." for name, why in result["left_out"].items())]
 
 
 def _train(result: Row) -> list[str]:
@@ -93,7 +115,7 @@ def _losses(result: Row) -> list[str]:
         f"{result['steps']} steps; `fast` {'agrees' if result['agrees'] else 'does NOT agree'}: "
         f"{result['distances']['fast']:.4f} from the reference, the spread is {result['spread']:.4f}.",
         "",
-        *_table(["run", "farthest window"], rows),
+        *_table(["run", "from the reference"], rows),
         "",
         *_table(["mean loss of window", *numbers], windows),
     ]

@@ -101,7 +101,10 @@ static ims_status read_raw(worker *worker, const jpeg_crop *crop, jpeg_file file
     }
     const int32_t *box = crop->box;
     if (!crop_is_within(box, width, height, message)) return IMS_OUTSIDE;
-    resize_geometry geometry = {box[2] - box[0], box[3] - box[1], crop->size, crop->size, crop->flip, crop->antialias, 3};
+    resize_geometry geometry = {
+        .width = box[2] - box[0], .height = box[3] - box[1], .out_width = crop->size, .out_height = crop->size,
+        .flip = crop->flip, .antialias = crop->antialias, .pixel_bytes = 3,
+    };
     if (resizer_begin(&worker->resizer, &geometry, out) != IMS_OK) return IMS_MEMORY;
     size_t bytes = (size_t)geometry.width * 3;
     for (int64_t y = box[1]; y < box[3]; y++) {

@@ -65,7 +65,10 @@ static ims_status read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop
     jpeg_session_begin_padded(reader, file);
     if (!crop_is_within(box, cinfo->image_width, cinfo->image_height, reader->message))
         jpeg_session_fail(reader, IMS_OUTSIDE);
-    resize_geometry geometry = {box[2] - box[0], box[3] - box[1], crop->size, crop->size, crop->flip, crop->antialias, 4};
+    resize_geometry geometry = {
+        .width = box[2] - box[0], .height = box[3] - box[1], .out_width = crop->size, .out_height = crop->size,
+        .flip = crop->flip, .antialias = crop->antialias, .pixel_bytes = 4,
+    };
     if (resizer_begin(resizer, &geometry, out) != IMS_OK) jpeg_session_fail(reader, IMS_MEMORY);
     cinfo->out_color_space = JCS_EXT_RGBX;
     jpeg_start_decompress(cinfo);

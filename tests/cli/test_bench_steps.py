@@ -11,6 +11,7 @@ from PIL import Image
 
 from imagesprint.cli.bench_text import step_text
 from imagesprint.cli.main import main
+from imagesprint.measuring import step_variants
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.toml_format import to_toml
 
@@ -28,8 +29,9 @@ ALL = {
     "steps",
     "phases",
 }
-SHAPE = {"image_size", "batch_size", "micro_batch", "images_per_second"}
-STEP = {"seconds_per_step", "slowest_step", "seconds_by_part", "peak_memory", "flops_per_image", "flops_per_second"}
+SHAPE = {"image_size", "batch_size", "micro_batch", "images_per_second", "compile_seconds"}
+SPEED = {"seconds_per_step", "slowest_step", "peak_memory"}
+STEP = SPEED | {"seconds_by_part", "flops_per_image", "flops_per_second"}
 LIMITS = {"share_of_matmul", "bytes_per_image", "bytes_per_second", "memory_bound", "share_of_memory_bound"}
 TRAIN = {"synthetic_images_per_second", "share_of_synthetic", "data_wait_seconds", "data_wait", "mean_bytes"}
 
@@ -68,6 +70,7 @@ def test_step(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert row["seconds_by_part"]["backward"] > row["seconds_by_part"]["reduction"]
         assert row["flops_per_second"] == pytest.approx(row["flops_per_image"] * row["images_per_second"])
         assert row["peak_memory"] > 10e6
+        assert row["compile_seconds"] == 0
         share = row["bytes_per_second"] / result["ceilings"]["copy_bytes_per_second"]
         assert row["share_of_memory_bound"]["eager"] == pytest.approx(share)
     projection = result["projection"]
@@ -78,6 +81,22 @@ def test_step(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert text.count("\npx ") == 2
     assert "derived, not measured: the whole recipe on 320 images" in text
     check_width(text)
+
+
+def test_variants_of_one_size(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(step_variants.VARIANTS, "compiled", ("off", False))  # the compiler takes a second a layer
+    words = ["bench", "step", str(tiny), "--device", "cpu", "--steps", "1", "--variants"]
+    assert main([*words, "16", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result) == ALL | {"ceilings", "variants", "left_out"}
+    assert [row["image_size"] for row in result["phases"]] == [16]
+    assert [(row["image_size"], row["variant"]) for row in result["variants"]] == [(16, "eager"), (16, "compiled")]
+    assert all(set(row) == SHAPE | SPEED | {"variant"} for row in result["variants"])
+    assert list(result["left_out"]) == ["fused"]
+    assert "fused is left out: its kernels need a GPU" in step_text(result)
+    check_width(step_text(result))
+    assert main([*words, "17"]) == 2
+    assert "its sizes are 16, 20" in capsys.readouterr().err
 
 
 def test_train(tiny: Path, photo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

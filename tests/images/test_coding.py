@@ -1,5 +1,6 @@
 import io
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -124,3 +125,19 @@ def test_noise_is_encoded(shape: tuple[int, int], quality: int) -> None:
 def test_what_cannot_be_encoded_is_an_image_error() -> None:
     with pytest.raises(ImageError, match="cannot be encoded: 70000 × 1 pixels as JPEG: "):
         encode_jpeg(Image.new("RGB", (70_000, 1)), 90)
+
+
+def test_little_memory_is_not_the_headers_fault(with_little_memory: Callable[[str, str], str]) -> None:
+    before = """
+import io, zlib
+from PIL import Image
+from imagesprint.images.coding import read_size
+file = io.BytesIO()
+Image.new("RGB", (8, 8)).save(file, "PNG")
+data = file.getvalue()
+exif = b"eXIf" + bytes(64 << 20)
+data = data[:33] + (len(exif) - 4).to_bytes(4, "big") + exif + zlib.crc32(exif).to_bytes(4, "big") + data[33:]
+del exif
+assert read_size(data) == (8, 8)
+"""
+    assert with_little_memory(before, "read_size(data)") == "MemoryError"

@@ -3,9 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from torch import nn
 
+from imagesprint.measuring import traffic
 from imagesprint.measuring.traffic import count_work
+from imagesprint.model.batch_norm import fuse_batch_norms
+from imagesprint.model.building import build_model
 from imagesprint.recipes.library import load_recipe
+from imagesprint.recipes.recipe import Recipe
 
 
 def test_resnet50_at_224_pixels_takes_what_the_design_counts() -> None:
@@ -15,6 +20,7 @@ def test_resnet50_at_224_pixels_takes_what_the_design_counts() -> None:
     assert work.traffic.eager == pytest.approx(481e6, rel=2e-3)
     assert work.traffic.fused_norm == pytest.approx(370e6, rel=0.03)
     assert work.traffic.convolutions == pytest.approx(142e6, rel=0.02)
+    assert work.traffic.fused_norm < work.traffic.norm_kernels < work.traffic.eager
 
 
 def test_traffic_follows_dtype_and_batch() -> None:
@@ -27,3 +33,21 @@ def test_traffic_follows_dtype_and_batch() -> None:
     small = count_work(recipe, replace(phase, micro_batch=2), 10)
     weights = 3 * 4 * 269_000 * (1 / 2 - 1 / phase.micro_batch)
     assert small.traffic.eager - two.traffic.eager == pytest.approx(weights, rel=0.02)
+
+
+@pytest.mark.parametrize("model", ["resnet18", "resnet50"])
+def test_the_kernels_of_batch_norm_move_what_is_counted(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted from their arguments; both passes read two activations again, see model/fused_norm.py."""
+    pytest.importorskip("triton", reason="there is no Triton for this platform")
+    recipe = replace(load_recipe("minutes104"), model=model, precision="bf16")
+    phase = replace(recipe.phases[2], micro_batch=32)
+    derived = count_work(recipe, phase, 10).traffic.norm_kernels
+
+    def build_fused(recipe: Recipe, num_classes: int) -> nn.Module:
+        network = build_model(recipe, num_classes)
+        fuse_batch_norms(network)
+        return network
+
+    monkeypatch.setattr(traffic, "build_model", build_fused)
+    monkeypatch.setattr(traffic, "_READ_AGAIN", {**traffic._READ_AGAIN, "norm_forward": (0,), "norm_backward": (0, 1)})
+    assert count_work(recipe, phase, 10).traffic.eager == pytest.approx(derived, rel=1e-3)

@@ -78,7 +78,8 @@ def test_a_wrong_override_is_one_clear_error(override: str, what: str, hint: str
 def test_a_micro_batch_may_be_left_to_the_memory() -> None:
     recipe = apply_overrides(SMALL, ["phases.*.micro_batch=auto", "phases.1.micro_batch=16"])
     assert [phase.micro_batch for phase in recipe.phases] == [0, 16, 0]
-    assert from_toml(to_toml(recipe).replace("micro_batch = 0,", 'micro_batch = "auto",'), "auto.toml") == recipe
+    assert to_toml(recipe).count('micro_batch = "auto",') == len(recipe.phases) - 1
+    assert from_toml(to_toml(recipe), "auto.toml") == recipe
     check_world_size(recipe, 8)  # 8 micro-batches of 16, and 128 images
     with pytest.raises(RankError, match="3 ranks"):
         check_world_size(recipe, 3)

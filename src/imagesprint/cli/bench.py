@@ -26,6 +26,7 @@ DATA_EXAMPLES = """\
 STEP_EXAMPLES = """\
   imagesprint bench step minutes104 --num-train 1281167 --plot step.png
   imagesprint bench step minutes104 --processes 8 --json
+  imagesprint bench step minutes104 --variants 224
   imagesprint bench step small --device cpu --steps 3 --set 'phases.*.batch_size=32'"""
 
 TRAIN_EXAMPLES = """\
@@ -71,7 +72,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
 
     step = add_verb(inner, "step", STEP_DESCRIPTION, STEP_EXAMPLES, run_step)
     _add_step_flags(step)
-    step.add_argument("--num-train", type=positive, metavar="N", help="project the whole recipe's time on N images")
+    choice = step.add_mutually_exclusive_group()
+    choice.add_argument("--num-train", type=positive, metavar="N", help="project the whole recipe's time on N images")
+    choice.add_argument(
+        "--variants",
+        type=positive,
+        metavar="PX",
+        help="only shapes of this size, and those eager, compiled, and compiled with fused batch norm",
+    )
 
     train = add_verb(inner, "train", TRAIN_DESCRIPTION, TRAIN_EXAMPLES, run_train)
     train.add_argument("--data", type=Path, required=True, metavar="ROOT", help="a prepared ROOT")
@@ -111,7 +119,7 @@ def run_step(args: argparse.Namespace, console: Console) -> int:
         return run_ranks(args.processes, args.words)
     from imagesprint.measuring.bench_step import bench_step  # imports torch
 
-    result = bench_step(recipe, args.device, args.compile, args.steps, args.num_train, console)
+    result = bench_step(recipe, args.device, args.compile, args.steps, args.num_train, args.variants, console)
     return _finish(args, result, step_text, console)
 
 

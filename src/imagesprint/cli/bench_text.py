@@ -26,12 +26,16 @@ def step_text(result: Mapping[str, Any]) -> str:
     ]
     if "projection" in result:
         lines += ["", _projection_text(result["projection"])]
+    if "variants" in result:
+        left_out = (f"{name} is left out: {why}" for name, why in result["left_out"].items())
+        lines += ["", _variants_table(result["variants"]), *left_out]
     return "\n".join(lines)
 
 
 def _training(result: Mapping[str, Any]) -> str:
     ranks = result["world_size"]
-    mode = "compiled" if result["compiled"] else "eager"
+    seconds = sum(row["compile_seconds"] for row in result["phases"])
+    mode = f"compiled in {seconds:.1f} s" if result["compiled"] else "eager"
     return (
         f"{result['recipe']}: {result['model']}, {result['precision']}, {mode}, "
         f"{ranks} rank{'s' if ranks > 1 else ''} of {result['threads']} CPU threads"
@@ -54,6 +58,20 @@ def _step_table(phases: list[Mapping[str, Any]]) -> str:
             ]
         )
     return table([*header, "TFLOP/s", "bound", "GB"], rows)
+
+
+def _variants_table(variants: list[Mapping[str, Any]]) -> str:
+    rows: list[list[object]] = [
+        [
+            *(row[key] for key in ("image_size", "batch_size", "micro_batch", "variant")),
+            _rate(row["images_per_second"]),
+            round(1000 * row["seconds_per_step"], 1),
+            round(row["compile_seconds"], 1),
+            round(row["peak_memory"] / 1e9, 2),
+        ]
+        for row in variants
+    ]
+    return table(["px", "batch", "micro", "variant", "images/s", "ms a step", "compiling s", "GB"], rows)
 
 
 def _rate(images_per_second: float) -> float:

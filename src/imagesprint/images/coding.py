@@ -54,6 +54,8 @@ def read_size(data: bytes) -> tuple[int, int]:
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 return image.height, image.width
+        except MemoryError:  # the machine's fault, not the image's
+            raise
         except Exception as error:  # Pillow's parsers raise whatever damaged bytes lead to
             raise ImageError(f"no image whose header can be read: it begins with {data[:16]!r}") from error
 

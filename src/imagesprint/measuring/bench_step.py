@@ -1,13 +1,13 @@
 """`bench step`: how fast training steps are on synthetic data, where their time goes, and how near to the limits."""
 
 from collections.abc import Mapping
-from statistics import median
 from typing import Any, Final
 
 from imagesprint.console import Console
+from imagesprint.errors import UsageError
 from imagesprint.measuring.ceilings import Ceilings, measure_ceilings
-from imagesprint.measuring.memory import peak_memory, start_peak
 from imagesprint.measuring.step_timing import TimedTraining, distinct_shapes, shape_of
+from imagesprint.measuring.step_variants import measure_speed, measure_variants, variants_left_out
 from imagesprint.measuring.synthetic import synthetic_batches
 from imagesprint.measuring.traffic import Work, count_work
 from imagesprint.recipes.recipe import Phase, Recipe
@@ -16,62 +16,76 @@ from imagesprint.runs.ranks import open_ranks
 from imagesprint.training.prefetch import on_device
 
 CLASSES: Final = 1000  # ImageNet's
-STEPS: Final = 10
-WARM_UP: Final = 2
 PART_STEPS: Final = 3  # over which the parts are averaged
 
 
 def bench_step(
-    recipe: Recipe, device: str, compilation: str, steps: int, num_train: int | None, console: Console
+    recipe: Recipe,
+    device: str,
+    compilation: str,
+    steps: int,
+    num_train: int | None,
+    variants: int | None,
+    console: Console,
 ) -> dict[str, Any]:
     """Measure `steps` steps of each shape of `recipe`'s phases on auto, cpu or cuda, on all ranks together, compiled or
-    not (auto, on or off).
+    not (auto, on or off). With `variants` only those of that many pixels, and each also in step_variants.VARIANTS.
 
     Return, on every rank, the object that `imagesprint bench step --json` prints. With `num_train` images it has the
-    time that the whole recipe would take at these speeds. Raises RankError and UsageError as `train` does.
+    time that the whole recipe would take at these speeds. Raises RankError and UsageError as `train` does, and
+    UsageError where no phase is of `variants` pixels.
     """
+    shapes = _shapes(recipe, variants)
     with open_ranks(device) as ranks:
         console = console if ranks.is_main else Console.silent()
-        training = TimedTraining(recipe, CLASSES, ranks, compilation)
-        schedule = None if num_train is None else Schedule(training.recipe, num_train)
-        console.live("measuring  the device's ceilings")
-        ranks.barrier()
-        ceilings = measure_ceilings(training.recipe, ranks.device)
-        phases = []
-        for phase in distinct_shapes(training.recipe):
-            console.live(f"measuring  {phase.image_size} px, batch {phase.batch_size}, micro-batch {phase.micro_batch}")
-            phases.append(_measure(training, phase, steps, ceilings))
-        console.live(f"measured {steps} steps of {len(phases)} shapes", last=True)
-        result = {
-            "bench": "step",
-            **training.described(),
-            "data": "synthetic",
-            "steps": steps,
-            "ceilings": vars(ceilings),
-            "phases": phases,
-        }
-        return result if schedule is None else result | {"projection": project(training.recipe, schedule, phases)}
+        schedule = None if num_train is None else Schedule(recipe, num_train)
+        result = _measure_shapes(TimedTraining(recipe, CLASSES, ranks, compilation), shapes, steps, console)
+        if schedule is not None:
+            result["projection"] = project(recipe, schedule, result["phases"])
+        if variants is not None:
+            result["variants"] = [
+                row for phase in shapes for row in measure_variants(recipe, CLASSES, ranks, phase, steps, console)
+            ]
+            result["left_out"] = variants_left_out(ranks.device)
+        console.live(f"measured {steps} steps of {len(shapes)} shapes", last=True)
+        return result
+
+
+def _shapes(recipe: Recipe, pixels: int | None) -> list[Phase]:
+    shapes = distinct_shapes(recipe)
+    found = [phase for phase in shapes if pixels in (None, phase.image_size)]
+    if not found:
+        sizes = ", ".join(str(size) for size in sorted({phase.image_size for phase in shapes}))
+        raise UsageError(f"--variants {pixels}: {recipe.name} has no phase of that size", f"its sizes are {sizes}")
+    return found
+
+
+def _measure_shapes(training: TimedTraining, shapes: list[Phase], steps: int, console: Console) -> dict[str, Any]:
+    console.live("measuring  the device's ceilings")
+    training.ranks.barrier()
+    ceilings = measure_ceilings(training.recipe, training.ranks.device)
+    phases = []
+    for phase in shapes:
+        console.live(f"measuring  {phase.image_size} px, batch {phase.batch_size}, micro-batch {phase.micro_batch}")
+        phases.append(_measure(training, phase, steps, ceilings))
+    return {
+        "bench": "step",
+        **training.described(),
+        "data": "synthetic",
+        "steps": steps,
+        "ceilings": vars(ceilings),
+        "phases": phases,
+    }
 
 
 def _measure(training: TimedTraining, phase: Phase, steps: int, ceilings: Ceilings) -> dict[str, Any]:
     device = training.ranks.device
+    found = measure_speed(training, CLASSES, phase, steps)
     batches = on_device(synthetic_batches(phase, CLASSES, device), device)
-    start_peak(device)
-    seconds = training.seconds(batches, phase, steps, WARM_UP)
-    peak = peak_memory(device)
     parts = training.eager_parts(batches, phase, PART_STEPS)
-    speed = phase.batch_size * steps / sum(seconds)
-    return {
-        "image_size": phase.image_size,
-        "batch_size": phase.batch_size,
-        "micro_batch": phase.micro_batch,
-        "images_per_second": speed,
-        "seconds_per_step": median(seconds),
-        "slowest_step": max(seconds),
-        "seconds_by_part": parts,
-        "peak_memory": peak,
-        **_against_limits(count_work(training.recipe, phase, CLASSES), speed / training.ranks.world_size, ceilings),
-    }
+    speed = found["images_per_second"] / training.ranks.world_size
+    limits = _against_limits(count_work(training.recipe, phase, CLASSES), speed, ceilings)
+    return found | {"seconds_by_part": parts} | limits
 
 
 def _against_limits(work: Work, speed: float, ceilings: Ceilings) -> dict[str, Any]:

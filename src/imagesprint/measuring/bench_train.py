@@ -49,7 +49,7 @@ def bench_train(
 
 
 def _measure(training: TimedTraining, phase: Phase, root: Root, steps: int) -> dict[str, Any]:
-    ranks = training.ranks
+    ranks, compile_seconds = training.ranks, training.compile(phase)
     # After the other's turn the loader has batches ready: as many are used up before its clock starts.
     lead = -(-(AHEAD + COPIED_AHEAD) * ranks.world_size // phase.micro_batches)
     synthetic = on_device(synthetic_batches(phase, len(root.classes), ranks.device), ranks.device)
@@ -67,6 +67,7 @@ def _measure(training: TimedTraining, phase: Phase, root: Root, steps: int) -> d
         "image_size": phase.image_size,
         "batch_size": phase.batch_size,
         "micro_batch": phase.micro_batch,
+        "compile_seconds": compile_seconds,
         "images_per_second": images / median(loaded),
         "synthetic_images_per_second": images / median(noise),
         "share_of_synthetic": median(theirs / ours for ours, theirs in zip(loaded, noise, strict=True)),

@@ -1,6 +1,7 @@
 """What `bench step` and `bench train` share: a training to measure, and the seconds that its steps take."""
 
 import itertools
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from imagesprint.loading.batch import Batch
 from imagesprint.measuring.machine import processor, versions
 from imagesprint.measuring.step_parts import time_parts
 from imagesprint.measuring.stopwatch import Stopwatch
+from imagesprint.model.batch_norm import fuse_batch_norms
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.runs.ranks import Ranks
@@ -27,15 +29,18 @@ class TimedTraining:
     """A training of `recipe` whose steps are timed on this rank's device; the precision is settled as `train` does it.
 
     Batch norm's last scales begin at one: with zeros, half of the network would compute with zeros, which a GPU does
-    faster. Raises RankError where the ranks cannot share the micro-batches.
+    faster. With `fused` it runs by the kernels of `model/fused_norm.py`. Raises RankError where the ranks cannot share
+    the micro-batches.
     """
 
-    def __init__(self, recipe: Recipe, num_classes: int, ranks: Ranks, compilation: str) -> None:
+    def __init__(self, recipe: Recipe, num_classes: int, ranks: Ranks, compilation: str, fused: bool = False) -> None:
         check_world_size(recipe, ranks.world_size)
         precision = best_precision(ranks.device) if recipe.precision == "auto" else recipe.precision
         self.recipe = replace(recipe, precision=precision, zero_init=False)
         self.ranks = ranks
         self.state = TrainingState(self.recipe, tuple(str(label) for label in range(num_classes)), ranks.device)
+        if fused:
+            fuse_batch_norms(self.state.network)
         self.is_compiled = wants_compiled(compilation, ranks.device)
         self.eager_step = TrainingStep(self.state, ranks)
         self.step = TrainingStep(self.state, ranks, compiled=True) if self.is_compiled else self.eager_step
@@ -45,11 +50,16 @@ class TimedTraining:
         """Return the mean seconds of each part of `steps` eager steps; inside a compiled one there are none to see."""
         return time_parts(partial(self.eager_step, batches, phase, _LR), steps, self.state, self.ranks.device)
 
-    def seconds(self, batches: Iterator[Batch], phase: Phase, steps: int, warm_up: int) -> list[float]:
-        """Return the seconds that each of `steps` steps takes, after `warm_up`, at least one, that do not count.
+    def compile(self, phase: Phase) -> float:
+        """Compile and warm the shape of `phase`; return the seconds that it took, 0 where the step is not compiled."""
+        start = time.perf_counter()
+        if not self.step.prepare([phase]):
+            return 0.0
+        self._stopwatch.wait()
+        return time.perf_counter() - start
 
-        With the first of them a compiled step is compiled.
-        """
+    def seconds(self, batches: Iterator[Batch], phase: Phase, steps: int, warm_up: int) -> list[float]:
+        """Return the seconds that each of `steps` steps takes, after `warm_up` that do not count."""
         for _ in range(warm_up):
             self.step(batches, phase, _LR)
         self.ranks.barrier()

@@ -32,11 +32,13 @@ _READ_AGAIN: Final[Mapping[str, Sequence[int]]] = {_NORM: (0,), _NORM_BACKWARD: 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes an image: `eager`, each operation by itself; `fused_norm`, where ReLU and the residual addition cost no
-    pass of their own; `convolutions`, where batch norm costs none either, and little more than convolutions is left.
+    """Bytes an image: `eager`, each operation by itself; `norm_kernels`, with those of `model/fused_norm.py`;
+    `fused_norm`, where ReLU and the residual addition cost no pass of their own; `convolutions`, where batch norm costs
+    none either, and little more than convolutions is left.
     """
 
     eager: float
+    norm_kernels: float
     fused_norm: float
     convolutions: float
 
@@ -75,8 +77,11 @@ def _traffic(forward: "Counter[str]", backward: "Counter[str]", images: int) -> 
     relu = sum(both[name] for name in _RELU)
     # Additions of the forward pass are the residual ones; those of the backward pass sum gradients, and stay.
     fused_adds = (1 - _FUSED_ADD) * sum(forward[name] for name in _ADD)
+    # The kernels make no pass for ReLU, and three over a residual's place: it is read in the forward pass, and in the
+    # backward pass ReLU's output read and the residual's gradient written. An eager addition makes three as well.
+    kernels = eager - relu
     spared = relu + sum(both[name] for name in (_NORM, _NORM_BACKWARD, *_ADD))
-    return Traffic(eager / images, (eager - relu - fused_adds) / images, (eager - spared) / images)
+    return Traffic(*(moved / images for moved in (eager, kernels, kernels - fused_adds, eager - spared)))
 
 
 class _BytesByOperation(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -4,13 +4,21 @@
 how many micro-batches one rank happens to run. Here a forward pass in training only leaves its micro-batch's
 mean and variance behind; the training step sums them beside the gradients and then moves the statistics,
 r ← (1 − m)·r + m·(mean over all micro-batches of the step). Issue 2 has the definition.
+
+What stands behind a batch norm in a network, a residual to add and a ReLU, is given to it, so that `fuse_batch_norms`
+can have all of it done at once.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imagesprint.errors import RecipeError
+
+# Of `fused_norm.fused_norm`: x, weight, bias, residual, relu, eps → output, mean, variance
+_FusedNorm = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool, float], tuple[Tensor, Tensor, Tensor]]
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -22,27 +30,51 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     batch_mean: Tensor
     batch_var: Tensor
+    fused: _FusedNorm | None = None  # what does the work in training, where torch's own operations do not
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
         self.register_buffer("batch_mean", torch.zeros(num_features), persistent=False)
         self.register_buffer("batch_var", torch.ones(num_features), persistent=False)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name for it)
-        if not self.training:
-            return super().forward(input)
-        if input.numel() == input.shape[1]:
+    def forward(self, input: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:  # noqa: A002 (torch's own name)
+        """Return `input` normalised, plus `residual` where there is one, and of that with `relu` what is positive."""
+        if self.training and input.numel() == input.shape[1]:
             raise RecipeError(
                 "micro_batch 1 leaves batch norm a single value a channel where the image has shrunk to one pixel",
                 "use a micro_batch of 2 or more, or a larger image_size",
             )
+        if self.training and self.fused is not None:
+            out, mean, variance = self.fused(input, self.weight, self.bias, residual, relu, self.eps)
+            self.batch_mean.copy_(mean)
+            self.batch_var.copy_(variance)
+            return out
+        out = self._normalise(input)
+        if residual is not None:
+            out = out + residual
+        return F.relu(out, inplace=True) if relu else out
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
         # momentum=1 makes torch write the micro-batch's own statistics into the buffers given.
-        return F.batch_norm(input, self.batch_mean, self.batch_var, self.weight, self.bias, True, 1.0, self.eps)
+        return F.batch_norm(x, self.batch_mean, self.batch_var, self.weight, self.bias, True, 1.0, self.eps)
 
 
 def batch_norms(module: nn.Module) -> list[BatchNorm2d]:
     """All batch norms inside `module`, in a fixed order."""
     return [child for child in module.modules() if isinstance(child, BatchNorm2d)]
+
+
+def fuse_batch_norms(module: nn.Module) -> None:
+    """Have each batch norm inside `module` train by the kernels of fused_norm.py, from now on. They need a GPU.
+
+    It changes results by rounding alone. Raises ImportError where there is no Triton.
+    """
+    from imagesprint.model.fused_norm import fused_norm  # imports Triton
+
+    for norm in batch_norms(module):
+        norm.fused = fused_norm
 
 
 def convert_batch_norms(module: nn.Module) -> nn.Module:

@@ -83,9 +83,10 @@ class BasicBlock(nn.Module):
         return self.bn2
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.blur1(F.relu(self.bn1(self.conv1(x)), inplace=True))
-        out = self.bn2(self.conv2(out))
-        return F.relu(out + self.downsample(x), inplace=True)
+        out = self.blur1(self.bn1(self.conv1(x), relu=True))
+        out = self.conv2(out)
+        added: Tensor = self.bn2(out, residual=self.downsample(x), relu=True)
+        return added
 
 
 class Bottleneck(nn.Module):
@@ -109,10 +110,11 @@ class Bottleneck(nn.Module):
         return self.bn3
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.blur1(F.relu(self.bn1(self.conv1(x)), inplace=True))
-        out = self.blur2(F.relu(self.bn2(self.conv2(out)), inplace=True))
-        out = self.bn3(self.conv3(out))
-        return F.relu(out + self.downsample(x), inplace=True)
+        out = self.blur1(self.bn1(self.conv1(x), relu=True))
+        out = self.blur2(self.bn2(self.conv2(out), relu=True))
+        out = self.conv3(out)
+        added: Tensor = self.bn3(out, residual=self.downsample(x), relu=True)
+        return added
 
 
 def _shortcut(inputs: int, outputs: int, stride: int, options: BlockOptions) -> nn.Module:
@@ -165,7 +167,7 @@ class ResNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
+        x = self.maxpool(self.bn1(self.conv1(x), relu=True))
         for stage in range(self.num_stages):
             x = self.get_submodule(f"layer{stage + 1}")(x)
         logits: Tensor = self.fc(x.mean((2, 3)))

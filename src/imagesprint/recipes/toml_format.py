@@ -66,7 +66,7 @@ def _values(
 def to_toml(recipe: Recipe) -> str:
     """The recipe as TOML that reads as the table it is: one line a setting, one aligned line a phase."""
     data = to_dict(recipe)
-    rows = [{key: f"{key} = {_value(value)}" for key, value in row.items()} for row in data.pop("phases")]
+    rows = [{key: f"{key} = {_cell(key, value)}" for key, value in row.items()} for row in data.pop("phases")]
     lines = [f"{key} = {_value(value)}" for key, value in data.items()]
     lines += ["phases = [", *(f"    {{ {line} }}," for line in _aligned(rows)), "]"]
     return "\n".join(lines) + "\n"
@@ -81,6 +81,10 @@ def _aligned(rows: list[dict[str, str]]) -> list[str]:
         cells = [f"{row[key]},".ljust(widths[key] + 1) for key in keys if key in row]
         lines.append(" ".join(cells).rstrip().removesuffix(","))
     return lines
+
+
+def _cell(key: str, value: Any) -> str:
+    return '"auto"' if kinds(Phase)[key].auto and value == 0 else _value(value)
 
 
 def _value(value: Any) -> str:

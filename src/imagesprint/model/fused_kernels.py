@@ -1,0 +1,178 @@
+"""Triton kernels for batch norm, residual addition and ReLU in training, over activations as rows × channels.
+
+What is laid out as channels_last is a matrix of N·H·W rows and C channels, row after row. Sums over rows are made in
+two stages without atomic additions: each program adds up tiles of its own into one row of partial results, then those
+are added; so the same input gives the same bits. All arithmetic is in float32, of float64 inputs in float64.
+
+Tiles hold 4,096 values: sixteen for each of 256 threads, which is two 16-byte loads of bf16 from each operand in
+flight. Compiled for sm_90 the sums take 64 to 99 registers a thread, so two to four programs share a multiprocessor,
+and PROGRAMS, 512, is one or two waves on an H200's 132. It is a constant so that no bit depends on the GPU's size.
+"""
+
+from typing import Final
+
+import triton
+import triton.language as tl
+
+TILE: Final = 4096
+MAX_BLOCK_CHANNELS: Final = 128  # 256 bytes of bf16: whole cache lines
+PROGRAMS: Final = 512
+WARPS: Final = 8
+COMBINED_CHANNELS: Final = 16  # a program's share where partial results are combined: PROGRAMS × 16 is two tiles
+
+
+@triton.jit
+def _columns(channels, BLOCK_CHANNELS: tl.constexpr):
+    """This program's place among those for the same channels, and its channels; neighbours share rows."""
+    blocks = tl.cdiv(channels, BLOCK_CHANNELS)
+    program = tl.program_id(0)
+    return program // blocks, (program % blocks) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+
+
+@triton.jit
+def _tile(block, columns, rows, channels, BLOCK_ROWS: tl.constexpr):
+    """Offsets of a tile's values, 64 bits wide as an activation may have more than 2³¹, and which of them exist."""
+    row = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    exists = (row < rows)[:, None] & (columns < channels)[None, :]
+    return row.to(tl.int64)[:, None] * channels + columns[None, :], exists
+
+
+@triton.jit
+def _rows_of(part, parts, rows, BLOCK_ROWS: tl.constexpr):
+    """How many rows a program adds up that takes the blocks part, part + parts, …: only the last may be cut short."""
+    blocks = tl.cdiv(rows, BLOCK_ROWS)
+    whole = ((blocks - 1 - part) // parts + 1) * BLOCK_ROWS
+    return whole - tl.where((blocks - 1) % parts == part, blocks * BLOCK_ROWS - rows, 0)
+
+
+@triton.jit
+def statistics_kernel(
+    x, means, deviations, rows, channels, parts, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, F: tl.constexpr
+):  # fmt: skip
+    """Write mean and sum of squared deviations of each part of `rows` into means, deviations [parts, channels]."""
+    part, columns = _columns(channels, BLOCK_CHANNELS)
+    count = _rows_of(part, parts, rows, BLOCK_ROWS).to(F)
+    # Deviations from about the mean: sums of plain squares cancel out where the mean is far from zero.
+    offsets, exists = _tile(part, columns, rows, channels, BLOCK_ROWS)
+    first = tl.load(x + offsets, mask=exists, other=0.0).to(F)
+    shift = tl.sum(first, axis=0) / tl.minimum(count, BLOCK_ROWS)
+    total = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), F)
+    squares = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), F)
+    for block in range(part, tl.cdiv(rows, BLOCK_ROWS), parts):
+        offsets, exists = _tile(block, columns, rows, channels, BLOCK_ROWS)
+        value = tl.load(x + offsets, mask=exists, other=0.0).to(F)
+        value = tl.where(exists, value - shift[None, :], 0.0)
+        total += value
+        squares += value * value
+    moved = tl.sum(total, axis=0) / count
+    here = part * channels + columns
+    tl.store(means + here, shift + moved, mask=columns < channels)
+    tl.store(deviations + here, tl.sum(squares, axis=0) - moved * moved * count, mask=columns < channels)
+
+
+@triton.jit
+def combine_kernel(
+    means, deviations, mean, variance, inverse, rows, channels, parts, eps,
+    BLOCK_ROWS: tl.constexpr, BLOCK_PARTS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, F: tl.constexpr,
+):  # fmt: skip
+    """Combine the parts (Chan et al. 1979): mean, unbiased variance and 1 / √(variance + eps), each [channels]."""
+    columns = tl.program_id(0) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    inside = columns < channels
+    part = tl.arange(0, BLOCK_PARTS)
+    exists = (part < parts)[:, None] & inside[None, :]
+    offsets = part[:, None] * channels + columns[None, :]
+    count = tl.where(part < parts, _rows_of(part, parts, rows, BLOCK_ROWS), 0).to(F)[:, None]
+    # Taken from the first part's mean, for the same reason as above
+    shift = tl.load(means + columns, mask=inside, other=0.0)
+    moved = tl.where(exists, tl.load(means + offsets, mask=exists, other=0.0) - shift[None, :], 0.0)
+    offset = tl.sum(moved * count, axis=0) / rows
+    apart = moved - offset[None, :]
+    squares = tl.sum(tl.load(deviations + offsets, mask=exists, other=0.0) + apart * apart * count, axis=0)
+    squares = tl.where(squares < 0, 0.0, squares)  # by rounding; a not-a-number stays one
+    tl.store(mean + columns, shift + offset, mask=inside)
+    tl.store(variance + columns, squares / (rows - 1), mask=inside)
+    tl.store(inverse + columns, 1 / tl.sqrt(squares / rows + eps), mask=inside)
+
+
+@triton.jit
+def _scaled(value, columns, channels, mean, inverse, weight, bias, F: tl.constexpr):
+    """A tile normalised, scaled and shifted: the same operations in the forward and in the backward pass."""
+    inside = columns < channels
+    scale = tl.load(weight + columns, mask=inside, other=0.0).to(F) * tl.load(inverse + columns, mask=inside, other=0.0)
+    shift = tl.load(bias + columns, mask=inside, other=0.0).to(F)
+    centre = tl.load(mean + columns, mask=inside, other=0.0)
+    return (value - centre[None, :]) * scale[None, :] + shift[None, :]
+
+
+@triton.jit
+def normalise_kernel(
+    x, residual, mean, inverse, weight, bias, out, rows, channels,
+    ADD: tl.constexpr, RELU: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, F: tl.constexpr,
+):  # fmt: skip
+    """Write relu(weight · (x − mean) · inverse + bias + residual) into out; ADD and RELU say what of it there is."""
+    block, columns = _columns(channels, BLOCK_CHANNELS)
+    # From the last row to the first: those that were read last for the statistics are still in the cache.
+    block = tl.cdiv(rows, BLOCK_ROWS) - 1 - block
+    offsets, exists = _tile(block, columns, rows, channels, BLOCK_ROWS)
+    value = tl.load(x + offsets, mask=exists, other=0.0).to(F)
+    value = _scaled(value, columns, channels, mean, inverse, weight, bias, F)
+    if ADD:
+        value += tl.load(residual + offsets, mask=exists, other=0.0).to(F)
+    if RELU:
+        value = tl.where(value <= 0, 0.0, value)  # tl.maximum would make zeros of not-a-numbers
+    tl.store(out + offsets, value.to(out.dtype.element_ty), mask=exists)
+
+
+@triton.jit
+def gradient_sums_kernel(
+    gradient, x, out, mean, inverse, weight, bias, masked, sums, rows, channels, parts,
+    MASK_BY_X: tl.constexpr, MASK_BY_OUT: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, F: tl.constexpr,
+):  # fmt: skip
+    """Write the sums of the gradient g and of g · (x − mean) over each part of `rows` into sums [parts, 2, channels].
+
+    Where ReLU gave zero g is zero. MASK_BY_X computes again what ReLU was given, MASK_BY_OUT looks at its output, and
+    writes g into masked.
+    """
+    part, columns = _columns(channels, BLOCK_CHANNELS)
+    inside = columns < channels
+    centre = tl.load(mean + columns, mask=inside, other=0.0)
+    total = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), F)
+    product = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), F)
+    for block in range(part, tl.cdiv(rows, BLOCK_ROWS), parts):
+        offsets, exists = _tile(block, columns, rows, channels, BLOCK_ROWS)
+        value = tl.load(x + offsets, mask=exists, other=0.0).to(F)
+        g = tl.load(gradient + offsets, mask=exists, other=0.0).to(F)
+        if MASK_BY_X:
+            g = tl.where(_scaled(value, columns, channels, mean, inverse, weight, bias, F) <= 0, 0.0, g)
+        if MASK_BY_OUT:
+            g = tl.where(tl.load(out + offsets, mask=exists, other=0.0) <= 0, 0.0, g)
+            tl.store(masked + offsets, g.to(masked.dtype.element_ty), mask=exists)
+        total += g
+        product += g * (value - centre[None, :])
+    here = 2 * part * channels + columns
+    tl.store(sums + here, tl.sum(total, axis=0), mask=inside)
+    tl.store(sums + here + channels, tl.sum(product, axis=0), mask=inside)
+
+
+@triton.jit
+def input_gradient_kernel(
+    gradient, x, mean, inverse, weight, bias, sums, out, rows, channels,
+    MASK_BY_X: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, F: tl.constexpr,
+):  # fmt: skip
+    """Write the gradient of x into out, from g and the sums [2, channels] of gradient_sums_kernel over all rows."""
+    block, columns = _columns(channels, BLOCK_CHANNELS)
+    block = tl.cdiv(rows, BLOCK_ROWS) - 1 - block  # as in normalise_kernel
+    inside = columns < channels
+    offsets, exists = _tile(block, columns, rows, channels, BLOCK_ROWS)
+    value = tl.load(x + offsets, mask=exists, other=0.0).to(F)
+    g = tl.load(gradient + offsets, mask=exists, other=0.0).to(F)
+    if MASK_BY_X:
+        g = tl.where(_scaled(value, columns, channels, mean, inverse, weight, bias, F) <= 0, 0.0, g)
+    centre = tl.load(mean + columns, mask=inside, other=0.0)
+    inverted = tl.load(inverse + columns, mask=inside, other=0.0)
+    mean_g = tl.load(sums + columns, mask=inside, other=0.0) / rows
+    slope = tl.load(sums + channels + columns, mask=inside, other=0.0) / rows * inverted * inverted
+    scale = tl.load(weight + columns, mask=inside, other=0.0).to(F) * inverted
+    g = (g - mean_g[None, :] - (value - centre[None, :]) * slope[None, :]) * scale[None, :]
+    tl.store(out + offsets, g.to(out.dtype.element_ty), mask=exists)

@@ -16,7 +16,7 @@ from imagesprint.recipes.toml_format import to_toml
 
 @pytest.fixture
 def recipe(tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipe to measure quickly: each runtime is a process, one of them compiles for minutes, one may not be there."""
+    """A recipe to measure quickly: each runtime is a process, one of them compiles for minutes, one is missing here."""
     monkeypatch.setattr(bench_predict, "CALL_SECONDS", 0.01)
     monkeypatch.setattr(bench_predict, "ROUNDS", 1)
     monkeypatch.setattr(bench_predict, "RUNTIMES", ("onnxruntime",))
@@ -47,7 +47,7 @@ def test_json_plot_and_text(recipe: Path, tmp_path: Path, capsys: pytest.Capture
     lines = _as_text(result).splitlines()
     assert lines[2].startswith("resnet20, 1,000 classes, 24 px, fp32, decoder ")
     assert [line.split()[:4] for line in lines[5:7]] == [
-        ["1", "1", "pixels", name] for name in ("eager", "onnxruntime")
+        ["1", "1", source, "onnxruntime"] for source in ("pixels", "JPEG")
     ]
     assert max(map(len, lines[2:])) <= 100
 

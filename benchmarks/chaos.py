@@ -1,11 +1,11 @@
 """Strikes at real trainings, at random: each must end by itself or with one clear error, and come to the same bits.
 
-    python benchmarks/chaos.py [--strikes 100] [--seed 0] [--processes 2,4] [--kinds KIND,…] [--json]
+    python benchmarks/chaos.py [--strikes 100] [--seed 0] [--processes 2,4] [--kinds KIND,…] [--images 300] [--json]
 
-Trains a ResNet-20 on 300 of scikit-learn's digits, 210 steps of four micro-batches, in two and in four processes by
-turns. A command is struck after a few checkpoints, or while it starts; then the same words are given again, until the
-run is done. Strikes are spent on one run after another. Prints a table of strikes and outcomes in Markdown. Exits 3
-where a promise is broken; the run is kept then.
+Trains a ResNet-20 on 300 of scikit-learn's digits, 210 steps of four micro-batches (fewer images, fewer steps), in two
+and in four processes by turns. A command is struck after a few checkpoints, or while it starts; then the same words are
+given again, until the run is done. Strikes are spent on one run after another. Prints a table of strikes and outcomes
+in Markdown. Exits 3 where a promise is broken; the run is kept then.
 
 Run directories lie on a tmpfs of 64 MB where this process may mount one (`disk full` fills it; elsewhere it is a limit
 on the size of rank 0's files). The clock is set wrong by a library that is preloaded: it needs gcc.
@@ -308,10 +308,10 @@ def _outcome(command: Command, family: list[psutil.Process], kind: str, detail: 
     return Outcome(0, command.processes, kind, detail, step, code, said.replace(str(command.place.scratch), "…"), wrong)
 
 
-def make_place(scratch: Path) -> Place:
+def make_place(scratch: Path, images: int) -> Place:
     """Write the digits, prepare them, mount the tmpfs and build the clock."""
     digits = load_digits()
-    for index, (pixels, label) in enumerate(zip(digits.images[:300], digits.target[:300], strict=True)):
+    for index, (pixels, label) in enumerate(zip(digits.images[:images], digits.target[:images], strict=True)):
         file = scratch / "images" / str(label) / f"{index:03d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((pixels * (255 / 16)).astype("uint8")).resize((32, 32)).save(file)
@@ -391,10 +391,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", default="2,4")
     parser.add_argument("--kinds", default=",".join(STRIKES))
+    parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="chaos-"))
-    place, begun = make_place(scratch), time.monotonic()
+    place, begun = make_place(scratch, args.images), time.monotonic()
     worlds = [int(word) for word in args.processes.split(",")]
     try:
         outcomes, broken = chaos(place, args.strikes, worlds, args.kinds.split(","), random.Random(args.seed))

@@ -2,9 +2,12 @@
 
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,17 +68,54 @@ def command() -> list[str]:
     return [sys.executable, "-m", "imagesprint"]
 
 
+class WarmCommands:
+    """Runs command lines as real processes that need not import torch first (`warm_commands.py`)."""
+
+    SECONDS = 240  # for one
+
+    def __init__(self, folder: Path) -> None:
+        self._files = {name: str(folder / name) for name in ("stdout", "stderr")}
+        self._server: subprocess.Popen[str] | None = None
+
+    def run(self, *arguments: object) -> Finished:
+        """`imagesprint ARGUMENTS` in this folder and environment."""
+        task = {"words": list(map(str, arguments)), "environment": dict(os.environ), "folder": os.getcwd()}
+        code = self._answer(json.dumps(task | self._files))
+        return Finished(code, *(Path(file).read_text() for file in self._files.values()))
+
+    def _answer(self, task: str) -> int:
+        if self._server is None:
+            words = [sys.executable, "-P", str(Path(__file__).with_name("warm_commands.py"))]
+            self._server = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            )
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        answer = ""
+        try:
+            print(task, file=self._server.stdin, flush=True)
+            if select.select([self._server.stdout], [], [], self.SECONDS)[0]:
+                answer = self._server.stdout.readline()
+        finally:
+            if not answer:  # it hangs, or the test was given up
+                self.close()
+        return int(answer)
+
+    def close(self) -> None:
+        """End the process that the commands come from, and one that hangs."""
+        if self._server is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._server.pid, signal.SIGKILL)
+            self._server.communicate()
+            self._server = None
+
+
 @pytest.fixture(scope="session")
-def imagesprint(command: list[str]) -> Callable[..., Finished]:
+def imagesprint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Finished]]:
     """Runs `imagesprint ARGUMENTS` as a real process and returns how it ended."""
-
-    def run(*arguments: object) -> Finished:
-        done = subprocess.run(
-            [*command, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False
-        )
-        return Finished(done.returncode, done.stdout, done.stderr)
-
-    return run
+    commands = WarmCommands(tmp_path_factory.mktemp("commands"))
+    yield commands.run
+    commands.close()
 
 
 def write_photos(folder: Path, train: int, validation: int) -> None:

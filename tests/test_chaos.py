@@ -9,7 +9,8 @@ CHAOS = Path(__file__).parents[1] / "benchmarks/chaos.py"
 
 
 def test_a_run_that_is_struck_twice_comes_to_the_same_bits() -> None:
-    words = ["--strikes", "2", "--processes", "2", "--kinds", "kill -9 of a rank,checkpoint damaged", "--json"]
+    kinds = "kill -9 of a rank,checkpoint damaged"
+    words = ["--strikes", "2", "--processes", "2", "--kinds", kinds, "--images", "150", "--json"]
     done = subprocess.run(
         [sys.executable, str(CHAOS), *words], capture_output=True, text=True, timeout=280, check=False
     )

@@ -46,7 +46,9 @@ def test_json_plot_and_text(recipe: Path, tmp_path: Path, capsys: pytest.Capture
 
     lines = _as_text(result).splitlines()
     assert lines[2].startswith("resnet20, 1,000 classes, 24 px, fp32, decoder ")
-    assert lines[5].split()[:4] == ["1", "1", "pixels", "onnxruntime"]
+    assert [line.split()[:4] for line in lines[5:7]] == [
+        ["1", "1", source, "onnxruntime"] for source in ("pixels", "JPEG")
+    ]
     assert max(map(len, lines[2:])) <= 100
 
 

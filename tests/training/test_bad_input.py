@@ -156,8 +156,8 @@ def test_a_checkpoint_cut_short(
     newest = run / "checkpoints" / "step-0000008.pt"
     newest.write_bytes(newest.read_bytes()[:-1000])
     check_error(imagesprint("evaluate", run, "--data", photo_root), 1, newest)
-    words = ("train", run_directory[1], "--data", photo_root, "--output", run, "--processes", 2, "--stop-after", 9)
-    done = imagesprint(*words)
+    words = ("train", run_directory[1], "--data", photo_root, "--output", run, "--stop-after", 9)
+    done = imagesprint(*words, "--processes", 2)
     assert done.code == 0, done.stderr
     assert f"warning: {newest} " in done.stderr
     assert "the run goes on from step-0000004.pt" in done.stderr
@@ -169,9 +169,9 @@ def test_a_checkpoint_cut_short(
     check_error(imagesprint(*words), 1, "step-0000009.pt")
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut"])
+@pytest.mark.parametrize(("damage", "processes"), [("flip", 1), ("cut", 2)])
 def test_a_damaged_shard_stops_the_run_and_names_the_record(
-    imagesprint: Run, photo_root: Path, tmp_path: Path, run_directory: tuple[Path, Path], damage: str
+    imagesprint: Run, photo_root: Path, tmp_path: Path, run_directory: tuple[Path, Path], damage: str, processes: int
 ) -> None:
     root = tmp_path / "root"
     shutil.copytree(photo_root, root)
@@ -179,14 +179,11 @@ def test_a_damaged_shard_stops_the_run_and_names_the_record(
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data if damage == "flip" else data[: len(data) // 2])
-    for processes in (1, 2):
-        run = tmp_path / f"run-{processes}"
-        done = imagesprint(
-            "train", run_directory[1], "--data", root, "--output", run, "--processes", processes, "--json"
-        )
-        assert done.code == 1, done.stderr
-        assert "train-00001-of-00003" in done.json["error"], done.stdout
-        assert done.json["hint"]
+    where = ("--data", root, "--output", tmp_path / "run", "--processes", processes)
+    done = imagesprint("train", run_directory[1], *where, "--json")
+    assert done.code == 1, done.stderr
+    assert "train-00001-of-00003" in done.json["error"], done.stdout
+    assert done.json["hint"]
 
 
 def test_evaluating_what_is_no_checkpoint(imagesprint: Run, photo_root: Path, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import torch
 Train = Callable[..., Any]
 
 
-def final(run: Path) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(sorted((run / "checkpoints").glob("*.pt"))[-1], weights_only=True)
+def after(run: Path, step: int) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(run / "checkpoints" / f"step-{step:07d}.pt", weights_only=True)
     return content
 
 
@@ -25,42 +25,38 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1e-12))
 
 
+WORDS = ("--stop-after", 30, "--checkpoint-every", 1, "--set", "precision=fp64", "--set", "ema_decay=0.9")
+
+
 @pytest.fixture(scope="module")
 def runs(
     imagesprint: Train, photo_root: Path, tiny_recipe: Any, tmp_path_factory: pytest.TempPathFactory
-) -> dict[tuple[int, int], Path]:
-    """30 steps in float64, and one, on 1, 2 and 4 processes."""
+) -> dict[int, Path]:
+    """30 steps in float64 on 1, 2 and 4 processes, with a checkpoint after each."""
     from imagesprint.recipes.toml_format import to_toml
 
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "tiny.toml").write_text(to_toml(tiny_recipe))
     made = {}
-    for steps in (30, 1):
-        for processes in (1, 2, 4):
-            run = folder / f"{steps}-{processes}"
-            done = imagesprint(
-                "train", folder / "tiny.toml", "--data", photo_root, "--output", run, "--processes", processes,
-                "--stop-after", steps, "--set", "precision=fp64", "--set", "ema_decay=0.9",
-            )  # fmt: skip
-            assert done.code == 0, done.stderr
-            made[steps, processes] = run
+    for processes in (1, 2, 4):
+        words = ["--data", photo_root, "--output", folder / str(processes), "--processes", processes, *WORDS]
+        done = imagesprint("train", folder / "tiny.toml", *words)
+        assert done.code == 0, done.stderr
+        made[processes] = folder / str(processes)
     return made
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_thirty_steps_in_float64_are_the_same_on_any_number_of_ranks(
-    runs: dict[tuple[int, int], Path], processes: int
-) -> None:
-    alone, many = final(runs[30, 1]), final(runs[30, processes])
-    assert alone["step"] == many["step"] == 30
+def test_thirty_steps_in_float64_are_the_same_on_any_number_of_ranks(runs: dict[int, Path], processes: int) -> None:
+    alone, many = after(runs[1], 30), after(runs[processes], 30)
     statistics = [key for key in alone["model"] if "running" in key]
     assert len(statistics) == 2 * 21
     for part in ("model", "ema"):
         for key, value in alone[part].items():
             assert relative(many[part][key], value) < 1e-5, (part, key)
-    moved = final(runs[30, 1])["model"]["layer1.0.bn1.running_mean"]
+    moved = alone["model"]["layer1.0.bn1.running_mean"]
     assert moved.abs().max() > 1e-3  # the statistics did move, so that their agreement means something
-    for ours, theirs in zip(rows(runs[30, 1]), rows(runs[30, processes]), strict=True):
+    for ours, theirs in zip(rows(runs[1]), rows(runs[processes]), strict=True):
         for key in ("step", "epoch", "lr", "batch_size", "image_size", "top1", "top5"):
             assert ours[key] == theirs[key], key
         assert abs(ours["cross_entropy"] - theirs["cross_entropy"]) < 1e-5 * ours["cross_entropy"]
@@ -68,9 +64,9 @@ def test_thirty_steps_in_float64_are_the_same_on_any_number_of_ranks(
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_one_step_of_four_micro_batches_is_the_same_on_any_number_of_ranks(
-    runs: dict[tuple[int, int], Path], processes: int
+    runs: dict[int, Path], processes: int
 ) -> None:
-    alone, many = final(runs[1, 1]), final(runs[1, processes])
+    alone, many = after(runs[1], 1), after(runs[processes], 1)
     for part in ("model", "ema"):
         for key, value in alone[part].items():
             assert relative(many[part][key], value) < 1e-10, (part, key)
@@ -79,9 +75,9 @@ def test_one_step_of_four_micro_batches_is_the_same_on_any_number_of_ranks(
 
 
 def test_evaluation_counts_do_not_depend_on_the_ranks(
-    runs: dict[tuple[int, int], Path], imagesprint: Train, photo_root: Path, tmp_path: Path
+    runs: dict[int, Path], imagesprint: Train, photo_root: Path, tmp_path: Path
 ) -> None:
-    newest = sorted((runs[30, 1] / "checkpoints").glob("*.pt"))[-1]
+    newest = runs[1] / "checkpoints" / "step-0000030.pt"
     checkpoint = shutil.copy(newest, tmp_path)  # outside of a run no result is kept
     results = []
     for processes in (1, 2, 3):
@@ -107,17 +103,18 @@ def test_ranks_that_cannot_share_the_micro_batches_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_torchrun_starts_the_same_ranks(runs: dict[tuple[int, int], Path], photo_root: Path, tmp_path: Path) -> None:
+def test_torchrun_starts_the_same_ranks(runs: dict[int, Path], photo_root: Path, tmp_path: Path) -> None:
     import subprocess
     import sys
 
     words = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
         "--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "imagesprint", "train",
-        str(runs[30, 1].parent / "tiny.toml"), "--data", str(photo_root), "--output", str(tmp_path / "run"),
-        "--stop-after", "30", "--set", "precision=fp64", "--set", "ema_decay=0.9",
+        str(runs[1].parent / "tiny.toml"), "--data", str(photo_root), "--output", str(tmp_path / "run"),
+        *map(str, WORDS),
     ]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
-    for key, value in final(runs[30, 2])["model"].items():
-        assert torch.equal(final(tmp_path / "run")["model"][key], value), key
+    model = after(tmp_path / "run", 30)["model"]
+    for key, value in after(runs[2], 30)["model"].items():
+        assert torch.equal(model[key], value), key

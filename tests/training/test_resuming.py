@@ -6,12 +6,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
+
+from imagesprint.recipes.toml_format import to_toml
 
 Train = Callable[..., Any]
 
@@ -42,22 +45,36 @@ def wait_for(path: Path, seconds: float = 120) -> None:
         time.sleep(0.005)
 
 
+CHANGES = ("--set", "precision=fp32", "--set", "ema_decay=0.9")
+
+
+@pytest.fixture(scope="module")
+def whole(
+    imagesprint: Train, photo_root: Path, tiny_recipe: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], Path]:
+    """A run that nothing disturbed, on so many processes."""
+
+    @cache
+    def make(processes: int) -> Path:
+        folder = tmp_path_factory.mktemp("whole")
+        (folder / "tiny.toml").write_text(to_toml(tiny_recipe))
+        where = ["--data", photo_root, "--output", folder / "run", "--processes", processes]
+        done = imagesprint("train", folder / "tiny.toml", *where, "--checkpoint-every", 6, *CHANGES)
+        assert done.code == 0, done.stderr
+        return folder / "run"
+
+    return make
+
+
 @pytest.mark.parametrize("processes", [1, 4])
 def test_kill_between_two_checkpoints_and_resume_is_bit_identical(
-    imagesprint: Train, command: list[str], photo_root: Path, tiny: Path, tmp_path: Path, processes: int
-) -> None:
-    def words(run: Path) -> list[object]:
-        changes = ["--set", "precision=fp32", "--set", "ema_decay=0.9"]
-        where = ["--data", photo_root, "--output", run, "--processes", processes]
-        return ["train", tiny, *where, "--checkpoint-every", 6, *changes]
-
-    whole, struck = tmp_path / "whole", tmp_path / "struck"
-    done = imagesprint(*words(whole))
-    assert done.code == 0, done.stderr
-
-    launcher = subprocess.Popen(
-        [*command, *map(str, words(struck))], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    imagesprint: Train, command: list[str], photo_root: Path, tiny: Path, tmp_path: Path, whole: Callable[[int], Path],
+    processes: int,
+) -> None:  # fmt: skip
+    struck, reference = tmp_path / "struck", whole(processes)
+    where = ["--data", photo_root, "--output", struck, "--processes", processes]
+    words = ["train", tiny, *where, "--checkpoint-every", 6, *CHANGES]
+    launcher = subprocess.Popen([*command, *map(str, words)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     wait_for(struck / "checkpoints" / "step-0000012.pt")
     family = [psutil.Process(launcher.pid), *psutil.Process(launcher.pid).children(recursive=True)]
     assert len(family) == (1 if processes == 1 else 5)
@@ -68,14 +85,14 @@ def test_kill_between_two_checkpoints_and_resume_is_bit_identical(
     assert not (struck / "result.json").exists()
     assert not (struck / "checkpoints" / "step-0000032.pt").exists(), "it was killed too late to test anything"
 
-    again = imagesprint(*words(struck))
+    again = imagesprint(*words)
     assert again.code == 0, again.stderr
     assert "resumed after step" in again.stderr
-    expected, got = weights(whole), weights(struck)
+    expected, got = weights(reference), weights(struck)
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[key], got[key]) for key in expected)
-    assert logged_steps(struck) == logged_steps(whole)
-    assert tensorboard_steps(struck, "loss/total") == logged_steps(whole)
+    assert logged_steps(struck) == logged_steps(reference)
+    assert tensorboard_steps(struck, "loss/total") == logged_steps(reference)
 
 
 def test_a_dead_rank_ends_the_others_and_the_launcher_says_so(
@@ -110,10 +127,10 @@ def test_ctrl_c_ends_with_130(command: list[str], photo_root: Path, tiny: Path, 
 
 
 def test_stop_after_writes_a_checkpoint_and_the_next_command_goes_on(
-    imagesprint: Train, photo_root: Path, tiny: Path, tmp_path: Path
+    imagesprint: Train, photo_root: Path, tiny: Path, tmp_path: Path, whole: Callable[[int], Path]
 ) -> None:
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    words = ("train", tiny, "--data", photo_root, "--json")
+    run = tmp_path / "run"
+    words = ("train", tiny, "--data", photo_root, "--json", *CHANGES)
     stopped = imagesprint(*words, "--output", run, "--stop-after", 7)
     assert stopped.code == 0, stopped.stderr
     assert stopped.json["steps"] == 7
@@ -126,8 +143,7 @@ def test_stop_after_writes_a_checkpoint_and_the_next_command_goes_on(
 
     finished = imagesprint(*words, "--output", run, "--resume", "require")
     assert finished.code == 0, finished.stderr
-    assert imagesprint(*words, "--output", whole).code == 0
-    expected, got = weights(whole), weights(run)
+    expected, got = weights(whole(1)), weights(run)
     assert all(torch.equal(expected[key], got[key]) for key in expected)
 
     once_more = imagesprint(*words, "--output", run)

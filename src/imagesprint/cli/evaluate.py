@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_device_flags, add_verb, positive
 from imagesprint.console import Console
+from imagesprint.errors import RunError
 from imagesprint.runs.environment import is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
 
@@ -18,7 +19,7 @@ EXAMPLES = """\
   imagesprint evaluate RUN --data ROOT
   imagesprint evaluate RUN/checkpoints/step-0000660.pt OTHER_RUN --data ROOT --json
   imagesprint evaluate RUN --data ROOT --processes 8              # the checkpoints side by side
-  imagesprint evaluate RUN --data ROOT --watch                    # beside a training, until it is finished
+  imagesprint evaluate RUN --data ROOT --watch                    # beside a training, until it ends
   imagesprint evaluate RUN --data ROOT --flip --sizes 224,256,288 --per-class"""
 
 DESCRIPTION = """\
@@ -36,7 +37,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="what imagesprint prepare made")
     add_device_flags(parser)
     add = parser.add_argument
-    add("--watch", action="store_true", help="go on with each new checkpoint until the training is finished")
+    add("--watch", action="store_true", help="go on with each new checkpoint until the training ends")
     add("--weights", choices=("model", "ema"), default="", help="also the last step's weights, or their moving average")
     add(
         "--recalibrate",
@@ -73,6 +74,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _show(args: argparse.Namespace, evaluated: "Sequence[EvaluatedCheckpoint]") -> None:
+    if not evaluated:
+        raise RunError("there was no checkpoint left to judge", "name a run whose training wrote one")
     best = max(evaluated, key=lambda one: (one.top1, one.top5, one.step))
     lines = [_table(evaluated), f"best: {best.path}, top-1 {best.top1:.2f}%"]
     if best.views:

@@ -15,6 +15,7 @@ from imagesprint.errors import UsageError
 from imagesprint.evaluating.judging import Judge, Judged
 from imagesprint.evaluating.recording import Recorder
 from imagesprint.evaluating.views import Options
+from imagesprint.evaluating.watched_run import FINISHED, WatchedRun
 from imagesprint.images.decoders import describe_decoder
 from imagesprint.model.weights import list_checkpoints
 from imagesprint.records.dataset import open_root
@@ -76,15 +77,16 @@ def evaluate_checkpoints(
 def watch_runs(
     runs: Sequence[Path], data: Path, options: Options, device: str, console: Console
 ) -> list[EvaluatedCheckpoint]:
-    """As `evaluate_checkpoints`, for all checkpoints of `runs` that are there or come, until all runs are finished.
+    """As `evaluate_checkpoints`, for all checkpoints of `runs` that are there or come, until no run goes on.
 
-    Only files are looked at: the training may be on another machine. Raises UsageError for what is no run.
+    Only files are looked at: the training may be on another machine. One that ended before it was finished is warned
+    of; one that was killed is waited for, unless it was on this machine. Raises UsageError for what is no run.
     """
     for run in runs:
         if not RunDirectory(run).recipe_file.exists():
             raise UsageError(f"--watch: {run} holds no run", "name the --output of a training that has begun")
     with _evaluation(data, options, device, console) as evaluation:
-        return evaluation.watch([RunDirectory(run) for run in runs])
+        return evaluation.watch([WatchedRun(RunDirectory(run)) for run in runs])
 
 
 @contextmanager
@@ -117,20 +119,27 @@ class _Evaluation:
             evaluated.append(one)
         return evaluated
 
-    def watch(self, runs: Sequence[RunDirectory]) -> list[EvaluatedCheckpoint]:
-        """Judge what comes until every run has its result; in the end all, in the order of `find_checkpoints`."""
+    def watch(self, runs: Sequence[WatchedRun]) -> list[EvaluatedCheckpoint]:
+        """Judge what comes until no run goes on; in the end all, in the order of `find_checkpoints`."""
         done: dict[Path, tuple[float, EvaluatedCheckpoint]] = {}
         while True:
-            finished = all(run.result_file.exists() for run in runs)  # asked first: the last checkpoint comes before it
+            ends = [run.end() for run in runs]  # asked first: the last checkpoint comes before it
             times = _written(runs)
             new = [path for path in times if path not in done or done[path][0] != times[path]]
             paths = self._agreed(new)
             done |= {Path(one.path): (times[Path(one.path)], one) for one in self.judge(paths, tell=True)}
-            if self._ranks.total(self._ranks.is_main and finished and not paths):
+            if self._ranks.total(self._ranks.is_main and all(ends) and not paths):
+                self._warn_of_unfinished(runs, ends)
                 return [one for _, one in done.values()]
             if not paths:
-                self._console.live(f"waiting for a checkpoint; {len(done)} judged so far")
+                since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(max(run.last_sign() for run in runs)))
+                self._console.live(f"waiting for a checkpoint; {len(done)} judged, nothing new since {since}")
                 time.sleep(POLL_SECONDS)
+
+    def _warn_of_unfinished(self, runs: Sequence[WatchedRun], ends: Sequence[str | None]) -> None:
+        for run, end in zip(runs, ends, strict=True):
+            if end != FINISHED:
+                self._console.warn(f"{run.run.path} is not finished: {end}; watch it again once it goes on")
 
     def _agreed(self, paths: Sequence[Path]) -> list[Path]:
         """What rank 0 has for `paths`, on every rank."""
@@ -140,7 +149,7 @@ class _Evaluation:
             return []
         codes[: len(text)] = torch.tensor(list(text))
         self._ranks.sum(codes)
-        return [Path(os.fsdecode(part)) for part in bytes(codes.tolist()).split(b"\0")]
+        return [Path(os.fsdecode(part)) for part in bytes(self._ranks.read(codes)).split(b"\0")]
 
 
 def _evaluated(judged: Judged) -> EvaluatedCheckpoint:
@@ -155,10 +164,10 @@ def _evaluated(judged: Judged) -> EvaluatedCheckpoint:
     )
 
 
-def _written(runs: Sequence[RunDirectory]) -> dict[Path, float]:
+def _written(runs: Sequence[WatchedRun]) -> dict[Path, float]:
     """The checkpoints of `runs` and when each was written: a run that was interrupted may write one again."""
     times = {}
-    for path in (path for run in runs for path in run.checkpoints()):
+    for path in (path for run in runs for path in run.run.checkpoints()):
         with suppress(FileNotFoundError):  # `train` may delete old ones
             times[path] = path.stat().st_mtime
     return times

@@ -59,7 +59,7 @@ class Judge:
         missing *= self._ranks.is_main  # it decides: the others' disks may show them something else
         missing = missing.to(self._ranks.device)
         self._ranks.sum(missing)
-        wanted = missing.bool().tolist()
+        wanted = self._ranks.read(missing)
         queue = [i for i in range(len(paths)) if any(wanted[i])]
         done = 0
         for size in _rounds(len(queue), self._ranks.world_size):
@@ -103,11 +103,12 @@ class Judge:
                 facts[number] = torch.tensor(found, dtype=torch.float64)
         ranks.sum(tables)
         ranks.sum(facts)
+        said = ranks.read(facts)  # read first: it names a rank that does not answer
         if not ranks.is_main:
             return [[None] * len(self._views)] * len(jobs)
         return [
             [self._result(path, view, table, fact) for view, table in zip(self._views, of_views, strict=True)]
-            for (path, _), of_views, fact in zip(jobs, tables, facts.tolist(), strict=True)
+            for (path, _), of_views, fact in zip(jobs, tables, said, strict=True)
         ]
 
     def _fill(

@@ -25,7 +25,7 @@ class CheckpointWriter:
     """Writes the checkpoints of `run` in a thread of its own, one at a time; the next one waits for it.
 
     `done` is called, in the thread that calls this object, for each one that is written. An error in writing is raised
-    by the next call. Leaving the context waits for the last one.
+    by the next call. Leaving the context waits for all that is under way.
     """
 
     def __init__(self, run: Path, snapshot: Snapshot, done: Callable[[Written], None]) -> None:
@@ -39,9 +39,11 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._thread.shutdown()
-        if error is None:
-            self.finish()
+        try:
+            if error is None:
+                self.finish()
+        finally:
+            self._thread.shutdown()
 
     def save(self, content: dict[str, Any]) -> None:
         """Begin to write `content` under its step; its tensors may change when this returns. Raises RunError."""
@@ -57,6 +59,10 @@ class CheckpointWriter:
             return Written(path, waited, time.perf_counter() - start)
 
         self._writing = self._thread.submit(write)
+
+    def meanwhile(self, work: Callable[[], None]) -> None:
+        """Have the same thread do `work`, which raises nothing, before it writes the next one."""
+        self._thread.submit(work)
 
     def look(self) -> None:
         """Raise RunError at once where the one in flight has failed."""

@@ -32,6 +32,10 @@ class History:
         with suppress(OSError):
             append_row(self._file, {"ended": _now(), "step": step, "reason": reason})
 
+    def last(self) -> dict[str, Any] | None:
+        """The newest row: `began`, `step`, `process` and `host`, or `ended`, `step` and `reason`; None before any."""
+        return next(reversed(read_rows(self._file)), None)
+
     def interruptions(self) -> list[dict[str, Any]]:
         """One object an interruption so far, oldest first: `reason`, and the `step` that the run went on from.
 

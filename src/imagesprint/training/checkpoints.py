@@ -79,8 +79,16 @@ class Checkpoints:
         )
         top1 = {row["step"]: row["top1"] for row in self._run.evaluations()} if self._keep.best else {}
         steps = [int(path.stem[len("step-") :]) for path in self._run.checkpoints()]
-        for step in self._keep.dispensable(steps, self._schedule, top1):
-            checkpoint_path(self._run.path, step).unlink(missing_ok=True)
+        dispensable = self._keep.dispensable(steps, self._schedule, top1)
+        self._writer.meanwhile(lambda: self._remove([checkpoint_path(self._run.path, step) for step in dispensable]))
+
+    def _remove(self, paths: list[Path]) -> None:
+        """In the writer's thread: to give back its blocks takes a large file some time."""
+        for path in paths:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                self._console.warn(f"{path} cannot be removed: {error.strerror}")
 
 
 def _check_space(run: RunDirectory, size: int, step: int, cadence: Cadence, keep: Keep) -> None:

@@ -11,7 +11,6 @@ import torch
 from imagesprint.loading.batch import Batch
 from imagesprint.measuring.machine import processor, versions
 from imagesprint.measuring.step_parts import time_parts
-from imagesprint.measuring.stopwatch import Stopwatch
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.runs.ranks import Ranks
@@ -19,6 +18,7 @@ from imagesprint.training.compiled import wants_compiled
 from imagesprint.training.precision import best_precision
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep
+from imagesprint.training.stopwatch import Stopwatch
 
 _LR: Final = 1e-3  # weights move, but no loss can become infinite: not-a-numbers are computed at another speed
 

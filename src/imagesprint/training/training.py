@@ -40,6 +40,7 @@ from imagesprint.training.optimizer import l2_loss
 from imagesprint.training.precision import best_precision
 from imagesprint.training.prefetch import on_device
 from imagesprint.training.progress import ProgressLine, show_compiling, show_exceptions, show_ranks, show_recipe
+from imagesprint.training.stage_times import StageTimes
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep
 
@@ -181,22 +182,26 @@ class _Training:
     def _loop(self, loader: Loader, signals: StopSignals) -> None:
         state, schedule, cadence = self._state, self._schedule, self._cadence
         train_step, batches = self._compiled_step(), on_device(iter(loader), self._ranks.device)
-        vote, meter = StopVote(self._ranks), Meter(schedule, loader, self._ranks)
+        vote, stages = StopVote(self._ranks), StageTimes(loader, batches, train_step, self._ranks)
+        meter = Meter(schedule, loader, self._ranks, stages)
         bad_records = BadRecords(loader, self._ranks, self._console)
         progress = ProgressLine(self._console, self._recipe, schedule, state.step, cadence.until)
         while state.step < cadence.until:
             phase, lr = schedule.phase(state.step), schedule.lr(state.step)
             meter.add(train_step(batches, phase, lr), state.sums.gradients)
-            stop, row = vote(signals.number), None
+            with train_step.rank_waits:
+                stop, row = vote(signals.number), None
             save, evaluate = cadence.checkpoint(state.step) or stop, cadence.evaluate(state.step) and not stop
             if cadence.log(state.step) or stop:
                 row = meter.row(state.step, l2_loss(state.optimizer))
                 self._log(row, bad_records)
             progress.update(state.step, row)
             if save:  # before the evaluation, which can be made up for
-                self._save()
+                with stages.pause("checkpoint"):
+                    self._save()
             if evaluate:
-                self._evaluate()
+                with stages.pause("evaluation"):
+                    self._evaluate()
             if stop:
                 raise self._stopped(stop)
             if save or evaluate:
@@ -219,10 +224,11 @@ class _Training:
         self._state.train_seconds += row["seconds"]
         self._state.overflows += row["overflows"]
         self._state.bad_records += bad_records.count()
-        if self._logs is not None:
-            self._logs.metrics(row)
         if self._checkpoints is not None:
             self._checkpoints.look()
+            row["stages"]["checkpoint_writing"] = self._checkpoints.take_writing()
+        if self._logs is not None:
+            self._logs.metrics(row)
 
     def _evaluate(self) -> None:
         state, step = self._state, self._state.step

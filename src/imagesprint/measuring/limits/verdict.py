@@ -1,0 +1,67 @@
+"""The verdict: which stage of a training is the narrowest, and what each would gain. Pure.
+
+Loading, copying and stepping go on beside one another, so the slowest of them sets the pace; within a step, and from
+one step to the next, one thing follows the other. So all stages are asked the same: how much sooner would the next
+step begin if this one took no time?
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from imagesprint.measuring.limits.figures import LOADING, PAUSES, STAGES, WITHIN_STEP, Figures
+
+NOTABLE: Final = 0.02  # of the time; what is below may be noise
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One of STAGES: its `seconds` a step, the seconds `saved` a step were it free, and by which share the training
+    would be faster then (`gain`: 0.25 for 25%).
+    """
+
+    name: str
+    seconds: float
+    saved: float
+    gain: float
+
+
+def find_limits(figures: Figures) -> list[Limit]:
+    """Return STAGES, the narrowest first: by what they would save and, where that is next to nothing, by their time."""
+    return _ranked([(figures, 1)])
+
+
+def find_limits_of_all(parts: Sequence[tuple[Figures, int]]) -> list[Limit]:
+    """Return the same for parts of a training together, each of so many steps; seconds are those of all steps."""
+    return _ranked(parts)
+
+
+def _ranked(parts: Sequence[tuple[Figures, int]]) -> list[Limit]:
+    wall = sum(figures.wall * steps for figures, steps in parts)
+    limits = []
+    for stage in STAGES:
+        seconds = sum(figures.seconds_of(stage) * steps for figures, steps in parts)
+        saved = sum(saved_by(figures, {stage: figures.seconds_of(stage)}) * steps for figures, steps in parts)
+        limits.append(Limit(stage, seconds, saved, gain(wall, saved)))
+    return sorted(limits, key=lambda limit: (-limit.saved if limit.saved > NOTABLE * wall else 0.0, -limit.seconds))
+
+
+def gain(wall: float, saved: float) -> float:
+    """Return by which share a training is faster that takes `saved` of its `wall` seconds less."""
+    return wall / max(wall - saved, 1e-9) - 1
+
+
+def saved_by(figures: Figures, freed: Mapping[str, float]) -> float:
+    """Return by how many seconds a step the training is shorter where stages take as many seconds less as `freed` says.
+
+    That is never more than they sum up to.
+    """
+    loading = sum(freed.get(stage, 0.0) for stage in LOADING)
+    load = min(figures.load, figures.step) - loading
+    copy = min(figures.copy, figures.step) - freed.get("copy", 0.0)
+    busy = figures.busy - sum(freed.get(stage, 0.0) for stage in WITHIN_STEP)
+    if figures.undisturbed is not None and figures.load > 0:
+        busy -= max(0.0, figures.busy - figures.undisturbed) * loading / figures.load
+    pauses = figures.wall - figures.step - sum(freed.get(stage, 0.0) for stage in PAUSES)
+    saved = figures.wall - max(load, copy, busy, 0.0) - pauses
+    return max(0.0, min(sum(freed.values()), saved))

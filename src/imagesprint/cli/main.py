@@ -27,6 +27,7 @@ VERBS = {
     "report": "one page on a run",
     "predict": "say what images show",
     "export": "write a trained model as ONNX, for torch.export, or as safetensors",
+    "doctor": "what is wrong with this machine or a run, and what to do",
     "bench": "measure what this machine does: bench data, step, train, predict",
 }
 

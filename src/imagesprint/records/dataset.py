@@ -21,6 +21,7 @@ from imagesprint.records.tfrecord import file_crc, read_record
 
 PARTS = ".parts"  # the folder in which an unfinished `prepare` keeps its state
 FULL = "full"  # the variant of the original size
+OPEN_SHARE = 4  # a dataset keeps open a quarter of what a process may: a run has a few datasets open at a time
 
 
 def is_variant_name(name: str) -> bool:
@@ -257,8 +258,7 @@ class _Shards:
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
-        # A quarter of what a process may open (mostly 1,024): a run has a few datasets open at a time.
-        self._limit = max(8, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 20) // 4)
+        self._limit = max(8, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 20) // OPEN_SHARE)
 
     def open(self, number: int) -> _OpenShard:
         shard = self._open.get(number)

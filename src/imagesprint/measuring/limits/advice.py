@@ -10,7 +10,7 @@ from imagesprint.measuring.limits.verdict import saved_by
 
 _NATIVE_SPEEDUP: Final = 2.0  # over Pillow, per core: DESIGN.md, section 7
 _SIDES: Final = {"160": 160, "320": 320}  # of the variants that `prepare` makes beside full
-_ROOM: Final = 8 / 7  # a variant's shorter side over the crops' size at least: 256 for 224, as is usual
+ROOM: Final = 8 / 7  # a variant's shorter side over the crops' size at least: 256 for 224, as is usual
 _FEWER: Final = 4  # checkpoints, in case they take longer than the steps between them
 
 ANOTHER_RESULT: Final = "changes the result"
@@ -96,7 +96,7 @@ def _smaller_variants(figures: Figures, setting: Setting) -> list[Advice]:
 
 
 def _variant_to_prepare(figures: Figures, setting: Setting) -> list[Advice]:
-    fitting = [name for name, side in _SIDES.items() if side >= _ROOM * setting.image_size]
+    fitting = [name for name, side in _SIDES.items() if side >= ROOM * setting.image_size]
     if not fitting or not _is_larger(setting, _SIDES[fitting[0]]):
         return []
     name, source = fitting[0], setting.source

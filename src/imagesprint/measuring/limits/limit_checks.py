@@ -32,8 +32,9 @@ def _check(figures: Figures, limit: Limit, setting: Setting) -> Check:
         return ok(name, _detail(figures, limit))
     advice = advise(limit.name, figures, setting)
     hint = "; or ".join(_with_gain(figures, each.what, each.saved) for each in advice)
-    made = ok if limit.name == "compute" else warning
-    return made(name, f"{_detail(figures, limit)}; free it would be {limit.gain:+.0%}", hint)
+    if limit.name == "compute":
+        return ok(name, f"{_detail(figures, limit)}; at twice the speed it would be {limit.gain:+.0%}", hint)
+    return warning(name, f"{_detail(figures, limit)}; were it free it would be {limit.gain:+.0%}", hint)
 
 
 def _with_gain(figures: Figures, what: str, saved: float | None) -> str:

@@ -18,13 +18,14 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class PhaseFigures:
     """Phase number `phase` of a recipe: the `figures` of its `steps` as far as they were logged, by `world_size` ranks
-    with as many decoding `threads` each.
+    with as many threads of `decoder` each.
     """
 
     phase: int
     steps: int
     world_size: int
     threads: int
+    decoder: str
     figures: Figures
 
 
@@ -63,12 +64,14 @@ def phase_figures(phase: int, rows: Sequence[Row]) -> PhaseFigures:
     same = [row for row in rows if len(row["ranks"]["own"]) == world_size]
     rows = [row for row in same if not row["is_first"]] or same
     steps = sum(row["steps"] for row in rows)
-    return PhaseFigures(phase, steps, world_size, rows[-1]["stages"]["threads"], _figures(rows, steps))
+    last = rows[-1]["stages"]
+    decoder = "native" if last["resize"] > 0 else "pillow"  # which counts resizing as jpeg
+    return PhaseFigures(phase, steps, world_size, last["threads"], decoder, _figures(rows, steps))
 
 
 def _figures(rows: Sequence[Row], steps: int) -> Figures:
     def total(key: str) -> float:
-        return sum(row["stages"].get(key, 0.0) for row in rows) / steps
+        return float(sum(row["stages"].get(key, 0.0) for row in rows)) / steps
 
     step = sum(row["seconds"] for row in rows) / steps
     own = [sum(times) / steps for times in zip(*(row["ranks"]["own"] for row in rows), strict=True)]

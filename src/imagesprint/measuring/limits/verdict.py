@@ -16,8 +16,8 @@ NOTABLE: Final = 0.02  # of the time; what is below may be noise
 
 @dataclass(frozen=True)
 class Limit:
-    """One of STAGES: its `seconds` a step, the seconds `saved` a step were it free, and by which share the training
-    would be faster then (`gain`: 0.25 for 25%).
+    """One of STAGES: the `seconds` that it takes, those `saved` were it free (`compute`: twice as fast), and by which
+    share the training would be faster then (`gain`: 0.25 for 25%).
     """
 
     name: str
@@ -26,24 +26,22 @@ class Limit:
     gain: float
 
 
-def find_limits(figures: Figures) -> list[Limit]:
-    """Return STAGES, the narrowest first: by what they would save and, where that is next to nothing, by their time."""
-    return _ranked([(figures, 1)])
-
-
-def find_limits_of_all(parts: Sequence[tuple[Figures, int]]) -> list[Limit]:
-    """Return the same for parts of a training together, each of so many steps; seconds are those of all steps."""
-    return _ranked(parts)
-
-
-def _ranked(parts: Sequence[tuple[Figures, int]]) -> list[Limit]:
+def find_limits(parts: Sequence[tuple[Figures, int]]) -> list[Limit]:
+    """Return STAGES of parts of a training together, each of so many steps, the narrowest first: by what they would
+    save and, where that is next to nothing, by their time. Seconds are those of all steps.
+    """
     wall = sum(figures.wall * steps for figures, steps in parts)
     limits = []
     for stage in STAGES:
         seconds = sum(figures.seconds_of(stage) * steps for figures, steps in parts)
-        saved = sum(saved_by(figures, {stage: figures.seconds_of(stage)}) * steps for figures, steps in parts)
+        saved = sum(saved_by(figures, {stage: _removable(figures, stage)}) * steps for figures, steps in parts)
         limits.append(Limit(stage, seconds, saved, gain(wall, saved)))
     return sorted(limits, key=lambda limit: (-limit.saved if limit.saved > NOTABLE * wall else 0.0, -limit.seconds))
+
+
+def _removable(figures: Figures, stage: str) -> float:
+    seconds = figures.seconds_of(stage)
+    return seconds / 2 if stage == "compute" else seconds
 
 
 def gain(wall: float, saved: float) -> float:

@@ -34,4 +34,6 @@ def _schedule(record: RunRecord, root: Root | None) -> Schedule | None:
     num_train = record.checkpoint.get("num_train")
     if num_train is None and root is not None:
         num_train = len(root.dataset(root.nearest(record.recipe.phases[0].source), "train"))
-    return None if num_train is None else Schedule(record.recipe, num_train)
+    schedule = None if num_train is None else Schedule(record.recipe, num_train)
+    is_of_run = schedule is not None and record.last["step"] <= schedule.total_steps
+    return schedule if is_of_run else None  # `data` is of another size: the checks of it say so

@@ -61,7 +61,7 @@ def _every_class(training: Dataset, validation: Dataset) -> Check:
     missing = np.flatnonzero(~trained | ~judged)
     names = ", ".join(f"{i} ({training.classes[i]})" for i in missing[:_SHOWN])
     more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-    hint = "if the first or the last is missing, labels may be off by one: imagesprint inspect ROOT shows images"
+    hint = "if the first or last is missing, labels may be off by one: imagesprint inspect ROOT --ids 0,1,2 shows some"
     return warning("classes", f"{found}; not class {names}{more}", hint)
 
 
@@ -114,7 +114,7 @@ def _colours(record: RunRecord, images: Sequence[NDArray[np.uint8]]) -> Check:
     found = f"red, green and blue are {words[0]} on average in {len(images)} images; the recipe takes off {words[1]}"
     tilt, supposed = mean[0] - mean[2], wanted[0] - wanted[2]
     if abs(tilt) > _BLUER and tilt * supposed < 0:
-        hint = "look whether red is red: imagesprint inspect ROOT; OpenCV writes and reads blue first"
+        hint = "look whether red is red: imagesprint inspect ROOT --ids 0,1,2; OpenCV writes and reads blue first"
         return warning(name, f"{found}: the order may be reversed", hint)
     if (abs(mean - wanted) > spread).any():
         hint = f"train anew with --set mean={','.join(f'{value:.0f}' for value in mean)}"

@@ -8,11 +8,12 @@ from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import Root, variant_size
 
-SIZES_GAINED: Final = (8 / 7, 9 / 7)  # evaluated over trained: 256 and 288 px for 224; Touvron et al. 2019, table 1
+SIZES_GAINED: Final = (8 / 7, 9 / 7)  # evaluated over trained, as in 256 and 288 px for 224
 _LARGEST_RATIO: Final = 1.5
-_SMALL_BATCH: Final = 16  # per batch norm; below it the error grows: Wu and He 2018, table 2
+_SMALL_BATCH: Final = 16  # per batch norm; below it the error grows: Wu and He 2018, "Group normalization"
 _RATE_AN_IMAGE: Final = 0.1 / 256  # with momentum 0.9: Goyal et al. 2017, section 5.1
-_NEAR, _FAR: Final = 1.25, 10.0  # factors: off a built-in's rate, off that of Goyal et al.
+_NEAR: Final = 1.25  # a factor off the rate of the built-in recipe
+_FAR: Final = 10.0  # a factor off that of Goyal et al., where no nearer one is known
 _LOW_END: Final = 0.05  # of the highest rate
 _REMEMBERED: Final = 0.01  # the share of what should be forgotten
 _LEFT_OUT: Final = 0.1  # of an epoch
@@ -78,8 +79,8 @@ def _zero_init(recipe: Recipe) -> Check:
 def _weight_decay(recipe: Recipe) -> Check:
     if not recipe.decay_norm_and_bias or recipe.weight_decay == 0:
         return ok("weight decay", f"{recipe.weight_decay:g}, on weights alone")
-    found = f"{recipe.weight_decay:g}, on batch norm and biases, too"
-    return warning("weight decay", found, _anew("decay_norm_and_bias=false"))
+    hint = "most recipes spare them now: --set decay_norm_and_bias=false"
+    return ok("weight decay", f"{recipe.weight_decay:g}, on batch norm and biases, too", hint)
 
 
 def _strides(recipe: Recipe) -> Check:

@@ -8,13 +8,17 @@ import torch
 from imagesprint.measuring.doctor.check import Check, failure, ok, warning
 from imagesprint.training.precision import best_precision
 
-_DRIVER: Final = Path("/proc/driver/nvidia/version")
+DRIVER_FILE: Final = Path("/proc/driver/nvidia/version")  # of the kernel module
 _GIB: Final = 1 << 30
+_HINT: Final = (
+    "see to CUDA_VISIBLE_DEVICES, to the container's GPUs (docker --gpus all), and whether nvidia-smi shows them; an "
+    "old driver needs an update, or a torch built for an older CUDA"
+)
 
 
-def devices() -> list[Check]:
-    """One check of the driver and one of each device."""
-    driver = _driver_version()
+def devices(driver_file: Path = DRIVER_FILE) -> list[Check]:
+    """One check of the driver, which `driver_file` tells of, and one of each device."""
+    driver = _driver_version(driver_file)
     if torch.cuda.is_available():
         found = driver or "of an unknown version"
         return [
@@ -28,12 +32,6 @@ def devices() -> list[Check]:
         hint = "install a torch built for CUDA: pip install --force-reinstall torch, from the default index"
         return [warning("driver", f"NVIDIA {driver}, but torch {torch.__version__} is built without CUDA", hint), cpu]
     return [failure("driver", f"NVIDIA {driver}, but no GPU: {_why()}", _HINT), cpu]
-
-
-_HINT = (
-    "see to CUDA_VISIBLE_DEVICES, to the container's GPUs (docker --gpus all), and whether nvidia-smi shows them; an "
-    "old driver needs an update, or a torch built for an older CUDA"
-)
 
 
 def _gpu(number: int) -> Check:
@@ -59,10 +57,10 @@ def _why() -> str:
     return "torch sees none"
 
 
-def _driver_version() -> str | None:
+def _driver_version(file: Path) -> str | None:
     """The kernel module's version; None where there is none."""
     try:
-        words = _DRIVER.read_text(encoding="utf-8").split()
+        words = file.read_text(encoding="utf-8").split()
     except OSError:
         return None
     return next((word for word in words if word.replace(".", "").isdigit() and "." in word), "of an unknown version")

@@ -10,6 +10,7 @@ from imagesprint.measuring.machine import processor
 
 GIB: Final = 1 << 30
 _LITTLE_MEMORY: Final = 2 * GIB  # a rank that trains `demo` on a CPU takes 0.7 GiB at its peak, measured by VmHWM
+_SET: Final = "unset OMP_NUM_THREADS, or set it to {}; torchrun sets it to 1 where it is not set"
 
 
 def cores(limit: float | None) -> Check:
@@ -43,9 +44,6 @@ def threads(allowed: int, ranks: int) -> Check:
             _SET.format(share),
         )
     return ok("threads", f"{share} a rank; OMP_NUM_THREADS is {wanted}")
-
-
-_SET = "unset OMP_NUM_THREADS, or set it to {}; torchrun sets it to 1 where it is not set"
 
 
 def processor_check() -> Check:

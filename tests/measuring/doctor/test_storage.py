@@ -90,18 +90,14 @@ def many_shards(photo_root: Path, tmp_path: Path) -> Root:
 
 
 def test_more_shards_than_may_stay_open(many_shards: Root) -> None:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, before[1]))
-    try:
-        few, many = open_files(None), open_files(many_shards)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert few.status == OK
+    many = open_files(many_shards, 1024, 2048)
     assert many.status == WARNING
     assert many.detail.startswith("at most 1,024, ")
     assert "1,024 shards do not stay open" in many.detail
-    assert "ulimit -n 4096" in many.hint
+    assert "ulimit nofile=4096" in many.hint
 
 
-def test_enough_files_for_the_shards(photo_root: Path) -> None:
-    assert "the 3 shards stay open" in open_files(open_root(photo_root)).detail
+def test_enough_files_for_the_shards(photo_root: Path, many_shards: Root) -> None:
+    assert "the 3 shards stay open" in open_files(open_root(photo_root), 1024, 1024).detail
+    assert open_files(many_shards, 1024, 4096).status == OK  # reading raises it
+    assert open_files(None, 1024, 1024).status == OK

@@ -1,6 +1,7 @@
 """All that `doctor` looks at without arguments: this machine and this installation."""
 
 import os
+import resource
 from pathlib import Path
 
 from imagesprint.measuring.doctor import hardware, installation, rank_environment, storage
@@ -31,7 +32,7 @@ def machine_checks(folder: Path, data: Path | None) -> list[Check]:
         hardware.memory(memory_limit()),
         storage.shared_memory(gpus),
         storage.disk(folder),
-        storage.open_files(root),
+        storage.open_files(root, *resource.getrlimit(resource.RLIMIT_NOFILE)),
         *rank_environment.rank_checks(len(os.sched_getaffinity(0))),
     ]
 

@@ -67,24 +67,19 @@ def shared_memory(gpus: int, folder: Path = SHARED) -> Check:
     return ok(name, found)
 
 
-def open_files(root: Root | None) -> Check:
-    """The limit of open files against the shards that training keeps open: all of a split, of each variant."""
+def open_files(root: Root | None, soft: int, hard: int) -> Check:
+    """The limits of open files against the shards that training keeps open: all of a split, of each variant."""
     name = "open files"
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     found = f"at most {_count(soft)}, which this process may raise to {_count(hard)}"
     if root is None:
         return ok(name, found)
     shards = max(len(Manifest.read(root.path / variant).splits["train"].shards) for variant in root.variants)
     needed = shards * OPEN_SHARE
-    if soft >= needed or soft == resource.RLIM_INFINITY:
+    if hard >= needed or resource.RLIM_INFINITY in (soft, hard):  # reading raises the soft limit by itself
         return ok(name, f"{found}; the {shards:,} shards stay open")
     raise_it = (
-        f"ulimit -n {needed}"
-        if hard >= needed or hard == resource.RLIM_INFINITY
-        else (
-            f"have an administrator raise the hard limit to {needed} (docker --ulimit nofile={needed}, "
-            f"systemd LimitNOFILE={needed}), then ulimit -n {needed}"
-        )
+        f"have an administrator raise the hard limit to {needed} (docker --ulimit nofile={needed}, "
+        f"systemd LimitNOFILE={needed})"
     )
     return warning(
         name, f"{found}: {shards:,} shards do not stay open, and are opened again for many batches", raise_it

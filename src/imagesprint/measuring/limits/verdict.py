@@ -27,16 +27,26 @@ class Limit:
 
 
 def find_limits(parts: Sequence[tuple[Figures, int]]) -> list[Limit]:
-    """Return STAGES of parts of a training together, each of so many steps, the narrowest first: by what they would
-    save and, where that is next to nothing, by their time. Seconds are those of all steps.
+    """Return STAGES of parts of a training together, each of so many steps, the narrowest first.
+
+    That is the one that would save most, then the one that would save most once the first is free, and so on; where
+    nothing notable is to be saved any more, the one that takes longest. Seconds are those of all steps.
     """
     wall = sum(figures.wall * steps for figures, steps in parts)
-    limits = []
-    for stage in STAGES:
-        seconds = sum(figures.seconds_of(stage) * steps for figures, steps in parts)
-        saved = sum(saved_by(figures, {stage: _removable(figures, stage)}) * steps for figures, steps in parts)
-        limits.append(Limit(stage, seconds, saved, gain(wall, saved)))
-    return sorted(limits, key=lambda limit: (-limit.saved if limit.saved > NOTABLE * wall else 0.0, -limit.seconds))
+    seconds = {stage: sum(figures.seconds_of(stage) * steps for figures, steps in parts) for stage in STAGES}
+    order: list[str] = []
+    for _ in STAGES:
+        saved = {stage: _saved(parts, [*order, stage]) - _saved(parts, order) for stage in STAGES if stage not in order}
+        notable = {stage: value if value > NOTABLE * wall else 0.0 for stage, value in saved.items()}
+        order.append(max(notable, key=lambda stage: (notable[stage], seconds[stage])))
+    alone = {stage: _saved(parts, [stage]) for stage in STAGES}
+    return [Limit(stage, seconds[stage], alone[stage], gain(wall, alone[stage])) for stage in order]
+
+
+def _saved(parts: Sequence[tuple[Figures, int]], free: Sequence[str]) -> float:
+    return sum(
+        saved_by(figures, {stage: _removable(figures, stage) for stage in free}) * steps for figures, steps in parts
+    )
 
 
 def _removable(figures: Figures, stage: str) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -12,6 +13,9 @@ import pytest
 
 import imagesprint as package
 from imagesprint.cli.main import main
+from imagesprint.measuring.limits.figures import STAGES
+from imagesprint.recipes.recipe import Recipe
+from imagesprint.recipes.toml_format import to_toml
 
 
 @pytest.fixture
@@ -97,3 +101,41 @@ def test_this_machine(
     assert all(f" {name} " in out for name in ("python", "pytorch", "driver", "cores", "memory", "disk", "ports"))
     assert "the 3 shards stay open" in out
     assert main(["doctor", "--data", str(tmp_path / "none")]) == 2
+
+
+def test_the_stages_of_a_recipe_and_of_a_run(
+    photo_root: Path,
+    tiny_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(to_toml(tiny_recipe))
+    assert main(["doctor", "tiny.toml", "--data", str(photo_root), "--device", "cpu", "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["bottleneck"] == "compute"  # in float64
+    assert [phase["phase"] for phase in value["phases"]] == [0, 1]
+    for phase in value["phases"]:
+        assert {limit["name"] for limit in phase["limits"]} == set(STAGES)
+        assert phase["alone"]["step"] > 0
+        assert phase["alone"]["loaders"][0]["threads"] == 1
+        assert phase["alone"]["checkpoint"]["writing"] > 0
+    assert all(set(check) == {"name", "status", "detail", "hint"} for check in value["checks"])
+    assert sorted(path.name for path in Path().iterdir()) == ["tiny.toml"]  # no checkpoint is left
+
+    words = ["train", "tiny.toml", "--data", str(photo_root), "--output", "run", "--device", "cpu", "--quiet"]
+    assert main([*words, "--stop-after", "12"]) == 0
+    capsys.readouterr()
+    assert main(["doctor", "run", "--data", str(photo_root)]) in (0, 3)
+    out = capsys.readouterr().out
+    assert re.search(r"^phase 0: \d+ images/s by 1 rank with \d+ \w+ decoding threads?$", out, re.MULTILINE)
+    assert "zero-init" in out or "resolution" in out  # what costs accuracy follows
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_a_recipe_without_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "small"]) == 2
+    assert "error: doctor small: there is no data to measure with\nhint: add --data ROOT" in capsys.readouterr().err
+    assert main(["doctor", "smal", "--data", "none"]) == 2
+    assert "did you mean 'small'?" in capsys.readouterr().err

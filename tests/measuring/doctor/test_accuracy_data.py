@@ -101,7 +101,7 @@ def test_colours_in_the_wrong_order(
     tinted = tuple(np.add(mean, (30, 0, -30)).tolist())
 
     def swapped(photo: Image.Image) -> Image.Image:
-        pixels = np.clip(np.add(photo, (30, 0, -30)), 0, 255).astype(np.uint8)
+        pixels = np.clip(np.add(np.asarray(photo), (30, 0, -30)), 0, 255).astype(np.uint8)
         return Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1]))
 
     found = look(rewritten(swapped), mean=tinted)["colours"]

@@ -40,9 +40,9 @@ def test_optional_packages_are_those_of_the_extras(packages_first: Path) -> None
     install(packages_first, "timm", "1.0.99", "raise RuntimeError('operator torchvision::nms\\ndoes not exist')")
     install(packages_first, "pyarrow", "99.0", "")
     found = {check.name: check for check in installation.optional_packages()}
-    assert found["parquet"].detail == "pyarrow 99.0"
-    assert found["export"].detail.startswith("onnxruntime")
-    assert "dev" not in found
+    assert found["extra parquet"].detail == "pyarrow 99.0"
+    assert found["extra export"].detail.startswith("onnxruntime")
+    assert "extra dev" not in found
     assert found["timm"].status == WARNING
     assert found["timm"].detail == "timm 1.0.99 cannot be imported: operator torchvision::nms does not exist"
     assert "version of timm" in found["timm"].hint

@@ -51,7 +51,7 @@ def _gpu(number: int) -> Check:
 
 def _why() -> str:
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
         return str(error).splitlines()[0]
     return "torch sees none"

@@ -9,7 +9,9 @@ from imagesprint.measuring.doctor.check import Check, ok, warning
 from imagesprint.measuring.machine import processor
 
 GIB: Final = 1 << 30
-_LITTLE_MEMORY: Final = 2 * GIB  # a rank that trains `demo` on a CPU takes 0.7 GiB at its peak, measured by VmHWM
+_LITTLE_MEMORY: Final = (
+    2 * GIB
+)  # `imagesprint demo` takes 0.54 GiB at its peak (ru_maxrss; two cores, torch 2.13 for the CPU)
 _SET: Final = "unset OMP_NUM_THREADS, or set it to {}; torchrun sets it to 1 where it is not set"
 
 

@@ -63,12 +63,19 @@ def optional_packages() -> list[Check]:
         extra for extra in metadata.metadata(_PACKAGE).get_all("Provides-Extra") or [] if extra not in _FOR_DEVELOPERS
     ]
     return [
-        *(_optional(extra, [need.name for need in _requirements(extra)], f"imagesprint[{extra}]") for extra in extras),
-        _optional("timm", ["torchvision", "timm"], "timm"),
+        *(
+            _optional(
+                f"extra {extra}", [need.name for need in _requirements(extra)], f"pip install '{_PACKAGE}[{extra}]'"
+            )
+            for extra in extras
+        ),
+        _optional(
+            "timm", ["torchvision", "timm"], "first a torchvision made for this torch: pip may replace torch else"
+        ),
     ]
 
 
-def _optional(name: str, needs: Sequence[str], install: str) -> Check:
+def _optional(name: str, needs: Sequence[str], how: str) -> Check:
     there = [need for need in needs if _version(need) is not None]
     for need in there:
         try:
@@ -77,7 +84,7 @@ def _optional(name: str, needs: Sequence[str], install: str) -> Check:
             why = f"{need} {_version(need)} cannot be imported: {' '.join(str(error).split())}"
             return warning(name, why, f"install a version of {need} that fits the other packages, or remove it")
     found = [f"{need} {_version(need) or 'is not installed'}" for need in needs]
-    return ok(name, ", ".join(found), "" if len(there) == len(needs) else f"optional: pip install '{install}'")
+    return ok(name, ", ".join(found), "" if len(there) == len(needs) else f"optional; {how}")
 
 
 def decoder() -> Check:

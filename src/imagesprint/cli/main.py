@@ -21,6 +21,7 @@ VERBS = {
     "index": "make TFRecords that another program wrote trainable",
     "verify": "check every checksum of prepared data",
     "recipes": "list, show and compare recipes",
+    "plan": "say what a training will take",
     "train": "train a recipe on prepared data",
     "evaluate": "judge every checkpoint of a run",
     "inspect": "show samples, or those of a step, in one picture",

@@ -70,7 +70,7 @@ def timed_loader(work: Work) -> Pass:
     loader = work.loader()
 
     def run() -> Mapping[str, float]:
-        decoder = _TimedDecoder()
+        decoder = TimedDecoder()
         buffers = [Buffer(work.batch_size, work.batch_size * work.image_size**2 * 3, False) for _ in range(AHEAD + 1)]
         start = time.process_time()
         for _ in Ring(loader.loads(), buffers, partial(_fill, decoder), decoder.close):
@@ -82,7 +82,7 @@ def timed_loader(work: Work) -> Pass:
     return run
 
 
-class _TimedDecoder(NativeDecoder):
+class TimedDecoder(NativeDecoder):
     """Adds up the CPU time of its calls, which one thread carries out."""
 
     def __init__(self) -> None:

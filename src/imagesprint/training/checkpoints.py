@@ -92,7 +92,7 @@ class Checkpoints:
 
 def _check_space(run: RunDirectory, size: int, step: int, cadence: Cadence, keep: Keep) -> None:
     """Raise UsageError where what is ahead of `step` does not fit on the disk."""
-    ahead = sum(map(cadence.checkpoint, range(step + 1, cadence.until + 1)))
+    ahead = len(cadence.checkpoints(step))
     if ahead:
         epochs = cadence.schedule.epochs_done(cadence.until)
         stay = keep.count(len(run.checkpoints()) + ahead, epochs) - len(run.checkpoints())

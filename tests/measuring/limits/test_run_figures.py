@@ -25,8 +25,10 @@ def row(step: int, own: list[float], data_wait: list[float], phase: int = 0, **s
     }
 
 
-def window(step: int, *times: list[float], is_first: bool = False, **stages: float) -> dict[str, Any]:
-    return row(step, *times, **stages) | {"steps": 10, "is_first": is_first}
+def window(
+    step: int, own: list[float], data_wait: list[float], is_first: bool = False, **stages: float
+) -> dict[str, Any]:
+    return row(step, own, data_wait, 0, **stages) | {"steps": 10, "is_first": is_first}
 
 
 def test_a_rank_that_comes_late_every_time_straggles_and_one_that_does_now_and_then_does_not() -> None:

@@ -10,7 +10,7 @@ from imagesprint.images.decoding import PillowDecoder
 from imagesprint.images.native_batches import Pool
 from imagesprint.images.native_library import is_available
 from imagesprint.measuring.data_peers import installed_peers
-from imagesprint.measuring.data_programs import _TimedDecoder
+from imagesprint.measuring.data_programs import TimedDecoder
 from imagesprint.measuring.data_work import Work
 
 
@@ -29,7 +29,7 @@ def test_others_get_the_loaders_images_and_crops(photo_root: Path) -> None:
 def test_the_loader_with_clocks_has_the_decoder_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     for chosen, portable in (("native", False), ("native-portable", True)):
         monkeypatch.setenv("IMAGESPRINT_DECODER", chosen)
-        assert _TimedDecoder()._pool.resizer == Pool(1, portable).resizer
+        assert TimedDecoder()._pool.resizer == Pool(1, portable).resizer
 
 
 def test_pillow_is_always_there_and_other_peers_are_where_they_are_installed() -> None:

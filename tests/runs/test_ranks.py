@@ -27,6 +27,8 @@ def test_alone() -> None:
     ("environment", "part"),
     [
         ({"RANK": "0"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "2"}, "RANK is not set"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"}, "LOCAL_RANK is 1"),
         ({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK is 2"),
         ({"RANK": "one", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "'one'"),
     ],

@@ -31,6 +31,18 @@ def test_checkpoints() -> None:
     assert [step for step in range(1, 31) if Cadence(SCHEDULE, 1, 20, 30).checkpoint(step)] == [20, 30]
 
 
+@pytest.mark.parametrize("start", [0, 13, 20, 51])
+@pytest.mark.parametrize("until", [51, 39, 30])
+@pytest.mark.parametrize(("eval_every", "checkpoint_every"), [(1, None), (2, 20), (0, 13)])
+def test_lists_hold_the_steps_at_which_it_is_due(
+    start: int, until: int, eval_every: int, checkpoint_every: int | None
+) -> None:
+    cadence = Cadence(SCHEDULE, eval_every, checkpoint_every, until)
+    ahead = range(start + 1, until + 1)
+    assert cadence.evaluations(start) == [step for step in ahead if cadence.evaluate(step)]
+    assert cadence.checkpoints(start) == [step for step in ahead if cadence.checkpoint(step)]
+
+
 def test_logged_windows_end_wherever_something_happens() -> None:
     logged = steps(Cadence(SCHEDULE, 0, 7, 51).log)
     assert logged == sorted({*range(7, 52, 7), *range(10, 52, 10), 39, 51})

@@ -16,6 +16,8 @@ from imagesprint.runs.ranks import Ranks
 from imagesprint.training.guards import EXPLODED, LossGuard
 from imagesprint.training.meter import Meter
 from imagesprint.training.optimizer import l2_loss
+from imagesprint.training.prefetch import on_device
+from imagesprint.training.stage_times import StageTimes
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep
 
@@ -37,8 +39,9 @@ def with_nan(batches: Iterator[Batch], step: int, seen: list[int]) -> Iterator[B
 def test_a_nan_in_one_batch_is_reported_with_its_step_and_samples(photo_root: Path, tiny_recipe: Recipe) -> None:
     state, seen = TrainingState(tiny_recipe, open_root(photo_root).classes, ALONE.device), list[int]()
     with Loader(photo_root, tiny_recipe, threads=1, end_step=8) as loader:
-        meter, step, schedule = Meter(loader.schedule, loader, ALONE), TrainingStep(state, ALONE), loader.schedule
-        batches = with_nan(iter(loader), 5, seen)
+        step, schedule = TrainingStep(state, ALONE), loader.schedule
+        batches = on_device(with_nan(iter(loader), 5, seen), ALONE.device)
+        meter = Meter(schedule, loader, ALONE, StageTimes(loader, batches, step, ALONE))
         for number in range(8):
             sums = step(batches, schedule.phase(number), schedule.lr(number))
             meter.add(sums, state.sums.gradients)
@@ -65,7 +68,9 @@ def test_what_is_too_large_or_infinite(tiny_recipe: Recipe) -> None:
 def test_overflows_of_fp16_are_counted(photo_root: Path, tiny_recipe: Recipe) -> None:
     recipe = replace(tiny_recipe, precision="fp16")
     with Loader(photo_root, recipe, threads=1, end_step=3) as loader:
-        meter = Meter(loader.schedule, loader, ALONE)
+        step = TrainingStep(TrainingState(tiny_recipe, ("china", "flower"), ALONE.device), ALONE)
+        stages = StageTimes(loader, on_device(iter(loader), ALONE.device), step, ALONE)
+        meter = Meter(loader.schedule, loader, ALONE, stages)
         sums = torch.tensor([16.0, 4, 4, 16])
         for gradient in (1.0, float("inf"), float("nan")):
             meter.add(sums, [torch.ones(3), torch.tensor([gradient, 0])])

@@ -8,9 +8,16 @@ from typing import Any
 from imagesprint.cli import bench_predict
 from imagesprint.cli.bench_text import head, step_text, train_text
 from imagesprint.cli.output import show, table
-from imagesprint.cli.parsing import Parser, add_compile_flag, add_device_flags, add_set_flag, add_verb, positive
+from imagesprint.cli.parsing import (
+    Parser,
+    add_compile_flag,
+    add_device_flags,
+    add_set_flag,
+    add_verb,
+    check_plot,
+    positive,
+)
 from imagesprint.console import Console
-from imagesprint.errors import UsageError
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.overrides import apply_overrides
 from imagesprint.recipes.recipe import Recipe
@@ -101,7 +108,7 @@ def run_data(args: argparse.Namespace, console: Console) -> int:
     """Measure; print the figures."""
     from imagesprint.measuring.bench_data import bench_data  # imports torch
 
-    _check_plot(args)
+    check_plot(args)
     result = bench_data(args.data, args.variant, args.image_size, args.threads, console)
     if args.plot is not None:
         from imagesprint.measuring.data_plot import save_plot  # imports matplotlib
@@ -138,13 +145,8 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     """The recipe to measure; what is wrong with it, the ranks or the plot is better known now than after minutes."""
     recipe = apply_overrides(load_recipe(args.recipe), args.set)
     check_world_size(recipe, args.processes)
-    _check_plot(args)
+    check_plot(args)
     return recipe
-
-
-def _check_plot(args: argparse.Namespace) -> None:
-    if args.plot is not None and not args.plot.parent.is_dir():
-        raise UsageError(f"cannot write {args.plot}: there is no folder {args.plot.parent}", "choose another --plot")
 
 
 def _finish(

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from imagesprint.cli.output import show, table
-from imagesprint.cli.parsing import Parser, add_device_flag, add_verb, positive
+from imagesprint.cli.parsing import Parser, add_device_flag, add_verb, check_plot, positive
 from imagesprint.console import Console
-from imagesprint.errors import UsageError
 
 EXAMPLES = """\
   imagesprint bench predict baseline90                        # ResNet-50 as untrained, which is as fast
@@ -40,8 +39,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Measure; print the figures."""
     from imagesprint.measuring.bench_predict import bench_predict  # imports torch
 
-    if args.plot is not None and not args.plot.parent.is_dir():  # better now than after minutes
-        raise UsageError(f"cannot write {args.plot}: there is no folder {args.plot.parent}", "choose another --plot")
+    check_plot(args)
     result = bench_predict(args.model, args.batch_sizes, args.threads, args.device, console)
     if args.plot is not None:
         from imagesprint.measuring.predict_plot import save_plot  # imports matplotlib

@@ -50,7 +50,7 @@ def _step_table(phases: list[Mapping[str, Any]]) -> str:
         rows.append(
             [
                 *(row[key] for key in ("image_size", "batch_size", "micro_batch")),
-                _rate(row["images_per_second"]),
+                rate(row["images_per_second"]),
                 *parts,
                 f"{row['flops_per_second'] / 1e12:.3g} ({row['share_of_matmul']:.0%})",
                 f"{row['share_of_memory_bound']['eager']:.0%}",
@@ -64,7 +64,7 @@ def _variants_table(variants: list[Mapping[str, Any]]) -> str:
     rows: list[list[object]] = [
         [
             *(row[key] for key in ("image_size", "batch_size", "micro_batch", "variant")),
-            _rate(row["images_per_second"]),
+            rate(row["images_per_second"]),
             round(1000 * row["seconds_per_step"], 1),
             round(row["compile_seconds"], 1),
             round(row["peak_memory"] / 1e9, 2),
@@ -74,13 +74,14 @@ def _variants_table(variants: list[Mapping[str, Any]]) -> str:
     return table(["px", "batch", "micro", "variant", "images/s", "ms a step", "compiling s", "GB"], rows)
 
 
-def _rate(images_per_second: float) -> float:
+def rate(images_per_second: float) -> float:
+    """Return images a second as they are shown."""
     return round(images_per_second) if images_per_second >= 100 else round(images_per_second, 1)
 
 
 def _projection_text(projection: Mapping[str, Any]) -> str:
     rows: list[list[object]] = [
-        [row["image_size"], row["steps"], row["images"], _rate(row["images_per_second"]), duration(row["seconds"])]
+        [row["image_size"], row["steps"], row["images"], rate(row["images_per_second"]), duration(row["seconds"])]
         for row in projection["phases"]
     ]
     return (
@@ -95,8 +96,8 @@ def train_text(result: Mapping[str, Any]) -> str:
     rows: list[list[object]] = [
         [
             *(row[key] for key in ("image_size", "batch_size", "micro_batch")),
-            _rate(row["images_per_second"]),
-            _rate(row["synthetic_images_per_second"]),
+            rate(row["images_per_second"]),
+            rate(row["synthetic_images_per_second"]),
             f"{row['share_of_synthetic']:.1%}",
             f"{row['data_wait_seconds']:.2f} s",
             f"{row['data_wait']:.1%}",

@@ -37,6 +37,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from imagesprint.evaluating.checkpoints import evaluate_checkpoints
     from imagesprint.evaluating.views import Options
+    from imagesprint.measuring.planning.planning import known_plan
     from imagesprint.measuring.reporting.report import ReportOptions, write_report
     from imagesprint.prepare.preparing import prepare
     from imagesprint.recipes.library import load_recipe
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     console.line("2/4  prepare: image files → TFRecord shards in two sizes")
     prepare(images, root, variants=("full", "16"), val_fraction=VALIDATION_FRACTION, console=console)
     console.line("3/4  train and evaluate: a small ResNet at 16, then at 24 pixels")
-    result = train(load_recipe("demo"), root, run_directory, TrainingOptions(device="cpu"), console)
+    result = train(load_recipe("demo"), root, run_directory, TrainingOptions(device="cpu"), console, known_plan)
     console.line("4/4  report")
     evaluate_checkpoints([Path(result["checkpoint"])], root, Options(), "cpu", Console.silent())
     report = write_report(run_directory, ReportOptions(data=root), console)

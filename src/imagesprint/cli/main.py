@@ -21,12 +21,14 @@ VERBS = {
     "index": "make TFRecords that another program wrote trainable",
     "verify": "check every checksum of prepared data",
     "recipes": "list, show and compare recipes",
+    "plan": "say what a training will take",
     "train": "train a recipe on prepared data",
     "evaluate": "judge every checkpoint of a run",
     "inspect": "show samples, or those of a step, in one picture",
     "report": "one page on a run",
     "predict": "say what images show",
     "export": "write a trained model as ONNX, for torch.export, or as safetensors",
+    "doctor": "what is wrong with this machine or a run, and what to do",
     "bench": "measure what this machine does: bench data, step, train, predict",
 }
 

@@ -108,3 +108,9 @@ def add_set_flag(parser: Parser) -> None:
         metavar="KEY=VALUE",
         help="change the recipe: seed=3, phases.2.lr=0.1,0.01",
     )
+
+
+def check_plot(args: argparse.Namespace) -> None:
+    """Check that what --plot names can be written: better known now than after the work. Raises UsageError."""
+    if args.plot is not None and not args.plot.parent.is_dir():
+        raise UsageError(f"cannot write {args.plot}: there is no folder {args.plot.parent}", "choose another --plot")

@@ -79,12 +79,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
             return run_ranks(args.processes, args.words)
     if args.dry_run:
         return _dry_run(args, recipe, root, console)
-    from imagesprint.training.training import TrainingOptions, train  # imports torch
+    from imagesprint.measuring.planning.planning import known_plan  # imports torch
+    from imagesprint.training.training import TrainingOptions, train
 
     options = TrainingOptions(
         args.device, args.resume, args.checkpoint_every, args.stop_after, keep, args.rank_timeout, args.compile
     )
-    result = train(recipe, args.data, args.output, options, console)
+    result = train(recipe, args.data, args.output, options, console, known_plan)
     if is_main_rank():
         show(args, result, summary(args.output, result))
     return 0

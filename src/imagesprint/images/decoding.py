@@ -6,6 +6,7 @@ The reference for every decoder is Pillow's `image.crop(box).resize((S, S), BILI
 
 import io
 import itertools
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Final, Protocol
@@ -20,6 +21,9 @@ Encoded = bytes | memoryview | NDArray[np.uint8]  # an image file, or pixels [H,
 
 # What foreign shards and people's own photos come in. Others stay closed: for PostScript, Pillow starts Ghostscript.
 FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+
+STAGES: Final = ("read", "crc", "jpeg", "resize")  # of making a batch's pixels; Pillow's resizing counts as jpeg
+READ, CRC, JPEG, RESIZE = range(len(STAGES))
 
 THREAD_PREFIX: Final = "imagesprint-decode"  # of the decoding threads' names
 
@@ -40,6 +44,7 @@ class Decoder(Protocol):
 
     name: str
     fallbacks: int  # images so far that it left to another decoder
+    stages: NDArray[np.int64]  # nanoseconds so far, in the proportion in which STAGES took the batches' time
 
     def decode(
         self,
@@ -74,6 +79,7 @@ class PillowDecoder:
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, THREAD_PREFIX) if threads > 1 else None
+        self.stages = np.zeros(len(STAGES), np.int64)
 
     def decode(
         self,
@@ -84,7 +90,7 @@ class PillowDecoder:
         out: NDArray[np.uint8],
         to_end: bool = False,  # noqa: ARG002 (it always does)
     ) -> None:
-        batch = _Batch(encoded, crops, flips, antialias, out)
+        batch, began = _Batch(encoded, crops, flips, antialias, out), time.perf_counter_ns()
         if self._pool is None:
             batch.work()
         else:
@@ -92,6 +98,7 @@ class PillowDecoder:
             wait(workers)  # for all: whatever one raises, none is to write to `out` after this call
             for worker in workers:
                 worker.result()
+        self.stages[JPEG] += time.perf_counter_ns() - began
         if batch.failures:
             raise min(batch.failures, key=lambda failure: failure.position)
 

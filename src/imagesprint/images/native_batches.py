@@ -3,16 +3,14 @@
 import ctypes
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imagesprint.images.decoding import BatchImageError, Encoded, PillowDecoder
+from imagesprint.images.decoding import STAGES, BatchImageError, Encoded, PillowDecoder
 from imagesprint.images.native_library import MESSAGE_BYTES, Status, address, library, text
-
-STAGES: Final = ("read", "crc", "jpeg", "resize")  # what `Batch.stages` counts, in nanoseconds over all threads
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class Batch:
     """What a batch of N images is turned into: see `decoding.Decoder.decode`.
 
     `to_end` decodes each image to its last row, so that damage below its crop is found too. `stages`, int64[4], has
-    the time of each of STAGES added to it; None does without the clock.
+    the nanoseconds of each of STAGES, over all threads, added to it; None does without the clock.
     """
 
     crops: NDArray[np.int32]
@@ -167,6 +165,7 @@ class NativeDecoder:
         self._pool = Pool(threads, portable)
         self._pillow = PillowDecoder(1)
         self.fallbacks = 0
+        self.stages = np.zeros(len(STAGES), np.int64)
 
     def decode(
         self,
@@ -185,11 +184,12 @@ class NativeDecoder:
             self.decode_by_pillow(encoded[row], row, crops[one], flips[one], antialias, out[one])
 
     def load(self, records: Records, batch: Batch) -> Outcome:
-        """Read and decode records as `Pool.load` does; what to do with rows that are not OK is the caller's matter.
+        """Read and decode records as `Pool.load` does, with the time added to this decoder's `stages`; what to do with
+        rows that are not OK is the caller's matter.
 
         Raises MemoryError, for which no record is to blame.
         """
-        return _check_memory(self._pool.load(records, batch))
+        return _check_memory(self._pool.load(records, replace(batch, stages=self.stages)))
 
     def decode_by_pillow(
         self,

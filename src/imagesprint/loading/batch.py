@@ -1,9 +1,12 @@
 """The batch that loaders yield, and how it is read and decoded into a reused buffer."""
 
 import math
+import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from imagesprint.errors import DataError
 from imagesprint.images.decoding import Decoder
@@ -29,10 +32,15 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Filled:
-    """A batch, and the errors of the bad records in whose place others stand in it."""
+    """A batch, and the errors of the bad records in whose place others stand in it.
+
+    `seconds` is how long it took to make, `stages` what the decoder counted meanwhile (`Decoder.stages`).
+    """
 
     batch: Batch
     bad: tuple[DataError, ...]
+    seconds: float
+    stages: NDArray[np.int64]
 
 
 class Buffer:
@@ -52,6 +60,7 @@ class Buffer:
         Raises RecordError for a damaged record, ImageError for an image that cannot be decoded, where no other may
         stand in; both say which.
         """
+        began, stages = time.perf_counter(), decoder.stages.copy()
         rows, shape, real = load.rows, (load.rows, load.image_size, load.image_size, 3), len(load.sample_ids)
         pixels, labels, sample_ids, mask = self._arrays
         images = pixels[: math.prod(shape)].reshape(shape)
@@ -67,4 +76,4 @@ class Buffer:
             self._mask[:rows],
             load.step,
         )
-        return Filled(batch, decoded.bad)
+        return Filled(batch, decoded.bad, time.perf_counter() - began, decoder.stages - stages)

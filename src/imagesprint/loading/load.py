@@ -1,6 +1,7 @@
 """What a batch is to be made of, and making its pixels: natively from the shards, or read here and decoded by
 Pillow."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagesprint.errors import DataError, ImageError, RecordError
-from imagesprint.images.decoding import BatchImageError, Decoder, Encoded
+from imagesprint.images.decoding import READ, BatchImageError, Decoder, Encoded
 from imagesprint.images.native_batches import Batch, NativeDecoder, Records, batch_error
 from imagesprint.images.native_library import Status
 from imagesprint.records.dataset import Dataset
@@ -98,7 +99,9 @@ def _fall_back(load: Load, decoder: NativeDecoder, out: NDArray[np.uint8]) -> Ba
 
 def _load_by_pillow(load: Load, decoder: Decoder, out: NDArray[np.uint8]) -> dict[int, DataError]:
     try:
+        began = time.perf_counter_ns()
         encoded = [read_encoded(load.dataset, sample_id) for sample_id in load.sample_ids.tolist()]
+        decoder.stages[READ] += time.perf_counter_ns() - began
         decoder.decode(encoded, load.crops, load.flips, load.antialias, out)
     except (BatchImageError, RecordError) as error:
         if isinstance(error.__cause__, OSError):  # the disk's fault, not the record's

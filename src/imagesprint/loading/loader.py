@@ -15,7 +15,7 @@ import numpy as np
 from imagesprint.errors import RankError, RecordError, UsageError
 from imagesprint.images.crops import evaluation_crops
 from imagesprint.images.decoders import open_decoder
-from imagesprint.images.decoding import Decoder
+from imagesprint.images.decoding import STAGES, Decoder
 from imagesprint.loading.batch import Batch, Buffer, Filled
 from imagesprint.loading.load import Load
 from imagesprint.loading.ring import Ring
@@ -45,6 +45,8 @@ class _BatchLoader(ABC):
         self._ring: Ring[Load, Buffer, Filled] | None = None
         # Over all passes, up to the batch that the consumer holds:
         self.wait_seconds = 0.0  # that it has waited for batches
+        self.load_seconds = 0.0  # that making them took, beside the consumer
+        self.stages = np.zeros(len(STAGES), np.int64)  # how that divides: see `Decoder.stages`
         self.bad_records = 0  # how often a record was bad and another stood in
         self.first_bad_record = ""  # which, and why
         self.fallbacks = 0  # images that the native decoder left to Pillow, over all passes that have ended
@@ -82,6 +84,8 @@ class _BatchLoader(ABC):
         if filled.bad and not self.first_bad_record:
             self.first_bad_record = filled.bad[0].what
         self.bad_records += len(filled.bad)
+        self.load_seconds += filled.seconds
+        self.stages += filled.stages
 
     def close(self) -> None:
         """End the present pass and its threads; a second call does nothing."""

@@ -1,14 +1,13 @@
 """`bench train`: how fast training steps are on prepared images, beside the same steps on synthetic ones."""
 
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 from imagesprint.console import Console
 from imagesprint.images.decoders import decoder_name
-from imagesprint.loading.loader import AHEAD, Loader
-from imagesprint.measuring.step_timing import TimedTraining, distinct_shapes
+from imagesprint.loading.loader import AHEAD
+from imagesprint.measuring.step_timing import TimedTraining, distinct_shapes, training_loader
 from imagesprint.measuring.synthetic import synthetic_batches
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.records.dataset import Root, open_root
@@ -54,7 +53,7 @@ def _measure(training: TimedTraining, phase: Phase, root: Root, steps: int) -> d
     lead = -(-(AHEAD + COPIED_AHEAD) * ranks.world_size // phase.micro_batches)
     synthetic = on_device(synthetic_batches(phase, len(root.classes), ranks.device), ranks.device)
     loaded, noise, waits = [], [], []
-    with _loader(training, phase, root, ROUNDS * (lead + steps)) as loader:
+    with training_loader(training, phase, root, ROUNDS * (lead + steps)) as loader:
         batches = on_device(iter(loader), ranks.device)
         for _ in range(ROUNDS):
             training.seconds(batches, phase, 0, lead)
@@ -75,9 +74,3 @@ def _measure(training: TimedTraining, phase: Phase, root: Root, steps: int) -> d
         "mean_bytes": float(root.dataset(root.nearest(phase.source), "train").encoded_lengths.mean()),
         "data_wait": median(wait / seconds for wait, seconds in zip(waits, loaded, strict=True)),
     }
-
-
-def _loader(training: TimedTraining, phase: Phase, root: Root, steps: int) -> Loader:
-    recipe, ranks = replace(training.recipe, phases=(replace(phase, epochs=None, steps=(0, steps)),)), training.ranks
-    pin = ranks.device.type == "cuda"
-    return Loader(root, recipe, ranks.rank, ranks.world_size, threads=ranks.threads, pin=pin)

@@ -7,9 +7,9 @@ from typing import Final
 
 import torch
 
-from imagesprint.measuring.stopwatch import Stopwatch
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.training.precision import AUTOCAST, weight_dtype
+from imagesprint.training.stopwatch import Stopwatch
 
 COPY_BYTES: Final = {"cuda": 4 << 30, "cpu": 256 << 20}  # far more than any cache holds
 MATRIX_SIDE: Final = {"cuda": 8192, "cpu": 1024}

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from imagesprint.errors import DataError
 from imagesprint.images.decoders import open_decoder, use_portable
-from imagesprint.images.native_batches import STAGES, Batch, NativeDecoder, Outcome, Records
+from imagesprint.images.decoding import STAGES
+from imagesprint.images.native_batches import Batch, NativeDecoder, Outcome, Records
 from imagesprint.images.native_images import entropy_seconds, read_info
 from imagesprint.loading.batch import Buffer
 from imagesprint.loading.load import Load
@@ -70,7 +70,7 @@ def timed_loader(work: Work) -> Pass:
     loader = work.loader()
 
     def run() -> Mapping[str, float]:
-        decoder = _TimedDecoder()
+        decoder = TimedDecoder()
         buffers = [Buffer(work.batch_size, work.batch_size * work.image_size**2 * 3, False) for _ in range(AHEAD + 1)]
         start = time.process_time()
         for _ in Ring(loader.loads(), buffers, partial(_fill, decoder), decoder.close):
@@ -82,17 +82,16 @@ def timed_loader(work: Work) -> Pass:
     return run
 
 
-class _TimedDecoder(NativeDecoder):
-    """Adds up the CPU time of its calls, which one thread carries out, and of their stages."""
+class TimedDecoder(NativeDecoder):
+    """Adds up the CPU time of its calls, which one thread carries out."""
 
     def __init__(self) -> None:
         super().__init__(1, use_portable())
-        self.stages = np.zeros(len(STAGES), np.int64)
         self.seconds = 0.0
 
     def load(self, records: Records, batch: Batch) -> Outcome:
         start = time.thread_time()
-        outcome = super().load(records, replace(batch, stages=self.stages))
+        outcome = super().load(records, batch)
         self.seconds += time.thread_time() - start
         return outcome
 

@@ -8,8 +8,8 @@ from typing import Final
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from imagesprint.measuring.stopwatch import Mark, Stopwatch
 from imagesprint.training.state import TrainingState
+from imagesprint.training.stopwatch import Mark, Stopwatch
 
 # input: clearing the sums, copying, normalising. backward: with the loss. reduction: from the last gradient to the
 # optimizer. update: the optimizer and all that follows it.

@@ -1,4 +1,4 @@
-"""What `bench step` and `bench train` share: a training to measure, and the seconds that its steps take."""
+"""What the benches of steps and the calibration share: a training to measure, and the seconds that its steps take."""
 
 import itertools
 import time
@@ -10,17 +10,20 @@ from typing import Final
 import torch
 
 from imagesprint.loading.batch import Batch
+from imagesprint.loading.loader import Loader
 from imagesprint.measuring.machine import processor, versions
 from imagesprint.measuring.step_parts import time_parts
 from imagesprint.measuring.stopwatch import Stopwatch
 from imagesprint.model.batch_norm import fuse_batch_norms
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.validation import check_world_size
+from imagesprint.records.dataset import Root
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.compiled import wants_compiled
 from imagesprint.training.precision import best_precision
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep
+from imagesprint.training.stopwatch import Stopwatch
 
 _LR: Final = 1e-3  # weights move, but no loss can become infinite: not-a-numbers are computed at another speed
 
@@ -73,7 +76,7 @@ class TimedTraining:
     def described(self) -> dict[str, object]:
         """Return what the figures of any bench of steps belong to."""
         return {
-            "device": _device_name(self.ranks),
+            "device": device_name(self.ranks),
             "world_size": self.ranks.world_size,
             "threads": self.ranks.threads,
             "versions": versions("torch", "triton", "numpy"),
@@ -84,11 +87,18 @@ class TimedTraining:
         }
 
 
-def _device_name(ranks: Ranks) -> str:
+def device_name(ranks: Ranks) -> str:
     """Return the name of this rank's GPU, or of the processor and its cores."""
     if ranks.device.type != "cuda":
         return processor()
     return torch.cuda.get_device_name(ranks.device)
+
+
+def training_loader(training: TimedTraining, phase: Phase, root: Root, steps: int) -> Loader:
+    """Return the loader of this rank's share of `steps` steps of `phase`."""
+    recipe, ranks = replace(training.recipe, phases=(replace(phase, epochs=None, steps=(0, steps)),)), training.ranks
+    pin = ranks.device.type == "cuda"
+    return Loader(root, recipe, ranks.rank, ranks.world_size, threads=ranks.threads, pin=pin)
 
 
 def distinct_shapes(recipe: Recipe) -> list[Phase]:

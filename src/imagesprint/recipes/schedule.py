@@ -105,6 +105,12 @@ class Schedule:
         self._check(step, self.total_steps)
         return step == self.total_steps or self.position(step).batch == 0
 
+    def epoch_ends(self) -> Iterator[int]:
+        """The numbers of steps after which an epoch ends, in order; those where it is cut short are among them."""
+        for segment in self._segments:
+            yield from range(segment.start + segment.batches_in_epoch, segment.end, segment.batches_in_epoch)
+            yield segment.end
+
     def table(self) -> Iterator[Row]:
         """One row a step, in order."""
         for index, (phase, (start, end)) in enumerate(zip(self._phases, self.bounds, strict=True)):

@@ -21,6 +21,7 @@ from imagesprint.records.tfrecord import file_crc, read_record
 
 PARTS = ".parts"  # the folder in which an unfinished `prepare` keeps its state
 FULL = "full"  # the variant of the original size
+OPEN_SHARE = 4  # a dataset keeps open a quarter of what a process may: a run has a few datasets open at a time
 
 
 def is_variant_name(name: str) -> bool:
@@ -247,6 +248,18 @@ class _OpenShard:
             os.close(self.fd)
 
 
+def _may_open(shards: int) -> int:
+    """Return how many of `shards` may be open at a time. Raises this process's soft limit if all could be then: many
+    systems have 1,024, for the sake of programs that call select.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = shards * OPEN_SHARE
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(8, shards if soft == resource.RLIM_INFINITY else soft // OPEN_SHARE)
+
+
 class _Shards:
     """The shards of a dataset, opened when first read; the oldest are closed where the system's limit nears.
 
@@ -257,8 +270,7 @@ class _Shards:
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
-        # A quarter of what a process may open (mostly 1,024): a run has a few datasets open at a time.
-        self._limit = max(8, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 20) // 4)
+        self._limit = _may_open(len(paths))
 
     def open(self, number: int) -> _OpenShard:
         shard = self._open.get(number)

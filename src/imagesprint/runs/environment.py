@@ -3,12 +3,25 @@
 import os
 import signal
 import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
 
 from imagesprint.errors import RankError
 
 LAUNCHER_VARIABLE = "IMAGESPRINT_LAUNCHER"  # process id of the launcher, for the ranks of --processes
 STORE_VARIABLE = "IMAGESPRINT_STORE"  # the file over which they find each other
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_START = "start the ranks with --processes or torchrun"
+
+
+class Place(NamedTuple):
+    """This process among all: `rank` of `world_size`, the `local_rank`-th of `local_world_size` on this machine."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
 
 
 def is_launched() -> bool:
@@ -26,11 +39,28 @@ def rank_variable(name: str, default: int) -> int:
     text = os.environ.get(name)
     if text is None:
         if name in ("WORLD_SIZE", "LOCAL_RANK") and "RANK" in os.environ:
-            raise RankError(f"RANK is set but {name} is not", "start the ranks with --processes or torchrun")
+            raise RankError(f"RANK is set but {name} is not", f"{_START}, or unset RANK for a single process")
         return default
     if not text.isdigit():
         raise RankError(f"the environment variable {name} is {text!r}, not a number", f"unset {name}")
     return int(text)
+
+
+def place() -> Place:
+    """Return what RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE say, as torchrun sets them; without RANK, one rank.
+
+    Raises RankError where they are incomplete, no numbers or do not fit together.
+    """
+    rank, world_size = rank_variable("RANK", 0), rank_variable("WORLD_SIZE", 1)
+    local_rank = rank_variable("LOCAL_RANK", 0)
+    local_world_size = rank_variable("LOCAL_WORLD_SIZE", world_size)
+    if world_size > 1 and "RANK" not in os.environ:
+        raise RankError(f"WORLD_SIZE is {world_size} but RANK is not set", f"{_START}, or unset WORLD_SIZE")
+    if rank >= world_size:
+        raise RankError(f"RANK is {rank} and WORLD_SIZE {world_size}", f"{_START}, or unset both for a single process")
+    if local_rank >= local_world_size:
+        raise RankError(f"LOCAL_RANK is {local_rank} and LOCAL_WORLD_SIZE {local_world_size}", _START)
+    return Place(rank, world_size, local_rank, local_world_size)
 
 
 def die_with_launcher() -> None:
@@ -45,3 +75,17 @@ def die_with_launcher() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(os.environ[LAUNCHER_VARIABLE]):  # it died before the line above took effect
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def command_age() -> float:
+    """Return the seconds since this command began: the launcher of `--processes`, where this is one of its ranks.
+
+    On Linux alone; elsewhere 0.
+    """
+    process = os.environ.get(LAUNCHER_VARIABLE, "self")
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0.0
+    began = int(fields.rpartition(")")[2].split()[19])  # proc(5): field 22, counted from behind the name in brackets
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK")

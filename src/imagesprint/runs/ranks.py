@@ -15,7 +15,7 @@ from torch import Tensor
 
 from imagesprint.errors import HungRankError, LostRankError, RankError, UsageError
 from imagesprint.runs.cores import cores_near, divide_cores
-from imagesprint.runs.environment import STORE_VARIABLE, rank_variable
+from imagesprint.runs.environment import STORE_VARIABLE, place
 from imagesprint.runs.rank_watch import RANK_TIMEOUT, RankWatch
 
 _POLL_SECONDS = 0.0005  # between two looks at whether the device has come to a value
@@ -147,11 +147,7 @@ def open_ranks(device: str, timeout: float = RANK_TIMEOUT) -> Iterator[Ranks]:
     UsageError where CUDA is asked for and not there, RankError where the environment is incomplete or there are more
     ranks than GPUs.
     """
-    rank, world_size = rank_variable("RANK", 0), rank_variable("WORLD_SIZE", 1)
-    local_rank = rank_variable("LOCAL_RANK", 0)
-    local_world_size = rank_variable("LOCAL_WORLD_SIZE", world_size)
-    if not 0 <= rank < world_size:
-        raise RankError(f"RANK is {rank} and WORLD_SIZE {world_size}", "start the ranks with --processes or torchrun")
+    rank, world_size, local_rank, local_world_size = place()
     watch = RankWatch(rank, world_size, timeout)
     chosen = choose_device(device, local_rank)
     bound = chosen.type == "cuda" and _bind_near_gpu(local_rank, local_world_size)

@@ -42,3 +42,13 @@ class Cadence:
         if step % LOG_EVERY == 0 or self.checkpoint(step) or self.evaluate(step):
             return True
         return any(step == end for _, end in self.schedule.bounds)
+
+    def evaluations(self, start: int) -> list[int]:
+        """The steps after `start`, up to the command's end, at which one is due; in order."""
+        return [step for step in self.schedule.epoch_ends() if start < step <= self.until and self.evaluate(step)]
+
+    def checkpoints(self, start: int) -> list[int]:
+        """The steps after `start`, up to the command's end, at which one is due; in order."""
+        every = self.checkpoint_every
+        due = self.schedule.epoch_ends() if every is None else range(every, self.until, every)
+        return sorted({step for step in (*due, self.until) if start < step <= self.until})

@@ -49,6 +49,7 @@ class Checkpoints:
         self._run, self._schedule, self._keep, self._console = run, cadence.schedule, keep, console
         tensors = state.checkpoint_like()
         _check_space(run, sum(tensor.nbytes for tensor in tensors), state.step, cadence, keep)
+        self._writing = 0.0
         self._writer = CheckpointWriter(run.path, Snapshot(tensors, tensors[0].device), self._written)
 
     def __enter__(self) -> Self:
@@ -72,7 +73,13 @@ class Checkpoints:
         """Wait for the one in flight. Raises RunError."""
         self._writer.finish()
 
+    def take_writing(self) -> float:
+        """Return the seconds that writing took, beside the training, of those that were whole since the last call."""
+        seconds, self._writing = self._writing, 0.0
+        return seconds
+
     def _written(self, written: Written) -> None:
+        self._writing += written.seconds
         self._console.note(
             f"checkpoint  {written.path.name}: training waited {1e3 * written.waited:.1f} ms, "
             f"written in {written.seconds:.2f} s"
@@ -93,7 +100,7 @@ class Checkpoints:
 
 def _check_space(run: RunDirectory, size: int, step: int, cadence: Cadence, keep: Keep) -> None:
     """Raise UsageError where what is ahead of `step` does not fit on the disk."""
-    ahead = sum(map(cadence.checkpoint, range(step + 1, cadence.until + 1)))
+    ahead = len(cadence.checkpoints(step))
     if ahead:
         epochs = cadence.schedule.epochs_done(cadence.until)
         stay = keep.count(len(run.checkpoints()) + ahead, epochs) - len(run.checkpoints())

@@ -11,16 +11,18 @@ from imagesprint.recipes.schedule import Schedule
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.cadence import LOG_EVERY
 from imagesprint.training.guards import LossGuard
+from imagesprint.training.stage_times import StageTimes
 from imagesprint.training.step_sums import METRICS
 
 
 class Meter:
     """Gathers the sums of steps and the time they took."""
 
-    def __init__(self, schedule: Schedule, loader: Loader, ranks: Ranks) -> None:
+    def __init__(self, schedule: Schedule, loader: Loader, ranks: Ranks, stages: StageTimes) -> None:
         self._schedule = schedule
         self._loader = loader
         self._ranks = ranks
+        self._stages = stages
         self._guard = LossGuard(schedule, loader.recipe.seed)
         self._counts_overflows = loader.recipe.precision == "fp16"
         self._sums = torch.zeros(len(METRICS), dtype=torch.float64, device=ranks.device)
@@ -34,6 +36,7 @@ class Meter:
         self._overflows.zero_()
         self._steps = 0
         self._waited = self._loader.wait_seconds
+        self._stages.start_window()
         self._began = time.perf_counter()
 
     def add(self, sums: Tensor, gradients: list[Tensor]) -> None:
@@ -49,10 +52,12 @@ class Meter:
 
         `loss` is cross-entropy plus `l2`; top1 and top5 are in percent over the window's training images; `lr` is
         the rate of its last step; `data_wait` the share of its time spent waiting for data, 0..1; `seconds` the
-        window's length; `overflows` the steps whose fp16 gradients overflowed. Raises RunError as LossGuard does.
+        window's length; `overflows` the steps whose fp16 gradients overflowed; `stages` and `ranks` are those of
+        StageTimes. Raises RunError as LossGuard does.
         """
         values = torch.cat((self._sums, l2.double()[None], self._overflows, self._losses[: self._steps]))
         loss, correct1, correct5, images, penalty, overflows, *losses = self._ranks.read(values)
+        stages = self._stages.row(time.perf_counter() - self._began)
         seconds = time.perf_counter() - self._began
         waited = self._loader.wait_seconds - self._waited
         cross_entropy, lr = loss / images, self._schedule.lr(step - 1)
@@ -75,4 +80,5 @@ class Meter:
             "data_wait": min(1.0, waited / seconds),
             "seconds": seconds,
             "overflows": int(overflows),
+            **stages,
         }

@@ -1,7 +1,8 @@
 """Copies to a GPU, one batch ahead and beside its computing."""
 
+import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,7 +10,26 @@ from torch import Tensor
 from imagesprint.loading.batch import Batch
 
 
-def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+@dataclass
+class CopyTimes:
+    """Seconds over all batches so far: that copying took the device, and that the host waited for copies to end."""
+
+    copying: float = 0.0
+    waited: float = 0.0
+
+
+class DeviceBatches(Iterator[Batch]):
+    """What `on_device` returns, and in `copies` what copying took: nothing on a CPU."""
+
+    def __init__(self, batches: Iterator[Batch], copies: CopyTimes) -> None:
+        self.copies = copies
+        self._batches = batches
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+
+def on_device(batches: Iterator[Batch], device: torch.device) -> DeviceBatches:
     """`batches` with their tensors on `device`, each valid until the next is asked for, as before.
 
     On a GPU they are read and copied one ahead, into two sets of tensors in turn, on a stream of their own: it waits
@@ -17,24 +37,31 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
     of the last to end, because its (pinned) memory is filled anew then; so the host is at most two micro-batches
     ahead of the GPU, which never waits for it.
     """
-    return batches if device.type == "cpu" else _copied_ahead(batches, device)
+    copies = CopyTimes()
+    return DeviceBatches(batches if device.type == "cpu" else _copied_ahead(batches, device, copies), copies)
 
 
-def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def _copied_ahead(batches: Iterator[Batch], device: torch.device, copies: CopyTimes) -> Iterator[Batch]:
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call] # else a core would spin that could decode
+    begun = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    # Blocking, else a core would spin that could decode
+    copied = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
     slots: list[Batch | None] = [None, None]
     previous: Batch | None = None
     for number, batch in enumerate(batches):
         copy = slots[number % 2] = _like(batch, slots[number % 2], device)
         stream.wait_stream(torch.cuda.current_stream(device))  # which has used this slot last
+        begun.record(stream)
         with torch.cuda.stream(stream):
             for source, target in zip(_tensors(batch), _tensors(copy), strict=True):
                 target.copy_(source, non_blocking=True)
         copied.record(stream)
         if previous is not None:
             yield previous
+        start = time.perf_counter()
         copied.synchronize()
+        copies.waited += time.perf_counter() - start
+        copies.copying += begun.elapsed_time(copied) / 1000
         previous = copy
     if previous is not None:
         yield previous

@@ -1,6 +1,5 @@
 """What a person sees of a training: the lines before it and the living line while it runs."""
 
-import time
 from typing import Any
 
 from imagesprint.console import Console, duration
@@ -10,6 +9,7 @@ from imagesprint.recipes.library import builtin_names, load_recipe
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.runs.ranks import Ranks
+from imagesprint.training.time_keeping import TimeKeeper
 
 
 def show_recipe(console: Console, recipe: Recipe, schedule: Schedule, world_size: int) -> None:
@@ -57,6 +57,29 @@ def show_ranks(console: Console, ranks: Ranks) -> None:
     console.line(f"device      {name}, {ranks.world_size} rank{plural}, {ranks.threads} CPU threads each")
 
 
+def show_plan(console: Console, keeper: TimeKeeper) -> None:
+    """How long the command is planned to take, what limits each phase, and whose speeds these are."""
+    plan = keeper.plan
+    if plan is None:
+        console.line("plan        not known: `imagesprint plan` measures it; the first steps will give an estimate")
+        return
+    limits = ", ".join(f"phase {index} by {limit}" for index, limit in enumerate(plan.limits))
+    console.line(f"plan        {duration(keeper.planned())} in all{', limited in ' if limits else ''}{limits}")
+    console.line(f"            {plan.origin}")
+
+
+def show_comparison(console: Console, comparison: dict[str, Any] | None) -> None:
+    """What the command took beside what was planned, part by part; nothing where nothing was."""
+    if comparison is None:
+        return
+    console.line(f"{'time':<12}{'planned':>10}{'took':>10}")
+    for part in comparison["parts"]:
+        console.line(f"  {part['part']:<12}{part['planned_seconds']:>8.1f} s{part['seconds']:>8.1f} s")
+    planned, seconds = comparison["planned_seconds"], comparison["seconds"]
+    console.line(f"  {'in all':<12}{planned:>8.1f} s{seconds:>8.1f} s  {100 * (planned / seconds - 1):+.1f}% planned")
+    console.line(f"  {comparison['origin']}")
+
+
 def show_exceptions(console: Console, fallbacks: int, bad_records: int) -> None:
     """How many images were not decoded natively in this command, and were not sound so far; nothing where none."""
     if fallbacks:
@@ -84,32 +107,18 @@ def _changes(recipe: Recipe) -> list[str]:
 
 
 class ProgressLine:
-    """One living line: step, epoch, phase, loss, lr, px, images/s, data wait, time to go until step `until`."""
+    """One living line: step, epoch, phase, loss, lr, px, images/s, data wait, time to go until the command's end."""
 
-    def __init__(self, console: Console, recipe: Recipe, schedule: Schedule, start_step: int, until: int) -> None:
-        self._console = console
-        self._recipe = recipe
-        self._schedule = schedule
-        self._began = time.monotonic()
-        self._start_work = self._work_before(start_step)
-        self._total_work = self._work_before(until)
+    def __init__(self, console: Console, schedule: Schedule, keeper: TimeKeeper) -> None:
+        self._console, self._schedule, self._time = console, schedule, keeper
         self._last_row: dict[str, Any] | None = None
-
-    def _work_before(self, step: int) -> float:
-        """Pixels to train on before `step`: time is near enough proportional to them."""
-        return sum(
-            (min(end, step) - start) * phase.batch_size * phase.image_size**2
-            for phase, (start, end) in zip(self._recipe.phases, self._schedule.bounds, strict=True)
-            if start < step
-        )
 
     def update(self, step: int, row: dict[str, Any] | None) -> None:
         """Show that `step` steps are done; `row` is the newest row of metrics, if there is a new one."""
         self._last_row = row or self._last_row
-        if self._last_row is None:
+        left = self._time.left(step)
+        if self._last_row is None or left is None:
             return
-        done = self._work_before(step) - self._start_work
-        left = (time.monotonic() - self._began) * (self._total_work - self._start_work - done) / done
         shown = self._last_row
         self._console.live(
             f"step {step}/{self._schedule.total_steps}  epoch {self._schedule.epochs_done(step):.2f}  "

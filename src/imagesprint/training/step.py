@@ -16,6 +16,7 @@ from imagesprint.training.micro_batch import MicroBatch
 from imagesprint.training.optimizer import set_learning_rate
 from imagesprint.training.precision import static_scale
 from imagesprint.training.state import TrainingState
+from imagesprint.training.stopwatch import Waits
 
 
 class TrainingStep:
@@ -31,6 +32,8 @@ class TrainingStep:
         self._loss_scale = static_scale(state.recipe)
         self._micro_batch = MicroBatch(state, ranks.device, compiled)
         self._compiled = CompiledMicroBatch(self._micro_batch, ranks.device) if compiled else None
+        self.data_waits = Waits(ranks.device)  # for batches
+        self.rank_waits = Waits(ranks.device)  # for other ranks' sums, and for theirs on the way
 
     def prepare(self, phases: Iterable[Phase]) -> int:
         """Compile and warm the shapes of `phases`; returns how many were not. Raises RunError where that fails.
@@ -56,11 +59,13 @@ class TrainingStep:
         self._micro_batch.share_step(phase.micro_batches)
         sums.clear()
         for left in reversed(range(phase.micro_batches // self._ranks.world_size)):
-            batch = next(batches)
+            with self.data_waits:
+                batch = next(batches)
             if left == 0:
                 sums.overlap(self._ranks)
             run(batch.images.to(device), batch.labels.to(device))
-        sums.reduce(self._ranks)
+        with self.rank_waits:
+            sums.reduce(self._ranks)
         set_learning_rate(state.optimizer, lr)
         self._update_weights()
         sums.update_running_statistics(phase.micro_batches)

@@ -39,9 +39,20 @@ from imagesprint.training.micro_batch_size import settle_micro_batches
 from imagesprint.training.optimizer import l2_loss
 from imagesprint.training.precision import best_precision
 from imagesprint.training.prefetch import on_device
-from imagesprint.training.progress import ProgressLine, show_compiling, show_exceptions, show_ranks, show_recipe
+from imagesprint.training.progress import (
+    ProgressLine,
+    show_comparison,
+    show_compiling,
+    show_exceptions,
+    show_plan,
+    show_ranks,
+    show_recipe,
+)
+from imagesprint.training.stage_times import StageTimes
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep
+from imagesprint.training.time_keeping import TimeKeeper
+from imagesprint.training.time_plan import Planner, TimePlan
 
 
 @dataclass(frozen=True)
@@ -57,13 +68,21 @@ class TrainingOptions:
     compile: str = "auto"  # auto: on a GPU
 
 
-def train(recipe: Recipe, data: Path, output: Path, options: TrainingOptions, console: Console) -> dict[str, Any]:
+def train(
+    recipe: Recipe,
+    data: Path,
+    output: Path,
+    options: TrainingOptions,
+    console: Console,
+    planner: Planner | None = None,
+) -> dict[str, Any]:
     """Train `recipe` on the root `data` into the run directory `output`, or go on where it stopped.
 
     Returns, on every rank, what `train --json` prints: steps, epochs, images_per_second, wall_seconds, compile_seconds
     (on top of the former), bad_records, overflows, interruptions, top1, top5, loss and checkpoint, of the whole run;
-    top1, top5 and loss are None where the last step was not evaluated. Raises the errors of errors.py; what was written
-    before stays usable. SIGINT, SIGTERM and SIGUSR1 end it with a StoppedError, after a checkpoint.
+    top1, top5 and loss are None where the last step was not evaluated. `plan` compares this command's time with what
+    `planner`, asked on rank 0 alone, said of it (`TimeKeeper.comparison`). Raises the errors of errors.py; what was
+    written before stays usable. SIGINT, SIGTERM and SIGUSR1 end it with a StoppedError, after a checkpoint.
     """
     root = open_root(data)
     with open_ranks(options.device, options.rank_timeout) as ranks, ExitStack() as stack:
@@ -79,7 +98,10 @@ def train(recipe: Recipe, data: Path, output: Path, options: TrainingOptions, co
         if result is not None:
             console.line(f"{output} is finished: {result['steps']} steps, nothing to do")
             return _with_path(result, output)
-        training = _Training(recipe, root, run, options, ranks, console)
+        plan = None
+        if planner is not None and ranks.is_main:
+            plan = planner(recipe, root, ranks, wants_compiled(options.compile, ranks.device))
+        training = _Training(recipe, root, run, options, ranks, console, plan)
         if ranks.is_main:
             stack.enter_context(run_lock(output))
             create_run(run, recipe)
@@ -92,7 +114,14 @@ class _Training:
     """One command's share of a run."""
 
     def __init__(
-        self, recipe: Recipe, root: Root, run: RunDirectory, options: TrainingOptions, ranks: Ranks, console: Console
+        self,
+        recipe: Recipe,
+        root: Root,
+        run: RunDirectory,
+        options: TrainingOptions,
+        ranks: Ranks,
+        console: Console,
+        plan: TimePlan | None,
     ) -> None:
         self._recipe, self._root, self._run, self._ranks, self._console = recipe, root, run, ranks, console
         self._options = options
@@ -108,6 +137,7 @@ class _Training:
         self._keep, self._history = options.keep, History(run)
         self._logs: RunLogs | None = None  # these two are those of rank 0
         self._checkpoints: Checkpoints | None = None
+        self._plan = plan
         self._fallbacks = 0  # images that the native decoder left to Pillow in this command, on all ranks
         self._began = time.monotonic()
 
@@ -117,12 +147,14 @@ class _Training:
         show_ranks(self._console, self._ranks)
         self._console.line(f"decoder     {describe_decoder()}")
         self._start_or_resume()
+        self._time = TimeKeeper(self._recipe, self._cadence, self._state.step, self._plan)
         if self._ranks.is_main:
             self._history.begin(self._state.step)
         try:
             self._work()
             self._ranks.barrier()  # the main rank has written all that the result is read from
             result = self._result()
+            show_comparison(self._console, result["plan"])
         except BaseException as error:
             self._end(_reason(error))
             raise
@@ -149,6 +181,7 @@ class _Training:
             if evaluate:
                 self._evaluate()
             if train:
+                show_plan(self._console, self._time)
                 self._train(signals)
         show_exceptions(self._console, self._fallbacks, self._state.bad_records)
 
@@ -181,22 +214,27 @@ class _Training:
     def _loop(self, loader: Loader, signals: StopSignals) -> None:
         state, schedule, cadence = self._state, self._schedule, self._cadence
         train_step, batches = self._compiled_step(), on_device(iter(loader), self._ranks.device)
-        vote, meter = StopVote(self._ranks), Meter(schedule, loader, self._ranks)
+        vote, stages = StopVote(self._ranks), StageTimes(loader, batches, train_step, self._ranks)
+        meter = Meter(schedule, loader, self._ranks, stages)
         bad_records = BadRecords(loader, self._ranks, self._console)
-        progress = ProgressLine(self._console, self._recipe, schedule, state.step, cadence.until)
+        progress = ProgressLine(self._console, schedule, self._time)
+        self._time.begin()
         while state.step < cadence.until:
             phase, lr = schedule.phase(state.step), schedule.lr(state.step)
             meter.add(train_step(batches, phase, lr), state.sums.gradients)
-            stop, row = vote(signals.number), None
+            with train_step.rank_waits:
+                stop, row = vote(signals.number), None
             save, evaluate = cadence.checkpoint(state.step) or stop, cadence.evaluate(state.step) and not stop
             if cadence.log(state.step) or stop:
                 row = meter.row(state.step, l2_loss(state.optimizer))
                 self._log(row, bad_records)
             progress.update(state.step, row)
             if save:  # before the evaluation, which can be made up for
-                self._save()
+                with self._time.checkpoint(), stages.pause("checkpoint"):
+                    self._save()
             if evaluate:
-                self._evaluate()
+                with stages.pause("evaluation"):
+                    self._evaluate()
             if stop:
                 raise self._stopped(stop)
             if save or evaluate:
@@ -218,16 +256,20 @@ class _Training:
     def _log(self, row: dict[str, Any], bad_records: BadRecords) -> None:
         self._state.train_seconds += row["seconds"]
         self._state.overflows += row["overflows"]
+        if self._time.steps(row):
+            show_plan(self._console, self._time)
         self._state.bad_records += bad_records.count()
-        if self._logs is not None:
-            self._logs.metrics(row)
         if self._checkpoints is not None:
             self._checkpoints.look()
+            row["stages"]["checkpoint_writing"] = self._checkpoints.take_writing()
+        if self._logs is not None:
+            self._logs.metrics(row)
 
     def _evaluate(self) -> None:
         state, step = self._state, self._state.step
         self._judge.network.load_state_dict(state.evaluated_weights())
-        accuracy = evaluate(self._judge, self._evaluation_set, self._ranks)
+        with self._time.evaluation():
+            accuracy = evaluate(self._judge, self._evaluation_set, self._ranks)
         self._fallbacks += accuracy.fallbacks
         saved = self._cadence.checkpoint(step) or step == self._start_step
         checkpoint = checkpoint_path(Path(), step) if saved else None
@@ -305,6 +347,7 @@ class _Training:
             "overflows": state.overflows,
             "interruptions": self._history.interruptions(),
             **{key: evaluated.get(key) for key in ("top1", "top5", "loss")},
+            "plan": self._time.comparison(),
             "checkpoint": str(checkpoint_path(Path(), step)),
         }
         if self._ranks.is_main and step == self._schedule.total_steps:

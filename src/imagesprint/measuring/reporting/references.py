@@ -34,16 +34,21 @@ def reference_names() -> list[str]:
     return sorted(file.name.removesuffix(".json") for file in _folder().iterdir())
 
 
+def published_reference(recipe: str) -> Reference | None:
+    """The published one of the built-in recipe of that name on ImageNet; None where there is none."""
+    published = [_read(name) for name in reference_names()]
+    return next((reference for reference in published if recipe in reference.recipes), None)
+
+
 def find_reference(record: RunRecord, wanted: str | None) -> Reference | None:
     """The published reference or the run that `wanted` names; without it the one of the run's recipe on ImageNet.
 
     Raises UsageError for what is neither.
     """
     if wanted is None:
-        published = [_read(name) for name in reference_names()]
         if len(record.checkpoint.get("classes", ())) != NUM_CLASSES:
             return None
-        return next((reference for reference in published if record.recipe.name in reference.recipes), None)
+        return published_reference(record.recipe.name)
     if wanted in reference_names():
         return _read(wanted)
     if RunDirectory(Path(wanted)).recipe_file.exists():

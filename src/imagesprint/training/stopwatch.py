@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from types import TracebackType
 
 import torch
 
@@ -39,3 +40,28 @@ class Stopwatch:
             return end.clock - start.clock
         milliseconds: float = start.event.elapsed_time(end.event)
         return milliseconds / 1000
+
+
+class Waits:
+    """Adds up how long a device stood still while the host was inside of `with`, without waiting for it.
+
+    On a GPU that is the time between two marks around what the host gave it before and gives it afterwards: where the
+    host came in time, nothing.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stopwatch = Stopwatch(device)
+        self._marks: list[Mark] = []
+
+    def __enter__(self) -> None:
+        self._marks.append(self._stopwatch.mark())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._marks.append(self._stopwatch.mark())
+
+    def take(self) -> float:
+        """Return the seconds since the last call. The device must have passed all marks."""
+        marks, self._marks = self._marks, []
+        return sum(self._stopwatch.seconds(start, end) for start, end in zip(marks[::2], marks[1::2], strict=True))

@@ -1,0 +1,149 @@
+"""`imagesprint doctor`."""
+
+import argparse
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imagesprint.cli.output import show, table
+from imagesprint.cli.parsing import Parser, add_compile_flag, add_device_flags, add_set_flag, add_verb
+from imagesprint.console import Console
+from imagesprint.errors import UsageError
+from imagesprint.runs.environment import is_main_rank
+from imagesprint.runs.processes import is_launcher, run_ranks
+
+if TYPE_CHECKING:
+    from imagesprint.measuring.doctor.check import Check
+    from imagesprint.recipes.recipe import Recipe
+
+EXAMPLES = """\
+  imagesprint doctor                       # this machine and installation; the run is to lie in this folder
+  imagesprint doctor --data ROOT           # also whether its shards fit the limit of open files
+  imagesprint doctor small --data ROOT     # measure each stage of this training: which is the narrowest?
+  imagesprint doctor minutes104 --data ROOT --processes 8
+  imagesprint doctor RUN                   # the same from a run's logs, also while it runs; and what costs it accuracy
+  imagesprint doctor RUN --data ROOT       # also by a look at the images that it was trained on"""
+
+DESCRIPTION = """\
+Say what is right and what is wrong here, and what to do about it. Without RECIPE or RUN: Python, PyTorch, devices,
+cores, memory, disk, decoder, packages, ranks and ports. With RECIPE and --data: which stage of that training is the
+narrowest on this machine, by how much, and what would help; each is measured alone and together with the others, which
+takes a minute or so. With RUN, the same from its logs, and what costs it accuracy, as docs/accuracy.md has it.
+Exits 3 where something will not work; a warning alone is no failure."""
+
+_WIDTH = 100
+_INDENT = 28  # of what follows status and name
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the verb."""
+    parser = add_verb(subparsers, "doctor", DESCRIPTION, EXAMPLES, run)
+    parser.add_argument(
+        "target",
+        nargs="?",
+        metavar="RECIPE|RUN",
+        help="a built-in's name or a .toml file, or the --output of a training",
+    )
+    parser.add_argument("--data", type=Path, metavar="ROOT", help="what is or was trained on")
+    add_device_flags(parser)
+    add_compile_flag(parser)
+    add_set_flag(parser)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Look; print what was found."""
+    from imagesprint.measuring.doctor.check import has_failed
+
+    if args.target is None:
+        value = _look_at_machine(args)
+    elif _is_run(Path(args.target)):
+        value = _look_at_run(Path(args.target), args.data)
+    else:
+        recipe = _recipe(args)
+        if is_launcher(args.processes):
+            return run_ranks(args.processes, args.words)
+        value = _measure(recipe, args, console)
+    if is_main_rank():
+        show(args, value, _as_text(value))
+    return 3 if has_failed(value["checks"]) else 0
+
+
+def _is_run(target: Path) -> bool:
+    """Whether that names a run: a folder, but for one that only happens to be called like a recipe."""
+    from imagesprint.recipes.library import builtin_names
+
+    return target.is_dir() and (str(target) not in builtin_names() or (target / "recipe.toml").exists())
+
+
+def _recipe(args: argparse.Namespace) -> "Recipe":
+    from imagesprint.recipes.library import load_recipe
+    from imagesprint.recipes.overrides import apply_overrides
+    from imagesprint.recipes.validation import check_world_size
+
+    recipe = apply_overrides(load_recipe(args.target), args.set)
+    if args.data is None:
+        raise UsageError(f"doctor {args.target}: there is no data to measure with", "add --data ROOT")
+    check_world_size(recipe, args.processes)
+    return recipe
+
+
+def _measure(recipe: "Recipe", args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    from imagesprint.measuring.limits.measuring_stages import diagnose_recipe  # imports torch
+
+    return diagnose_recipe(recipe, args.data, args.device, args.compile, console)
+
+
+def _look_at_machine(args: argparse.Namespace) -> dict[str, Any]:
+    from imagesprint.measuring.doctor.machine_checks import machine_checks
+
+    return {"checks": machine_checks(Path.cwd(), args.data), "bottleneck": None}
+
+
+def _look_at_run(run: Path, data: Path | None) -> dict[str, Any]:
+    from imagesprint.measuring.doctor.accuracy_checks import accuracy_checks  # imports torch
+    from imagesprint.measuring.limits.diagnosis import diagnose_run
+
+    value = diagnose_run(run, data)
+    return value | {"checks": value["checks"] + accuracy_checks(run, data)}
+
+
+def _as_text(value: Mapping[str, Any]) -> str:
+    checks: Sequence[Check] = value["checks"]
+    lines = [line for phase in value.get("phases", ()) for line in _stages(phase)]
+    lines += [line for check in checks for line in _lines(check)]
+    counts = {status: sum(check.status == status for check in checks) for status in ("failure", "warning")}
+    found = [f"{count} {status}{'' if count == 1 else 's'}" for status, count in counts.items() if count]
+    if value["bottleneck"] is not None:
+        found.insert(0, f"the narrowest is {value['bottleneck']}")
+    return "\n".join([*lines, "", ", ".join(found) if found else "all is well"])
+
+
+def _stages(phase: Mapping[str, Any]) -> list[str]:
+    """The stages of a phase, the narrowest first."""
+    ranks = f"{phase['world_size']} rank{'' if phase['world_size'] == 1 else 's'}"
+    head = (
+        f"phase {phase['phase']}: {phase['images_per_second']:,.0f} images/s by {ranks} with {phase['threads']} "
+        f"{phase['decoder']} decoding thread{'' if phase['threads'] == 1 else 's'}"
+    )
+    rows = [
+        [
+            limit["name"],
+            "" if limit["images_per_second"] is None else f"{limit['images_per_second']:,.0f}",
+            f"{1e3 * limit['seconds']:,.1f} ms",
+            f"{limit['gain']:+.0%}",
+        ]
+        for limit in phase["limits"]
+    ]
+    body = table(["stage", "images/s", "a step", "were it free*"], rows).splitlines()
+    return [head, *body, "* compute: were it twice as fast", ""]
+
+
+def _lines(check: "Check") -> list[str]:
+    """Status, name and detail, wrapped, and the hint below them."""
+    head = f"{check.status:<9}{check.name:<{_INDENT - 11}}  "
+    lines = textwrap.wrap(check.detail, _WIDTH, initial_indent=head, subsequent_indent=" " * _INDENT)
+    if check.hint:
+        arrow = " " * _INDENT + "→ "
+        lines += textwrap.wrap(check.hint, _WIDTH, initial_indent=arrow, subsequent_indent=" " * (_INDENT + 2))
+    return lines

@@ -1,0 +1,1 @@
+"""`doctor`: what is found of machine, installation and runs, and what to do about it."""

@@ -1,0 +1,172 @@
+"""Measures each stage of a recipe's training on this machine, alone and together with the others."""
+
+import itertools
+import math
+import statistics
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from imagesprint.console import Console
+from imagesprint.loading.loader import AHEAD, Loader
+from imagesprint.measuring.limits.diagnosis import diagnose
+from imagesprint.measuring.limits.run_figures import PhaseFigures, phase_figures
+from imagesprint.measuring.limits.setting import cores_here
+from imagesprint.measuring.step_timing import TimedTraining, distinct_shapes, shape_of
+from imagesprint.measuring.synthetic import synthetic_batches
+from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.schedule import Schedule
+from imagesprint.records.dataset import Root, open_root
+from imagesprint.runs.checkpoint_writer import CheckpointWriter, Written
+from imagesprint.runs.ranks import open_ranks
+from imagesprint.runs.snapshot import Snapshot
+from imagesprint.training.prefetch import on_device
+from imagesprint.training.stage_times import StageTimes
+from imagesprint.training.stopwatch import Stopwatch
+
+_SECONDS: Final = 2.0  # that the steps of one measurement are to last
+_FEWEST: Final = 3  # steps
+_MOST: Final = 30
+_REDUCTIONS: Final = 5
+_COPIED_AHEAD: Final = 2  # batches that `on_device` holds or has asked for beyond the one in use
+
+
+def diagnose_recipe(recipe: Recipe, data: Path, device: str, compilation: str, console: Console) -> dict[str, Any]:
+    """Return, on every rank, what `doctor RECIPE --data ROOT --json` prints: see `diagnose`. Each phase also has
+    `alone`: what its stages did by themselves.
+
+    Each shape of step is measured once, for the first phase that has it. For a moment a checkpoint lies in the present
+    folder, where checkpoints of every epoch are taken to be written. Raises the errors of `train`.
+    """
+    root = open_root(data)
+    with open_ranks(device) as ranks:
+        console = console if ranks.is_main else Console.silent()
+        measuring = _Measuring(TimedTraining(recipe, len(root.classes), ranks, compilation), root, console)
+        measured = [measuring.phase(phase) for phase in distinct_shapes(recipe)]
+        console.live(f"measured {len(measured)} shapes", last=True)
+        result = diagnose([figures for figures, _ in measured], recipe, root, cores_here())
+        for described, (_, alone) in zip(result["phases"], measured, strict=True):
+            described["alone"] = alone
+        return result | {"recipe": recipe.name, "data": root.path, **measuring.training.described()}
+
+
+class _Measuring:
+    """The stages of one recipe on one ROOT; every rank measures the same at the same time."""
+
+    def __init__(self, training: TimedTraining, root: Root, console: Console) -> None:
+        self.training, self._root, self._console = training, root, console
+        self._ranks, self._stopwatch = training.ranks, Stopwatch(training.ranks.device)
+        num_train = len(root.dataset(root.nearest(training.recipe.phases[0].source), "train"))
+        self._schedule = Schedule(training.recipe, num_train)
+
+    def phase(self, phase: Phase) -> tuple[PhaseFigures, dict[str, Any]]:
+        """Return the figures of a phase, and what its stages do alone."""
+        shown = f"{phase.image_size} px, batch {phase.batch_size}, micro-batch {phase.micro_batch}"
+        self._console.live(f"measuring  {shown}: steps on noise", last=True)
+        steps, undisturbed = self._steps_alone(phase)
+        self._console.live(f"measuring  {shown}: loading", last=True)
+        loaders = [self._loader_alone(phase, threads, steps) for threads in _thread_counts(self._ranks.threads)]
+        self._console.live(f"measuring  {shown}: all together", last=True)
+        together = self._together(phase, steps)
+        reduction, checkpoint = self._reduction_alone(), self._checkpoint_alone()
+        epoch = self._schedule.num_train // phase.batch_size  # steps
+        late = max(0.0, checkpoint["writing"] - epoch * together.figures.step)
+        figures = replace(
+            together.figures,
+            load=loaders[-1]["seconds"],
+            undisturbed=undisturbed,
+            checkpoint=(checkpoint["wait"] + late) / epoch,
+            checkpoint_writing=checkpoint["writing"] / epoch,
+        )
+        alone = {"step": undisturbed, "loaders": loaders, "reduction": reduction, "checkpoint": checkpoint}
+        return replace(together, steps=self._steps_of(phase), figures=figures), alone
+
+    def _steps_of(self, phase: Phase) -> int:
+        """The steps of all phases of that shape."""
+        bounds = zip(self.training.recipe.phases, self._schedule.bounds, strict=True)
+        return sum(end - start for each, (start, end) in bounds if shape_of(each) == shape_of(phase))
+
+    def _steps_alone(self, phase: Phase) -> tuple[int, float]:
+        """How many steps are to be measured, and the seconds of one where loading costs nothing."""
+        batches = on_device(synthetic_batches(phase, len(self._root.classes), self._ranks.device), self._ranks.device)
+        first = self.training.seconds(batches, phase, 1, 1)[0]
+        slowest = max(self._ranks.gather(math.ceil(1e6 * first))) / 1e6
+        steps = min(_MOST, max(_FEWEST, round(_SECONDS / slowest)))
+        return steps, statistics.median(self.training.seconds(batches, phase, steps, 0))
+
+    def _loader(self, phase: Phase, threads: int, steps: int) -> Loader:
+        recipe = replace(self.training.recipe, phases=(replace(phase, epochs=None, steps=(0, steps)),))
+        pin, ranks = self._ranks.device.type == "cuda", self._ranks
+        return Loader(self._root, recipe, ranks.rank, ranks.world_size, threads=threads, pin=pin)
+
+    def _lead(self, phase: Phase) -> int:
+        """Steps after which no batch is left that was loaded before the clock started."""
+        return math.ceil((AHEAD + _COPIED_AHEAD) * self._ranks.world_size / phase.micro_batches)
+
+    def _loader_alone(self, phase: Phase, threads: int, steps: int) -> dict[str, Any]:
+        """What `threads` of each rank load: seconds a step, and how they divide."""
+        lead = self._lead(phase) * phase.micro_batches // self._ranks.world_size
+        count = steps * phase.micro_batches // self._ranks.world_size
+        self._ranks.barrier()
+        with self._loader(phase, threads, self._lead(phase) + steps) as loader:
+            batches = iter(loader)
+            for _ in itertools.islice(batches, lead):
+                pass
+            seconds, stages = loader.load_seconds, loader.stages.copy()
+            for _ in itertools.islice(batches, count):
+                pass
+            seconds, stages = (loader.load_seconds - seconds) / steps, loader.stages - stages
+        read, crc, jpeg, resize = (stages / max(1, stages.sum())).tolist()
+        return {
+            "threads": threads,
+            "images_per_second": phase.batch_size / seconds,
+            "seconds": seconds,
+            "shares": {"read": read, "crc": crc, "jpeg": jpeg, "resize": resize},
+        }
+
+    def _together(self, phase: Phase, steps: int) -> PhaseFigures:
+        """What a window of training is made up of, as `train` logs it."""
+        ranks, training, lead = self._ranks, self.training, self._lead(phase)
+        with self._loader(phase, ranks.threads, lead + steps) as loader:
+            batches = on_device(iter(loader), ranks.device)
+            training.seconds(batches, phase, 0, lead)
+            stages, waited = StageTimes(loader, batches, training.step, ranks), loader.wait_seconds
+            stages.start_window()
+            seconds = sum(training.seconds(batches, phase, steps, 0))
+            row = {
+                "steps": steps,
+                "is_first": False,
+                "seconds": seconds,
+                "images_per_second": steps * phase.batch_size / seconds,
+                "data_wait": (loader.wait_seconds - waited) / seconds,
+                **stages.row(seconds),
+            }
+        return phase_figures(training.recipe.phases.index(phase), [row])
+
+    def _reduction_alone(self) -> float | None:
+        """Seconds of summing over the ranks what a step sums; None for one rank."""
+        if self._ranks.world_size == 1:
+            return None
+        self._ranks.barrier()
+        marks = [self._stopwatch.mark()]
+        for _ in range(_REDUCTIONS):
+            self.training.state.sums.reduce(self._ranks)
+            marks.append(self._stopwatch.mark())
+        self._stopwatch.wait()
+        return statistics.median(self._stopwatch.seconds(*pair) for pair in itertools.pairwise(marks))
+
+    def _checkpoint_alone(self) -> dict[str, float]:
+        """Seconds that training stands still for a checkpoint, and that writing it takes; on rank 0."""
+        state, written = self.training.state, list[Written]()
+        if self._ranks.is_main:
+            with tempfile.TemporaryDirectory(prefix="imagesprint-doctor-", dir=Path.cwd()) as folder:
+                snapshot = Snapshot(state.checkpoint_like(), self._ranks.device)
+                with CheckpointWriter(Path(folder), snapshot, written.append) as writer:
+                    writer.save(state.checkpoint(self._schedule.num_train, "", ""))
+        self._ranks.barrier()
+        return {"wait": sum(each.waited for each in written), "writing": sum(each.seconds for each in written)}
+
+
+def _thread_counts(most: int) -> list[int]:
+    return sorted({most, *(1 << power for power in range(most.bit_length()))})

@@ -1,0 +1,111 @@
+"""What a command's time went to, beside what was planned, and from both what is left."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from imagesprint.recipes.recipe import Recipe
+from imagesprint.runs.environment import command_age
+from imagesprint.training.cadence import Cadence
+from imagesprint.training.time_plan import TimePlan, Timetable
+
+
+class TimeKeeper:
+    """Keeps the time of a command that begins after step `start`. `plan` is None where nothing is known beforehand: the
+    first logged steps then make one.
+    """
+
+    def __init__(self, recipe: Recipe, cadence: Cadence, start: int, plan: TimePlan | None) -> None:
+        self.plan = plan
+        self._timetable = Timetable(cadence, start)
+        self._pixels = tuple(float(phase.batch_size * phase.image_size**2) for phase in recipe.phases)
+        self._start_up = 0.0
+        self._counts = [0] * len(recipe.phases)  # of logged steps
+        self._seconds = [0.0] * len(recipe.phases)  # that they took
+        self._evaluations: list[float] = []
+        self._checkpoints: list[float] = []
+
+    def begin(self) -> None:
+        """Note that the first step begins now."""
+        self._start_up = command_age() - sum(self._evaluations)
+
+    def steps(self, row: dict[str, Any]) -> bool:
+        """Count the steps of a row of metrics. Where there is no plan it makes one, and True is returned."""
+        self._counts[row["phase"]] += round(row["images_per_second"] * row["seconds"] / row["batch_size"])
+        self._seconds[row["phase"]] += row["seconds"]
+        if self.plan is not None:
+            return False
+        phase, count = row["phase"], self._counts[row["phase"]]
+        # Time is near enough proportional to pixels.
+        steps = tuple(row["seconds"] / count * pixels / self._pixels[phase] for pixels in self._pixels)
+        origin = f"estimated from the first {count} steps, without evaluations and checkpoints"
+        self.plan = TimePlan(self._start_up, steps, 0.0, 0.0, (), origin)
+        return True
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Count what is done inside as an evaluation."""
+        began = time.monotonic()
+        yield
+        self._evaluations.append(time.monotonic() - began)
+
+    @contextmanager
+    def checkpoint(self) -> Iterator[None]:
+        """Count what is done inside as the time that training waits for a checkpoint."""
+        began = time.monotonic()
+        yield
+        self._checkpoints.append(time.monotonic() - began)
+
+    def planned(self) -> float:
+        """Return the seconds that the whole command is planned to take."""
+        assert self.plan is not None
+        return self.plan.start_up + self.plan.seconds(self._timetable.whole())
+
+    def left(self, step: int) -> float | None:
+        """Return the seconds that are left after `step`, as they went so far; None where nothing is known yet."""
+        return None if self.plan is None else self._revised(self.plan).seconds(self._timetable.after(step))
+
+    def _revised(self, plan: TimePlan) -> TimePlan:
+        """The plan with what was measured meanwhile; phases to come are off by as much as those that came were."""
+        planned = sum(count * seconds for count, seconds in zip(self._counts, plan.steps, strict=True))
+        factor = sum(self._seconds) / planned if planned else 1.0
+        measured = zip(self._counts, self._seconds, plan.steps, strict=True)
+        steps = tuple(seconds / count if count else factor * before for count, seconds, before in measured)
+        return replace(
+            plan,
+            steps=steps,
+            evaluation=_mean(self._evaluations, plan.evaluation),
+            checkpoint=_mean(self._checkpoints, plan.checkpoint),
+        )
+
+    def comparison(self) -> dict[str, Any] | None:
+        """Return the plan beside what the command took so far, as result.json has it; None where there is no plan.
+
+        `seconds` and `planned_seconds` of the whole and of each of `parts`: start-up, each phase, evaluations,
+        checkpoints, and the rest, which is not planned.
+        """
+        plan = self.plan
+        if plan is None:
+            return None
+        work, took = self._timetable.whole(), command_age()
+        parts = [_part("start-up", 1, plan.start_up, self._start_up)]
+        for phase, (count, seconds) in enumerate(zip(work.steps, self._seconds, strict=True)):
+            if count:
+                parts.append(_part(f"phase {phase}", count, count * plan.steps[phase], seconds))
+        for name, count, each, spent in (
+            ("evaluations", work.evaluations, plan.evaluation, self._evaluations),
+            ("checkpoints", work.checkpoints, plan.checkpoint, self._checkpoints),
+        ):
+            parts.append(_part(name, count, count * each, sum(spent)))
+        parts.append(_part("rest", 1, 0.0, max(0.0, took - sum(part["seconds"] for part in parts))))
+        return {"origin": plan.origin, "planned_seconds": self.planned(), "seconds": took, "parts": parts}
+
+
+def _part(name: str, count: int, planned: float, seconds: float) -> dict[str, Any]:
+    return {"part": name, "count": count, "planned_seconds": planned, "seconds": seconds}
+
+
+def _mean(measured: list[float], otherwise: float) -> float:
+    return sum(measured) / len(measured) if measured else otherwise

@@ -13,7 +13,6 @@ from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import Loader
 from imagesprint.measuring.machine import processor, versions
 from imagesprint.measuring.step_parts import time_parts
-from imagesprint.measuring.stopwatch import Stopwatch
 from imagesprint.model.batch_norm import fuse_batch_norms
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.validation import check_world_size

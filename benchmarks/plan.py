@@ -33,7 +33,7 @@ from imagesprint.records.dataset import open_root
 MAX_TOTAL = 0.15
 MAX_LOADING = 0.10
 ROUNDS = 5
-PASS_SECONDS = 2.0
+PASS_SECONDS = 0.5
 
 
 def pair(recipe: str, data: Path, overrides: list[str], folder: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The arithmetic of a plan, and of what becomes of it on the way."""
 
+import time
+
 import pytest
 
 from imagesprint.recipes.recipe import Phase, Recipe
@@ -41,7 +43,7 @@ def test_work_of_a_command_that_goes_on() -> None:
 
 
 def test_time_left_follows_what_was_measured() -> None:
-    keeper = TimeKeeper(RECIPE, CADENCE, 0, PLAN)
+    keeper = TimeKeeper(RECIPE, CADENCE, 0, PLAN, time.monotonic())
     assert keeper.planned() == 5 + 39 + 24 + 30 + 2.5
     assert keeper.left(0) == 39 + 24 + 30 + 2.5
     assert not keeper.steps(row(0, 10, seconds=20.0))  # twice as long as planned
@@ -53,7 +55,7 @@ def test_time_left_follows_what_was_measured() -> None:
 
 
 def test_without_a_plan_the_first_steps_make_one() -> None:
-    keeper = TimeKeeper(RECIPE, CADENCE, 0, None)
+    keeper = TimeKeeper(RECIPE, CADENCE, 0, None, time.monotonic())
     assert keeper.left(0) is None
     assert keeper.comparison() is None
     assert keeper.steps(row(0, 10, seconds=5.0))
@@ -62,7 +64,7 @@ def test_without_a_plan_the_first_steps_make_one() -> None:
 
 
 def test_comparison() -> None:
-    keeper = TimeKeeper(RECIPE, CADENCE, 0, PLAN)
+    keeper = TimeKeeper(RECIPE, CADENCE, 0, PLAN, time.monotonic())
     keeper.steps(row(0, 39, seconds=40.0))
     keeper.steps(row(1, 12, seconds=30.0))
     compared = keeper.comparison()

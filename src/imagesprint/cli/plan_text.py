@@ -10,73 +10,91 @@ from imagesprint.console import duration
 
 def plan_text(result: Mapping[str, Any]) -> str:
     """Return the result of `plan`."""
-    ranks, checkpoints = result["ranks"], result["checkpoints"]
-    total = f"in all      {duration(result['total_seconds'])} ({result['total_seconds']:,.0f} s)"
-    if "cost" in result:
-        total += f", {result['cost']:,.2f} at {result['price_per_hour']:,.2f} an hour"
+    is_measured = result["calibration"] is not None
+    plural = "s" if result["ranks"] > 1 else ""
+    machine = f"{result['ranks']} × {result['machine']}"
+    if is_measured:
+        machine = f"{result['ranks']} rank{plural} of this machine: {result['machine']}"
     lines = [
         f"{result['recipe']}: {result['model']}, {result['epochs']:g} epochs of {result['num_train']:,} images",
-        f"on {ranks} × {result['machine']}" if result["calibration"] is None else _machine(result),
+        f"on {machine}",
         "",
-        _phases(result),
+        _phases(result["phases"]),
         "",
-        f"checkpoints {checkpoints['count']:,} of {_size(checkpoints['bytes'])}: "
-        f"{_size(checkpoints['bytes_on_disk'])} on the disk if all are kept",
-        total,
+        *(_besides(result) if is_measured else ()),
+        _disk(result["checkpoints"]),
+        _total(result),
+        *_reached(result),
+        *(_calibration(result["calibration"]) if is_measured else _sources(result)),
     ]
+    return "\n".join(lines)
+
+
+def _phases(phases: list[Mapping[str, Any]]) -> str:
+    header = ["phase", "steps", "images", "px", "batch", "images/s", "time", "limited by"]
+    rows: list[list[object]] = [
+        [
+            index,
+            *(row[key] for key in ("steps", "images", "image_size", "batch_size")),
+            rate(row["images_per_second"]),
+            duration(row["seconds"]),
+            row["limited_by"],
+            *([round(row["memory"] / 1e9, 2)] if "memory" in row else ["derived" if row["derived"] else "published"]),
+        ]
+        for index, row in enumerate(phases)
+    ]
+    return table([*header, "memory, GB" if "memory" in phases[0] else "speed"], rows)
+
+
+def _besides(result: Mapping[str, Any]) -> list[str]:
+    """What a calibration knows beside the phases."""
+    lines = [f"start-up    {result['start_up_seconds']:.1f} s"]
+    for key in ("evaluations", "checkpoints"):
+        count, seconds = result[key]["count"], result[key]["seconds"]
+        lines.append(f"{key} {count:,} of {seconds / count:.2f} s: {duration(seconds)}")
+    return lines
+
+
+def _disk(checkpoints: Mapping[str, Any]) -> str:
+    each, together = (_size(checkpoints[key]) for key in ("bytes", "bytes_on_disk"))
+    return f"disk        {checkpoints['count']:,} checkpoints of {each}: {together} if all are kept"
+
+
+def _total(result: Mapping[str, Any]) -> str:
+    text = f"in all      {duration(result['total_seconds'])} ({result['total_seconds']:,.0f} s)"
+    if "cost" in result:
+        text += f", {result['cost']:,.2f} at {result['price_per_hour']:,.2f} an hour"
+    return text
+
+
+def _reached(result: Mapping[str, Any]) -> list[str]:
+    """When the reference's accuracies are."""
+    lines = []
     for point in result["accuracies"]:
         top5 = f", top-5 {point['top5']:g}%" if "top5" in point else ""
         after = duration(point["seconds"])
         lines.append(f"reference   {result['reference']}: top-1 {point['top1']:g}%{top5} after {after}")
-    return "\n".join([*lines, *_sources(result)])
+    return lines
 
 
-def _machine(result: Mapping[str, Any]) -> str:
-    plural = "s" if result["ranks"] > 1 else ""
-    return f"on {result['ranks']} rank{plural} of this machine: {result['machine']}"
-
-
-def _phases(result: Mapping[str, Any]) -> str:
-    rows: list[list[object]] = []
-    for index, row in enumerate(result["phases"]):
-        memory = row.get("memory")
-        rows.append(
-            [
-                f"phase {index}",
-                *(f"{row[key]:,}" for key in ("steps", "images", "image_size", "batch_size")),
-                f"{rate(row['images_per_second']):,}{'*' if row.get('derived') else ''}",
-                duration(row["seconds"]),
-                row["limited_by"],
-                "" if memory is None else f"{memory / 1e9:.2f}",
-            ]
-        )
-    if "evaluations" not in result["not_included"]:
-        rows.append(_other("start-up", "", result["start_up_seconds"]))
-        rows += [_other(key, result[key]["count"], result[key]["seconds"]) for key in ("evaluations", "checkpoints")]
-    return table(["", "steps", "images", "px", "batch", "images/s", "time", "limited by", "GB"], rows)
-
-
-def _other(name: str, count: object, seconds: float) -> list[object]:
-    return [name, f"{count}", "", "", "", "", duration(seconds), "", ""]
+def _calibration(calibration: Mapping[str, Any]) -> list[str]:
+    if calibration["is_new"]:
+        return ["speeds      measured just now, and kept in", f"            {calibration['file']}"]
+    made = f"speeds      measured on {calibration['made']}; to measure again, delete"
+    return [made, f"            {calibration['file']}"]
 
 
 def _sources(result: Mapping[str, Any]) -> list[str]:
-    calibration = result["calibration"]
-    if calibration is not None:
-        if calibration["is_new"]:
-            return [f"speeds      measured just now, kept in {calibration['file']}"]
-        return [
-            f"speeds      measured on {calibration['made']}, kept in {calibration['file']}",
-            "            delete that file to measure again",
-        ]
-    lines = []
-    for source, derived in dict.fromkeys((row["source"], row["derived"]) for row in result["phases"]):
+    lines: list[str] = []
+    for source in dict.fromkeys(row["source"] for row in result["phases"]):
+        rows = [(index, row["derived"]) for index, row in enumerate(result["phases"]) if row["source"] == source]
         lines.append(f"speeds      {source}")
-        if derived:
-            lines.append(f"            * derived from it: {derived}")
-    lines.append("limits      assumed, not measured")
-    lines.append(f"not in it   {', '.join(result['not_included'])}: nobody published what they take")
-    return lines
+        lines += [f"            derived for phase {index}: {derived}" for index, derived in rows if derived]
+    return [
+        *lines,
+        "limits      assumed: those who publish speeds feed their GPUs fast enough",
+        f"not in it   {', '.join(result['not_included'])}: nobody published what they take",
+    ]
 
 
 def _size(num_bytes: float) -> str:

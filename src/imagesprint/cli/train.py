@@ -11,7 +11,7 @@ from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.overrides import apply_overrides
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.validation import check_world_size
-from imagesprint.runs.environment import is_main_rank
+from imagesprint.runs.environment import command_age, is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     options = TrainingOptions(
         args.device, args.resume, args.checkpoint_every, args.stop_after, keep, args.rank_timeout, args.compile
     )
-    result = train(recipe, args.data, args.output, options, console, known_plan)
+    result = train(recipe, args.data, args.output, options, console, known_plan, command_age())
     if is_main_rank():
         show(args, result, summary(args.output, result))
     return 0

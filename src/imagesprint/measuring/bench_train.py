@@ -6,8 +6,7 @@ from typing import Any, Final
 
 from imagesprint.console import Console
 from imagesprint.images.decoders import decoder_name
-from imagesprint.loading.loader import AHEAD
-from imagesprint.measuring.step_timing import TimedTraining, distinct_shapes, training_loader
+from imagesprint.measuring.step_timing import TimedTraining, distinct_shapes, steps_ahead, training_loader
 from imagesprint.measuring.synthetic import synthetic_batches
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.records.dataset import Root, open_root
@@ -16,7 +15,6 @@ from imagesprint.training.prefetch import on_device
 
 STEPS: Final = 10
 ROUNDS: Final = 3
-COPIED_AHEAD: Final = 2  # batches that `on_device` holds or has asked for beyond the one in use
 
 
 def bench_train(
@@ -49,8 +47,7 @@ def bench_train(
 
 def _measure(training: TimedTraining, phase: Phase, root: Root, steps: int) -> dict[str, Any]:
     ranks, compile_seconds = training.ranks, training.compile(phase)
-    # After the other's turn the loader has batches ready: as many are used up before its clock starts.
-    lead = -(-(AHEAD + COPIED_AHEAD) * ranks.world_size // phase.micro_batches)
+    lead = steps_ahead(phase, ranks.world_size)
     synthetic = on_device(synthetic_batches(phase, len(root.classes), ranks.device), ranks.device)
     loaded, noise, waits = [], [], []
     with training_loader(training, phase, root, ROUNDS * (lead + steps)) as loader:

@@ -7,8 +7,10 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 import torch
@@ -19,7 +21,7 @@ from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import EvaluationLoader
 from imagesprint.measuring.loading_cost import LoadingCost, measure_loading
 from imagesprint.measuring.memory import peak_memory, start_peak
-from imagesprint.measuring.step_timing import TimedTraining, shape_of, training_loader
+from imagesprint.measuring.step_timing import TimedTraining, shape_of, steps_ahead, training_loader
 from imagesprint.measuring.synthetic import synthetic_batches
 from imagesprint.model.building import build_model
 from imagesprint.model.weights import TrainedModel
@@ -32,11 +34,10 @@ from imagesprint.runs.snapshot import Snapshot
 from imagesprint.training.prefetch import on_device
 from imagesprint.training.stopwatch import Stopwatch
 
-STEP_SECONDS: Final = 5.0  # of steps of each shape that are measured, with the loader at work; of noise half of it
-EVALUATION_SECONDS: Final = 5.0
-_LEAD: Final = 2  # steps before: the first is slow, and the loader gets ahead
-_FEWEST: Final = 2  # steps that are measured however long they take
-_MOST: Final = 100
+ROUNDS: Final = 3  # over which kinds of steps and an evaluation take turns: what disturbs one seldom hits all
+STEP_SECONDS: Final = 5.0  # of steps of each kind that are measured, over all rounds
+EVALUATION_SECONDS: Final = 3.0
+_MOST: Final = 100  # steps at a time
 _ENDLESS: Final = 1_000_000  # steps that the loader is ready to go on for
 
 
@@ -89,17 +90,23 @@ def calibrate(recipe: Recipe, root: Root, ranks: Ranks, compilation: str, consol
     training = TimedTraining(recipe, len(root.classes), ranks, compilation)
     training.step.prepare(recipe.phases)
     start_up = command_age()
-    measured: dict[object, StepTime] = {}
-    for phase in recipe.phases:
-        if _kind(phase) not in measured:
-            console.live(f"measuring   steps of {phase.image_size} px, batch {phase.batch_size}")
-            measured[_kind(phase)] = _step_time(training, phase, root)
-    console.live("measuring   an evaluation and a checkpoint")
-    evaluation = _evaluation(training, root)
+    kinds: dict[object, _StepTimer] = {}
+    evaluations = []
+    with ExitStack() as stack:
+        for phase in recipe.phases:
+            if _kind(phase) not in kinds:
+                console.live(f"measuring   {phase.image_size} px, batch {phase.batch_size}")
+                kinds[_kind(phase)] = _StepTimer(training, phase, root, stack)
+        for number in range(1, ROUNDS + 1):
+            console.live(f"measuring   round {number}/{ROUNDS}")
+            for timer in kinds.values():
+                timer.take_turn()
+            evaluations.append(_evaluation(training, root))
+        measured = {kind: timer.result() for kind, timer in kinds.items()}
     checkpoint, size = _checkpoint(training)
     console.live(f"measured    {len(measured)} kinds of steps, an evaluation and a checkpoint", last=True)
     steps = tuple(measured[_kind(phase)] for phase in recipe.phases)
-    return Calibration(start_up, steps, evaluation, checkpoint, size)
+    return Calibration(start_up, steps, median(evaluations), checkpoint, size)
 
 
 def _kind(phase: Phase) -> object:
@@ -107,43 +114,58 @@ def _kind(phase: Phase) -> object:
     return shape_of(phase), phase.source, phase.min_area
 
 
-def _step_time(training: TimedTraining, phase: Phase, root: Root) -> StepTime:
-    ranks, device = training.ranks, training.ranks.device
-    whole = phase.micro_batches // ranks.world_size  # micro-batches of a step on each rank
-    few = replace(phase, batch_size=phase.micro_batch * ranks.world_size)
-    with training_loader(training, few, root, _ENDLESS) as loader:
-        batches = on_device(iter(loader), device)
+class _StepTimer:
+    """Measures steps of one kind, in turns with others. Where a whole step takes longer than there is time for, its
+    micro-batches are measured one by one. The loader is closed with `stack`.
+    """
+
+    def __init__(self, training: TimedTraining, phase: Phase, root: Root, stack: ExitStack) -> None:
+        self._training, self._phase, self._root = training, phase, root
+        ranks, device = training.ranks, training.ranks.device
         start_peak(device)
-        first, following = training.seconds(batches, few, 2, 0)
-    # Where a whole step takes longer than there is time for, its micro-batches are measured one by one.
-    measured = few if _agreed(ranks, whole * following) > STEP_SECONDS else phase
-    steps = whole if measured is few else 1
-    with training_loader(training, measured, root, _ENDLESS) as loader:
-        step = _mean_step(training, on_device(iter(loader), device), measured, STEP_SECONDS)
-        cost = measure_loading(loader, phase.micro_batch, phase.image_size)
-    peak = peak_memory(device)
-    noise = on_device(synthetic_batches(phase, len(root.classes), device), device)
-    alone = _mean_step(training, noise, measured, STEP_SECONDS / 2)
-    reduction = training.eager_parts(noise, few, 1)["reduction"] if ranks.world_size > 1 else 0.0
-    copy = _copy(phase, device)
-    images = phase.batch_size // ranks.world_size
-    return StepTime(
-        step=steps * step,
-        first=max(0.0, first - following),
-        loading=images / cost.images_per_second(ranks.threads),
-        copy=whole * copy,
-        compute=max(0.0, steps * alone - reduction - whole * copy),
-        reduction=reduction,
-        loading_cost=cost,
-        peak_memory=peak,
-    )
+        few = replace(phase, batch_size=phase.micro_batch * ranks.world_size)
+        with training_loader(training, few, root, _ENDLESS) as loader:
+            first, *_, following = training.seconds(on_device(iter(loader), device), few, 3, 0)
+        self._first = max(0.0, first - following)
+        passes = phase.micro_batches // ranks.world_size
+        self._measured = phase if _agreed(ranks, passes * following) <= STEP_SECONDS else few
+        self._in_step = phase.batch_size // self._measured.batch_size
+        loader = stack.enter_context(training_loader(training, self._measured, root, _ENDLESS))
+        self._batches = on_device(iter(loader), device)
+        self._seconds: list[float] = []
 
+    def take_turn(self) -> None:
+        """Measure as many steps as there is time for in a round, after those that the loader had ready."""
+        self._seconds.append(self._mean(self._batches, STEP_SECONDS / ROUNDS))
 
-def _mean_step(training: TimedTraining, batches: Iterator[Batch], phase: Phase, budget: float) -> float:
-    """The mean seconds of as many steps as there is time for, after some that do not count."""
-    lead = training.seconds(batches, phase, _LEAD, 0)
-    count = min(_MOST, max(_FEWEST, math.ceil(budget / _agreed(training.ranks, lead[-1]))))
-    return sum(training.seconds(batches, phase, count, 0)) / count
+    def _mean(self, batches: Iterator[Batch], budget: float) -> float:
+        """The mean seconds of a step as it is measured."""
+        ranks = self._training.ranks
+        lead = self._training.seconds(batches, self._measured, steps_ahead(self._measured, ranks.world_size), 0)
+        count = min(_MOST, math.ceil(budget / _agreed(ranks, lead[-1])))
+        return sum(self._training.seconds(batches, self._measured, count, 0)) / count
+
+    def result(self) -> StepTime:
+        """Measure what is missing, and return all."""
+        phase, ranks, device = self._phase, self._training.ranks, self._training.ranks.device
+        peak = peak_memory(device)
+        noise = on_device(synthetic_batches(phase, len(self._root.classes), device), device)
+        alone = self._in_step * self._mean(noise, STEP_SECONDS / ROUNDS)
+        few = replace(phase, batch_size=phase.micro_batch * ranks.world_size)
+        reduction = self._training.eager_parts(noise, few, 1)["reduction"] if ranks.world_size > 1 else 0.0
+        copy = phase.micro_batches // ranks.world_size * _copy(phase, device)
+        with training_loader(self._training, phase, self._root, _ENDLESS) as loader:
+            cost = measure_loading(loader, phase.micro_batch, phase.image_size)
+        return StepTime(
+            step=self._in_step * median(self._seconds),
+            first=self._first,
+            loading=phase.batch_size // ranks.world_size / cost.images_per_second(ranks.threads),
+            copy=copy,
+            compute=max(0.0, alone - reduction - copy),
+            reduction=reduction,
+            loading_cost=cost,
+            peak_memory=peak,
+        )
 
 
 def _agreed(ranks: Ranks, seconds: float) -> float:
@@ -186,7 +208,7 @@ def _evaluation(training: TimedTraining, root: Root) -> float:
             judge(model, [batch], table)
             table.sum().item()  # waits for the device
             ends.append(time.perf_counter() - began)
-            if ends[-1] > EVALUATION_SECONDS and len(ends) > 1:
+            if ends[-1] > EVALUATION_SECONDS / ROUNDS and len(ends) > 1:
                 break
     if len(ends) == batches or len(ends) < 2:
         return ends[-1] if ends else 0.0

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 
 from imagesprint.loading.batch import Batch
-from imagesprint.loading.loader import Loader
+from imagesprint.loading.loader import AHEAD, Loader
 from imagesprint.measuring.machine import processor, versions
 from imagesprint.measuring.step_parts import time_parts
 from imagesprint.model.batch_norm import fuse_batch_norms
@@ -24,6 +24,7 @@ from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep
 from imagesprint.training.stopwatch import Stopwatch
 
+_COPIED_AHEAD: Final = 2  # batches that `on_device` holds or has asked for beyond the one in use
 _LR: Final = 1e-3  # weights move, but no loss can become infinite: not-a-numbers are computed at another speed
 
 
@@ -98,6 +99,11 @@ def training_loader(training: TimedTraining, phase: Phase, root: Root, steps: in
     recipe, ranks = replace(training.recipe, phases=(replace(phase, epochs=None, steps=(0, steps)),)), training.ranks
     pin = ranks.device.type == "cuda"
     return Loader(root, recipe, ranks.rank, ranks.world_size, threads=ranks.threads, pin=pin)
+
+
+def steps_ahead(phase: Phase, world_size: int) -> int:
+    """Return how many steps' batches a loader may have ready after another's turn: its clock starts after them."""
+    return -(-(AHEAD + _COPIED_AHEAD) * world_size // phase.micro_batches)
 
 
 def distinct_shapes(recipe: Recipe) -> list[Phase]:

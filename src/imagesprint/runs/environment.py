@@ -12,6 +12,7 @@ from imagesprint.errors import RankError
 LAUNCHER_VARIABLE = "IMAGESPRINT_LAUNCHER"  # process id of the launcher, for the ranks of --processes
 STORE_VARIABLE = "IMAGESPRINT_STORE"  # the file over which they find each other
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LOADED = time.monotonic()
 _START = "start the ranks with --processes or torchrun"
 
 
@@ -80,12 +81,12 @@ def die_with_launcher() -> None:
 def command_age() -> float:
     """Return the seconds since this command began: the launcher of `--processes`, where this is one of its ranks.
 
-    On Linux alone; elsewhere 0.
+    Where that cannot be seen (not Linux), since the command line was first read.
     """
     process = os.environ.get(LAUNCHER_VARIABLE, "self")
     try:
         fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return 0.0
+        return time.monotonic() - _LOADED
     began = int(fields.rpartition(")")[2].split()[19])  # proc(5): field 22, counted from behind the name in brackets
     return time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK")

@@ -63,8 +63,9 @@ def show_plan(console: Console, keeper: TimeKeeper) -> None:
     if plan is None:
         console.line("plan        not known: `imagesprint plan` measures it; the first steps will give an estimate")
         return
-    limits = ", ".join(f"phase {index} by {limit}" for index, limit in enumerate(plan.limits))
-    console.line(f"plan        {duration(keeper.planned())} in all{', limited in ' if limits else ''}{limits}")
+    limits = plan.limits if len(set(plan.limits)) > 1 else plan.limits[:1]
+    by = f"; its phases are limited by {', '.join(limits)}" if limits else ""
+    console.line(f"plan        {duration(keeper.planned())} in all{by}")
     console.line(f"            {plan.origin}")
 
 

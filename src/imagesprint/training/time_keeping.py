@@ -7,18 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 from imagesprint.recipes.recipe import Recipe
-from imagesprint.runs.environment import command_age
 from imagesprint.training.cadence import Cadence
 from imagesprint.training.time_plan import TimePlan, Timetable
 
 
 class TimeKeeper:
-    """Keeps the time of a command that begins after step `start`. `plan` is None where nothing is known beforehand: the
-    first logged steps then make one.
+    """Keeps the time of a command that goes on from step `start`. `plan` is None where nothing is known beforehand: the
+    first logged steps then make one. `began` is when the command did, by time.monotonic().
     """
 
-    def __init__(self, recipe: Recipe, cadence: Cadence, start: int, plan: TimePlan | None) -> None:
+    def __init__(self, recipe: Recipe, cadence: Cadence, start: int, plan: TimePlan | None, began: float) -> None:
         self.plan = plan
+        self._began = began
         self._timetable = Timetable(cadence, start)
         self._pixels = tuple(float(phase.batch_size * phase.image_size**2) for phase in recipe.phases)
         self._start_up = 0.0
@@ -29,7 +29,7 @@ class TimeKeeper:
 
     def begin(self) -> None:
         """Note that the first step begins now."""
-        self._start_up = command_age() - sum(self._evaluations)
+        self._start_up = time.monotonic() - self._began - sum(self._evaluations)
 
     def steps(self, row: dict[str, Any]) -> bool:
         """Count the steps of a row of metrics. Where there is no plan it makes one, and True is returned."""
@@ -81,15 +81,15 @@ class TimeKeeper:
         )
 
     def comparison(self) -> dict[str, Any] | None:
-        """Return the plan beside what the command took so far, as result.json has it; None where there is no plan.
+        """Return the plan beside what the command took so far, as result.json has it; None where no step was logged.
 
         `seconds` and `planned_seconds` of the whole and of each of `parts`: start-up, each phase, evaluations,
         checkpoints, and the rest, which is not planned.
         """
         plan = self.plan
-        if plan is None:
+        if plan is None or not any(self._counts):
             return None
-        work, took = self._timetable.whole(), command_age()
+        work, took = self._timetable.whole(), time.monotonic() - self._began
         parts = [_part("start-up", 1, plan.start_up, self._start_up)]
         for phase, (count, seconds) in enumerate(zip(work.steps, self._seconds, strict=True)):
             if count:

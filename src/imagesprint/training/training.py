@@ -75,15 +75,18 @@ def train(
     options: TrainingOptions,
     console: Console,
     planner: Planner | None = None,
+    elapsed: float = 0.0,
 ) -> dict[str, Any]:
     """Train `recipe` on the root `data` into the run directory `output`, or go on where it stopped.
 
     Returns, on every rank, what `train --json` prints: steps, epochs, images_per_second, wall_seconds, compile_seconds
     (on top of the former), bad_records, overflows, interruptions, top1, top5, loss and checkpoint, of the whole run;
     top1, top5 and loss are None where the last step was not evaluated. `plan` compares this command's time with what
-    `planner`, asked on rank 0 alone, said of it (`TimeKeeper.comparison`). Raises the errors of errors.py; what was
-    written before stays usable. SIGINT, SIGTERM and SIGUSR1 end it with a StoppedError, after a checkpoint.
+    `planner`, asked on rank 0 alone, said of it (`TimeKeeper.comparison`); `elapsed` are the seconds that the command
+    took before this call. Raises the errors of errors.py; what was written before stays usable. SIGINT, SIGTERM and
+    SIGUSR1 end it with a StoppedError, after a checkpoint.
     """
+    began = time.monotonic() - elapsed
     root = open_root(data)
     with open_ranks(options.device, options.rank_timeout) as ranks, ExitStack() as stack:
         check_world_size(recipe, ranks.world_size)
@@ -101,27 +104,20 @@ def train(
         plan = None
         if planner is not None and ranks.is_main:
             plan = planner(recipe, root, ranks, wants_compiled(options.compile, ranks.device))
-        training = _Training(recipe, root, run, options, ranks, console, plan)
+        training = _Training(recipe, root, run, options, ranks, console)
         if ranks.is_main:
             stack.enter_context(run_lock(output))
             create_run(run, recipe)
             stack.enter_context(run_log(run.log_file, console))
         stack.enter_context(failure_log(run.log_file, ranks.rank))
-        return training.run()
+        return training.run(plan, began)
 
 
 class _Training:
     """One command's share of a run."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        root: Root,
-        run: RunDirectory,
-        options: TrainingOptions,
-        ranks: Ranks,
-        console: Console,
-        plan: TimePlan | None,
+        self, recipe: Recipe, root: Root, run: RunDirectory, options: TrainingOptions, ranks: Ranks, console: Console
     ) -> None:
         self._recipe, self._root, self._run, self._ranks, self._console = recipe, root, run, ranks, console
         self._options = options
@@ -137,17 +133,16 @@ class _Training:
         self._keep, self._history = options.keep, History(run)
         self._logs: RunLogs | None = None  # these two are those of rank 0
         self._checkpoints: Checkpoints | None = None
-        self._plan = plan
         self._fallbacks = 0  # images that the native decoder left to Pillow in this command, on all ranks
         self._began = time.monotonic()
 
-    def run(self) -> dict[str, Any]:
-        """Train to the end of this command; returns the result."""
+    def run(self, plan: TimePlan | None, began: float) -> dict[str, Any]:
+        """Train to the end of this command, which `began` at that time of time.monotonic(); returns the result."""
         show_recipe(self._console, self._recipe, self._schedule, self._ranks.world_size)
         show_ranks(self._console, self._ranks)
         self._console.line(f"decoder     {describe_decoder()}")
         self._start_or_resume()
-        self._time = TimeKeeper(self._recipe, self._cadence, self._state.step, self._plan)
+        self._time = TimeKeeper(self._recipe, self._cadence, self._state.step, plan, began)
         if self._ranks.is_main:
             self._history.begin(self._state.step)
         try:

@@ -138,4 +138,4 @@ def test_a_recipe_without_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "small"]) == 2
     assert "error: doctor small: there is no data to measure with\nhint: add --data ROOT" in capsys.readouterr().err
     assert main(["doctor", "smal", "--data", "none"]) == 2
-    assert "did you mean 'small'?" in capsys.readouterr().err
+    assert "did you mean small?" in capsys.readouterr().err

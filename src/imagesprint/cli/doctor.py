@@ -64,8 +64,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if is_launcher(args.processes):
             return run_ranks(args.processes, args.words)
         value = _measure(recipe, args, console)
-    if is_main_rank():
-        show(args, value, _as_text(value))
+        if not is_main_rank():
+            return 0
+    show(args, value, _as_text(value))
     return 3 if has_failed(value["checks"]) else 0
 
 

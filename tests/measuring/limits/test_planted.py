@@ -45,10 +45,10 @@ def large_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("large")
     for name, photo in zip(("china", "flower"), load_sample_images().images, strict=True):
         image = Image.fromarray(photo).resize((2560, 1708))
-        for split, count in (("train", 2), ("val", 1)):
+        for split, turns in (("train", (0, 1)), ("val", (2,))):
             (folder / "photos" / split / name).mkdir(parents=True)
-            for number in range(count):
-                image.rotate(number).save(folder / "photos" / split / name / f"{number}.jpg", quality=90)
+            for turn in turns:
+                image.rotate(turn).save(folder / "photos" / split / name / f"{turn}.jpg", quality=90)
     prepare(folder / "photos", folder / "root", variants=("full",), workers=1, console=QUIET)
     return folder / "root"
 

@@ -47,7 +47,7 @@ ims_status resizer_begin(resizer *resizer, const resize_geometry *geometry, uint
     if (resize_axis_plan(&resizer->horizontal, g->width, g->out_width, g->antialias, g->flip) != IMS_OK) return IMS_MEMORY;
     if (resize_axis_plan(&resizer->vertical, g->height, g->out_height, g->antialias, 0) != IMS_OK) return IMS_MEMORY;
     if (resizer->kernels->spread) resizer->kernels->spread(&resizer->horizontal);
-    resizer->stride = (((size_t)g->out_width + 3) * 3 + 16 + 31) & ~(size_t)31;
+    resizer->stride = ((size_t)g->out_width * 3 + ACROSS_PADDING + 31) & ~(size_t)31;
     size_t taps = (size_t)resizer->vertical.taps;
     if (buffer_reserve(&resizer->ring, taps * resizer->stride) != IMS_OK) return IMS_MEMORY;
     if (buffer_reserve(&resizer->rows, taps * sizeof(uint8_t *)) != IMS_OK) return IMS_MEMORY;

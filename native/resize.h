@@ -10,25 +10,27 @@
 #include "buffer.h"
 
 #define WEIGHT_BITS 15
+#define RESIZE_GROUP 8 /* output pixels that a kernel may do at a time */
 #define ROW_PADDING 32 /* bytes behind a row that a resizer may read: two pixels' loads of 16 bytes */
+#define ACROSS_PADDING ((RESIZE_GROUP - 1) * 3 + 4) /* bytes behind a row that it may write: the last of 16 has 12 */
 
 /* Which input pixels make up each output pixel of one axis, and by what weights. */
 typedef struct {
     int size;         /* output pixels */
     int taps;         /* weights kept for each of them: even, the same for all, zero behind its `count` */
-    int32_t *first;   /* [size + 3]; the last ones repeat, so that four can be done at a time */
+    int32_t *first;   /* [size, up to a multiple of RESIZE_GROUP]: the last one repeats */
     int32_t *count;   /* [size] */
-    int16_t *weights; /* [size][taps] */
+    int16_t *weights; /* [size][taps]; of an output they add up to 2^WEIGHT_BITS, but a whole weight is one less */
     int16_t *spread;  /* the weights once more, as a kernel wants them; see resize_avx2.c */
     buffer memory;    /* of these */
 } resize_axis;
 
 typedef struct {
     const char *name;
-    /* NULL, or fills axis->spread, which has room for 16 int16 a weight pair of two output pixels. */
+    /* NULL, or fills axis->spread, which has room for 4 int16 a weight, with `size` as that of `first`. */
     void (*spread)(resize_axis *axis);
-    /* Resamples one row of pixels of `pixel_bytes` (3 or 4; RGB comes first) into size * 3 bytes; may write up to
-     * 16 bytes beyond, and read ROW_PADDING bytes beyond the row. */
+    /* Resamples one row of pixels of `pixel_bytes` (3 or 4; RGB comes first) into size * 3 bytes; may write
+     * ACROSS_PADDING bytes beyond, and read ROW_PADDING bytes beyond the row. */
     void (*across)(const resize_axis *axis, const uint8_t *row, int pixel_bytes, uint8_t *out);
     /* out[i] = (sum of weights[k] * rows[k][i] + bias) >> WEIGHT_BITS for i < bytes; `taps` is even. Rows may be
      * read up to the next multiple of 32 bytes; nothing beyond `bytes` is written. */

@@ -17,7 +17,7 @@ from imagesprint.model.building import build_model
 from imagesprint.model.weights import TrainedModel
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
-from imagesprint.recipes.validation import check_world_size
+from imagesprint.recipes.validation import check_world_size, largest_world_size
 from imagesprint.records.dataset import Root, open_root
 from imagesprint.runs.checkpoint import checkpoint_path
 from imagesprint.runs.directory import RunDirectory, check_run, create_run, resolve_precision
@@ -35,7 +35,7 @@ from imagesprint.training.cadence import Cadence
 from imagesprint.training.checkpoints import Checkpoints, newest_whole, set_aside
 from imagesprint.training.compiled import wants_compiled
 from imagesprint.training.meter import Meter
-from imagesprint.training.micro_batch_size import settle_micro_batches
+from imagesprint.training.micro_batch_size import settle_micro_batches, with_stored_sizes
 from imagesprint.training.optimizer import l2_loss
 from imagesprint.training.precision import best_precision
 from imagesprint.training.prefetch import on_device
@@ -62,14 +62,22 @@ def train(recipe: Recipe, data: Path, output: Path, options: TrainingOptions, co
 
     Returns, on every rank, what `train --json` prints: steps, epochs, images_per_second, wall_seconds, compile_seconds
     (on top of the former), bad_records, overflows, interruptions, top1, top5, loss and checkpoint, of the whole run;
-    top1, top5 and loss are None where the last step was not evaluated. Raises the errors of errors.py; what was written
-    before stays usable. SIGINT, SIGTERM and SIGUSR1 end it with a StoppedError, after a checkpoint.
+    top1, top5 and loss are None where the last step was not evaluated. On a rank that stood by it is empty. Raises the
+    errors of errors.py; what was written before stays usable. SIGINT, SIGTERM and SIGUSR1 end it with a StoppedError,
+    after a checkpoint.
     """
     root = open_root(data)
-    with open_ranks(options.device, options.rank_timeout) as ranks, ExitStack() as stack:
+    run = RunDirectory(output)
+
+    def fitting(started: int) -> int:
+        return largest_world_size(with_stored_sizes(recipe, run.recipe()), started)
+
+    with open_ranks(options.device, options.rank_timeout, fitting) as ranks, ExitStack() as stack:
+        if ranks.stands_by:
+            ranks.stand_by()
+            return {}
         check_world_size(recipe, ranks.world_size)
         console = console if ranks.is_main else Console.silent()
-        run = RunDirectory(output)
         recipe = resolve_precision(recipe, run, best_precision(ranks.device))
         recipe = settle_micro_batches(recipe, run.recipe(), root.classes, ranks, console)
         if ranks.is_main:
@@ -118,7 +126,7 @@ class _Training:
         self._console.line(f"decoder     {describe_decoder()}")
         self._start_or_resume()
         if self._ranks.is_main:
-            self._history.begin(self._state.step)
+            self._history.begin(self._state.step, self._ranks.world_size)
         try:
             self._work()
             self._ranks.barrier()  # the main rank has written all that the result is read from
@@ -181,13 +189,13 @@ class _Training:
     def _loop(self, loader: Loader, signals: StopSignals) -> None:
         state, schedule, cadence = self._state, self._schedule, self._cadence
         train_step, batches = self._compiled_step(), on_device(iter(loader), self._ranks.device)
-        vote, meter = StopVote(self._ranks), Meter(schedule, loader, self._ranks)
+        vote, meter = StopVote(self._ranks, signals), Meter(schedule, loader, self._ranks)
         bad_records = BadRecords(loader, self._ranks, self._console)
         progress = ProgressLine(self._console, self._recipe, schedule, state.step, cadence.until)
         while state.step < cadence.until:
             phase, lr = schedule.phase(state.step), schedule.lr(state.step)
             meter.add(train_step(batches, phase, lr), state.sums.gradients)
-            stop, row = vote(signals.number), None
+            stop, row = vote(), None
             save, evaluate = cadence.checkpoint(state.step) or stop, cadence.evaluate(state.step) and not stop
             if cadence.log(state.step) or stop:
                 row = meter.row(state.step, l2_loss(state.optimizer))

@@ -13,7 +13,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from imagesprint.errors import HungRankError
 from imagesprint.runs.signals import StopSignals
-from imagesprint.runs.store import reopen_store
+from imagesprint.runs.store import ask_store
 
 RANK_TIMEOUT: Final = 300.0  # seconds; above what a slow disk, or the compiler before the first step, takes
 _SAID_AFTER = 0.25  # of the timeout: ranks that come to the same wait later have said so when the first gives up
@@ -60,7 +60,7 @@ class RankWatch:
 
     def _say(self) -> bool:
         try:
-            reopen_store(self._world_size).set(f"waiting/{self._rank}", str(self._waits))
+            ask_store(self._world_size, lambda store: store.set(f"waiting/{self._rank}", str(self._waits)))
         except RuntimeError:
             return False
         return True
@@ -68,7 +68,7 @@ class RankWatch:
     def _error(self) -> HungRankError:
         hint = "look at its machine (a stopped process, a stuck disk or GPU); run the same command again to resume"
         try:
-            missing = self._missing(reopen_store(self._world_size))
+            missing = ask_store(self._world_size, self._missing)
         except RuntimeError:
             keeper = os.environ.get("MASTER_ADDR", "rank 0")
             return HungRankError(f"no answer from {keeper}, where the ranks meet, for {self._timeout:g} s", hint)

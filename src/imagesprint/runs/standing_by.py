@@ -14,7 +14,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from imagesprint.errors import ImagesprintError, LostRankError, RunError, StoppedError
 from imagesprint.runs.signals import StopSignals, exit_code
-from imagesprint.runs.store import reopen_store
+from imagesprint.runs.store import ask_store
 
 _SIZE: Final = "taking part"  # keys in the store
 _ENDED: Final = "ended"
@@ -60,10 +60,8 @@ def await_end(rank: int, started: int) -> None:
     with StopSignals() as signals:
         while not signals.number:
             with suppress(RuntimeError):
-                store = reopen_store(started)  # each time: a connection on which a dead machine is asked never returns
-                if store.check([_ENDED]):
-                    code = int(store.get(_ENDED))
-                    store.set(f"{_HEARD}{rank}", "")
+                code = ask_store(started, lambda store: _look(store, rank))
+                if code is not None:
                     return _end_likewise(code)
                 answered = time.monotonic()
             if time.monotonic() - answered > _SILENCE_SECONDS:
@@ -72,6 +70,15 @@ def await_end(rank: int, started: int) -> None:
                 )
             time.sleep(_POLL_SECONDS)
     return _end_likewise(exit_code(signals.number))
+
+
+def _look(store: Store, rank: int) -> int | None:
+    """The exit code of the others, whom it tells that this rank has heard it; None while they are at work."""
+    if not store.check([_ENDED]):
+        return None
+    code = int(store.get(_ENDED))
+    store.set(f"{_HEARD}{rank}", "")
+    return code
 
 
 def _end_likewise(code: int) -> None:

@@ -1,13 +1,19 @@
 """The store over which the ranks of one command find each other: a file, or a server on the machine of rank 0."""
 
 import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
+from typing import TypeVar
 
 from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from imagesprint.runs.environment import STORE_VARIABLE, keeps_store
 
-_ANSWER_SECONDS = 5.0  # for the store to answer a rank that asks it once more
+Answer = TypeVar("Answer")
+
+_ANSWER_SECONDS = 5.0
 
 
 def open_store(rank: int, world_size: int, timeout: float) -> Store:
@@ -25,8 +31,27 @@ def open_store(rank: int, world_size: int, timeout: float) -> Store:
     )  # fmt: skip
 
 
-def reopen_store(world_size: int) -> Store:
-    """A connection of its own to that store, whose first one may be in use by a thread that hangs."""
+def ask_store(world_size: int, question: Callable[[Store], Answer]) -> Answer:
+    """What `question` makes of that store, over a connection of its own: the first may be used by a thread that hangs.
+
+    Raises RuntimeError where there is no answer within five seconds.
+    """
+    answers: list[Answer] = []
+
+    def ask() -> None:
+        with suppress(RuntimeError):
+            answers.append(question(_reopen_store(world_size)))
+
+    # PyTorch has no limit for a store whose process is stopped: where that is, the thread is left behind.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_SECONDS)
+    if not answers:
+        raise RuntimeError(f"the ranks' store has not answered for {_ANSWER_SECONDS:g} s")
+    return answers[0]
+
+
+def _reopen_store(world_size: int) -> Store:
     path = os.environ.get(STORE_VARIABLE)
     if path:
         return FileStore(path, world_size)

@@ -209,6 +209,7 @@ class _Training:
                 raise self._stopped(stop)
             if save or evaluate:
                 meter.start_window()
+        self._ranks.watch.heed(None)  # the others wait for what rank 0 has still to write
 
     def _compiled_step(self) -> TrainingStep:
         """The step, compiled for all that lies ahead where it is to be; the run's clock stands still meanwhile."""

@@ -10,7 +10,7 @@ import torch
 def broken_promises(run: Path, reference: Path) -> list[str]:
     """Return what does not hold of `run`, in words; nothing where all does. Both ran on as many processes."""
     broken = []
-    if not _same_weights(_last(run), _last(reference)):
+    if not _same_weights(last_checkpoint(run), last_checkpoint(reference)):
         broken.append("the weights are others")
     judged, expected = (rows(folder / "evaluations.jsonl") for folder in (run, reference))
     keys = ("step", "num_images", "top1", "top5", "loss")
@@ -45,7 +45,8 @@ def rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def _last(run: Path) -> dict[str, Any]:
+def last_checkpoint(run: Path) -> dict[str, Any]:
+    """Return the content of the newest checkpoint of `run`."""
     content: dict[str, Any] = torch.load(max((run / "checkpoints").glob("step-*.pt")), weights_only=True)
     return content
 

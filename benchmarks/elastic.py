@@ -1,6 +1,6 @@
 """A training on nodes that are lost and come back, beside one in a single process that nothing happens to.
 
-    python benchmarks/elastic.py [--nodes 4,3,2,1,4] [--steps 240] [--json]
+    python benchmarks/elastic.py [--nodes 4,3,2,1,4] [--steps 160] [--json]
 
 Each node is a torchrun agent of its own on this machine, with one rank. The run goes on for some checkpoints on each
 number of nodes in turn. Nodes are lost by kill -9 of agent and rank, and by SIGTERM to the agent, in turns; the one
@@ -27,14 +27,14 @@ from typing import Any
 
 import psutil
 import torch
-from chaos_invariants import rows, unsound_logs
+from chaos_invariants import last_checkpoint, rows, unsound_logs
 from digits import prepare_digits
 
 from imagesprint.files import read_rows
 
 RANK = Path(__file__).with_name("elastic_rank.py")
-CHECKPOINT_EVERY = 5  # steps
-STAY = 6  # steps on each number of nodes, at least
+CHECKPOINT_EVERY = 2  # steps
+STAY = 4  # steps on each number of nodes, at least
 PATIENCE = 150  # seconds for a change to take effect
 TOLERANCE = 1e-5  # of the loss, relative (issue 6)
 RENDEZVOUS = "last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=5"
@@ -232,16 +232,26 @@ def loss_difference(run: Path, reference: Path) -> float:
     return worst
 
 
+def weight_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
+    """Return the largest difference of a weight or statistic, relative to the largest of its tensor."""
+    pairs = [(ours["model"][key].double(), value.double()) for key, value in theirs["model"].items()]
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for a, b in pairs)
+
+
 def compare(place: Place) -> tuple[dict[str, Any], list[str]]:
     """Return the figures of the run beside the undisturbed one, and what does not hold, in words."""
     run, reference = place.scratch / "run", place.scratch / "reference"
     ours, theirs = micro_batches(place, "run"), micro_batches(place, "reference")
     judged, expected = (rows(folder / "evaluations.jsonl") for folder in (run, reference))
     differing = [key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)]
+    losses = [row["cross_entropy"] for row in rows(reference / "metrics.jsonl")]
     figures = {
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
         "micro_batches": len(theirs),
         "micro_batches_that_differ": len(differing),
         "loss_difference": loss_difference(run, reference),
+        "weight_difference": weight_difference(last_checkpoint(run), last_checkpoint(reference)),
         "evaluation_difference": max(
             abs(row["loss"] - other["loss"]) / other["loss"] for row, other in zip(judged, expected, strict=True)
         ),
@@ -272,7 +282,7 @@ def to_text(stages: list[Stage], figures: dict[str, Any], broken: list[str]) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", default="4,3,2,1,4")
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     scratch, begun = Path(tempfile.mkdtemp(prefix="elastic-")), time.monotonic()

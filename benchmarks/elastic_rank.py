@@ -22,7 +22,7 @@ from imagesprint.training import training
 
 NOTES = Path(os.environ["ELASTIC_NOTES"])
 SLOWLY = NOTES / "slowly"
-PAUSE_SECONDS = 0.4
+PAUSE_SECONDS = 1.0
 
 
 def noted(batches: Iterator[Batch], _: torch.device) -> Iterator[Batch]:

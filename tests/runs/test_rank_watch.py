@@ -70,15 +70,20 @@ def start(code: str, count: int, stopped: int, store: dict[str, str]) -> "list[s
 
 
 @pytest.mark.parametrize(
-    ("store", "stopped", "said"),
+    ("store", "count", "stopped", "said"),
     [
-        (file_store, 2, "no sign of life from rank 2 for 3 s"),
-        (tcp_store, 2, "no sign of life from rank 2 for 3 s"),
-        (tcp_store, 0, "no answer from 127.0.0.1, where the ranks meet, for 3 s"),  # a rank 0 that is stopped keeps it
+        (file_store, 3, 2, "no sign of life from rank 2 for 3 s"),
+        (tcp_store, 2, 1, "no sign of life from rank 1 for 3 s"),
+        (
+            tcp_store,
+            2,
+            0,
+            "no answer from 127.0.0.1, where the ranks meet, for 3 s",
+        ),  # a rank 0 that is stopped keeps it
     ],
 )
-def test_a_stopped_rank_is_named_by_the_others(tmp_path: Path, store: Any, stopped: int, said: str) -> None:
-    ranks = start(RANK, 3, stopped, store(tmp_path))
+def test_a_stopped_rank_is_named_by_the_others(tmp_path: Path, store: Any, count: int, stopped: int, said: str) -> None:
+    ranks = start(RANK, count, stopped, store(tmp_path))
     for rank in (rank for number, rank in enumerate(ranks) if number != stopped):
         assert rank.communicate(timeout=100)[0] == said + "\n"
     ranks[stopped].send_signal(signal.SIGKILL)

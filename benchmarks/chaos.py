@@ -29,8 +29,7 @@ from pathlib import Path
 import psutil
 import torch
 from chaos_invariants import broken_promises
-from PIL import Image
-from sklearn.datasets import load_digits
+from digits import prepare_digits
 
 TMPFS_BYTES = 64 << 20
 RANK_TIMEOUT = 5  # seconds: --rank-timeout
@@ -309,18 +308,10 @@ def _outcome(command: Command, family: list[psutil.Process], kind: str, detail: 
 
 
 def make_place(scratch: Path, images: int) -> Place:
-    """Write the digits, prepare them, mount the tmpfs and build the clock."""
-    digits = load_digits()
-    for index, (pixels, label) in enumerate(zip(digits.images[:images], digits.target[:images], strict=True)):
-        file = scratch / "images" / str(label) / f"{index:03d}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((pixels * (255 / 16)).astype("uint8")).resize((32, 32)).save(file)
-    data, runs = scratch / "data", scratch / "runs"
+    """Prepare the digits, mount the tmpfs and build the clock."""
+    data, runs = prepare_digits(scratch, images), scratch / "runs"
     runs.mkdir()
     (scratch / "tmp").mkdir()
-    words = ["prepare", scratch / "images", data, "--variants", "full,16", "--val-fraction", "0.2", "--shards", "2"]
-    prepare = [sys.executable, "-m", "imagesprint", *map(str, words), "--quiet"]
-    subprocess.run(prepare, check=True, stdout=subprocess.DEVNULL)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_BYTES}", "none", str(runs)]
     mounted = os.geteuid() == 0 and subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode == 0
     clock: Path | None = scratch / "clock.so"

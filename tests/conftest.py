@@ -37,7 +37,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files: begun last, they would keep the other workers waiting."""
-    items.sort(key=lambda item: item.path.name not in ("test_demo.py", "test_chaos.py"))
+    items.sort(key=lambda item: item.path.name not in ("test_demo.py", "test_chaos.py", "test_elastic.py"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

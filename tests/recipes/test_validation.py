@@ -9,7 +9,7 @@ from imagesprint.errors import RankError, RecipeError
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.overrides import apply_overrides
 from imagesprint.recipes.recipe import Phase, Recipe
-from imagesprint.recipes.validation import check_world_size, validate
+from imagesprint.recipes.validation import check_world_size, largest_world_size, validate
 
 GOOD = Recipe(
     "good",
@@ -168,6 +168,13 @@ def test_the_suggested_sets_make_the_ranks_fit(name: str, ranks: int) -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
 def test_minutes104_runs_on_every_divisor_of_eight(ranks: int) -> None:
     check_world_size(load_recipe("minutes104"), ranks)
+
+
+@pytest.mark.parametrize(("ranks", "fitting"), [(1, 1), (2, 2), (3, 2), (4, 4), (7, 4), (100, 4)])
+def test_the_most_ranks_that_fit(ranks: int, fitting: int) -> None:
+    assert largest_world_size(GOOD, ranks) == fitting
+    check_world_size(GOOD, fitting)
+    assert largest_world_size(with_row(2, micro_batch=0), ranks) == fitting  # 32 images of auto: the others decide
 
 
 @pytest.mark.parametrize("ranks", [0, -2])

@@ -173,8 +173,7 @@ def check_world_size(recipe: Recipe, world_size: int) -> None:
     RankError otherwise: it names the world sizes that can, and the `--set` that would make this one fit. A micro-batch
     that is auto may become as small as one image.
     """
-    phases = (phase if phase.micro_batch else replace(phase, micro_batch=1) for phase in recipe.phases)
-    recipe = replace(recipe, phases=tuple(phases))
+    recipe = _with_numbers(recipe)
     counts = [phase.micro_batches for phase in recipe.phases]
     if world_size < 1:
         raise RankError(f"{world_size} ranks are too few", f"this recipe runs on {_divisors(counts)} ranks")
@@ -185,6 +184,18 @@ def check_world_size(recipe: Recipe, world_size: int) -> None:
                 f"run {_divisors(counts)} ranks, or change the batches (and so the result): "
                 f"{_fitting_sets(recipe, world_size)}",
             )
+
+
+def largest_world_size(recipe: Recipe, ranks: int) -> int:
+    """The largest number of `ranks`, at least 1, that can share every phase's micro-batches evenly."""
+    common = math.gcd(*(phase.micro_batches for phase in _with_numbers(recipe).phases))
+    return max(size for size in range(1, ranks + 1) if common % size == 0)
+
+
+def _with_numbers(recipe: Recipe) -> Recipe:
+    """`recipe` with a micro-batch of one image where it is auto: the smallest that it may become."""
+    phases = (phase if phase.micro_batch else replace(phase, micro_batch=1) for phase in recipe.phases)
+    return replace(recipe, phases=tuple(phases))
 
 
 def _divisors(counts: Sequence[int]) -> str:

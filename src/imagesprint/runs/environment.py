@@ -11,6 +11,7 @@ from imagesprint.errors import RankError
 
 LAUNCHER_VARIABLE = "IMAGESPRINT_LAUNCHER"  # process id of the launcher, for the ranks of --processes
 STORE_VARIABLE = "IMAGESPRINT_STORE"  # the file over which they find each other
+AGENT_STORE_VARIABLE = "TORCHELASTIC_USE_AGENT_STORE"  # torchrun's: "True" where its agent keeps the ranks' store
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LOADED = time.monotonic()
 _START = "start the ranks with --processes or torchrun"
@@ -33,6 +34,21 @@ def is_launched() -> bool:
 def is_main_rank() -> bool:
     """Whether this process is the one to print a result: rank 0, also under torchrun, or the only one."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def is_elastic() -> bool:
+    """Whether torchrun may start the ranks again in another number, as nodes are lost and come back.
+
+    It never says so outright. With TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of its agents it tells
+    every rank that no agent keeps their store. Only so can ranks meet again safely: an agent's store outlives them with
+    what the former ones wrote, and not all agents learn of a new one (pytorch issue 135712, pull request 182375).
+    """
+    return os.environ.get(AGENT_STORE_VARIABLE) == "False"
+
+
+def keeps_store() -> bool:
+    """Whether rank 0 is to keep the ranks' store, because torchrun's agent does not."""
+    return os.environ.get(AGENT_STORE_VARIABLE) != "True"
 
 
 def rank_variable(name: str, default: int) -> int:

@@ -22,9 +22,9 @@ class History:
     def __init__(self, run: RunDirectory) -> None:
         self._file = run.commands_file
 
-    def begin(self, step: int) -> None:
-        """Note that a command goes on from `step`."""
-        row = {"began": _now(), "step": step, "process": os.getpid(), "host": socket.gethostname()}
+    def begin(self, step: int, ranks: int) -> None:
+        """Note that a command goes on from `step` on so many `ranks`."""
+        row = {"began": _now(), "step": step, "ranks": ranks, "process": os.getpid(), "host": socket.gethostname()}
         append_row(self._file, row)
 
     def end(self, step: int, reason: str) -> None:

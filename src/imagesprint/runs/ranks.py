@@ -4,7 +4,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -12,11 +12,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 from imagesprint.errors import HungRankError, LostRankError, RankError, UsageError
 from imagesprint.runs.cores import cores_near, divide_cores
-from imagesprint.runs.environment import STORE_VARIABLE, place
+from imagesprint.runs.environment import is_elastic, place
 from imagesprint.runs.rank_watch import RANK_TIMEOUT, RankWatch
+from imagesprint.runs.standing_by import agree_on_size, await_end, end_told
+from imagesprint.runs.store import open_store
 
 _POLL_SECONDS = 0.0005  # between two looks at whether the device has come to a value
 _JOIN_SECONDS = 60.0  # for ranks that start later than others, however short the timeout
@@ -24,7 +27,10 @@ _JOIN_SECONDS = 60.0  # for ranks that start later than others, however short th
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all: `rank` of `world_size`, the `local_rank`-th of `local_world_size` on this machine."""
+    """This process among all: `rank` of `world_size`, the `local_rank`-th of `local_world_size` on this machine.
+
+    `standing_by` more were started that do not take part: those from rank `world_size` on.
+    """
 
     rank: int
     world_size: int
@@ -33,11 +39,21 @@ class Ranks:
     device: torch.device
     watch: RankWatch = field(default_factory=RankWatch)
     has_own_cores: bool = False  # whether it is bound to cores that it shares with no other local rank
+    standing_by: int = 0
 
     @property
     def is_main(self) -> bool:
         """Whether this is rank 0, the one that writes files and talks to the user."""
         return self.rank == 0
+
+    @property
+    def stands_by(self) -> bool:
+        """Whether this rank does not take part: it is in no process group, and has no device."""
+        return self.rank >= self.world_size
+
+    def stand_by(self) -> None:
+        """Where this rank does not take part: wait until the others have ended. Raises as `await_end` does."""
+        await_end(self.rank, self.world_size + self.standing_by)
 
     @property
     def threads(self) -> int:
@@ -90,9 +106,16 @@ class Ranks:
         if tensor.device.type == "cuda" and self.world_size > 1:
             ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record()
-            self.watch.wait(lambda seconds: _reached(ready, seconds))
+            self.await_device(ready)
         values: list[Any] = tensor.tolist()
         return values
+
+    def await_device(self, event: torch.cuda.Event) -> None:
+        """Wait until the device has come to `event`. Raises HungRankError where a rank keeps it waiting.
+
+        Every rank must wait where one does.
+        """
+        self.watch.wait(lambda seconds: _reached(event, seconds))
 
     def gather(self, value: int) -> list[int]:
         """Every rank's `value` in the order of ranks, on every rank."""
@@ -139,52 +162,82 @@ def _reached(event: torch.cuda.Event, seconds: float) -> bool:
 
 
 @contextmanager
-def open_ranks(device: str, timeout: float = RANK_TIMEOUT) -> Iterator[Ranks]:
+def open_ranks(
+    device: str, timeout: float = RANK_TIMEOUT, fitting: Callable[[int], int] | None = None
+) -> Iterator[Ranks]:
     """Join the process group that the environment describes, if any, and leave it at the end.
 
     `device` is auto, cpu or cuda; a rank that keeps the others waiting for `timeout` seconds ends them. RANK,
-    WORLD_SIZE and LOCAL_RANK, as torchrun sets them, make this a rank of many; without RANK it is the only one. Raises
-    UsageError where CUDA is asked for and not there, RankError where the environment is incomplete or there are more
-    ranks than GPUs.
+    WORLD_SIZE and LOCAL_RANK, as torchrun sets them, make this a rank of many; without RANK it is the only one. Where
+    the launch is elastic as many take part as `fitting` makes of the number that was started; the others get Ranks
+    that stand by, and are told how the former ended (`standing_by.await_end`).
+
+    Raises UsageError where CUDA is asked for and not there, RankError where the environment is incomplete or there are
+    more ranks than GPUs.
     """
-    rank, world_size, local_rank, local_world_size = place()
-    watch = RankWatch(rank, world_size, timeout)
+    rank, started, local_rank, local_world_size = place()
+    store, size = _meet(rank, started, timeout, fitting) if started > 1 else (None, 1)
+    if rank >= size:
+        yield Ranks(rank, size, local_rank, local_world_size, torch.device("cpu"), standing_by=started - size)
+        return
+    watch = RankWatch(rank, size, timeout)
     chosen = choose_device(device, local_rank)
     bound = chosen.type == "cuda" and _bind_near_gpu(local_rank, local_world_size)
-    ranks = Ranks(rank, world_size, local_rank, local_world_size, chosen, watch, bound)
+    ranks = Ranks(rank, size, local_rank, local_world_size, chosen, watch, bound, started - size)
+    _set_up(ranks)
+    with ExitStack() as stack:
+        if store is not None and ranks.is_main and ranks.standing_by:
+            stack.enter_context(end_told(store, range(size, started)))
+        if store is not None and size > 1:
+            stack.enter_context(_process_group(ranks, store, timeout))
+        yield ranks
+
+
+def _meet(rank: int, started: int, timeout: float, fitting: Callable[[int], int] | None) -> tuple[Store, int]:
+    """The store in which all ranks met, and how many of them take part."""
+    with _joining(rank, started):
+        store = open_store(rank, started, _join_seconds(timeout))
+        size = agree_on_size(store, rank, started, fitting) if fitting is not None and is_elastic() else started
+    return store, size
+
+
+@contextmanager
+def _process_group(ranks: Ranks, store: Store, timeout: float) -> Iterator[None]:
+    backend, limit = "nccl" if ranks.device.type == "cuda" else "gloo", timedelta(seconds=_join_seconds(timeout))
+    with _joining(ranks.rank, ranks.world_size):
+        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=limit)
+    try:
+        yield
+    except HungRankError:
+        raise  # to leave the group would mean to wait for that rank
+    except BaseException:
+        dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def _join_seconds(timeout: float) -> float:
+    return 2 * timeout + _JOIN_SECONDS  # PyTorch's limit: ours names the rank, so it comes first
+
+
+@contextmanager
+def _joining(rank: int, started: int) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise RankError(
+            f"rank {rank} of {started} cannot join the others: {str(error).splitlines()[0]}",
+            "start the ranks with --processes or torchrun, which set MASTER_ADDR and MASTER_PORT",
+        ) from error
+
+
+def _set_up(ranks: Ranks) -> None:
+    """Have PyTorch use this rank's threads and device."""
     torch.set_num_threads(ranks.threads)
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
         torch.backends.cudnn.deterministic = True  # the same counts every time; training allows itself more
         torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, in evaluation above all
-    if world_size > 1:
-        store = os.environ.get(STORE_VARIABLE)
-        try:
-            dist.init_process_group(
-                backend="nccl" if ranks.device.type == "cuda" else "gloo",
-                init_method=f"file://{store}" if store else "env://",
-                rank=rank,
-                world_size=world_size,
-                timeout=timedelta(seconds=2 * timeout + _JOIN_SECONDS),  # ours names the rank, so it comes first
-            )
-        except (ValueError, RuntimeError) as error:
-            raise RankError(
-                f"rank {rank} of {world_size} cannot join the others: {str(error).splitlines()[0]}",
-                "start the ranks with --processes or torchrun, which set MASTER_ADDR and MASTER_PORT",
-            ) from error
-    try:
-        yield ranks
-    except HungRankError:
-        raise  # to leave the group would mean to wait for that rank
-    except BaseException:
-        _leave()
-        raise
-    _leave()
-
-
-def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def _bind_near_gpu(local_rank: int, local_world_size: int) -> bool:

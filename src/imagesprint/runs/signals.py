@@ -22,13 +22,15 @@ def exit_code(number: int) -> int:
 class StopSignals:
     """While entered, `number` is that of the first of STOPPING that came, 0 before. A second one ends the process.
 
+    `noted_at` is when it came, by time.monotonic.
+
     In a rank of `--processes` every further one is the first again: the launcher ends its ranks where it is told
     twice. Outside of the main thread signals are left alone.
     """
 
     def __init__(self) -> None:
         self.number = 0
-        self._noted_at = 0.0
+        self.noted_at = 0.0
 
     def __enter__(self) -> Self:
         in_main_thread = threading.current_thread() is threading.main_thread()
@@ -44,6 +46,6 @@ class StopSignals:
     def _note(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
         if not self.number:
-            self.number, self._noted_at = number, now
-        elif not is_launched() and now - self._noted_at > _REPEAT_SECONDS:
+            self.number, self.noted_at = number, now
+        elif not is_launched() and now - self.noted_at > _REPEAT_SECONDS:
             os._exit(exit_code(number))

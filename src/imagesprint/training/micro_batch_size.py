@@ -31,9 +31,8 @@ def settle_micro_batches(
     """
     if all(phase.micro_batch for phase in recipe.phases):
         return recipe
-    if stored is not None and len(stored.phases) == len(recipe.phases):
-        found = [phase.micro_batch for phase in stored.phases]
-    else:
+    found = [phase.micro_batch for phase in with_stored_sizes(recipe, stored).phases]
+    if not all(found):
         fits = _trial(recipe, classes, ranks.device)
         found = [
             phase.micro_batch or min(ranks.gather(_largest(phase, ranks.world_size, fits))) for phase in recipe.phases
@@ -49,6 +48,15 @@ def settle_micro_batches(
     settled = replace(recipe, phases=tuple(phases))
     check_world_size(settled, ranks.world_size)
     return settled
+
+
+def with_stored_sizes(recipe: Recipe, stored: Recipe | None) -> Recipe:
+    """`recipe` with the numbers of the run's `stored` recipe, if there is one, for each `micro_batch` that is auto."""
+    if stored is None or len(stored.phases) != len(recipe.phases):
+        return recipe
+    pairs = zip(recipe.phases, stored.phases, strict=True)
+    phases = (replace(phase, micro_batch=phase.micro_batch or old.micro_batch) for phase, old in pairs)
+    return replace(recipe, phases=tuple(phases))
 
 
 def _largest(phase: Phase, world_size: int, fits: Fits) -> int:

@@ -47,7 +47,7 @@ def show_compiling(console: Console, shapes: int, seconds: float) -> None:
 
 
 def show_ranks(console: Console, ranks: Ranks) -> None:
-    """Device and ranks."""
+    """Device and ranks; a warning where some of them stand by."""
     name = ranks.device.type
     if ranks.device.type == "cuda":
         import torch
@@ -55,6 +55,12 @@ def show_ranks(console: Console, ranks: Ranks) -> None:
         name = torch.cuda.get_device_name(ranks.device)
     plural = "s" if ranks.world_size > 1 else ""
     console.line(f"device      {name}, {ranks.world_size} rank{plural}, {ranks.threads} CPU threads each")
+    if ranks.standing_by:
+        started = ranks.world_size + ranks.standing_by
+        console.warn(
+            f"{ranks.standing_by} of {started} ranks stand by: {started} cannot share the recipe's micro-batches "
+            f"evenly, {ranks.world_size} can"
+        )
 
 
 def show_plan(console: Console, keeper: TimeKeeper) -> None:

@@ -17,7 +17,7 @@ from imagesprint.model.building import build_model
 from imagesprint.model.weights import TrainedModel
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
-from imagesprint.recipes.validation import check_world_size
+from imagesprint.recipes.validation import check_world_size, largest_world_size
 from imagesprint.records.dataset import Root, open_root
 from imagesprint.runs.checkpoint import checkpoint_path
 from imagesprint.runs.directory import RunDirectory, check_run, create_run, resolve_precision
@@ -35,7 +35,7 @@ from imagesprint.training.cadence import Cadence
 from imagesprint.training.checkpoints import Checkpoints, newest_whole, set_aside
 from imagesprint.training.compiled import wants_compiled
 from imagesprint.training.meter import Meter
-from imagesprint.training.micro_batch_size import settle_micro_batches
+from imagesprint.training.micro_batch_size import settle_micro_batches, with_stored_sizes
 from imagesprint.training.optimizer import l2_loss
 from imagesprint.training.precision import best_precision
 from imagesprint.training.prefetch import on_device
@@ -81,17 +81,24 @@ def train(
 
     Returns, on every rank, what `train --json` prints: steps, epochs, images_per_second, wall_seconds, compile_seconds
     (on top of the former), bad_records, overflows, interruptions, top1, top5, loss and checkpoint, of the whole run;
-    top1, top5 and loss are None where the last step was not evaluated. `plan` compares this command's time with what
-    `planner`, asked on rank 0 alone, said of it (`TimeKeeper.comparison`); `elapsed` are the seconds that the command
-    took before this call. Raises the errors of errors.py; what was written before stays usable. SIGINT, SIGTERM and
-    SIGUSR1 end it with a StoppedError, after a checkpoint.
+    top1, top5 and loss are None where the last step was not evaluated. On a rank that stood by it is empty. `plan`
+    compares this command's time with what `planner`, asked on rank 0 alone, said of it (`TimeKeeper.comparison`);
+    `elapsed` are the seconds that the command took before this call. Raises the errors of errors.py; what was written
+    before stays usable. SIGINT, SIGTERM and SIGUSR1 end it with a StoppedError, after a checkpoint.
     """
     began = time.monotonic() - elapsed
     root = open_root(data)
-    with open_ranks(options.device, options.rank_timeout) as ranks, ExitStack() as stack:
+    run = RunDirectory(output)
+
+    def fitting(started: int) -> int:
+        return largest_world_size(with_stored_sizes(recipe, run.recipe()), started)
+
+    with open_ranks(options.device, options.rank_timeout, fitting) as ranks, ExitStack() as stack:
+        if ranks.stands_by:
+            ranks.stand_by()
+            return {}
         check_world_size(recipe, ranks.world_size)
         console = console if ranks.is_main else Console.silent()
-        run = RunDirectory(output)
         recipe = resolve_precision(recipe, run, best_precision(ranks.device))
         recipe = settle_micro_batches(recipe, run.recipe(), root.classes, ranks, console)
         if ranks.is_main:
@@ -144,7 +151,7 @@ class _Training:
         self._start_or_resume()
         self._time = TimeKeeper(self._recipe, self._cadence, self._state.step, plan, began)
         if self._ranks.is_main:
-            self._history.begin(self._state.step)
+            self._history.begin(self._state.step, self._ranks.world_size)
         try:
             self._work()
             self._ranks.barrier()  # the main rank has written all that the result is read from
@@ -209,7 +216,7 @@ class _Training:
     def _loop(self, loader: Loader, signals: StopSignals) -> None:
         state, schedule, cadence = self._state, self._schedule, self._cadence
         train_step, batches = self._compiled_step(), on_device(iter(loader), self._ranks.device)
-        vote, stages = StopVote(self._ranks), StageTimes(loader, batches, train_step, self._ranks)
+        vote, stages = StopVote(self._ranks, signals), StageTimes(loader, batches, train_step, self._ranks)
         meter = Meter(schedule, loader, self._ranks, stages)
         bad_records = BadRecords(loader, self._ranks, self._console)
         progress = ProgressLine(self._console, schedule, self._time)
@@ -218,7 +225,7 @@ class _Training:
             phase, lr = schedule.phase(state.step), schedule.lr(state.step)
             meter.add(train_step(batches, phase, lr), state.sums.gradients)
             with train_step.rank_waits:
-                stop, row = vote(signals.number), None
+                stop, row = vote(), None
             save, evaluate = cadence.checkpoint(state.step) or stop, cadence.evaluate(state.step) and not stop
             if cadence.log(state.step) or stop:
                 row = meter.row(state.step, l2_loss(state.optimizer))
@@ -234,6 +241,7 @@ class _Training:
                 raise self._stopped(stop)
             if save or evaluate:
                 meter.start_window()
+        self._ranks.watch.heed(None)  # the others wait for what rank 0 has still to write
 
     def _compiled_step(self) -> TrainingStep:
         """The step, compiled for all that lies ahead where it is to be; the run's clock stands still meanwhile."""

@@ -1,0 +1,66 @@
+"""The store over which the ranks of one command find each other: a file, or a server on the machine of rank 0."""
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import TypeVar
+
+from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]
+
+from imagesprint.runs.environment import STORE_VARIABLE, keeps_store
+
+Answer = TypeVar("Answer")
+
+_ANSWER_SECONDS = 5.0
+
+
+def open_store(rank: int, world_size: int, timeout: float) -> Store:
+    """The store that all `world_size` ranks open: returns once they have. Raises RuntimeError or ValueError.
+
+    Rank 0 keeps it, but for `--processes` (a file) and where torchrun's agent does.
+    """
+    path = os.environ.get(STORE_VARIABLE)
+    if path:
+        return FileStore(path, world_size)
+    host, port = _address()
+    return TCPStore(
+        host, port, world_size, is_master=rank == 0 and keeps_store(), timeout=timedelta(seconds=timeout),
+        multi_tenant=True,
+    )  # fmt: skip
+
+
+def ask_store(world_size: int, question: Callable[[Store], Answer]) -> Answer:
+    """What `question` makes of that store, over a connection of its own: the first may be used by a thread that hangs.
+
+    Raises RuntimeError where there is no answer within five seconds.
+    """
+    answers: list[Answer] = []
+
+    def ask() -> None:
+        with suppress(RuntimeError):
+            answers.append(question(_reopen_store(world_size)))
+
+    # PyTorch has no limit for a store whose process is stopped: where that is, the thread is left behind.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_SECONDS)
+    if not answers:
+        raise RuntimeError(f"the ranks' store has not answered for {_ANSWER_SECONDS:g} s")
+    return answers[0]
+
+
+def _reopen_store(world_size: int) -> Store:
+    path = os.environ.get(STORE_VARIABLE)
+    if path:
+        return FileStore(path, world_size)
+    timeout = timedelta(seconds=_ANSWER_SECONDS)
+    return TCPStore(*_address(), is_master=False, timeout=timeout, wait_for_workers=False)
+
+
+def _address() -> tuple[str, int]:
+    try:
+        return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]} is not set") from error

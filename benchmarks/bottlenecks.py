@@ -3,10 +3,11 @@
     python benchmarks/bottlenecks.py [--runs 10] [--plants decode,read+decode,…] [--json]
 
 Each run is an `imagesprint train` of its own, a few seconds of steps on generated photos. What is planted is real but
-for two things: the slow disk is a library that is preloaded and sleeps in each pread (it needs cc), and the slow copy,
-which a CPU does not have, is a thread at the place of the copy engine that sleeps (`--slow-copies` below). Which of two
-is the narrower is not decided by the doctor but by trainings without the one and without the other: the narrower is the
-one without which training is faster. Prints a table in Markdown. Exits 3 where a run was named wrongly.
+for two things: the slow disk is a library that is preloaded and sleeps in each pread and long write (it needs cc), and
+the slow copy, which a CPU does not have, is a thread at the place of the copy engine that sleeps (`--slow-copies`
+below). Which of two is the narrower is not decided by the doctor but by trainings without the one and without the
+other: the narrower is the one without which training is faster. Prints a table in Markdown. Exits 3 where a run was
+named wrongly.
 """
 
 import argparse
@@ -45,15 +46,28 @@ SLOW_DISK = r"""
 #include <stdlib.h>
 #include <sys/types.h>
 #include <time.h>
+#include <unistd.h>
+static long number(const char *variable) {
+  const char *text = getenv(variable);
+  return text ? atol(text) : 0;
+}
+static void wait_for(double seconds) {
+  long whole = (long)seconds;
+  nanosleep(&(struct timespec){whole, (long)((seconds - whole) * 1e9)}, NULL);
+}
 static ssize_t slow(const char *name, int fd, void *bytes, size_t count, off_t offset) {
   ssize_t (*real)(int, void *, size_t, off_t) = dlsym(RTLD_NEXT, name);
-  const char *text = getenv("READ_MILLISECONDS");
-  long ms = text ? atol(text) : 0;
-  nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
+  wait_for(number("READ_MILLISECONDS") / 1e3);
   return real(fd, bytes, count, offset);
 }
 ssize_t pread(int fd, void *bytes, size_t count, off_t offset) { return slow("pread", fd, bytes, count, offset); }
 ssize_t pread64(int fd, void *bytes, size_t count, off_t offset) { return slow("pread64", fd, bytes, count, offset); }
+ssize_t write(int fd, const void *bytes, size_t count) {
+  ssize_t (*real)(int, const void *, size_t) = dlsym(RTLD_NEXT, "write");
+  long speed = number("WRITE_MEGABYTES_PER_SECOND");
+  if (speed && count >= 1 << 16) wait_for(count / (speed * 1e6));
+  return real(fd, bytes, count);
+}
 """
 SMALL = 48  # pixels: the height of photos that are decoded in no time
 LARGE = 1800
@@ -69,6 +83,7 @@ class Conditions:
     image_size: int = 32
     height: int = SMALL
     read_milliseconds: int = 0
+    write_megabytes_per_second: int = 0  # 0 for as fast as it goes
     copy_milliseconds: int = 0  # a batch
     processes: int = 1
     stopped: float = 0.0  # the share of the time for which rank 1 stands still
@@ -91,6 +106,7 @@ class Plant:
         return conditions
 
 
+SLOW_WRITES = Conditions(model="resnet50", image_size=16, steps=6, write_megabytes_per_second=100)
 PLANTS = (
     Plant(f"photos of {LARGE * 4 // 3} × {LARGE} px, one thread", {"decode": {"height": LARGE}}),
     Plant("each read takes 20 ms", {"read": {"read_milliseconds": 20}}),
@@ -100,9 +116,9 @@ PLANTS = (
         "of two ranks one stands still for 75% of the time", {"straggler": {"stopped": 0.75}}, Conditions(processes=2)
     ),
     Plant(
-        "resnet50 at 16 px, a checkpoint after every step",
+        "resnet50 at 16 px, a checkpoint after each step, on a disk that writes 100 MB/s",
         {"checkpoint": {"checkpoint_every": 1}},
-        Conditions(model="resnet50", image_size=16, steps=12),
+        SLOW_WRITES,
     ),
     Plant(
         f"each read takes 60 ms, of photos of {LARGE * 4 // 3} × {LARGE} px",
@@ -113,9 +129,9 @@ PLANTS = (
         {"decode": {"height": LARGE}, "compute": {"image_size": 64}},
     ),
     Plant(
-        "resnet50 at 16 px, a checkpoint after every step, each read takes 40 ms",
-        {"checkpoint": {"checkpoint_every": 1}, "read": {"read_milliseconds": 40}},
-        Conditions(model="resnet50", image_size=16, steps=12),
+        "resnet50 at 16 px, a checkpoint after each step, on a disk that writes 100 MB/s, each read takes 80 ms",
+        {"checkpoint": {"checkpoint_every": 1}, "read": {"read_milliseconds": 80}},
+        SLOW_WRITES,
     ),
     Plant(
         "of two ranks one stands still for 75% of the time, each read takes 20 ms",
@@ -167,9 +183,10 @@ def train(place: Place, conditions: Conditions) -> Outcome:
         words += ["--device", "cpu", "--processes", conditions.processes, "--keep", "last:1", "--quiet"]
         words += ["--checkpoint-every", conditions.checkpoint_every]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        if conditions.read_milliseconds:
+        if conditions.read_milliseconds or conditions.write_megabytes_per_second:
             environment["LD_PRELOAD"] = str(place.slow_disk)
             environment["READ_MILLISECONDS"] = str(conditions.read_milliseconds)
+            environment["WRITE_MEGABYTES_PER_SECOND"] = str(conditions.write_megabytes_per_second)
         program = [sys.executable, "-m", "imagesprint"]
         if conditions.copy_milliseconds:
             program = [sys.executable, __file__, "--slow-copies", str(conditions.copy_milliseconds)]

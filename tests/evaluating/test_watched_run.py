@@ -30,7 +30,7 @@ def test_a_training_ends_by_its_own_words_by_its_lock_or_by_its_result(tmp_path:
     run, history = WatchedRun(directory), History(directory)
     assert run.end() is None  # it has not begun
     with run_lock(tmp_path):
-        history.begin(4)
+        history.begin(4, 1)
         assert run.end() is None
     assert run.end() == f"process {os.getpid()}, its training, was killed"
     history.end(12, "RunError: the loss is nan")

@@ -82,6 +82,11 @@ def _recipe(args: argparse.Namespace) -> "Recipe":
     from imagesprint.recipes.overrides import apply_overrides
     from imagesprint.recipes.validation import check_world_size
 
+    if len(Path(args.target).parts) > 1 and not args.target.endswith(".toml"):
+        raise UsageError(
+            f"{args.target} is neither a run nor a recipe",
+            "a run is the --output of a training; a recipe ends in .toml",
+        )
     recipe = apply_overrides(load_recipe(args.target), args.set)
     if args.data is None:
         raise UsageError(f"doctor {args.target}: there is no data to measure with", "add --data ROOT")

@@ -25,4 +25,4 @@ def test_doctor_of_a_run(
     assert main(["doctor", str(run), "--data", str(photo_root), "--json"]) == 0
     assert {"labels", "colours"} <= {check["name"] for check in json.loads(capsys.readouterr().out)["checks"]}
     assert main(["doctor", str(tmp_path / "none")]) == 2
-    assert "holds no run" in capsys.readouterr().err
+    assert "is neither a run nor a recipe" in capsys.readouterr().err

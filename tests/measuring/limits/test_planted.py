@@ -19,6 +19,8 @@ from imagesprint.measuring.limits.diagnosis import diagnose_run
 from imagesprint.prepare.preparing import prepare
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.toml_format import to_toml
+from imagesprint.runs import checkpoint_writer
+from imagesprint.runs.checkpoint import write_checkpoint
 from imagesprint.runs.keeping import Keep
 from imagesprint.training.training import TrainingOptions, train
 
@@ -77,8 +79,15 @@ def test_a_slow_step(photo_root: Path, tmp_path: Path) -> None:
     assert found["checks"][0].status == "ok"
 
 
-def test_checkpoints_that_come_too_often(photo_root: Path, tmp_path: Path) -> None:
-    found = trained(recipe(6, "resnet50"), photo_root, tmp_path / "run", checkpoint_every=1)
+def test_checkpoints_that_come_too_often(photo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes half a second more to write than this disk needs."""
+
+    def written_slowly(run: Path, content: dict[str, Any]) -> Path:
+        time.sleep(0.5)
+        return write_checkpoint(run, content)
+
+    monkeypatch.setattr(checkpoint_writer, "write_checkpoint", written_slowly)
+    found = trained(recipe(6), photo_root, tmp_path / "run", checkpoint_every=1)
     assert found["bottleneck"] == "checkpoint"
     assert "times as seldom: --checkpoint-every" in found["checks"][0].hint
 

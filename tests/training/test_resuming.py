@@ -66,7 +66,7 @@ def whole(
     return make
 
 
-@pytest.mark.parametrize("processes", [1, 4])
+@pytest.mark.parametrize("processes", [1, 2])
 def test_kill_between_two_checkpoints_and_resume_is_bit_identical(
     imagesprint: Train, command: list[str], photo_root: Path, tiny: Path, tmp_path: Path, whole: Callable[[int], Path],
     processes: int,
@@ -77,7 +77,7 @@ def test_kill_between_two_checkpoints_and_resume_is_bit_identical(
     launcher = subprocess.Popen([*command, *map(str, words)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     wait_for(struck / "checkpoints" / "step-0000012.pt")
     family = [psutil.Process(launcher.pid), *psutil.Process(launcher.pid).children(recursive=True)]
-    assert len(family) == (1 if processes == 1 else 5)
+    assert len(family) == (1 if processes == 1 else 3)
     launcher.send_signal(signal.SIGKILL)
     launcher.wait()
     _, alive = psutil.wait_procs(family, timeout=10)

@@ -15,8 +15,15 @@ from imagesprint.console import Console
 from imagesprint.images.decoders import decoder_name, use_native
 from imagesprint.measuring.contest import Open, Pass, Sample, median_ratio, run_rounds
 from imagesprint.measuring.data_peers import installed_peers
-from imagesprint.measuring.data_programs import decoder_alone, entropy_alone, timed_loader, whole_loader
-from imagesprint.measuring.data_work import Work
+from imagesprint.measuring.data_programs import (
+    LEAD,
+    beside_entropy,
+    decoder_alone,
+    running_loader,
+    timed_loader,
+    whole_loader,
+)
+from imagesprint.measuring.data_work import HELD_IMAGES, Work
 from imagesprint.measuring.machine import processor, versions
 from imagesprint.records.dataset import Dataset, open_root
 
@@ -66,7 +73,8 @@ def bench_data(
     left_out: dict[str, str] = {}
     for count in _thread_counts(cores):
         work = work_of(root, variant, image_size, count)
-        short = replace(work, steps=max(2, work.steps * ROUNDS // OWN_ROUNDS))
+        few = min(work.steps * ROUNDS // OWN_ROUNDS, HELD_IMAGES // work.batch_size - LEAD)
+        short = replace(work, steps=max(2, few))
         progress.begin(count, OWN_ROUNDS)
         own, missing = run_rounds(_own_programs(short, dataset), {TIMED, ENTROPY}, OWN_ROUNDS, progress.show)
         progress.begin(count, ROUNDS)
@@ -83,11 +91,11 @@ def _thread_counts(most: int) -> list[int]:
 
 
 def _own_programs(work: Work, dataset: Dataset) -> dict[str, Open]:
-    programs: dict[str, Open] = {LOADER: partial(whole_loader, work), DECODER: partial(decoder_alone, work)}
+    programs: dict[str, Open] = {LOADER: partial(running_loader, work), DECODER: partial(decoder_alone, work)}
     if work.threads == 1 and use_native():
         programs[TIMED] = partial(timed_loader, work)
         if dataset.image_format == "jpeg":
-            programs[ENTROPY] = partial(entropy_alone, work)
+            programs[ENTROPY] = partial(beside_entropy, work)
     return programs
 
 
@@ -160,7 +168,7 @@ def _result(dataset: Dataset, contests: list[tuple[Contest, Contest]], left_out:
 
 def _at(own: Contest, others: Contest) -> dict[str, Any]:
     """What one number of threads came to."""
-    ours, alone = own.samples[LOADER], own.samples[DECODER]
+    ours, alone = _clocked(own.samples[LOADER]), _clocked(own.samples[DECODER])
     beside = others.samples[LOADER]
     return {
         "threads": own.work.threads,
@@ -208,15 +216,23 @@ def _inside(work: Work, samples: Samples) -> dict[str, Any]:
 
 
 def _over_entropy(work: Work, samples: Samples) -> dict[str, float]:
-    """Entropy decoding alone: of the whole image, and down to the crop's last row."""
+    """Entropy decoding alone: of the whole image, and down to the crop's last row. CPU time of decoder and loader over
+    that; the loader's is what it takes over the decoder, which has a process of its own there.
+    """
     found = {}
-    ours = {"loader": samples[LOADER], "decoder": samples[DECODER]}
+    over_decoder = median_ratio(_cpu_seconds(_clocked(samples[LOADER])), _cpu_seconds(_clocked(samples[DECODER])))
+    decoder = [sample.extra["decoder"] for sample in samples[ENTROPY]]
     for part in ("whole", "rows"):
         floor = [sample.extra[part] for sample in samples[ENTROPY]]
-        found[f"{part}_microseconds"] = 1e6 * statistics.median(floor)
-        for name, own in ours.items():
-            found[f"{name}_over_{part}"] = median_ratio([each / work.images for each in _cpu_seconds(own)], floor)
+        found[f"{part}_microseconds"] = 1e6 * statistics.median(floor) / work.images
+        found[f"decoder_over_{part}"] = median_ratio(decoder, floor)
+        found[f"loader_over_{part}"] = found[f"decoder_over_{part}"] * over_decoder
     return found
+
+
+def _clocked(samples: list[Sample]) -> list[Sample]:
+    """What each pass of `running_loader` or `decoder_alone` took by its own clocks."""
+    return [Sample(sample.extra["seconds"], sample.extra["cpu_seconds"]) for sample in samples]
 
 
 def _seconds(samples: list[Sample]) -> list[float]:

@@ -4,12 +4,10 @@ checkpoint. Tens of seconds in all.
 
 import itertools
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Final
 
@@ -21,16 +19,14 @@ from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import EvaluationLoader
 from imagesprint.measuring.loading_cost import LoadingCost, measure_loading
 from imagesprint.measuring.memory import peak_memory, start_peak
-from imagesprint.measuring.step_timing import TimedTraining, shape_of, steps_ahead, training_loader
+from imagesprint.measuring.step_timing import TimedTraining, shape_of, steps_ahead, time_checkpoint, training_loader
 from imagesprint.measuring.synthetic import synthetic_batches
 from imagesprint.model.building import build_model
 from imagesprint.model.weights import TrainedModel
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.records.dataset import Root
-from imagesprint.runs.checkpoint_writer import CheckpointWriter, Written
 from imagesprint.runs.environment import command_age
 from imagesprint.runs.ranks import Ranks
-from imagesprint.runs.snapshot import Snapshot
 from imagesprint.training.prefetch import on_device
 from imagesprint.training.stopwatch import Stopwatch
 
@@ -219,16 +215,8 @@ def _checkpoint(training: TimedTraining) -> tuple[float, int]:
     """Seconds that a checkpoint costs the training, and its bytes: those that it waits, and on a CPU those that writing
     takes from it.
     """
-    ranks, state, written = training.ranks, training.state, list[Written]()
-    if not ranks.is_main:
+    if not training.ranks.is_main:
         return 0.0, 0
-    snapshot = Snapshot(state.checkpoint_like(), ranks.device)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        CheckpointWriter(Path(folder), snapshot, written.append) as writer,
-    ):
-        writer.save(state.checkpoint(1, "", ""))
-        start = time.process_time()
-        writer.finish()
-        taken = (time.process_time() - start) / ranks.threads if ranks.device.type == "cpu" else 0.0
-        return written[0].waited + taken, written[0].path.stat().st_size
+    found = time_checkpoint(training)
+    taken = found.cpu_seconds / training.ranks.threads if training.ranks.device.type == "cpu" else 0.0
+    return found.waited + taken, found.size

@@ -1,8 +1,12 @@
 """What `bench data` measures of our own: the whole loader, its decoder alone, the floor, and where the time goes."""
 
+import itertools
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
+from typing import Final
 
 import numpy as np
 
@@ -16,7 +20,9 @@ from imagesprint.loading.load import Load
 from imagesprint.loading.loader import AHEAD
 from imagesprint.loading.ring import Ring
 from imagesprint.measuring.contest import Pass
-from imagesprint.measuring.data_work import Work
+from imagesprint.measuring.data_work import HeldBatch, Work
+
+LEAD: Final = AHEAD + 1  # batches that fill the loader's buffers for the first time
 
 
 def whole_loader(work: Work) -> Pass:
@@ -30,35 +36,64 @@ def whole_loader(work: Work) -> Pass:
     return run
 
 
-def decoder_alone(work: Work) -> Pass:
-    """Return a pass of the loader's decoder over images in memory, always into the same buffer."""
-    batches, decoder = work.batches(), open_decoder(work.threads)
-    out = np.empty((work.batch_size, work.image_size, work.image_size, 3), np.uint8)
+def running_loader(work: Work) -> Pass:
+    """Return a pass of the loader that begins with LEAD batches, which fill its buffers for the first time and do not
+    count: the "seconds" and "cpu_seconds" of those of `work` behind them.
+    """
+    loader = replace(work, steps=LEAD + work.steps).loader()
 
-    def run() -> None:
-        for batch in batches:
-            decoder.decode(batch.encoded, batch.crops, batch.flips, True, out)
+    def run() -> Mapping[str, float]:
+        batches = iter(loader)
+        for _ in itertools.islice(batches, LEAD):
+            pass
+        return _clocked(lambda: deque(batches, maxlen=0))
 
     return run
 
 
-def entropy_alone(work: Work) -> Pass:
-    """Return a pass of entropy decoding alone: seconds an image of the "whole" image and of its "rows" down to the
-    crop's last one. Raises DataError where no image is a JPEG that libjpeg decodes.
+def decoder_alone(work: Work) -> Pass:
+    """Return a pass of the loader's decoder over the images of `running_loader`, which are in memory, always into the
+    same buffer. It returns the same figures.
     """
-    images = [
-        (data, bottom)
-        for batch in work.batches().held[: work.steps]
-        for data, bottom in zip(batch.encoded, batch.crops[:, 3].tolist(), strict=True)
-        if read_info(data) is not None
-    ]
-    if not images:
+    batches, decode = _held(work), _decoding(work)
+    return lambda: _clocked(lambda: [decode(batch) for batch in batches])
+
+
+def _clocked(act: Callable[[], object]) -> dict[str, float]:
+    start, cpu_start = time.perf_counter(), time.process_time()
+    act()
+    return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
+
+
+def _held(work: Work) -> list[HeldBatch]:
+    """The batches behind the first LEAD, in memory; at most HELD_IMAGES images with those."""
+    return replace(work, steps=LEAD + work.steps).batches().held[LEAD:]
+
+
+def _decoding(work: Work) -> Callable[[HeldBatch], object]:
+    decoder = open_decoder(work.threads)
+    out = np.empty((work.batch_size, work.image_size, work.image_size, 3), np.uint8)
+    return lambda batch: decoder.decode(batch.encoded, batch.crops, batch.flips, True, out)
+
+
+def beside_entropy(work: Work) -> Pass:
+    """Return a pass of the decoder and of entropy decoding alone, in turns batch by batch: CPU seconds of the "decoder"
+    and of entropy decoding the "whole" images, and their "rows" down to the crop's last one. Raises DataError where no
+    image is a JPEG that libjpeg decodes.
+    """
+    batches, decode = _held(work), _decoding(work)
+    if not any(read_info(data) is not None for batch in batches for data in batch.encoded):
         raise DataError("no image is a JPEG that libjpeg decodes")
 
     def run() -> Mapping[str, float]:
-        taken = [(entropy_seconds(data), entropy_seconds(data, rows)) for data, rows in images]
-        whole, rows = np.mean(taken, axis=0).tolist()
-        return {"whole": whole, "rows": rows}
+        taken = {"decoder": 0.0, "whole": 0.0, "rows": 0.0}
+        for batch in batches:
+            taken["decoder"] += _clocked(partial(decode, batch))["cpu_seconds"]
+            for data, bottom in zip(batch.encoded, batch.crops[:, 3].tolist(), strict=True):
+                if read_info(data) is not None:
+                    taken["whole"] += entropy_seconds(data)
+                    taken["rows"] += entropy_seconds(data, bottom)
+        return taken
 
     return run
 

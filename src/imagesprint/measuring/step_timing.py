@@ -1,10 +1,12 @@
 """What the benches of steps and the calibration share: a training to measure, and the seconds that its steps take."""
 
 import itertools
+import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -17,7 +19,9 @@ from imagesprint.model.batch_norm import fuse_batch_norms
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.records.dataset import Root
+from imagesprint.runs.checkpoint_writer import CheckpointWriter, Written
 from imagesprint.runs.ranks import Ranks
+from imagesprint.runs.snapshot import Snapshot
 from imagesprint.training.compiled import wants_compiled
 from imagesprint.training.precision import best_precision
 from imagesprint.training.state import TrainingState
@@ -94,11 +98,13 @@ def device_name(ranks: Ranks) -> str:
     return torch.cuda.get_device_name(ranks.device)
 
 
-def training_loader(training: TimedTraining, phase: Phase, root: Root, steps: int) -> Loader:
-    """Return the loader of this rank's share of `steps` steps of `phase`."""
+def training_loader(
+    training: TimedTraining, phase: Phase, root: Root, steps: int, threads: int | None = None
+) -> Loader:
+    """Return the loader of this rank's share of `steps` steps of `phase`, by so many `threads`, else the rank's own."""
     recipe, ranks = replace(training.recipe, phases=(replace(phase, epochs=None, steps=(0, steps)),)), training.ranks
     pin = ranks.device.type == "cuda"
-    return Loader(root, recipe, ranks.rank, ranks.world_size, threads=ranks.threads, pin=pin)
+    return Loader(root, recipe, ranks.rank, ranks.world_size, threads=threads or ranks.threads, pin=pin)
 
 
 def steps_ahead(phase: Phase, world_size: int) -> int:
@@ -117,3 +123,29 @@ def distinct_shapes(recipe: Recipe) -> list[Phase]:
 def shape_of(phase: Phase) -> tuple[int, int, int]:
     """Return image size, batch size and micro-batch: all of a phase that a step's speed depends on."""
     return phase.image_size, phase.batch_size, phase.micro_batch
+
+
+@dataclass(frozen=True)
+class CheckpointTime:
+    """Seconds that training waits for a checkpoint, that writing it takes beside the training, and of that the CPU's;
+    and its size in bytes.
+    """
+
+    waited: float
+    writing: float
+    cpu_seconds: float
+    size: int
+
+
+def time_checkpoint(training: TimedTraining, folder: Path | None = None) -> CheckpointTime:
+    """Write a checkpoint below `folder`, by default where temporary files go, and remove it."""
+    snapshot, written = Snapshot(training.state.checkpoint_like(), training.ranks.device), list[Written]()
+    with (
+        tempfile.TemporaryDirectory(prefix="imagesprint-", dir=folder) as place,
+        CheckpointWriter(Path(place), snapshot, written.append) as writer,
+    ):
+        writer.save(training.state.checkpoint(1, "", ""))
+        start = time.process_time()
+        writer.finish()
+        cpu_seconds = time.process_time() - start
+        return CheckpointTime(written[0].waited, written[0].seconds, cpu_seconds, written[0].path.stat().st_size)

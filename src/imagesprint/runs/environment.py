@@ -11,7 +11,7 @@ from imagesprint.errors import RankError
 
 LAUNCHER_VARIABLE = "IMAGESPRINT_LAUNCHER"  # process id of the launcher, for the ranks of --processes
 STORE_VARIABLE = "IMAGESPRINT_STORE"  # the file over which they find each other
-AGENT_STORE_VARIABLE = "TORCHELASTIC_USE_AGENT_STORE"  # torchrun's: "True" where its agent keeps the ranks' store
+_AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # torchrun's: "True" where its agent keeps the ranks' store
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LOADED = time.monotonic()
 _START = "start the ranks with --processes or torchrun"
@@ -43,12 +43,12 @@ def is_elastic() -> bool:
     every rank that no agent keeps their store. Only so can ranks meet again safely: an agent's store outlives them with
     what the former ones wrote, and not all agents learn of a new one (pytorch issue 135712, pull request 182375).
     """
-    return os.environ.get(AGENT_STORE_VARIABLE) == "False"
+    return os.environ.get(_AGENT_STORE) == "False"
 
 
 def keeps_store() -> bool:
     """Whether rank 0 is to keep the ranks' store, because torchrun's agent does not."""
-    return os.environ.get(AGENT_STORE_VARIABLE) != "True"
+    return os.environ.get(_AGENT_STORE) != "True"
 
 
 def rank_variable(name: str, default: int) -> int:

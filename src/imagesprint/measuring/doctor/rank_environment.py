@@ -8,11 +8,10 @@ from typing import Final
 from imagesprint.errors import RankError
 from imagesprint.measuring.doctor.check import Check, failure, ok, warning
 from imagesprint.measuring.doctor.hardware import threads
-from imagesprint.runs.environment import STORE_VARIABLE, Place, is_launched, place
+from imagesprint.runs.environment import STORE_VARIABLE, Place, is_launched, keeps_store, place
 
 _DEFAULT_PORT: Final = 29500  # torchrun's --master-port
 _CONNECT_SECONDS: Final = 2.0
-_AGENT_STORE: Final = "TORCHELASTIC_USE_AGENT_STORE"  # "True" where torchrun's agent listens, rather than rank 0
 # How other launchers say which task this is, and of how many; a task of theirs is no rank of ours.
 _OTHERS: Final = {
     "SLURM": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
@@ -68,7 +67,7 @@ def _port(found: Place) -> Check:
     if not address or not 0 < port < 1 << 16:
         what = f"MASTER_ADDR is {address!r} and MASTER_PORT {text!r}: the ranks cannot meet"
         return failure(name, what, "start the ranks with torchrun, which sets both, or with --processes")
-    if found.rank == 0 and os.environ.get(_AGENT_STORE) != "True":
+    if found.rank == 0 and keeps_store():
         if _is_free(port):
             return ok(name, f"{port}, where rank 0 is to listen, is free")
         return failure(name, f"{port}, where rank 0 is to listen, is in use", "choose another MASTER_PORT on all ranks")

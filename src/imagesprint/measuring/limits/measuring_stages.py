@@ -3,24 +3,27 @@
 import itertools
 import math
 import statistics
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from imagesprint.console import Console
-from imagesprint.loading.loader import AHEAD, Loader
 from imagesprint.measuring.limits.diagnosis import diagnose
 from imagesprint.measuring.limits.run_figures import PhaseFigures, phase_figures
 from imagesprint.measuring.limits.setting import cores_here
-from imagesprint.measuring.step_timing import TimedTraining, distinct_shapes, shape_of
+from imagesprint.measuring.step_timing import (
+    TimedTraining,
+    distinct_shapes,
+    shape_of,
+    steps_ahead,
+    time_checkpoint,
+    training_loader,
+)
 from imagesprint.measuring.synthetic import synthetic_batches
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import Root, open_root
-from imagesprint.runs.checkpoint_writer import CheckpointWriter, Written
 from imagesprint.runs.ranks import open_ranks
-from imagesprint.runs.snapshot import Snapshot
 from imagesprint.training.prefetch import on_device
 from imagesprint.training.stage_times import StageTimes
 from imagesprint.training.stopwatch import Stopwatch
@@ -29,7 +32,6 @@ _SECONDS: Final = 2.0  # that the steps of one measurement are to last
 _FEWEST: Final = 3  # steps
 _MOST: Final = 30
 _REDUCTIONS: Final = 5
-_COPIED_AHEAD: Final = 2  # batches that `on_device` holds or has asked for beyond the one in use
 
 
 def diagnose_recipe(recipe: Recipe, data: Path, device: str, compilation: str, console: Console) -> dict[str, Any]:
@@ -95,21 +97,13 @@ class _Measuring:
         steps = min(_MOST, max(_FEWEST, round(_SECONDS / slowest)))
         return steps, statistics.median(self.training.seconds(batches, phase, steps, 0))
 
-    def _loader(self, phase: Phase, threads: int, steps: int) -> Loader:
-        recipe = replace(self.training.recipe, phases=(replace(phase, epochs=None, steps=(0, steps)),))
-        pin, ranks = self._ranks.device.type == "cuda", self._ranks
-        return Loader(self._root, recipe, ranks.rank, ranks.world_size, threads=threads, pin=pin)
-
-    def _lead(self, phase: Phase) -> int:
-        """Steps after which no batch is left that was loaded before the clock started."""
-        return math.ceil((AHEAD + _COPIED_AHEAD) * self._ranks.world_size / phase.micro_batches)
-
     def _loader_alone(self, phase: Phase, threads: int, steps: int) -> dict[str, Any]:
         """What `threads` of each rank load: seconds a step, and how they divide."""
-        lead = self._lead(phase) * phase.micro_batches // self._ranks.world_size
+        ahead = steps_ahead(phase, self._ranks.world_size)
+        lead = ahead * phase.micro_batches // self._ranks.world_size
         count = steps * phase.micro_batches // self._ranks.world_size
         self._ranks.barrier()
-        with self._loader(phase, threads, self._lead(phase) + steps) as loader:
+        with training_loader(self.training, phase, self._root, ahead + steps, threads) as loader:
             batches = iter(loader)
             for _ in itertools.islice(batches, lead):
                 pass
@@ -127,8 +121,8 @@ class _Measuring:
 
     def _together(self, phase: Phase, steps: int) -> PhaseFigures:
         """What a window of training is made up of, as `train` logs it."""
-        ranks, training, lead = self._ranks, self.training, self._lead(phase)
-        with self._loader(phase, ranks.threads, lead + steps) as loader:
+        ranks, training, lead = self._ranks, self.training, steps_ahead(phase, self._ranks.world_size)
+        with training_loader(training, phase, self._root, lead + steps) as loader:
             batches = on_device(iter(loader), ranks.device)
             training.seconds(batches, phase, 0, lead)
             stages, waited = StageTimes(loader, batches, training.step, ranks), loader.wait_seconds
@@ -158,14 +152,12 @@ class _Measuring:
 
     def _checkpoint_alone(self) -> dict[str, float]:
         """Seconds that training stands still for a checkpoint, and that writing it takes; on rank 0."""
-        state, written = self.training.state, list[Written]()
+        found = {"wait": 0.0, "writing": 0.0}
         if self._ranks.is_main:
-            with tempfile.TemporaryDirectory(prefix="imagesprint-doctor-", dir=Path.cwd()) as folder:
-                snapshot = Snapshot(state.checkpoint_like(), self._ranks.device)
-                with CheckpointWriter(Path(folder), snapshot, written.append) as writer:
-                    writer.save(state.checkpoint(self._schedule.num_train, "", ""))
+            checkpoint = time_checkpoint(self.training, Path.cwd())
+            found = {"wait": checkpoint.waited, "writing": checkpoint.writing}
         self._ranks.barrier()
-        return {"wait": sum(each.waited for each in written), "writing": sum(each.seconds for each in written)}
+        return found
 
 
 def _thread_counts(most: int) -> list[int]:

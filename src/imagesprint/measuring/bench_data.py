@@ -204,8 +204,8 @@ def _inside(work: Work, samples: Samples) -> dict[str, Any]:
     entropy: dict[str, float] | None = None
     if ENTROPY in samples:
         entropy = _over_entropy(work, samples)
-        stages["entropy"] = entropy["rows_microseconds"]
-        stages["idct_and_colour"] = decoding - entropy["rows_microseconds"]
+        stages["entropy"] = (decoding + microseconds("resize")) / entropy["decoder_over_rows"]  # of these images
+        stages["idct_and_colour"] = decoding - stages["entropy"]
     stages["resize"] = microseconds("resize")
     stages["hand_over"] = microseconds("python")
     return {
@@ -221,11 +221,10 @@ def _over_entropy(work: Work, samples: Samples) -> dict[str, float]:
     """
     found = {}
     over_decoder = median_ratio(_cpu_seconds(_clocked(samples[LOADER])), _cpu_seconds(_clocked(samples[DECODER])))
-    decoder = [sample.extra["decoder"] for sample in samples[ENTROPY]]
+    taken = {key: sum(sample.extra[key] for sample in samples[ENTROPY]) for key in ("decoder", "whole", "rows")}
     for part in ("whole", "rows"):
-        floor = [sample.extra[part] for sample in samples[ENTROPY]]
-        found[f"{part}_microseconds"] = 1e6 * statistics.median(floor) / work.images
-        found[f"decoder_over_{part}"] = median_ratio(decoder, floor)
+        found[f"{part}_microseconds"] = 1e6 * taken[part] / (len(samples[ENTROPY]) * work.images)
+        found[f"decoder_over_{part}"] = taken["decoder"] / taken[part]
         found[f"loader_over_{part}"] = found[f"decoder_over_{part}"] * over_decoder
     return found
 

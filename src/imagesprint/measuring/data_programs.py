@@ -20,7 +20,7 @@ from imagesprint.loading.load import Load
 from imagesprint.loading.loader import AHEAD
 from imagesprint.loading.ring import Ring
 from imagesprint.measuring.contest import Pass
-from imagesprint.measuring.data_work import HeldBatch, Work
+from imagesprint.measuring.data_work import HELD_IMAGES, HeldBatch, Work
 
 LEAD: Final = AHEAD + 1  # batches that fill the loader's buffers for the first time
 
@@ -78,16 +78,18 @@ def _decoding(work: Work) -> Callable[[HeldBatch], object]:
 
 def beside_entropy(work: Work) -> Pass:
     """Return a pass of the decoder and of entropy decoding alone, in turns batch by batch: CPU seconds of the "decoder"
-    and of entropy decoding the "whole" images, and their "rows" down to the crop's last one. Raises DataError where no
-    image is a JPEG that libjpeg decodes.
+    and of entropy decoding the "whole" images, and their "rows" down to the crop's last one. Each pass has the next
+    batches of those that can be held, for the rows depend on the crops. Raises DataError where no image is a JPEG that
+    libjpeg decodes.
     """
-    batches, decode = _held(work), _decoding(work)
-    if not any(read_info(data) is not None for batch in batches for data in batch.encoded):
+    held, decode = replace(work, steps=max(work.steps, HELD_IMAGES // work.batch_size)).batches().held, _decoding(work)
+    if not any(read_info(data) is not None for batch in held for data in batch.encoded):
         raise DataError("no image is a JPEG that libjpeg decodes")
+    batches = itertools.cycle(held)
 
     def run() -> Mapping[str, float]:
         taken = {"decoder": 0.0, "whole": 0.0, "rows": 0.0}
-        for batch in batches:
+        for batch in itertools.islice(batches, work.steps):
             taken["decoder"] += _clocked(partial(decode, batch))["cpu_seconds"]
             for data, bottom in zip(batch.encoded, batch.crops[:, 3].tolist(), strict=True):
                 if read_info(data) is not None:

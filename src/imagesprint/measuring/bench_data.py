@@ -224,10 +224,11 @@ def _over_entropy(work: Work, samples: Samples) -> dict[str, float]:
     """
     found = {}
     over_decoder = median_ratio(_cpu_seconds(_clocked(samples[LOADER])), _cpu_seconds(_clocked(samples[DECODER])))
-    taken = {key: sum(sample.extra[key] for sample in samples[ENTROPY]) for key in ("decoder", "whole", "rows")}
+    decoder = [sample.extra["decoder"] for sample in samples[ENTROPY]]
     for part in ("whole", "rows"):
-        found[f"{part}_microseconds"] = 1e6 * taken[part] / (len(samples[ENTROPY]) * work.images)
-        found[f"decoder_over_{part}"] = taken["decoder"] / taken[part]
+        floor = [sample.extra[part] for sample in samples[ENTROPY]]
+        found[f"{part}_microseconds"] = 1e6 * statistics.median(floor) / work.images
+        found[f"decoder_over_{part}"] = median_ratio(decoder, floor)
         found[f"loader_over_{part}"] = found[f"decoder_over_{part}"] * over_decoder
     return found
 

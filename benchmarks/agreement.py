@@ -53,7 +53,8 @@ def main() -> int:
     evaluated = by_pixels(in_torch(model), model, dataset)
     right = 100 * float((predicted.argmax(1) == dataset.labels).mean())
     rows = [compare(name, evaluated, other) for name, other in (("predict", predicted), ("onnx", onnx))]
-    print(table(["", "images", "same top-1", "greatest difference of a probability"], rows))
+    cells = [[*row[:-1], f"{row[-1]:.1e}"] for row in rows]
+    print(table(["", "images", "same top-1", "greatest difference of a probability"], cells))
     print(f"top-1: evaluate {accuracy.top1:.4f} %, predict {right:.4f} %")
     if args.originals is not None:
         print_originals(model, args, dataset.variant, console)

@@ -20,7 +20,7 @@ from imagesprint.measuring.doctor.check import Check, failure, ok, warning
 
 _PACKAGE: Final = "imagesprint"
 _FOR_DEVELOPERS: Final = ("dev", "interop")  # extras that no verb needs
-_PILLOW_COSTS: Final = "images load two to four times slower"  # 2.3 to 4.3: benchmarks/results/2026-11-21-bench-data.md
+_PILLOW_COSTS: Final = "images load two to five times slower"  # 2.3 to 4.7: benchmarks/results/2026-11-21-bench-data.md
 _LIBJPEG: Final = re.compile(rb"libjpeg-turbo version ([0-9.]+)")  # text inside the library
 
 

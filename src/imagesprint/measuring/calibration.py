@@ -2,10 +2,9 @@
 checkpoint. Tens of seconds in all.
 """
 
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from statistics import median
@@ -176,17 +175,7 @@ def _copy(phase: Phase, device: torch.device) -> float:
     shape = (phase.micro_batch, phase.image_size, phase.image_size, 3)
     source = torch.zeros(shape, dtype=torch.uint8).pin_memory()
     target = torch.empty_like(source, device=device)
-    return min(_times(device, lambda: target.copy_(source, non_blocking=True), 4)[1:])
-
-
-def _times(device: torch.device, work: Callable[[], object], count: int) -> list[float]:
-    stopwatch = Stopwatch(device)
-    marks = [stopwatch.mark()]
-    for _ in range(count):
-        work()
-        marks.append(stopwatch.mark())
-    stopwatch.wait()
-    return [stopwatch.seconds(start, end) for start, end in itertools.pairwise(marks)]
+    return min(Stopwatch(device).laps(lambda: target.copy_(source, non_blocking=True), 4)[1:])
 
 
 def _evaluation(training: TimedTraining, root: Root) -> float:

@@ -1,6 +1,5 @@
 """What the device can do at best: copying within its memory, and multiplying matrices. Measured, not looked up."""
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -47,10 +46,4 @@ def _matmul(device: torch.device, dtype: torch.dtype) -> float:
 
 def _fastest(device: torch.device, work: Callable[[], object]) -> float:
     """Return the seconds of the fastest pass but the first, which warms up: a ceiling is what nothing disturbs."""
-    stopwatch = Stopwatch(device)
-    marks = [stopwatch.mark()]
-    for _ in range(_PASSES):
-        work()
-        marks.append(stopwatch.mark())
-    stopwatch.wait()
-    return min(stopwatch.seconds(start, end) for start, end in itertools.pairwise(marks[1:]))
+    return min(Stopwatch(device).laps(work, _PASSES)[1:])

@@ -1,6 +1,5 @@
 """What the benches of steps and the calibration share: a training to measure, and the seconds that its steps take."""
 
-import itertools
 import tempfile
 import time
 from collections.abc import Iterator
@@ -70,12 +69,7 @@ class TimedTraining:
         for _ in range(warm_up):
             self.step(batches, phase, _LR)
         self.ranks.barrier()
-        marks = [self._stopwatch.mark()]
-        for _ in range(steps):
-            self.step(batches, phase, _LR)
-            marks.append(self._stopwatch.mark())
-        self._stopwatch.wait()
-        return [self._stopwatch.seconds(start, end) for start, end in itertools.pairwise(marks)]
+        return self._stopwatch.laps(partial(self.step, batches, phase, _LR), steps)
 
     def described(self) -> dict[str, object]:
         """Return what the figures of any bench of steps belong to."""

@@ -1,6 +1,8 @@
 """Time on a device: marks that lie in its own order of work, and are read once it is done."""
 
+import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -40,6 +42,15 @@ class Stopwatch:
             return end.clock - start.clock
         milliseconds: float = start.event.elapsed_time(end.event)
         return milliseconds / 1000
+
+    def laps(self, work: Callable[[], object], count: int) -> list[float]:
+        """Return the seconds that each of `count` calls of `work` takes the device, one behind the other."""
+        marks = [self.mark()]
+        for _ in range(count):
+            work()
+            marks.append(self.mark())
+        self.wait()
+        return [self.seconds(start, end) for start, end in itertools.pairwise(marks)]
 
 
 class Waits:

@@ -143,12 +143,9 @@ class _Measuring:
         if self._ranks.world_size == 1:
             return None
         self._ranks.barrier()
-        marks = [self._stopwatch.mark()]
-        for _ in range(_REDUCTIONS):
-            self.training.state.sums.reduce(self._ranks)
-            marks.append(self._stopwatch.mark())
-        self._stopwatch.wait()
-        return statistics.median(self._stopwatch.seconds(*pair) for pair in itertools.pairwise(marks))
+        return statistics.median(
+            self._stopwatch.laps(lambda: self.training.state.sums.reduce(self._ranks), _REDUCTIONS)
+        )
 
     def _checkpoint_alone(self) -> dict[str, float]:
         """Seconds that training stands still for a checkpoint, and that writing it takes; on rank 0."""

@@ -66,4 +66,4 @@ def drawn_with(load: Load) -> int:
 
 def test_no_more_are_drawn_together_than_that_or_a_step(datasets: list[Dataset], drawn_together: int) -> None:
     drawn = [drawn_with(load) for load in TrainingLoads(RECIPE, SCHEDULE, datasets, range(17), (0, 1))]
-    assert max(drawn) == {1: 12, 20: 16, 4096: 32}[drawn_together]
+    assert max(drawn) == {1: 12, 20: 16, 4096: 80}[drawn_together]

@@ -30,15 +30,17 @@ def draw_training_crops(
     phase: Phase,
     sizes: NDArray[np.integer],
     boxes: Sequence[NDArray[np.float32]] | None,
-    epoch: int,
+    epochs: NDArray[np.int64] | int,
     sample_ids: NDArray[np.int64],
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """The crops, int32[N, 4], and flips, bool[N], of samples `sample_ids`, int64[N], in `epoch`.
+    """The crops, int32[N, 4], and flips, bool[N], of samples `sample_ids`, int64[N], in `epochs`: one for all, or
+    int64[N].
 
     `boxes` holds each image's objects, float32[K, 4] as ymin, xmin, ymax, xmax in 0..1; only the crop
     `distorted_bbox` looks at them, and None says that no image has any.
     """
     height, width = _height_width(sizes)
+    epochs = np.broadcast_to(epochs, sample_ids.shape)
     if recipe.crop == "random_resized":
         propose = _random_resized(recipe.aspect, phase.min_area, height, width)
         fallback = _central_within_aspect(recipe.aspect, height, width)
@@ -49,9 +51,9 @@ def draw_training_crops(
         fallback = np.stack([np.zeros_like(width), np.zeros_like(height), width, height], 1)
         attempts = DISTORTED_BBOX_ATTEMPTS
     else:
-        return _central_square(height, width, np.minimum(height, width)), _flips(recipe, epoch, sample_ids)
-    crops = _first_acceptable(propose, attempts, fallback, recipe.seed, epoch, sample_ids)
-    return crops, _flips(recipe, epoch, sample_ids)
+        return _central_square(height, width, np.minimum(height, width)), _flips(recipe, epochs, sample_ids)
+    crops = _first_acceptable(propose, attempts, fallback, recipe.seed, epochs, sample_ids)
+    return crops, _flips(recipe, epochs, sample_ids)
 
 
 def evaluation_crops(sizes: NDArray[np.integer], eval_resize: int, eval_image_size: int) -> NDArray[np.int32]:
@@ -71,10 +73,10 @@ def _height_width(sizes: NDArray[np.integer]) -> tuple[Ints, Ints]:
     return wide[:, 0], wide[:, 1]
 
 
-def _flips(recipe: Recipe, epoch: int, sample_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _flips(recipe: Recipe, epochs: Ints, sample_ids: Ints) -> NDArray[np.bool_]:
     if not recipe.flip:
         return np.zeros(len(sample_ids), np.bool_)
-    flips: NDArray[np.bool_] = sample_bits(recipe.seed, epoch, sample_ids, 0, FLIP)[0] >= np.uint32(1 << 31)
+    flips: NDArray[np.bool_] = sample_bits(recipe.seed, epochs, sample_ids, 0, FLIP)[0] >= np.uint32(1 << 31)
     return flips
 
 
@@ -83,8 +85,8 @@ def _first_acceptable(
     attempts: int,
     fallback: Ints,
     seed: int,
-    epoch: int,
-    sample_ids: NDArray[np.int64],
+    epochs: Ints,
+    sample_ids: Ints,
 ) -> NDArray[np.int32]:
     """Each sample's first acceptable proposal, else its row of `fallback`.
 
@@ -95,9 +97,9 @@ def _first_acceptable(
     done = 0
     while done < attempts and len(pending):
         count = min(max(1, 9 * done), attempts - done)
-        ids = np.tile(sample_ids[pending], count)
+        ids, of_epochs = np.tile(sample_ids[pending], count), np.tile(epochs[pending], count)
         blocks = np.repeat(np.arange(done, done + count), len(pending))
-        bits = sample_bits(seed, epoch, ids, blocks, CROP).reshape(4, count, len(pending))
+        bits = sample_bits(seed, of_epochs, ids, blocks, CROP).reshape(4, count, len(pending))
         left, top, width, height, acceptable = propose(bits, pending)
         first = acceptable.argmax(0)
         hit = np.flatnonzero(acceptable.any(0))

@@ -57,12 +57,16 @@ def _philox(counters: NDArray[np.uint64], key: int) -> tuple[NDArray[np.uint64],
 
 
 def sample_bits(
-    seed: int, epoch: int, sample_ids: NDArray[np.int64], blocks: NDArray[np.int64] | int, purpose: int
+    seed: int,
+    epochs: NDArray[np.int64] | int,
+    sample_ids: NDArray[np.int64],
+    blocks: NDArray[np.int64] | int,
+    purpose: int,
 ) -> NDArray[np.uint32]:
-    """uint32[4, N]: block `blocks` (one for all, or int64[N]) of each sample's draws for `purpose` in `epoch`."""
+    """uint32[4, N]: block `blocks` of each sample's draws for `purpose` in `epochs`, both one for all or int64[N]."""
     counters = np.empty((4, len(sample_ids)), np.uint32)
     counters[0] = sample_ids
-    counters[1] = epoch
+    counters[1] = epochs
     counters[2] = blocks
     counters[3] = purpose
     return philox(counters, seed)

@@ -39,21 +39,22 @@ class TrainingLoads:
             yield from self._of_block(steps)
 
     def _blocks(self) -> Iterator[range]:
-        """The steps in runs within one phase and epoch: of DRAWN_TOGETHER samples of this rank, or of one step."""
+        """The steps in runs within one phase: of DRAWN_TOGETHER samples of this rank, or of one step."""
         start = self._steps.start
         while start < self._steps.stop:
-            position = self._schedule.position(start)
-            end_of_phase = self._schedule.bounds[self._schedule.phase_index(start)][1]
-            count = max(1, DRAWN_TOGETHER * self._ranks[1] // position.batch_size)
-            end_of_epoch = start + position.batches_in_epoch - position.batch
-            stop = min(start + count, end_of_epoch, end_of_phase, self._steps.stop)
+            index = self._schedule.phase_index(start)
+            count = max(1, DRAWN_TOGETHER * self._ranks[1] // self._recipe.phases[index].batch_size)
+            stop = min(start + count, self._schedule.bounds[index][1], self._steps.stop)
             yield range(start, stop)
             start = stop
 
     def _of_block(self, steps: range) -> Iterator[Load]:
         (rank, world_size), phase = self._ranks, self._schedule.phase(steps.start)
-        places = list(itertools.product(steps, range(rank, phase.micro_batches, world_size)))
-        together = self._draw(steps.start, np.concatenate([self._sampler.micro_batch(*place) for place in places]))
+        indices = range(rank, phase.micro_batches, world_size)
+        places = list(itertools.product(steps, indices))
+        epochs = np.repeat([self._schedule.position(step).epoch for step in steps], len(indices) * phase.micro_batch)
+        ids = np.concatenate([self._sampler.micro_batch(*place) for place in places])
+        together = self._draw(steps.start, epochs, ids)
         for number, (step, index) in enumerate(places):
             load = together.part(number * phase.micro_batch, phase.micro_batch)
             if self._recipe.bad_records == "substitute":
@@ -61,15 +62,15 @@ class TrainingLoads:
             else:
                 yield replace(load, step=step, advice="; or pass over bad records: --set bad_records=substitute")
 
-    def _draw(self, step: int, ids: NDArray[np.int64]) -> Load:
-        """One load of the samples `ids` of the phase and epoch of `step`."""
-        phase, epoch = self._schedule.phase(step), self._schedule.position(step).epoch
+    def _draw(self, step: int, epochs: NDArray[np.int64] | int, ids: NDArray[np.int64]) -> Load:
+        """One load of the samples `ids` in `epochs`, all of the phase of `step`."""
+        phase = self._schedule.phase(step)
         dataset = self._datasets[self._schedule.phase_index(step)]
         with_boxes = self._recipe.crop == "distorted_bbox"
         boxes = [dataset.boxes(sample_id) for sample_id in ids.tolist()] if with_boxes else None
-        crops, flips = draw_training_crops(self._recipe, phase, dataset.sizes[ids], boxes, epoch, ids)
+        crops, flips = draw_training_crops(self._recipe, phase, dataset.sizes[ids], boxes, epochs, ids)
         return Load(dataset, ids, crops, flips, self._recipe.antialias, len(ids), phase.image_size, step)
 
     def _stand_ins(self, step: int, index: int, row: int) -> Iterator[Load]:
         for sample_id in self._sampler.following(step, index, row):
-            yield self._draw(step, np.array([sample_id]))
+            yield self._draw(step, self._schedule.position(step).epoch, np.array([sample_id]))

@@ -125,8 +125,8 @@ PLANTS = (
         {"read": {"read_milliseconds": 60}, "decode": {"height": LARGE}},
     ),
     Plant(
-        f"photos of {LARGE * 4 // 3} × {LARGE} px, resnet20 at 64 px",
-        {"decode": {"height": LARGE}, "compute": {"image_size": 64}},
+        f"photos of {LARGE * 4 // 3} × {LARGE} px, resnet20 at 96 px",
+        {"compute": {"image_size": 96}, "decode": {"height": LARGE}},
     ),
     Plant(
         "resnet50 at 16 px, a checkpoint after each step, on a disk that writes 100 MB/s, each read takes 80 ms",

@@ -14,8 +14,13 @@ from imagesprint.records.dataset import open_root
 
 
 def test_threads_share_the_decoding_alone() -> None:
-    cost = LoadingCost(decoding=0.003, serial=0.001)
+    cost = LoadingCost(decoding=0.003, serial=0.001, rows=1_000_000)
     assert [cost.images_per_second(threads) for threads in (1, 3)] == pytest.approx([250, 500])
+
+
+def test_threads_wait_for_the_last_of_them() -> None:
+    cost = LoadingCost(decoding=0.004, serial=0.0, rows=8)
+    assert cost.images_per_second(2) == pytest.approx(8 / (8.5 * 0.002))
 
 
 @pytest.mark.parametrize("decoder", ["native", "pillow"])

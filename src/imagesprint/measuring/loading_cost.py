@@ -20,16 +20,21 @@ _WARM_UP: Final = 2  # batches before
 
 @dataclass(frozen=True)
 class LoadingCost:
-    """CPU seconds an image: `decoding`, with all else that native code does, which any number of threads share, and
-    `serial`, which one thread does.
+    """CPU seconds an image in batches of `rows`: `decoding`, with all else that native code does, which any number of
+    threads share, and `serial`, which one thread does.
     """
 
     decoding: float
     serial: float
+    rows: int
 
     def images_per_second(self, threads: int) -> float:
-        """Return how fast `threads` threads load on as many cores that do nothing else."""
-        return 1 / (self.serial + self.decoding / threads)
+        """Return how fast `threads` threads load on as many cores that do nothing else.
+
+        At the end of a batch they wait for the last of them, each but that one for half an image on average.
+        """
+        idle = (threads - 1) / 2
+        return 1 / (self.serial + self.decoding / threads * (self.rows + idle) / self.rows)
 
 
 def measure_loading(loader: Loader, rows: int, image_size: int) -> LoadingCost:
@@ -49,7 +54,7 @@ def measure_loading(loader: Loader, rows: int, image_size: int) -> LoadingCost:
         pass
     images = (len(marks) - 1 - _WARM_UP) * rows
     total, decoding = (end - start for start, end in zip(marks[_WARM_UP], marks[-1], strict=True))
-    return LoadingCost(decoding / images, max(0.0, total - decoding) / images)
+    return LoadingCost(decoding / images, max(0.0, total - decoding) / images, rows)
 
 
 class _TimedPillow(PillowDecoder):

@@ -20,7 +20,7 @@ from imagesprint.recipes.toml_format import to_dict
 from imagesprint.records.dataset import Root
 from imagesprint.runs.ranks import Ranks
 
-_FORMAT: Final = 1  # a calibration of another one is not read
+_FORMAT: Final = 2  # a calibration of another one is not read
 _NO_MATTER: Final = ("name", "seed", "init", "eval_every", "phases")  # of a recipe, for how long its parts take
 
 

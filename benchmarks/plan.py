@@ -4,7 +4,7 @@
     python benchmarks/plan.py small --data ROOT --pairs 5 --set 'phases.0.epochs=[0,1]' …
 
 Each pair is a calibration from nothing and the `train` that follows, two commands, whose wall time counts. The loading
-estimate is made from one thread's CPU time and held against the loader with 1, 2, … threads, in rounds of turns.
+estimate is held against the loader with 1, 2, … threads, in rounds of turns.
 Exits 3 where the median pair is off by more than 15%, or the median round of any number of threads by more than 10%.
 """
 
@@ -85,7 +85,7 @@ def loading(recipe: Recipe, data: Path, threads: int) -> list[dict[str, Any]]:
 
 def _loading_round(recipe: Recipe, phase: Phase, data: Path, threads: int) -> list[tuple[float, float]]:
     with _loader(recipe, phase, data, 1) as loader:
-        cost = measure_loading(loader, phase.micro_batch, phase.image_size)
+        cost = measure_loading(loader, phase.micro_batch, phase.image_size, threads)
     found = []
     for count in range(1, threads + 1):
         with _loader(recipe, phase, data, count) as loader:

@@ -150,7 +150,7 @@ class _StepTimer:
         reduction = self._training.eager_parts(noise, few, 1)["reduction"] if ranks.world_size > 1 else 0.0
         copy = phase.micro_batches // ranks.world_size * _copy(phase, device)
         with training_loader(self._training, phase, self._root, _ENDLESS) as loader:
-            cost = measure_loading(loader, phase.micro_batch, phase.image_size)
+            cost = measure_loading(loader, phase.micro_batch, phase.image_size, ranks.threads)
         return StepTime(
             step=self._in_step * median(self._seconds),
             first=self._first,

@@ -1,73 +1,73 @@
-"""What loading an image costs one thread, and so how fast any number of threads loads."""
+"""What loading an image costs, and so how fast any number of threads loads."""
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from statistics import median
+from typing import Final, Self
 
-from imagesprint.images.decoders import use_native
-from imagesprint.images.decoding import Decoder, PillowDecoder
+from imagesprint.images.decoders import open_decoder
+from imagesprint.images.decoding import Decoder
 from imagesprint.loading.batch import Buffer
 from imagesprint.loading.load import Load
 from imagesprint.loading.loader import AHEAD, Loader
 from imagesprint.loading.ring import Ring
-from imagesprint.measuring.data_programs import TimedDecoder
 
-_SECONDS: Final = 1.0  # of loading that are measured
-_WARM_UP: Final = 2  # batches before
+_SECONDS: Final = 1.0  # of loading that are measured with each number of threads
+_ROUNDS: Final = 3  # in which they take turns
+_WARM_UP: Final = 2 * (AHEAD + 1)  # batches before: each buffer was used twice
 
 
 @dataclass(frozen=True)
 class LoadingCost:
-    """CPU seconds an image in batches of `rows`: `decoding`, with all else that native code does, which any number of
-    threads share, and `serial`, which one thread does.
-    """
+    """Seconds an image: `decoding`, which any number of threads share, and `serial`, which they cannot."""
 
     decoding: float
     serial: float
-    rows: int
+
+    @classmethod
+    def fitted(cls, alone: float, together: float, threads: int) -> Self:
+        """Return the cost where an image takes one thread `alone` seconds, and `threads` threads `together`."""
+        decoding = (alone - together) * threads / (threads - 1)
+        decoding = min(alone, max(0.0, decoding))
+        return cls(decoding, alone - decoding)
 
     def images_per_second(self, threads: int) -> float:
-        """Return how fast `threads` threads load on as many cores that do nothing else.
-
-        At the end of a batch they wait for the last of them, each but that one for half an image on average.
-        """
-        idle = (threads - 1) / 2
-        return 1 / (self.serial + self.decoding / threads * (self.rows + idle) / self.rows)
+        """Return how fast `threads` threads load on as many cores that do nothing else."""
+        return 1 / (self.serial + self.decoding / threads)
 
 
-def measure_loading(loader: Loader, rows: int, image_size: int) -> LoadingCost:
-    """Measure the first batches of `loader`, of `rows` images each, loaded by one thread."""
-    decoder = TimedDecoder() if use_native() else _TimedPillow()
+def measure_loading(loader: Loader, rows: int, image_size: int, threads: int) -> LoadingCost:
+    """Measure the first batches of `loader`, of `rows` images each, with one thread and with `threads`, at least two.
+
+    The two speeds fix the two costs. So what threads lose by waiting for one another, and cores by sharing caches and
+    memory, is counted as serial.
+    """
+    many = max(2, threads)
+    taken: dict[int, list[float]] = {1: [], many: []}
+    for _ in range(_ROUNDS):
+        for count, seconds in taken.items():
+            seconds.append(_seconds(loader, rows, image_size, count))
+    return LoadingCost.fitted(median(taken[1]), median(taken[many]), many)
+
+
+def _seconds(loader: Loader, rows: int, image_size: int, threads: int) -> float:
+    """The seconds of an image in a round with `threads` threads."""
+    decoder = open_decoder(threads)
     buffers = [Buffer(rows, rows * image_size**2 * 3, False) for _ in range(AHEAD + 1)]
-    marks: list[tuple[float, float]] = []  # CPU seconds of this process and of the decoder before each batch
+    begun: list[float] = []  # when each batch was
 
     def loads() -> Iterator[Load]:
         for load in loader.loads():
-            marks.append((time.process_time(), decoder.seconds))
-            if len(marks) > _WARM_UP + 1 and marks[-1][0] - marks[_WARM_UP][0] > _SECONDS:
+            begun.append(time.perf_counter())
+            if len(begun) > _WARM_UP + 1 and begun[-1] - begun[_WARM_UP] > _SECONDS / _ROUNDS:
                 return
             yield load
 
     for _ in Ring(loads(), buffers, partial(_fill, decoder), decoder.close):
         pass
-    images = (len(marks) - 1 - _WARM_UP) * rows
-    total, decoding = (end - start for start, end in zip(marks[_WARM_UP], marks[-1], strict=True))
-    return LoadingCost(decoding / images, max(0.0, total - decoding) / images, rows)
-
-
-class _TimedPillow(PillowDecoder):
-    """Adds up the CPU time of its calls, which one thread carries out."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
-        self.seconds = 0.0
-
-    def decode(self, *args: Any, **kwargs: Any) -> None:
-        start = time.thread_time()
-        super().decode(*args, **kwargs)
-        self.seconds += time.thread_time() - start
+    return (begun[-1] - begun[_WARM_UP]) / (len(begun) - 1 - _WARM_UP) / rows
 
 
 def _fill(decoder: Decoder, load: Load, buffer: Buffer) -> object:

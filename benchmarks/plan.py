@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from imagesprint.records.dataset import open_root
 
 MAX_TOTAL = 0.15
 MAX_LOADING = 0.10
-ROUNDS = 5
+ROUNDS = 15
 PASS_SECONDS = 0.5
 
 
@@ -84,8 +85,7 @@ def loading(recipe: Recipe, data: Path, threads: int) -> list[dict[str, Any]]:
 
 
 def _loading_round(recipe: Recipe, phase: Phase, data: Path, threads: int) -> list[tuple[float, float]]:
-    with _loader(recipe, phase, data, 1) as loader:
-        cost = measure_loading(loader, phase.micro_batch, phase.image_size, threads)
+    cost = measure_loading(partial(_loader, recipe, phase, data), threads)
     found = []
     for count in range(1, threads + 1):
         with _loader(recipe, phase, data, count) as loader:

@@ -38,8 +38,8 @@ def test_measured_cost(decoder: str, photo_root: Path, tiny_recipe: Recipe, monk
         monkeypatch.setenv("IMAGESPRINT_DECODER", decoder)
     phase = replace(tiny_recipe.phases[0], epochs=None, steps=(0, 10_000), batch_size=64, micro_batch=32)
     began = time.perf_counter()
-    with Loader(open_root(photo_root), replace(tiny_recipe, phases=(phase,))) as loader:
-        cost = measure_loading(loader, phase.micro_batch, phase.image_size, 2)
+    root, recipe = open_root(photo_root), replace(tiny_recipe, phases=(phase,))
+    cost = measure_loading(lambda threads: Loader(root, recipe, threads=threads), 2)
     spent = time.perf_counter() - began
     alone = 1 / cost.images_per_second(1)
     assert alone > 0

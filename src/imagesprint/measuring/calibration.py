@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Final
 
@@ -149,8 +150,7 @@ class _StepTimer:
         few = replace(phase, batch_size=phase.micro_batch * ranks.world_size)
         reduction = self._training.eager_parts(noise, few, 1)["reduction"] if ranks.world_size > 1 else 0.0
         copy = phase.micro_batches // ranks.world_size * _copy(phase, device)
-        with training_loader(self._training, phase, self._root, _ENDLESS) as loader:
-            cost = measure_loading(loader, phase.micro_batch, phase.image_size, ranks.threads)
+        cost = measure_loading(partial(training_loader, self._training, phase, self._root, _ENDLESS), ranks.threads)
         return StepTime(
             step=self._in_step * median(self._seconds),
             first=self._first,

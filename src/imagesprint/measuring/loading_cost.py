@@ -1,18 +1,12 @@
 """What loading an image costs, and so how fast any number of threads loads."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
 from typing import Final, Self
 
-from imagesprint.images.decoders import open_decoder
-from imagesprint.images.decoding import Decoder
-from imagesprint.loading.batch import Buffer
-from imagesprint.loading.load import Load
 from imagesprint.loading.loader import AHEAD, Loader
-from imagesprint.loading.ring import Ring
 
 _SECONDS: Final = 1.0  # of loading that are measured with each number of threads
 _ROUNDS: Final = 3  # in which they take turns
@@ -38,8 +32,9 @@ class LoadingCost:
         return 1 / (self.serial + self.decoding / threads)
 
 
-def measure_loading(loader: Loader, rows: int, image_size: int, threads: int) -> LoadingCost:
-    """Measure the first batches of `loader`, of `rows` images each, with one thread and with `threads`, at least two.
+def measure_loading(open_loader: Callable[[int], Loader], threads: int) -> LoadingCost:
+    """Measure the loader that `open_loader` opens for a number of threads, with one thread and with `threads`, at least
+    two. It has to have more batches than can be loaded in a second.
 
     The two speeds fix the two costs. So what threads lose by waiting for one another, and cores by sharing caches and
     memory, is counted as serial.
@@ -48,27 +43,17 @@ def measure_loading(loader: Loader, rows: int, image_size: int, threads: int) ->
     taken: dict[int, list[float]] = {1: [], many: []}
     for _ in range(_ROUNDS):
         for count, seconds in taken.items():
-            seconds.append(_seconds(loader, rows, image_size, count))
+            with open_loader(count) as loader:
+                seconds.append(_seconds_an_image(loader))
     return LoadingCost.fitted(median(taken[1]), median(taken[many]), many)
 
 
-def _seconds(loader: Loader, rows: int, image_size: int, threads: int) -> float:
-    """The seconds of an image in a round with `threads` threads."""
-    decoder = open_decoder(threads)
-    buffers = [Buffer(rows, rows * image_size**2 * 3, False) for _ in range(AHEAD + 1)]
-    begun: list[float] = []  # when each batch was
-
-    def loads() -> Iterator[Load]:
-        for load in loader.loads():
-            begun.append(time.perf_counter())
-            if len(begun) > _WARM_UP + 1 and begun[-1] - begun[_WARM_UP] > _SECONDS / _ROUNDS:
-                return
-            yield load
-
-    for _ in Ring(loads(), buffers, partial(_fill, decoder), decoder.close):
-        pass
-    return (begun[-1] - begun[_WARM_UP]) / (len(begun) - 1 - _WARM_UP) / rows
-
-
-def _fill(decoder: Decoder, load: Load, buffer: Buffer) -> object:
-    return buffer.fill(load, decoder)
+def _seconds_an_image(loader: Loader) -> float:
+    images, batches = 0, iter(loader)
+    for _ in range(_WARM_UP):
+        next(batches)
+    began = now = time.perf_counter()
+    while now - began < _SECONDS / _ROUNDS:
+        images += len(next(batches).labels)
+        now = time.perf_counter()
+    return (now - began) / images

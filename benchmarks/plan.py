@@ -50,6 +50,7 @@ def pair(recipe: str, data: Path, overrides: list[str], folder: Path) -> dict[st
         "off_by": planned / took - 1,
         "calibrating": calibrating,
         "parts": result["plan"]["parts"],
+        "top1": result["top1"],
         "limited_by": [phase["limited_by"] for phase in plan["phases"]],
     }
 

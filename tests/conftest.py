@@ -27,8 +27,11 @@ from imagesprint.records.tfrecord import frame
 def pytest_configure() -> None:
     """Give each of xdist's workers, and all processes it starts, a core of its own.
 
-    Otherwise every torch process takes all cores, and their threads wait for one another.
+    Otherwise every torch process takes all cores, and their threads wait for one another. Where the tests were started
+    with `&`, they and all processes they start would be deaf to Ctrl-C, which some tests press.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     if worker.removeprefix("gw").isdigit():
         cores = sorted(os.sched_getaffinity(0))

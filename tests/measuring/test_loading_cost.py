@@ -1,11 +1,14 @@
 """The cost of loading is what loading takes, whichever decoder is at work."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import Loader
 from imagesprint.measuring import loading_cost
 from imagesprint.measuring.loading_cost import LoadingCost, measure_loading
@@ -42,5 +45,28 @@ def test_measured_cost(decoder: str, photo_root: Path, tiny_recipe: Recipe, monk
     cost = measure_loading(lambda threads: Loader(root, recipe, threads=threads), 2)
     spent = time.perf_counter() - began
     alone = 1 / cost.images_per_second(1)
-    assert alone > 0
     assert 3 * 7 * 32 * alone < spent  # in each of three rounds seven batches were loaded by one thread
+
+
+class SlowLoader(Loader):
+    """Batches of 4 images that take 8 ms by one thread, 4 by two."""
+
+    def __init__(self, threads: int) -> None:
+        self.seconds = 0.008 / threads
+
+    def __iter__(self) -> Iterator[Batch]:
+        nothing = torch.zeros(4)
+        batch = Batch(nothing, nothing, nothing, nothing, 0)
+        while True:
+            time.sleep(self.seconds)
+            yield batch
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_no_faster_than_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading_cost, "_SECONDS", 0.1)
+    cost = measure_loading(SlowLoader, 2)
+    assert 100 < cost.images_per_second(1) <= 500  # to sleep takes longer on a busy machine, never shorter
+    assert cost.images_per_second(1) < cost.images_per_second(2)

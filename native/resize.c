@@ -55,7 +55,7 @@ ims_status resizer_begin(resizer *resizer, const resize_geometry *geometry, uint
     resizer->bias = g->antialias ? 1 << (WEIGHT_BITS - 1) : 256;
     resizer->pixel_bytes = g->pixel_bytes;
     resizer->out_rows = g->out_rows ? g->out_rows : g->out_height;
-    resizer->next_in = resizer->next_out = 0;
+    resizer->next_in = resizer->next_out = resizer->slot = resizer->place = 0;
     resizer->out = out;
     return IMS_OK;
 }
@@ -64,26 +64,29 @@ static uint8_t *ring_row(const resizer *resizer, int slot) {
     return resizer->ring.bytes + (size_t)slot * resizer->stride;
 }
 
+static int next_in_circle(int place, int size) { return place + 1 == size ? 0 : place + 1; }
+
+/* Called as soon as the last row that the output row needs is there: its first is at most `taps` rows back. */
 static void emit(resizer *resizer) {
     const resize_axis *axis = &resizer->vertical;
     int y = resizer->next_out++;
     int taps = (axis->count[y] + 1) & ~1; /* the odd one more has no weight, whatever lies in the ring */
     const uint8_t **rows = (const uint8_t **)(void *)resizer->rows.bytes;
-    int slot = axis->first[y] % axis->taps;
-    for (int k = 0; k < taps; k++) {
-        rows[k] = ring_row(resizer, slot);
-        if (++slot == axis->taps) slot = 0;
-    }
+    int slot = resizer->slot - (resizer->next_in - axis->first[y]);
+    if (slot < 0) slot += axis->taps;
+    for (int k = 0; k < taps; k++, slot = next_in_circle(slot, axis->taps)) rows[k] = ring_row(resizer, slot);
     int bytes = resizer->horizontal.size * 3;
     resizer->kernels->down(rows, axis->weights + (ptrdiff_t)y * axis->taps, taps, resizer->bias,
-                           resizer->out + (ptrdiff_t)(y % resizer->out_rows) * bytes, bytes);
+                           resizer->out + (ptrdiff_t)resizer->place * bytes, bytes);
+    resizer->place = next_in_circle(resizer->place, resizer->out_rows);
 }
 
 void resizer_push(resizer *resizer, const uint8_t *row) {
     const resize_axis *axis = &resizer->vertical;
-    int number = resizer->next_in++;
+    int number = resizer->next_in++, slot = resizer->slot;
+    resizer->slot = next_in_circle(slot, axis->taps);
     if (resizer->next_out == axis->size || number < axis->first[resizer->next_out]) return;
-    resizer->kernels->across(&resizer->horizontal, row, resizer->pixel_bytes, ring_row(resizer, number % axis->taps));
+    resizer->kernels->across(&resizer->horizontal, row, resizer->pixel_bytes, ring_row(resizer, slot));
     while (resizer->next_out < axis->size &&
            axis->first[resizer->next_out] + axis->count[resizer->next_out] - 1 <= number)
         emit(resizer);

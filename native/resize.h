@@ -52,6 +52,8 @@ typedef struct {
     int pixel_bytes;
     int out_rows;
     int next_in, next_out; /* rows so far */
+    int slot;              /* next_in % vertical.taps: where in the ring the next row goes */
+    int place;             /* next_out % out_rows */
     uint8_t *out;
 } resizer;
 

@@ -27,49 +27,77 @@ static ims_status reserve(resize_axis *axis, int size, int taps) {
     return IMS_OK;
 }
 
-/* Weights `share` / `total`, rounded so that they add up to ONE: rounded each by itself, the thousands of small ones
- * of a strong reduction would make the image lighter or darker. */
+/* Outputs planned at a time, each step for all of them: loops that the compiler turns into SIMD code. */
+#define PLANNED 16
+
 typedef struct {
-    double factor; /* ONE / total */
-    double sum;
-    int given;
-} rounding;
+    double centre[PLANNED];
+    double first[PLANNED], end[PLANNED]; /* whole */
+    double factor[PLANNED];              /* ONE / the sum of the heights */
+} planned;
 
-static int16_t round_weight(rounding *state, double share) {
-    state->sum += share;
-    int upto = (int)(state->sum * state->factor + 0.5);
-    int weight = upto - state->given;
-    state->given = upto;
-    return (int16_t)(weight > LARGEST ? LARGEST : weight);
+/* The height at pixel `i` behind the first of a triangle that falls to 0 at `support` from its centre; none behind the
+ * last pixel; not normalised. */
+INLINED double triangle(const planned *plan, int output, int i, double support) {
+    double pixel = plan->first[output] + i;
+    double height = support - fabs(pixel + 0.5 - plan->centre[output]);
+    return height > 0.0 && pixel < plan->end[output] ? height : 0.0;
 }
 
-/* The height at pixel `i` of a triangle that falls to 0 at `support` from its centre; not normalised. */
-static double triangle(int i, double centre, double support) {
-    double height = support - fabs(i + 0.5 - centre);
-    return height > 0.0 ? height : 0.0;
+/* As precompute_coeffs in Pillow's src/libImaging/Resample.c. */
+INLINED void plan_pixels(planned *plan, int begin, int size, int input, double scale, double support, int taps) {
+    for (int j = 0; j < PLANNED; j++) {
+        int output = begin + j < size ? begin + j : size - 1;
+        double centre = (output + 0.5) * scale;
+        double first = (int)(centre - support + 0.5), end = (int)(centre + support + 0.5);
+        plan->centre[j] = centre;
+        plan->first[j] = first > 0.0 ? first : 0.0;
+        plan->end[j] = end < input ? end : input;
+    }
+    double total[PLANNED] = {0};
+    for (int i = 0; i < taps; i++)
+        for (int j = 0; j < PLANNED; j++) total[j] += triangle(plan, j, i, support);
+    for (int j = 0; j < PLANNED; j++) plan->factor[j] = ONE / total[j];
 }
 
-/* As precompute_coeffs in Pillow's src/libImaging/Resample.c. Always goes through all `taps`, with no weight behind the
- * last pixel: how many there are changes from output to output, which processors predict badly. */
-INLINED void plan_triangle(resize_axis *axis, int at, int output, int input, double scale, int taps) {
+/* Plans outputs from `begin` on. Always goes through all `taps`, with no weight behind the last pixel: how many there
+ * are changes from output to output. Weights are rounded so that they add up to ONE: rounded each by itself, the
+ * thousands of small ones of a strong reduction would make the image lighter or darker. */
+INLINED void plan_some(resize_axis *axis, int begin, int input, double scale, int mirror, int taps) {
     double support = scale > 1.0 ? scale : 1.0;
-    double centre = (output + 0.5) * scale;
-    int first = (int)(centre - support + 0.5), end = (int)(centre + support + 0.5);
-    if (first < 0) first = 0;
-    if (end > input) end = input;
-    double total = 0.0;
-    for (int i = first; i < first + taps; i++) total += i < end ? triangle(i, centre, support) : 0.0;
-    rounding state = {.factor = ONE / total};
-    int16_t *weights = axis->weights + (size_t)at * (size_t)taps;
-    for (int i = first; i < first + taps; i++)
-        weights[i - first] = round_weight(&state, i < end ? triangle(i, centre, support) : 0.0);
-    axis->first[at] = first;
-    axis->count[at] = end - first;
+    int count = axis->size - begin < PLANNED ? axis->size - begin : PLANNED;
+    int at = mirror ? axis->size - 1 - begin : begin, step = mirror ? -1 : 1;
+    planned plan;
+    plan_pixels(&plan, begin, axis->size, input, scale, support, taps);
+    double sum[PLANNED] = {0};
+    int32_t given[PLANNED] = {0}, weight[PLANNED];
+    for (int i = 0; i < taps; i++) {
+        for (int j = 0; j < PLANNED; j++) {
+            sum[j] += triangle(&plan, j, i, support);
+            int32_t upto = (int32_t)(sum[j] * plan.factor[j] + 0.5);
+            weight[j] = upto - given[j] < LARGEST ? upto - given[j] : LARGEST;
+            given[j] = upto;
+        }
+        for (int j = 0; j < count; j++) axis->weights[(ptrdiff_t)(at + j * step) * taps + i] = (int16_t)weight[j];
+    }
+    for (int j = 0; j < count; j++) {
+        axis->first[at + j * step] = (int32_t)plan.first[j];
+        axis->count[at + j * step] = (int32_t)(plan.end[j] - plan.first[j]);
+    }
 }
 
-INLINED void plan_triangles(resize_axis *axis, int input, double scale, int mirror, int taps) {
-    for (int output = 0; output < axis->size; output++)
-        plan_triangle(axis, mirror ? axis->size - 1 - output : output, output, input, scale, taps);
+INLINED void plan_by(resize_axis *axis, int input, double scale, int mirror, int taps) {
+    for (int begin = 0; begin < axis->size; begin += PLANNED) plan_some(axis, begin, input, scale, mirror, taps);
+}
+
+/* The common numbers of taps get loops of their own, which the compiler unrolls. */
+VECTORISED static void plan_triangles(resize_axis *axis, int input, double scale, int mirror, int taps) {
+    switch (taps) {
+    case 2: plan_by(axis, input, scale, mirror, 2); break;
+    case 4: plan_by(axis, input, scale, mirror, 4); break;
+    case 6: plan_by(axis, input, scale, mirror, 6); break;
+    default: plan_by(axis, input, scale, mirror, taps);
+    }
 }
 
 /* As bilinear_filter32RGB in Pillow's src/libImaging/Geometry.c. */
@@ -79,9 +107,9 @@ static void plan_nearest_two(resize_axis *axis, int at, int output, int input, d
     double share = position - first;
     int16_t *weights = axis->weights + (size_t)at * (size_t)axis->taps;
     int inside = first >= 0 && first + 1 < input;
-    rounding state = {.factor = ONE};
-    weights[0] = round_weight(&state, inside ? 1.0 - share : 1.0);
-    weights[1] = inside ? round_weight(&state, share) : 0;
+    int second = inside ? ONE - (int)((1.0 - share) * ONE + 0.5) : 0;
+    weights[0] = (int16_t)(ONE - second < LARGEST ? ONE - second : LARGEST);
+    weights[1] = (int16_t)(second < LARGEST ? second : LARGEST);
     axis->first[at] = first < 0 ? 0 : first < input ? first : input - 1;
     axis->count[at] = 1 + inside;
 }
@@ -112,10 +140,6 @@ ims_status resize_axis_plan(resize_axis *axis, int input, int size, int antialia
     if (reserve(axis, size, taps) != IMS_OK) return IMS_MEMORY;
     if (!antialias)
         plan_nearest_twos(axis, input, scale, mirror);
-    else if (taps == 2) /* the common numbers get loops of their own, which the compiler unrolls */
-        plan_triangles(axis, input, scale, mirror, 2);
-    else if (taps == 4)
-        plan_triangles(axis, input, scale, mirror, 4);
     else
         plan_triangles(axis, input, scale, mirror, taps);
     int most = 1;

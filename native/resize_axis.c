@@ -44,7 +44,8 @@ INLINED double triangle(const planned *plan, int output, int i, double support) 
     return height > 0.0 && pixel < plan->end[output] ? height : 0.0;
 }
 
-/* As precompute_coeffs in Pillow's src/libImaging/Resample.c. */
+/* As precompute_coeffs in Pillow's src/libImaging/Resample.c. There, too, rounding may count one pixel more than the
+ * triangle is wide (48 to 176, output 27): it has no height, and here no room. */
 INLINED void plan_pixels(planned *plan, int begin, int size, int input, double scale, double support, int taps) {
     for (int j = 0; j < PLANNED; j++) {
         int output = begin + j < size ? begin + j : size - 1;
@@ -52,7 +53,8 @@ INLINED void plan_pixels(planned *plan, int begin, int size, int input, double s
         double first = (int)(centre - support + 0.5), end = (int)(centre + support + 0.5);
         plan->centre[j] = centre;
         plan->first[j] = first > 0.0 ? first : 0.0;
-        plan->end[j] = end < input ? end : input;
+        end = end < input ? end : input;
+        plan->end[j] = end < plan->first[j] + taps ? end : plan->first[j] + taps;
     }
     double total[PLANNED] = {0};
     for (int i = 0; i < taps; i++)

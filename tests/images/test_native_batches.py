@@ -153,6 +153,18 @@ def test_raw_pixels_are_resized_alike(pool: Pool) -> None:
     assert outcome.status.tolist() == [Status.OUTSIDE, Status.DAMAGED]
 
 
+@pytest.mark.parametrize(("side", "size"), [(48, 176), (7, 299), (221, 299), (273, 299)])
+def test_enlarging_where_rounding_counts_a_pixel_too_many(side: int, size: int) -> None:
+    """At one output the triangle seems to reach three pixels, for which there is no room: it once overran its table."""
+    pixels = np.random.default_rng(2).integers(0, 256, (side, side, 3), np.uint8)
+    expected = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
+    for portable in (False, True):
+        batch = batch_of([(0, 0, side, side)], size)
+        sizes = np.array([(side, side)], np.int32)
+        assert not Pool(1, portable).decode([pixels.tobytes()], batch, sizes).status.any()
+        assert np.abs(batch.out[0].astype(int) - np.asarray(expected)).max() <= 1
+
+
 GOOD = encode(PHOTOS[0].resize((200, 150)), quality=90)
 WHOLE = (0, 0, 200, 150)
 

@@ -88,15 +88,6 @@ ims_status jpeg_read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop *
     return status;
 }
 
-/* Skipped to its end, libjpeg takes an image as ended without decoding it: the last row is read, of one block. */
-static void skip_to_end(struct jpeg_decompress_struct *cinfo) {
-    JSAMPROW row = (*cinfo->mem->alloc_small)((j_common_ptr)cinfo, JPOOL_IMAGE, (size_t)cinfo->output_width * 4);
-    JDIMENSION left = 0, width = 1;
-    jpeg_crop_scanline(cinfo, &left, &width);
-    if (cinfo->output_height > 1) jpeg_skip_scanlines(cinfo, cinfo->output_height - 1);
-    jpeg_read_scanlines(cinfo, &row, 1);
-}
-
 static ims_status read_entropy(jpeg_reader *reader, jpeg_file file, int rows) {
     struct jpeg_decompress_struct *cinfo = &reader->cinfo;
     if (setjmp(reader->escape)) return jpeg_session_end(reader);
@@ -107,10 +98,13 @@ static ims_status read_entropy(jpeg_reader *reader, jpeg_file file, int rows) {
         if ((JDIMENSION)rows > cinfo->image_height) jpeg_session_fail(reader, IMS_OUTSIDE);
         cinfo->out_color_space = JCS_EXT_RGBX;
         jpeg_start_decompress(cinfo);
-        if ((JDIMENSION)rows < cinfo->output_height)
+        if ((JDIMENSION)rows < cinfo->output_height) {
             jpeg_skip_scanlines(cinfo, (JDIMENSION)rows);
-        else
-            skip_to_end(cinfo);
+        } else {
+            JDIMENSION left = 0, width = 1; /* one block is all that is computed of the last rows */
+            jpeg_crop_scanline(cinfo, &left, &width);
+            read_to_end(cinfo);
+        }
     }
     return jpeg_session_end(reader);
 }

@@ -3,7 +3,8 @@
 import ctypes
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,12 @@ class Outcome:
 
     status: NDArray[np.int32]
     _messages: NDArray[np.uint8] = field(repr=False)
+
+    @cached_property
+    def failed(self) -> list[int]:
+        """The rows that are not OK, in order."""
+        rows: list[int] = self.status.nonzero()[0].tolist()
+        return rows
 
     def message(self, row: int) -> str:
         """Return why `row` failed: the words of libjpeg, or of a record ("does not match its CRC-32C")."""
@@ -177,19 +184,18 @@ class NativeDecoder:
         to_end: bool = False,
     ) -> None:
         outcome = _check_memory(self._pool.decode(encoded, Batch(crops, flips, antialias, out, to_end)))
-        for row in np.flatnonzero(outcome.status).tolist():
+        for row in outcome.failed:
             if outcome.status[row] != Status.UNSUPPORTED:
                 raise batch_error(outcome, row, len(encoded[row]))
             one = slice(row, row + 1)
             self.decode_by_pillow(encoded[row], row, crops[one], flips[one], antialias, out[one])
 
     def load(self, records: Records, batch: Batch) -> Outcome:
-        """Read and decode records as `Pool.load` does, with the time added to this decoder's `stages`; what to do with
-        rows that are not OK is the caller's matter.
+        """Read and decode records as `Pool.load` does; what to do with rows that are not OK is the caller's matter.
 
         Raises MemoryError, for which no record is to blame.
         """
-        return _check_memory(self._pool.load(records, replace(batch, stages=self.stages)))
+        return _check_memory(self._pool.load(records, batch))
 
     def decode_by_pillow(
         self,
@@ -212,9 +218,9 @@ class NativeDecoder:
 
 
 def _check_memory(outcome: Outcome) -> Outcome:
-    short = outcome.status == Status.MEMORY
-    if short.any():
-        raise MemoryError(outcome.message(int(short.argmax())))
+    for row in outcome.failed:
+        if outcome.status[row] == Status.MEMORY:
+            raise MemoryError(outcome.message(row))
     return outcome
 
 

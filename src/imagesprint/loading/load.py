@@ -4,6 +4,7 @@ Pillow."""
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +39,11 @@ class Load:
     stand_ins: "Callable[[int], Iterator[Load]] | None" = None
     advice: str = ""
 
-    def part(self, start: int, count: int) -> "Load":
-        """The load of `count` of its samples, from row `start` on."""
+    def part(self, start: int, count: int, **changes: Any) -> "Load":
+        """The load of `count` of its samples, from row `start` on, with `changes` in other fields."""
         rows = slice(start, start + count)
-        return replace(
-            self, sample_ids=self.sample_ids[rows], crops=self.crops[rows], flips=self.flips[rows], rows=count
-        )
+        ids, crops, flips = self.sample_ids[rows], self.crops[rows], self.flips[rows]
+        return replace(self, sample_ids=ids, crops=crops, flips=flips, rows=count, **changes)
 
 
 def decode_load(load: Load, decoder: Decoder, out: NDArray[np.uint8]) -> dict[int, DataError]:
@@ -69,9 +69,9 @@ def _load_natively(load: Load, decoder: NativeDecoder, out: NDArray[np.uint8]) -
         places.encoded_lengths,
         raw_sizes=np.ascontiguousarray(dataset.sizes[ids]) if dataset.image_format == "raw" else None,
     )
-    outcome = decoder.load(records, Batch(load.crops, load.flips, load.antialias, out, load.to_end))
+    outcome = decoder.load(records, Batch(load.crops, load.flips, load.antialias, out, load.to_end, decoder.stages))
     failures: dict[int, DataError] = {}
-    for row in np.flatnonzero(outcome.status).tolist():
+    for row in outcome.failed:
         status = outcome.status[row]
         error: DataError | None
         if status == Status.UNSUPPORTED:

@@ -1,12 +1,15 @@
 """Which records each micro-batch holds: a function of (seed, epoch, number of images) alone."""
 
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imagesprint.images.draws import permutation
+from imagesprint.images.draws import permutations
 from imagesprint.recipes.schedule import Schedule
+
+DRAWN_TOGETHER: Final = 4096  # samples: many orders of a small dataset cost little more than one
 
 
 class Sampler:
@@ -15,8 +18,8 @@ class Sampler:
     def __init__(self, schedule: Schedule, seed: int) -> None:
         self._schedule = schedule
         self._seed = seed
-        self._epoch = -1
-        self._order: NDArray[np.int64] = np.empty(0, np.int64)
+        self._epochs = range(0)
+        self._orders: NDArray[np.int64] = np.empty((0, 0), np.int64)
 
     def micro_batch(self, step: int, index: int) -> NDArray[np.int64]:
         """The sample ids, int64[M], of micro-batch `index` of `step`. IndexError where there is no such one."""
@@ -39,7 +42,9 @@ class Sampler:
         position, phase = self._schedule.position(step), self._schedule.phase(step)
         if not 0 <= index < phase.micro_batches:
             raise IndexError(f"micro-batch {index} of {phase.micro_batches}")
-        if position.epoch != self._epoch:
-            self._order = permutation(self._schedule.num_train, self._seed, position.epoch)
-            self._epoch = position.epoch
-        return self._order, position.batch * position.batch_size + index * phase.micro_batch
+        if position.epoch not in self._epochs:
+            together = max(1, DRAWN_TOGETHER // self._schedule.num_train)
+            self._epochs = range(position.epoch, position.epoch + together)
+            self._orders = permutations(self._schedule.num_train, self._seed, self._epochs)
+        order = self._orders[position.epoch - self._epochs.start]
+        return order, position.batch * position.batch_size + index * phase.micro_batch

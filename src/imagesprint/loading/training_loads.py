@@ -4,9 +4,8 @@ of one.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,11 +55,11 @@ class TrainingLoads:
         ids = np.concatenate([self._sampler.micro_batch(*place) for place in places])
         together = self._draw(steps.start, epochs, ids)
         for number, (step, index) in enumerate(places):
-            load = together.part(number * phase.micro_batch, phase.micro_batch)
             if self._recipe.bad_records == "substitute":
-                yield replace(load, step=step, stand_ins=partial(self._stand_ins, step, index))
+                more: dict[str, Any] = {"stand_ins": partial(self._stand_ins, step, index)}
             else:
-                yield replace(load, step=step, advice="; or pass over bad records: --set bad_records=substitute")
+                more = {"advice": "; or pass over bad records: --set bad_records=substitute"}
+            yield together.part(number * phase.micro_batch, phase.micro_batch, step=step, **more)
 
     def _draw(self, step: int, epochs: NDArray[np.int64] | int, ids: NDArray[np.int64]) -> Load:
         """One load of the samples `ids` in `epochs`, all of the phase of `step`."""

@@ -76,7 +76,7 @@ def bench_data(
         few = min(work.steps * ROUNDS // OWN_ROUNDS, HELD_IMAGES // work.batch_size - LEAD)
         short = replace(work, steps=max(2, few))
         progress.begin(count, OWN_ROUNDS)
-        own, missing = run_rounds(_own_programs(short, work, dataset), {TIMED, ENTROPY}, OWN_ROUNDS, progress.show)
+        own, missing = run_rounds(_own_programs(short, dataset), {TIMED, ENTROPY}, OWN_ROUNDS, progress.show)
         progress.begin(count, ROUNDS)
         peers = installed_peers()
         others, failed = run_rounds(_with_peers(work, peers), peers, ROUNDS, progress.show)
@@ -90,13 +90,10 @@ def _thread_counts(most: int) -> list[int]:
     return sorted({most, *(1 << power for power in range(most.bit_length()))})
 
 
-def _own_programs(work: Work, whole: Work, dataset: Dataset) -> dict[str, Open]:
-    """Those that are compared with one another, of `work`, and the loader with clocks, of the `whole`: it starts anew
-    with each pass, which takes time that is to be spread over many batches.
-    """
+def _own_programs(work: Work, dataset: Dataset) -> dict[str, Open]:
     programs: dict[str, Open] = {LOADER: partial(running_loader, work), DECODER: partial(decoder_alone, work)}
     if work.threads == 1 and use_native():
-        programs[TIMED] = partial(timed_loader, whole)
+        programs[TIMED] = partial(timed_loader, work)
         if dataset.image_format == "jpeg":
             programs[ENTROPY] = partial(beside_entropy, work)
     return programs
@@ -165,7 +162,7 @@ def _result(dataset: Dataset, contests: list[tuple[Contest, Contest]], left_out:
         "peers": last["peers"],
         "left_out": dict(left_out),
         "by_threads": by_threads,
-        **(_inside(first.work, contests[0][1].work, first.samples) if TIMED in first.samples else {}),
+        **(_inside(first.work, first.samples) if TIMED in first.samples else {}),
     }
 
 
@@ -196,11 +193,11 @@ def _timing(work: Work, samples: list[Sample]) -> Timing:
     )
 
 
-def _inside(work: Work, whole: Work, samples: Samples) -> dict[str, Any]:
+def _inside(work: Work, samples: Samples) -> dict[str, Any]:
     """Where one thread's time goes, in microseconds an image, and its ratio to entropy decoding alone."""
 
     def microseconds(key: str) -> float:
-        return 1e6 * float(statistics.median(sample.extra[key] for sample in samples[TIMED])) / whole.images
+        return 1e6 * float(statistics.median(sample.extra[key] for sample in samples[TIMED]))
 
     stages = {key: microseconds(key) for key in ("read", "crc")}
     decoding = microseconds("jpeg")

@@ -69,7 +69,7 @@ static int64_t decode(ims_pool *pool, const ims_batch *batch, const ims_images *
 static int64_t entropy(const ims_batch *batch, const ims_images *images, int64_t i, int part) {
     int64_t nanoseconds;
     int32_t rows = part == ROWS ? batch->crops[4 * i + 3] : 0;
-    check(ims_entropy_ns(images->data[i], images->lengths[i], rows, &nanoseconds, batch->messages), batch->messages);
+    check(ims_entropy_ns(images->data[i], images->lengths[i], rows, 0, &nanoseconds, batch->messages), batch->messages);
     return nanoseconds;
 }
 

@@ -26,7 +26,7 @@ typedef struct {
 
 struct ims_pool {
     pool *threads;
-    int count;
+    int count, portable;
     const resize_kernels *kernels;
     worker *workers;
 };
@@ -53,6 +53,7 @@ ims_pool *ims_create(int32_t threads, int32_t portable) {
     if (!made) return NULL;
     made->count = threads;
     made->kernels = resize_choose(portable);
+    made->portable = portable;
     made->workers = make_workers(made);
     made->threads = pool_create(threads);
     if (made->workers && made->threads) return made;
@@ -157,7 +158,7 @@ static void do_row(void *argument, int thread, int64_t row) {
                                     : read_image(job->records, worker, row, &file, stages, message);
     if (status == IMS_OK) {
         jpeg_crop crop = {batch->crops + 4 * row, batch->size, batch->flips[row] != 0, batch->antialias,
-                          batch->to_end};
+                          batch->to_end, job->pool->portable};
         uint8_t *out = batch->out + row * batch->size * batch->size * 3;
         const int32_t *raw_sizes = job->images ? job->images->raw_sizes : job->records->raw_sizes;
         status = raw_sizes ? read_raw(worker, &crop, file, raw_sizes + 2 * row, out, stages, message)
@@ -207,10 +208,16 @@ int32_t ims_read_info(const uint8_t *data, int64_t length, ims_info *info, char 
     return finish(reader, reader ? jpeg_read_info(reader, file, info) : IMS_MEMORY, message);
 }
 
-int32_t ims_entropy_ns(const uint8_t *data, int64_t length, int32_t rows, int64_t *nanoseconds, char *message) {
+int32_t ims_entropy_ns(const uint8_t *data, int64_t length, int32_t rows, int32_t own_huffman, int64_t *nanoseconds,
+                       char *message) {
     jpeg_reader *reader = jpeg_reader_of_thread();
-    jpeg_file file = {data, (size_t)length};
-    return finish(reader, reader ? jpeg_entropy(reader, file, rows, nanoseconds) : IMS_MEMORY, message);
+    buffer padded = {0};
+    if (!reader || buffer_reserve(&padded, (size_t)length + JPEG_PADDING) != IMS_OK)
+        return finish(NULL, IMS_MEMORY, message);
+    jpeg_file file = {memcpy(padded.bytes, data, (size_t)length), (size_t)length};
+    ims_status status = jpeg_entropy(reader, file, rows, own_huffman, nanoseconds);
+    buffer_free(&padded);
+    return finish(reader, status, message);
 }
 
 uint32_t ims_crc32c(const uint8_t *data, int64_t length, int32_t portable) {

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define IMS_ABI 4       /* changes whenever a struct, a status or a signature does */
+#define IMS_ABI 5       /* changes whenever a struct, a status or a signature does */
 #define IMS_MESSAGE 200 /* bytes of a message, its final zero included: libjpeg's JMSG_LENGTH_MAX */
 #define IMS_EXPORT __attribute__((visibility("default")))
 
@@ -27,8 +27,8 @@ typedef enum {
     IMS_BAD_PAYLOAD     /* the record's payload does not match its CRC */
 } ims_status;
 
-/* Nanoseconds that the threads of a batch spent, summed. JPEG is all that libjpeg does: entropy decoding, inverse
- * DCT, upsampling and colour, which it interleaves; ims_entropy_ns tells the first apart. */
+/* Nanoseconds that the threads of a batch spent, summed. JPEG is entropy decoding, inverse DCT, upsampling and colour,
+ * which libjpeg interleaves; ims_entropy_ns tells the first apart. */
 enum { IMS_STAGE_READ, IMS_STAGE_CRC, IMS_STAGE_JPEG, IMS_STAGE_RESIZE, IMS_STAGES };
 
 typedef struct ims_pool ims_pool;
@@ -105,10 +105,11 @@ IMS_EXPORT int32_t ims_shrink(const uint8_t *data, int64_t length, ims_version *
                               int64_t *nanoseconds, char *message);
 IMS_EXPORT void ims_free(uint8_t *data);
 
-/* Entropy decoding alone, the floor of any decoder: of the whole image (`rows` = 0, jpeg_read_coefficients), or down
- * to row `rows` - 1 (jpeg_skip_scanlines). `nanoseconds` is the thread's CPU time. */
-IMS_EXPORT int32_t ims_entropy_ns(const uint8_t *data, int64_t length, int32_t rows, int64_t *nanoseconds,
-                                  char *message);
+/* Entropy decoding alone, by libjpeg: of the whole image (`rows` = 0, jpeg_read_coefficients), or down to row
+ * `rows` - 1 (jpeg_skip_scanlines). With `own_huffman` (and `rows`) by ours, which is IMS_UNSUPPORTED for an image that
+ * a batch leaves to libjpeg. `nanoseconds` is the thread's CPU time. */
+IMS_EXPORT int32_t ims_entropy_ns(const uint8_t *data, int64_t length, int32_t rows, int32_t own_huffman,
+                                  int64_t *nanoseconds, char *message);
 
 /* CRC-32C of `length` bytes, not masked; `portable` computes it by table. */
 IMS_EXPORT uint32_t ims_crc32c(const uint8_t *data, int64_t length, int32_t portable);

@@ -64,8 +64,8 @@ static void read_to_end(struct jpeg_decompress_struct *cinfo) {
     jpeg_finish_decompress(cinfo);
 }
 
-static ims_status read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop *crop, resizer *resizer, uint8_t *out,
-                            int64_t *stages) {
+static ims_status read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop *crop, int own_huffman,
+                            resizer *resizer, uint8_t *out, int64_t *stages) {
     struct jpeg_decompress_struct *cinfo = &reader->cinfo;
     const int32_t *box = crop->box;
     if (setjmp(reader->escape)) return jpeg_session_end(reader);
@@ -79,46 +79,62 @@ static ims_status read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop
     if (resizer_begin(resizer, &geometry, out) != IMS_OK) jpeg_session_fail(reader, IMS_MEMORY);
     cinfo->out_color_space = JCS_EXT_RGBX;
     jpeg_start_decompress(cinfo);
+    if (own_huffman) jpeg_huffman_attach(&reader->huffman, cinfo);
     JDIMENSION offset = crop_columns(cinfo, box);
     if (box[1] > 0) jpeg_skip_scanlines(cinfo, (JDIMENSION)box[1]);
     read_rows(reader, box, offset, resizer, stages);
+    jpeg_huffman_check_end(&reader->huffman, cinfo);
     if (crop->to_end) read_to_end(cinfo);
     return jpeg_session_end(reader);
 }
 
+static ims_status read_crop_at_last(jpeg_reader *reader, jpeg_file file, const jpeg_crop *crop, resizer *resizer,
+                                    uint8_t *out, int64_t *stages) {
+    ims_status status = read_crop(reader, file, crop, !crop->portable, resizer, out, stages);
+    return reader->huffman.gave_up ? read_crop(reader, file, crop, 0, resizer, out, stages) : status;
+}
+
 ims_status jpeg_read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop *crop, resizer *resizer, uint8_t *out,
                           int64_t *stages) {
-    if (!stages) return read_crop(reader, file, crop, resizer, out, NULL);
+    if (!stages) return read_crop_at_last(reader, file, crop, resizer, out, NULL);
     int64_t began = clock_ns(), resized = stages[IMS_STAGE_RESIZE];
-    ims_status status = read_crop(reader, file, crop, resizer, out, stages);
+    ims_status status = read_crop_at_last(reader, file, crop, resizer, out, stages);
     stages[IMS_STAGE_JPEG] += clock_ns() - began - (stages[IMS_STAGE_RESIZE] - resized);
     return status;
 }
 
-static ims_status read_entropy(jpeg_reader *reader, jpeg_file file, int rows) {
+/* Decodes down to a row, and no pixels. */
+static void read_entropy_of_rows(jpeg_reader *reader, int rows, int own_huffman) {
     struct jpeg_decompress_struct *cinfo = &reader->cinfo;
-    if (setjmp(reader->escape)) return jpeg_session_end(reader);
-    jpeg_session_begin(reader, file);
-    if (rows == 0) {
-        jpeg_read_coefficients(cinfo);
+    if ((JDIMENSION)rows > cinfo->image_height) jpeg_session_fail(reader, IMS_OUTSIDE);
+    cinfo->out_color_space = JCS_EXT_RGBX;
+    jpeg_start_decompress(cinfo);
+    if (own_huffman && !jpeg_huffman_attach(&reader->huffman, cinfo)) jpeg_session_fail(reader, IMS_UNSUPPORTED);
+    if ((JDIMENSION)rows < cinfo->output_height) {
+        jpeg_skip_scanlines(cinfo, (JDIMENSION)rows);
     } else {
-        if ((JDIMENSION)rows > cinfo->image_height) jpeg_session_fail(reader, IMS_OUTSIDE);
-        cinfo->out_color_space = JCS_EXT_RGBX;
-        jpeg_start_decompress(cinfo);
-        if ((JDIMENSION)rows < cinfo->output_height) {
-            jpeg_skip_scanlines(cinfo, (JDIMENSION)rows);
-        } else {
-            JDIMENSION left = 0, width = 1; /* one block is all that is computed of the last rows */
-            jpeg_crop_scanline(cinfo, &left, &width);
-            read_to_end(cinfo);
-        }
+        JDIMENSION left = 0, width = 1; /* one block is all that is computed of the last rows */
+        jpeg_crop_scanline(cinfo, &left, &width);
+        read_to_end(cinfo);
     }
+}
+
+static ims_status read_entropy(jpeg_reader *reader, jpeg_file file, int rows, int own_huffman) {
+    if (setjmp(reader->escape)) return jpeg_session_end(reader);
+    if (own_huffman)
+        jpeg_session_begin_padded(reader, file);
+    else
+        jpeg_session_begin(reader, file);
+    if (rows > 0)
+        read_entropy_of_rows(reader, rows, own_huffman);
+    else
+        jpeg_read_coefficients(&reader->cinfo);
     return jpeg_session_end(reader);
 }
 
-ims_status jpeg_entropy(jpeg_reader *reader, jpeg_file file, int rows, int64_t *nanoseconds) {
+ims_status jpeg_entropy(jpeg_reader *reader, jpeg_file file, int rows, int own_huffman, int64_t *nanoseconds) {
     int64_t began = clock_thread_ns();
-    ims_status status = read_entropy(reader, file, rows);
+    ims_status status = read_entropy(reader, file, rows, own_huffman);
     *nanoseconds = clock_thread_ns() - began;
     return status;
 }

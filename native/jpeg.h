@@ -36,6 +36,7 @@ ims_status jpeg_read_info(jpeg_reader *reader, jpeg_file file, ims_info *info);
 typedef struct {
     const int32_t *box; /* left, top, right, bottom */
     int size, flip, antialias, to_end;
+    int portable; /* leave Huffman decoding to libjpeg */
 } jpeg_crop;
 
 /* Decodes the rows and columns that the crop needs, and resizes them into `out`, [size][size][3]. The file lies in
@@ -44,7 +45,7 @@ typedef struct {
 ims_status jpeg_read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop *crop, resizer *resizer, uint8_t *out,
                           int64_t *stages);
 
-/* Entropy decoding alone, see ims_entropy_ns. */
-ims_status jpeg_entropy(jpeg_reader *reader, jpeg_file file, int rows, int64_t *nanoseconds);
+/* Entropy decoding alone, see ims_entropy_ns; with `own_huffman` the file is as for jpeg_read_crop. */
+ims_status jpeg_entropy(jpeg_reader *reader, jpeg_file file, int rows, int own_huffman, int64_t *nanoseconds);
 
 #endif

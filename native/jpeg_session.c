@@ -170,6 +170,8 @@ static void forget_tables(struct jpeg_decompress_struct *cinfo) {
 static void begin(jpeg_reader *reader, jpeg_file file, size_t padding) {
     reader->status = IMS_OK;
     reader->extraneous = 0;
+    reader->huffman.next = NULL;
+    reader->huffman.gave_up = 0;
     reader->message[0] = 0;
     reader->end = file.data + file.length;
     if (file.length < 2) unsupported(reader, "no JPEG");

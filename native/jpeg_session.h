@@ -10,6 +10,7 @@
 #include "arena.h"
 #include "buffer.h"
 #include "jpeg.h"
+#include "jpeg_huffman.h"
 
 #ifndef JCS_EXTENSIONS
 #error "imagesprint needs libjpeg-turbo, not another libjpeg"
@@ -22,6 +23,7 @@ struct jpeg_reader {
     struct jpeg_progress_mgr progress;
     jmp_buf escape;
     arena arena;
+    jpeg_huffman huffman;
     const uint8_t *end; /* of the file */
     buffer scanlines;   /* see jpeg_session_rows */
     ims_status status;

@@ -2,7 +2,8 @@
  *
  *     native/fuzz/run.sh fuzz 100000 IMAGE.jpg...
  *
- * Prints how the calls ended and how the memory grew. A hang ends it by SIGALRM. */
+ * Prints how the calls ended and how the memory grew. A hang ends it by SIGALRM, a crop that comes out otherwise than
+ * by libjpeg and portable code alone by SIGABRT. */
 #define _GNU_SOURCE /* memfd_create */
 #include <signal.h>
 #include <stdio.h>
@@ -72,26 +73,48 @@ static uint8_t *exact_copy(file image) {
     return copy;
 }
 
-static void decode_crops(ims_pool *pool, file image, const uint8_t *data, long *counts) {
-    static uint8_t out[4][SIZE][SIZE][3];
-    char messages[4][IMS_MESSAGE];
-    int32_t status[4], crops[4][4] = {{0, 0, 1, 1}, {3, 5, 40, 50}, {0, 0, 60000, 60000}};
-    uint8_t flips[4] = {0, 1, 0, 1};
+enum { CROPS = 4 };
+
+typedef struct {
+    uint8_t out[CROPS][SIZE][SIZE][3];
+    char messages[CROPS][IMS_MESSAGE];
+    int32_t status[CROPS];
+} decoded;
+
+/* Ends the program where libjpeg alone comes to something else: pixels, a status, its words. */
+static void compare(const decoded *ours, const decoded *theirs) {
+    for (int i = 0; i < CROPS; i++)
+        if (ours->status[i] != theirs->status[i] || strcmp(ours->messages[i], theirs->messages[i]) ||
+            (ours->status[i] == IMS_OK && memcmp(ours->out[i], theirs->out[i], sizeof ours->out[i]))) {
+            fprintf(stderr, "crop %d: status %d (%s), but %d (%s) by libjpeg alone\n", i, ours->status[i],
+                    ours->messages[i], theirs->status[i], theirs->messages[i]);
+            abort();
+        }
+}
+
+static void decode_crops(ims_pool *pool, ims_pool *portable, file image, const uint8_t *data, long *counts) {
+    static decoded ours, theirs;
+    char message[IMS_MESSAGE];
+    int32_t crops[CROPS][4] = {{0, 0, 1, 1}, {3, 5, 40, 50}, {0, 0, 60000, 60000}};
+    uint8_t flips[CROPS] = {0, 1, 0, 1};
     ims_info info;
-    if (ims_read_info(data, (int64_t)image.length, &info, messages[0]) == IMS_OK) {
+    if (ims_read_info(data, (int64_t)image.length, &info, message) == IMS_OK) {
         crops[2][2] = info.width, crops[2][3] = info.height;
         crops[3][0] = (int32_t)draw((uint64_t)info.width), crops[3][1] = (int32_t)draw((uint64_t)info.height);
         crops[3][2] = crops[3][0] + 1 + (int32_t)draw((uint64_t)(info.width - crops[3][0]));
         crops[3][3] = crops[3][1] + 1 + (int32_t)draw((uint64_t)(info.height - crops[3][1]));
         if ((int64_t)info.width * info.height > MOST_PIXELS) return; /* sound, but slow in this build */
     }
-    const uint8_t *pointers[4] = {data, data, data, data};
-    int64_t lengths[4] = {(int64_t)image.length, (int64_t)image.length, (int64_t)image.length, (int64_t)image.length};
-    ims_batch batch = {.count = 4, .size = SIZE, .antialias = (int32_t)draw(2), .to_end = (int32_t)draw(2),
-                       .crops = crops[0], .flips = flips, .out = out[0][0][0], .status = status,
-                       .messages = messages[0]};
+    const uint8_t *pointers[CROPS] = {data, data, data, data};
+    int64_t length = (int64_t)image.length, lengths[CROPS] = {length, length, length, length};
+    ims_batch batch = {.count = CROPS, .size = SIZE, .antialias = (int32_t)draw(2), .to_end = (int32_t)draw(2),
+                       .crops = crops[0], .flips = flips, .out = ours.out[0][0][0], .status = ours.status,
+                       .messages = ours.messages[0]};
     ims_decode(pool, &batch, &(ims_images){pointers, lengths, NULL});
-    for (int i = 0; i < 4; i++) counts[status[i]]++;
+    batch.out = theirs.out[0][0][0], batch.status = theirs.status, batch.messages = theirs.messages[0];
+    ims_decode(portable, &batch, &(ims_images){pointers, lengths, NULL});
+    compare(&ours, &theirs);
+    for (int i = 0; i < CROPS; i++) counts[ours.status[i]]++;
 }
 
 static void decode_entropy(file image, const uint8_t *data, long *counts) {
@@ -100,8 +123,9 @@ static void decode_entropy(file image, const uint8_t *data, long *counts) {
     int64_t nanoseconds;
     if (ims_read_info(data, (int64_t)image.length, &info, message) != IMS_OK) return;
     if ((int64_t)info.width * info.height > MOST_PIXELS) return;
-    counts[ims_entropy_ns(data, (int64_t)image.length, 0, &nanoseconds, message)]++;
-    ims_entropy_ns(data, (int64_t)image.length, 1 + (int32_t)draw((uint64_t)info.height), &nanoseconds, message);
+    counts[ims_entropy_ns(data, (int64_t)image.length, 0, 0, &nanoseconds, message)]++;
+    int32_t rows = 1 + (int32_t)draw((uint64_t)info.height);
+    ims_entropy_ns(data, (int64_t)image.length, rows, (int32_t)draw(2), &nanoseconds, message);
 }
 
 static void shrink(file image, const uint8_t *data, long *counts) {
@@ -164,13 +188,13 @@ int main(int argc, char **argv) {
     int count = argc - 2, fd = memfd_create("shard", 0);
     file *seeds = calloc((size_t)count, sizeof *seeds);
     for (int i = 0; i < count; i++) seeds[i] = read_file(argv[2 + i]);
-    ims_pool *pool = ims_create(1, 0);
+    ims_pool *pool = ims_create(1, 0), *portable = ims_create(1, 1);
     for (long run = 1; run <= runs; run++) {
         alarm(SECONDS_FOR_ONE);
         file seed = seeds[draw((uint64_t)count)], image = {exact_copy(seed), seed.length};
         mutate(&image);
         uint8_t *data = exact_copy(image);
-        decode_crops(pool, image, data, crops);
+        decode_crops(pool, portable, image, data, crops);
         decode_entropy(image, data, entropy);
         shrink(image, data, shrunk);
         load_record(pool, fd, image, records);
@@ -179,6 +203,7 @@ int main(int argc, char **argv) {
         if (run % (runs < 10 ? 1 : runs / 10) == 0) printf("%ld files, %ld MB at most\n", run, megabytes());
     }
     ims_destroy(pool);
+    ims_destroy(portable);
     for (int i = 0; i < count; i++) free(seeds[i].bytes);
     free(seeds);
     for (int i = 0; i < STATUSES; i++)

@@ -88,10 +88,23 @@ def entropy_seconds(data: Encoded, rows: int = 0) -> float:
     """CPU time that libjpeg takes for entropy decoding alone, the floor of any decoder that uses it: of the whole image
     (`jpeg_read_coefficients`), or of its first `rows` rows (`jpeg_skip_scanlines`). Raises ImageError.
     """
-    nanoseconds = ctypes.c_int64()
-    if not _call("ims_entropy_ns", data, rows, ctypes.byref(nanoseconds)):
+    seconds = _entropy_seconds(data, rows, False)
+    if seconds is None:
         raise ImageError(f"{len(data)} bytes that are no JPEG which libjpeg decodes")
-    return nanoseconds.value * 1e-9
+    return seconds
+
+
+def own_entropy_seconds(data: Encoded, rows: int) -> float | None:
+    """The same by our own decoder of Huffman codes, of the first `rows` rows; None where it leaves them to libjpeg: in
+    progressive images, with restart markers, or in more than one scan. Raises ImageError.
+    """
+    return _entropy_seconds(data, rows, True)
+
+
+def _entropy_seconds(data: Encoded, rows: int, own_huffman: bool) -> float | None:
+    nanoseconds = ctypes.c_int64()
+    is_done = _call("ims_entropy_ns", data, rows, own_huffman, ctypes.byref(nanoseconds))
+    return nanoseconds.value * 1e-9 if is_done else None
 
 
 def crc32c(data: Encoded, portable: bool = False) -> int:

@@ -17,7 +17,7 @@ from imagesprint.errors import UsageError
 LIBRARY: Final = Path(__file__).with_name("libimagesprint.so")
 MESSAGE_BYTES: Final = 200  # of why an image failed, with the final zero
 
-_ABI = 4
+_ABI = 5
 _BUILD = "apt-get install gcc libjpeg-dev, then install imagesprint again (in a clone: pip install -e .)"
 
 
@@ -47,7 +47,7 @@ _FUNCTIONS = {
     "ims_read_info": (_INT32, [_POINTER, _INT64, _POINTER, _POINTER]),
     "ims_shrink": (_INT32, [_POINTER, _INT64, _POINTER, _INT32, _POINTER, _POINTER, _POINTER]),
     "ims_free": (None, [_POINTER]),
-    "ims_entropy_ns": (_INT32, [_POINTER, _INT64, _INT32, _POINTER, _POINTER]),
+    "ims_entropy_ns": (_INT32, [_POINTER, _INT64, _INT32, _INT32, _POINTER, _POINTER]),
     "ims_crc32c": (ctypes.c_uint32, [_POINTER, _INT64, _INT32]),
 }
 

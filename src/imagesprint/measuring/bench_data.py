@@ -204,7 +204,7 @@ def _inside(work: Work, samples: Samples) -> dict[str, Any]:
     entropy: dict[str, float] | None = None
     if ENTROPY in samples:
         entropy = _over_entropy(work, samples)
-        stages["entropy"] = (decoding + microseconds("resize")) / entropy["decoder_over_rows"]  # of these images
+        stages["entropy"] = (decoding + microseconds("resize")) / entropy["decoder_over_own"]  # of these images
         stages["idct_and_colour"] = decoding - stages["entropy"]
     stages["resize"] = microseconds("resize")
     stages["hand_over"] = microseconds("python")
@@ -216,13 +216,14 @@ def _inside(work: Work, samples: Samples) -> dict[str, Any]:
 
 
 def _over_entropy(work: Work, samples: Samples) -> dict[str, float]:
-    """Entropy decoding alone: of the whole image, and down to the crop's last row. CPU time of decoder and loader over
-    that; the loader's is what it takes over the decoder, which has a process of its own there.
+    """Entropy decoding alone: by libjpeg of the whole image, and down to the crop's last row, and of that by our own.
+    CPU time of decoder and loader over those; the loader's is what it takes over the decoder, which has a process of
+    its own there.
     """
     found = {}
     over_decoder = median_ratio(_cpu_seconds(_clocked(samples[LOADER])), _cpu_seconds(_clocked(samples[DECODER])))
     decoder = [sample.extra["decoder"] for sample in samples[ENTROPY]]
-    for part in ("whole", "rows"):
+    for part in ("whole", "rows", "own"):
         floor = [sample.extra[part] for sample in samples[ENTROPY]]
         found[f"{part}_microseconds"] = 1e6 * statistics.median(floor) / work.images
         found[f"decoder_over_{part}"] = median_ratio(decoder, floor)

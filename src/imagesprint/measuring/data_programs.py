@@ -12,9 +12,9 @@ import numpy as np
 
 from imagesprint.errors import DataError
 from imagesprint.images.decoders import open_decoder, use_portable
-from imagesprint.images.decoding import STAGES
+from imagesprint.images.decoding import STAGES, Encoded
 from imagesprint.images.native_batches import Batch, NativeDecoder, Outcome, Records
-from imagesprint.images.native_images import entropy_seconds, read_info
+from imagesprint.images.native_images import entropy_seconds, own_entropy_seconds, read_info
 from imagesprint.loading.batch import Buffer
 from imagesprint.loading.load import Load
 from imagesprint.loading.loader import AHEAD
@@ -78,10 +78,10 @@ def _decoding(work: Work) -> Callable[[HeldBatch], object]:
 
 
 def beside_entropy(work: Work) -> Pass:
-    """Return a pass of the decoder and of entropy decoding alone, in turns batch by batch: CPU seconds of the "decoder"
-    and of entropy decoding the "whole" images, and their "rows" down to the crop's last one. Each pass has the next
-    batches of those that can be held, for the rows depend on the crops. Raises DataError where no image is a JPEG that
-    libjpeg decodes.
+    """Return a pass of the decoder and of entropy decoding alone, in turns batch by batch: CPU seconds of the
+    "decoder"; of libjpeg's entropy decoding of the "whole" images, and of their "rows" down to the crop's last one; and
+    of those by what the decoder has for it, our "own". Each pass has the next batches of those that can be held, for
+    the rows depend on the crops. Raises DataError where no image is a JPEG that libjpeg decodes.
     """
     held, decode = replace(work, steps=max(work.steps, HELD_IMAGES // work.batch_size)).batches().held, _decoding(work)
     if not any(read_info(data) is not None for batch in held for data in batch.encoded):
@@ -89,7 +89,7 @@ def beside_entropy(work: Work) -> Pass:
     batches = itertools.cycle(held)
 
     def run() -> Mapping[str, float]:
-        taken = {"decoder": 0.0, "whole": 0.0, "rows": 0.0}
+        taken = {"decoder": 0.0, "whole": 0.0, "rows": 0.0, "own": 0.0}
         for batch in itertools.islice(batches, work.steps):
             taken["decoder"] += _clocked(partial(decode, batch))["cpu_seconds"]
             images = zip(batch.encoded, batch.crops[:, 3].tolist(), strict=True)
@@ -97,9 +97,15 @@ def beside_entropy(work: Work) -> Pass:
             # One after the other over the whole batch: no image is in the cache because it was just decoded.
             taken["whole"] += sum(entropy_seconds(data) for data, _ in jpegs)
             taken["rows"] += sum(entropy_seconds(data, bottom) for data, bottom in jpegs)
+            taken["own"] += sum(_decoders_entropy_seconds(data, bottom) for data, bottom in jpegs)
         return taken
 
     return run
+
+
+def _decoders_entropy_seconds(data: Encoded, rows: int) -> float:
+    own = None if use_portable() else own_entropy_seconds(data, rows)
+    return entropy_seconds(data, rows) if own is None else own
 
 
 def timed_loader(work: Work) -> Pass:

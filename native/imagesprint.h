@@ -77,7 +77,8 @@ IMS_EXPORT int32_t ims_abi(void);
 /* The name of the resizer that a pool takes on this processor: "avx2" or "portable". */
 IMS_EXPORT const char *ims_resizer(int32_t portable);
 
-/* A pool of `threads` >= 1 threads, the caller's included; `portable` keeps it from processor-specific resizers.
+/* A pool of `threads` >= 1 threads, the caller's included; `portable` keeps it from processor-specific resizers,
+ * and leaves Huffman codes to libjpeg.
  * One batch at a time: a second caller waits. After a fork the child's first batch starts threads of its own.
  * NULL: out of memory. */
 IMS_EXPORT ims_pool *ims_create(int32_t threads, int32_t portable);

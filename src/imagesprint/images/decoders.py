@@ -1,7 +1,7 @@
 """Which decoder is at work: the native one where it is installed, unless IMAGESPRINT_DECODER names another.
 
-That variable of the environment is "native", "native-portable" (without processor-specific code, for the same pixels)
-or "pillow".
+That variable of the environment is "native", "native-portable" (without processor-specific code, and with libjpeg's own
+Huffman decoding, for the same pixels) or "pillow".
 """
 
 import os
@@ -34,7 +34,7 @@ def use_native() -> bool:
 
 
 def use_portable() -> bool:
-    """Return whether the native decoder is to do without processor-specific code. Raises UsageError."""
+    """Return whether the native decoder is to do without processor-specific and own Huffman code. Raises UsageError."""
     return chosen_decoder() == _PORTABLE
 
 

@@ -100,8 +100,8 @@ class _Handle:
 class Pool:
     """Threads that decode batches, one batch at a time; the calling thread is one of them.
 
-    Any thread may call it. `portable` keeps it from processor-specific code, which gives the same pixels. After a fork
-    the child's copy goes on with threads of its own. Raises UsageError as `library` does.
+    Any thread may call it. `portable` keeps it from processor-specific code and leaves Huffman codes to libjpeg, for
+    the same pixels. After a fork the child's copy goes on with threads of its own. Raises UsageError as `library` does.
     """
 
     def __init__(self, threads: int, portable: bool = False) -> None:

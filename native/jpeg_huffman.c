@@ -3,14 +3,14 @@
 #include "jpeg_session.h"
 #include "vectorised.h"
 
-/* The beginning of a structure that libjpeg keeps to itself. It has been the same since libjpeg 6b of 1998, up to and
- * with libjpeg-turbo 3.1; a newer one is left alone. */
+/* The beginning of a structure that libjpeg keeps to itself. It has been the same since libjpeg 6b of 1998, and was in
+ * libjpeg-turbo 3.2. With the headers of a version 4 all is left to libjpeg, until somebody has looked. */
 struct jpeg_entropy_decoder {
     void (*start_pass)(j_decompress_ptr cinfo);
     boolean (*decode_mcu)(j_decompress_ptr cinfo, JBLOCKROW *blocks);
 };
 
-#define NEWEST_KNOWN 3999999 /* LIBJPEG_TURBO_VERSION_NUMBER: 1000000 is 1.0 */
+#define BEFORE 4000000 /* LIBJPEG_TURBO_VERSION_NUMBER of 4.0 */
 
 /* An entry of `huffman_table.whole`: a coefficient, the zeros before it, the bits of both together. */
 #define ENTRY(value, zeros, length) ((int32_t)((uint32_t)(value) << 16) | (zeros) << 8 | (length))
@@ -41,24 +41,27 @@ static void add_whole(int32_t *entries, int symbol, int length, int is_ac) {
     }
 }
 
-/* libjpeg has checked `from`. */
-static void make_table(huffman_table *table, const JHUFF_TBL *from, int is_ac) {
+/* Returns whether `from` is a sound table; libjpeg checks only those that it uses. */
+static int make_table(huffman_table *table, const JHUFF_TBL *from, int is_ac) {
+    if (!from) return 0;
     if (table->made && !memcmp(table->bits, from->bits, sizeof table->bits) &&
         !memcmp(table->symbols, from->huffval, sizeof table->symbols))
-        return;
+        return 1;
+    table->made = 0;
     memcpy(table->bits, from->bits, sizeof table->bits);
     memcpy(table->symbols, from->huffval, sizeof table->symbols);
     memset(table->whole, 0, sizeof table->whole);
     uint32_t code = 0;
     int place = 0;
     for (int length = 1; length <= 16; length++, code <<= 1) {
+        if (place + from->bits[length] > 256 || code + from->bits[length] > 1u << length) return 0;
         table->offsets[length] = place - (int32_t)code;
         for (int i = 0; i < from->bits[length]; i++, code++, place++)
             if (length <= LOOKUP_BITS)
                 add_whole(table->whole + (code << (LOOKUP_BITS - length)), from->huffval[place], length, is_ac);
         table->limits[length] = code << (16 - length);
     }
-    table->made = 1;
+    return table->made = 1;
 }
 
 /* What of a jpeg_huffman changes with each code: in a variable of its own, the compiler keeps it in registers. */
@@ -70,7 +73,8 @@ typedef struct {
 
 #define READY 56 /* bits, after `refill` */
 
-/* Has READY bits or more, or all that there are before a marker, and zeros behind them. */
+/* Has READY bits or more, or all that there are before a marker, and zeros behind those. Else `bits` goes on, behind
+ * `count`, with bits of the byte at `next`, to which the next call adds the same once more. */
 INLINED void refill(input *in) {
     uint64_t word;
     memcpy(&word, in->next, sizeof word);
@@ -81,7 +85,7 @@ INLINED void refill(input *in) {
     if (__builtin_expect(!((~word - ones) & word & tops), 1)) { /* no byte is 0xFF */
         in->bits |= word >> in->count;
         in->next += (63 - in->count) >> 3;
-        in->count |= READY; /* what is in `bits` beyond stays the same when it is read again */
+        in->count |= READY;
         return;
     }
     while (in->count < READY) {
@@ -153,7 +157,7 @@ INLINED int take_ac(input *in, const huffman_table *table, JCOEFPTR block) {
         if (symbol < 0) return 0;
         if (size == 0 && symbol != SIXTEEN_ZEROS) return 1;
         place += symbol >> 4;
-        int value = take_value(in, size);
+        int value = take_value(in, size); /* 0 behind fifteen of SIXTEEN_ZEROS */
         if (place >= DCTSIZE2) return 0;
         if (block) block[natural_order[place]] = (JCOEF)value;
         place++;
@@ -200,13 +204,15 @@ static boolean decode_mcu(j_decompress_ptr cinfo, JBLOCKROW *blocks) {
 }
 
 int jpeg_huffman_attach(jpeg_huffman *huffman, j_decompress_ptr cinfo) {
-    if (LIBJPEG_TURBO_VERSION_NUMBER > NEWEST_KNOWN || cinfo->progressive_mode || cinfo->arith_code ||
-        cinfo->restart_interval || cinfo->comps_in_scan != cinfo->num_components)
+    /* Several scans, progressive or not, have been read by now. A lossless one has no such coefficients. */
+    if (LIBJPEG_TURBO_VERSION_NUMBER >= BEFORE || jpeg_has_multiple_scans(cinfo) || cinfo->arith_code ||
+        cinfo->restart_interval || cinfo->Ss != 0 || cinfo->Se != DCTSIZE2 - 1)
         return 0;
     for (int i = 0; i < cinfo->comps_in_scan; i++) {
         const jpeg_component_info *info = cinfo->cur_comp_info[i];
-        make_table(&huffman->dc[info->dc_tbl_no], cinfo->dc_huff_tbl_ptrs[info->dc_tbl_no], 0);
-        make_table(&huffman->ac[info->ac_tbl_no], cinfo->ac_huff_tbl_ptrs[info->ac_tbl_no], 1);
+        if (!make_table(&huffman->dc[info->dc_tbl_no], cinfo->dc_huff_tbl_ptrs[info->dc_tbl_no], 0) ||
+            !make_table(&huffman->ac[info->ac_tbl_no], cinfo->ac_huff_tbl_ptrs[info->ac_tbl_no], 1))
+            return 0;
         huffman->last_dc[i] = 0;
     }
     huffman->bits = 0;

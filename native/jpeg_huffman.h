@@ -15,7 +15,7 @@ typedef struct {
     UINT8 bits[17], symbols[256]; /* what it was made from, see JHUFF_TBL */
     int made;
     int32_t whole[1 << LOOKUP_BITS]; /* what the next bits begin with, see ENTRY; 0: no coefficient that ends in them */
-    uint32_t limits[17];             /* codes of so many bits, followed by any up to 16 in all, are below this */
+    uint32_t limits[17];             /* codes of so many bits or fewer, followed by any up to 16, are below this */
     int32_t offsets[17];             /* a code of so many bits and this add up to the place of its symbol */
 } huffman_table;
 
@@ -30,12 +30,13 @@ typedef struct {
 } jpeg_huffman;
 
 /* Has libjpeg, which is about to read the first row, decode by the reader's `huffman` if the image is of the usual
- * kind: one scan without restart markers. Returns whether it is. Behind the file lie eight bytes or more that begin with a marker. Where it
- * is not sound, decoding leaves by the escape with `gave_up` set: libjpeg is to try it and to say what is wrong. */
+ * kind: one scan without restart markers. Returns whether it is. Behind the file lie eight bytes or more that begin
+ * with a marker. Where it is not sound, decoding leaves by the escape with `gave_up` set: libjpeg is to try it, and to
+ * say what is wrong. */
 int jpeg_huffman_attach(jpeg_huffman *huffman, j_decompress_ptr cinfo);
 
-/* The same once the rows that are wanted are there, if libjpeg may have looked for bits beyond the file's end meanwhile,
- * which counts as damage. */
+/* Leaves in the same way, once the rows that are wanted are there, if libjpeg might have looked for bits beyond the
+ * file's end by now: it counts that as damage. */
 void jpeg_huffman_check_end(jpeg_huffman *huffman, j_decompress_ptr cinfo);
 
 #endif

@@ -123,3 +123,36 @@ def test_tables_follow_the_file(pools: tuple[Pool, Pool]) -> None:
     files = [encode(image, quality=quality, optimize=True) for image in (PHOTO, NOISE, FLAT) for quality in (20, 90)]
     for data in files * 2:
         assert assert_alike(pools, data, (3, 5, 50, 50)) == Status.OK
+
+
+def segments(data: bytes) -> tuple[bytes, bytes, bytes]:
+    """A JPEG's headers, its start of scan, and the scan."""
+    scan = data.index(b"\xff\xda")
+    length = 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")
+    return data[:scan], data[scan : scan + length], data[scan + length : -2]
+
+
+def in_two_scans(behind: bytes) -> bytes:
+    """A JPEG that is not progressive, with a scan of its first channel and one of all."""
+    image = PHOTO.crop((0, 0, 64, 64))
+    headers, start, scan = segments(encode(image, subsampling="4:4:4", quality=80))
+    _, _, grey = segments(encode(image.convert("L"), quality=80))
+    alone = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+    return headers + alone + grey + start + scan + behind + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("lengths", [b"\xff" + bytes(15), bytes(9) + b"\xff" + bytes(6), bytes(15) + b"\xff"])
+def test_a_table_behind_the_last_scan_is_not_used(pools: tuple[Pool, Pool], lengths: bytes) -> None:
+    """libjpeg has read all scans before it gives the first row, and checks no table that it does not use."""
+    table = b"\xff\xc4" + (2 + 17 + 255).to_bytes(2, "big") + b"\x10" + lengths + b"\x11" * 255
+    for behind in (b"", table):
+        assert assert_alike(pools, in_two_scans(behind), (0, 0, 64, 64), True) == Status.OK
+        assert own_entropy_seconds(in_two_scans(behind), 64) is None
+
+
+def test_a_lossless_image_has_no_such_coefficients(pools: tuple[Pool, Pool]) -> None:
+    """libjpeg-turbo decodes these from version 3 on."""
+    codes = b"\xff\xc4" + (2 + 17 + 12).to_bytes(2, "big") + bytes([0, 0, 1, 5, *[1] * 6, *[0] * 7, *range(12)])
+    frame = b"\xff\xc3" + (8 + 9).to_bytes(2, "big") + b"\x08\x00\x10\x00\x10\x03" + b"R\x11\x00G\x11\x00B\x11\x00"
+    start = b"\xff\xda" + (6 + 6).to_bytes(2, "big") + b"\x03R\x00G\x00B\x00\x01\x00\x00"
+    assert_alike(pools, b"\xff\xd8" + codes + frame + start + bytes(1000) + b"\xff\xd9", (0, 0, 16, 16), True)

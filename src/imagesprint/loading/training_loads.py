@@ -5,19 +5,17 @@ of one.
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imagesprint.images.crops import draw_training_crops
 from imagesprint.loading.load import Load
-from imagesprint.loading.sampler import Sampler
+from imagesprint.loading.sampler import DRAWN_TOGETHER, Sampler
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import Dataset
-
-DRAWN_TOGETHER: Final = 4096  # samples: 0.1 ms for each 256 of them, which drawn alone take 0.6 (AMD EPYC)
 
 
 class TrainingLoads:

@@ -131,6 +131,7 @@ def test_bad_rows_are_told_in_order_and_the_others_decoded(
         train_records[number] = replace(train_records[number], encoded=encoded)
     out = np.zeros_like(expected)
     failures = decode_load(whole(write_root(train_records)), decoder, out)
+    decoder.close()  # the errors' tracebacks hold it, and its threads would go on
     assert list(failures) == [4, 9, 13]
     for row, error in failures.items():
         assert f"image{row}.jpg: " in error.what

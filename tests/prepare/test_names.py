@@ -55,7 +55,7 @@ def test_holes_and_two_generations_are_errors(check: object) -> None:
     assert callable(check)
     with pytest.raises(DataError, match=r"of 3 train shards 1 is missing: number 1 \(beside train-0-of-3\)"):
         check("train", ["train-0-of-3", "train-2-of-3"])
-    with pytest.raises(DataError, match="train-0-of-2-b and train-0-of-1-a are of two sets of train shards"):
+    with pytest.raises(DataError, match="train-0-of-1-a and train-0-of-2-b are of two sets of train shards"):
         check("train", ["train-0-of-1-a", "train-0-of-2-b", "train-1-of-2-c"])
     with pytest.raises(DataError, match="of two sets"):
         check("train", ["train-0-of-1.parquet", "data/train-0-of-1.parquet"])

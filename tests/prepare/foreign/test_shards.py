@@ -121,6 +121,14 @@ def test_missing_and_empty_shards_are_named(tmp_path: Path) -> None:
         find_shards(tmp_path)
 
 
+def test_a_shard_that_may_be_a_copy_of_numbered_ones_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "train-00000-of-00001", "train.tfrecord", "val-1")
+    assert find_shards(tmp_path).notes == (
+        "1 shards are not numbered as those beside them: see that they are no copies, the first of them "
+        f"{tmp_path}/train.tfrecord",
+    )
+
+
 def test_what_is_found_and_not_used_is_said(tmp_path: Path) -> None:
     write(tmp_path, "train-1", "val-1", "x-test-00000-of-00001", "test/a.tfrecord", "data-00000-of-00001")
     write(tmp_path, "notes-00000-of-00001", content=b"no record")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagesprint.errors import RecordError, UsageError
-from imagesprint.prepare.names import SPLIT_WORDS, TEST_WORDS, check_begun, is_test, split_of
+from imagesprint.prepare.names import SPLIT_WORDS, TEST_WORDS, Numbered, check_begun, is_test, split_of
 from imagesprint.records.manifest import SPLITS
 from imagesprint.records.tfrecord import HEADER_BYTES, is_header, is_tfrecord
 
@@ -80,6 +80,7 @@ def find_shards(folder: Path) -> FoundShards:
     far = _files(folder, [entry for entry in folders if entry not in named])
     shards: list[ForeignShard] = []
     strays: list[Path] = []
+    unlike: list[Path] = []
     notes: list[str] = []
     for split in SPLITS:
         # my_train/ is looked at only where train/ has nothing: train_logs/ beside it is none of ours.
@@ -88,6 +89,8 @@ def find_shards(folder: Path) -> FoundShards:
         _check_names(of_split, folder)
         notes += check_begun(split, map(str, found))
         shards += of_split
+        numbered = [path for path in found if Numbered.of(path.name)]
+        unlike += [path for path in found if numbered and path not in numbered]
     unused = [path for path in near[None] + far[None] if _SHARD_NAME.search(path.name) and _is_sound(path)]
     tests = tuple(
         path for path in unused if is_test(path.name) or (path.parent != folder and is_test(path.parent.name))
@@ -98,6 +101,7 @@ def find_shards(folder: Path) -> FoundShards:
         (strays, "files are no TFRecords and are left out"),
         (tests, "TFRecords are of a test split and are left out"),
         (others, "TFRecords do not say their split and are left out"),
+        (unlike, "shards are not numbered as those beside them: see that they are no copies"),
         (empty, "shards are empty"),
     )
     notes += [f"{len(paths)} {what}, the first of them {paths[0]}" for paths, what in counted if paths]

@@ -210,7 +210,7 @@ def test_no_process_that_is_started_imports_from_the_current_folder(photos: Path
     for module in ("random", "socket", "pickle", "threading", "torch/__init__"):
         (here / module).parent.mkdir(parents=True, exist_ok=True)
         (here / module).with_suffix(".py").write_text("raise RuntimeError('the wrong one')")
-    words = ["prepare", photos, "root", "--variants", "32", "--shards", "2", "--workers", "2"]
+    words = ["prepare", str(photos), "root", "--variants", "32", "--shards", "2", "--workers", "2"]
     done = subprocess.run([sys.executable, script, *words], cwd=here, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -60,10 +60,10 @@ def test_a_signal_saves_and_the_next_command_ends_with_the_same_bits(
 def test_a_terminal_that_closes_saves(command: list[str], photo_root: Path, tiny: Path, tmp_path: Path) -> None:
     """All that a lost ssh does: SIGHUP, and a terminal that cannot be written to any more."""
     run = tmp_path / "run"
-    words = [*command, "train", tiny, "--data", photo_root, "--output", run]
+    words = [*command, "train", str(tiny), "--data", str(photo_root), "--output", str(run)]
     child, screen = pty.fork()
     if child == 0:
-        os.execv(words[0], [str(word) for word in words])
+        os.execv(words[0], words)
     seen = b""
     while b"  loss " not in seen:
         seen += os.read(screen, 4096)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show
 from imagesprint.cli.parsing import Parser, add_verb, positive
-from imagesprint.console import Console
+from imagesprint.console import Console, printable
 
 if TYPE_CHECKING:
     from imagesprint.prepare.foreign.indexing import IndexedVariant
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     lines = [line for variant in done.variants for line in _describe(done.root, variant)]
     if done.images_per_second:
         lines.append(f"{done.seconds:.1f} s, {done.images_per_second:,.0f} images/s")
-    show(args, value, "\n".join([*lines, f"next: {following}"]))
+    show(args, value, "\n".join(map(printable, [*lines, f"next: {following}"])))
     return 0
 
 

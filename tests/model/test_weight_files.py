@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from imagesprint.errors import CheckpointError
-from imagesprint.model.seal import check_seal, save_sealed
-from imagesprint.model.weights import read_checkpoint
+from imagesprint.model.weight_files import check_seal, read_checkpoint, save_sealed
 
 
 @pytest.fixture

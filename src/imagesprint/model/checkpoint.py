@@ -178,7 +178,7 @@ class _Keys:
             raise CheckpointError(f"{self.path}: {error.what}", error.hint) from error
 
     def _check_plain(self, key: str, value: object, depth: int = 0) -> None:
-        """Refuse what no TOML file holds: a recipe may come from there as well, and is checked as such."""
+        """Refuse what no TOML file holds."""
         rows: list[tuple[object, object]] = []
         if type(value) is dict:
             rows = list(value.items())
@@ -188,7 +188,7 @@ class _Keys:
             raise self.fault(key, value, "text, a number, a list or a table")
         for name, row in rows:
             if not isinstance(name, str) or depth > 3:
-                raise self.fault(key, value, "a recipe")
+                raise self.fault(key, value, "text, a number, or a list or table of few levels")
             self._check_plain(f"{key}.{name}", row, depth + 1)
 
     def step(self, recipe: Recipe, num_train: int) -> int:
@@ -219,14 +219,21 @@ class _Keys:
         state, groups = value.get("state"), value.get("param_groups")
         if not isinstance(state, dict) or not isinstance(groups, list) or not all(type(row) is dict for row in groups):
             raise self.fault("optimizer", value, "the state of torch's SGD")
+        for number, group in enumerate(groups):
+            for key, setting in group.items():
+                if setting is not None:
+                    self._check_plain(f"optimizer.param_groups.{number}.{key}", setting)
+        self._check_momentum(state)
+        return value
+
+    def _check_momentum(self, state: dict[Any, Any]) -> None:
         for number, row in state.items():
-            where = f"optimizer.state.{number}"
+            where = f"optimizer.state.{number if type(number) is int else shown(number)}"
             if type(number) is not int or type(row) is not dict or not row.keys() <= {"momentum_buffer"}:
                 raise self.fault(where, row, "the state of torch's SGD")
             buffer = row.get("momentum_buffer")
             if buffer is not None and no_plain_tensor(buffer):
                 raise CheckpointError(f"{self.path}: {where} is {no_plain_tensor(buffer)}", "use another checkpoint")
-        return value
 
     def scaler(self) -> dict[str, Any]:
         """As `GradScaler.state_dict()` gives it: empty unless the loss scale is dynamic."""

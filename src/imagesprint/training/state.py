@@ -1,5 +1,6 @@
 """All that a training carries from one step to the next, as tensors and as a checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from imagesprint.images.decoders import VARIABLE as DECODER_VARIABLE
 from imagesprint.model.building import build_model
 from imagesprint.model.checkpoint import TrainingCheckpoint, check_weights, load_weights
 from imagesprint.model.weights import start_from
+from imagesprint.recipes.compare import differences
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.toml_format import to_dict
 from imagesprint.training.optimizer import build_optimizer, restore_momentum
@@ -107,6 +109,12 @@ class TrainingState:
             raise CheckpointError(
                 f"{held.path} lacks {', '.join(held.missing)}: it cannot be resumed from",
                 "start a new run from its weights: --output NEW --set init=PATH",
+            )
+        others = differences(replace(held.recipe, bad_records=self.recipe.bad_records), self.recipe)
+        if others:
+            listed = "; ".join(f"{change.key} was {change.a!r}, is {change.b!r}" for change in others[:5])
+            raise CheckpointError(
+                f"{held.path} is of another recipe: {listed}", "resume in the run that it was made in, or use its own"
             )
         if held.data != data:
             raise CheckpointError(

@@ -346,7 +346,10 @@ def _unreadable(path: Path, kind: str, error: Exception) -> CheckpointError:
             "it serves as a start of training only: --set init=PATH",
         )
     reason = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-    if kind != "zip" and (isinstance(error, EOFError) or re.search("EOF|truncated|[Ii]ncomplete", text)):
+    is_cut = (
+        isinstance(error, EOFError) or re.search("EOF|truncated", text) or type(error).__name__ == "SafetensorError"
+    )
+    if kind != "zip" and is_cut:
         return _damaged(path, f"it is cut short ({reason})")
     return CheckpointError(
         f"{path} cannot be read as weights: {reason}",

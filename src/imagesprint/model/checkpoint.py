@@ -140,7 +140,7 @@ class _Keys:
 
     def typed(self, key: str, kind: type[_T], default: _T) -> _T:
         value = self.content.get(key, default)
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or (isinstance(value, str) and not value.isprintable()):
             raise self.fault(key, value, f"a {kind.__name__}")
         return value
 
@@ -213,9 +213,9 @@ class _Keys:
 
     def optimizer(self) -> dict[str, Any]:
         """As `torch.optim.SGD.state_dict()` gives it; empty where it is missing."""
+        if "optimizer" not in self.content:
+            return {}
         value = self.typed("optimizer", dict, {})
-        if not value:
-            return value
         state, groups = value.get("state"), value.get("param_groups")
         if not isinstance(state, dict) or not isinstance(groups, list) or not all(type(row) is dict for row in groups):
             raise self.fault("optimizer", value, "the state of torch's SGD")

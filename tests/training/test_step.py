@@ -1,6 +1,6 @@
 """One training step against plain PyTorch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from imagesprint.loading.batch import Batch
 from imagesprint.model.batch_norm import BatchNorm2d
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.runs.ranks import Ranks
+from imagesprint.training.optimizer import build_optimizer
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep
 
@@ -163,3 +164,72 @@ def test_an_overflow_in_fp16_skips_the_step_and_lowers_the_dynamic_scale(batches
     TrainingStep(state, ALONE)(iter(batch), recipe.phases[0], 0.1)
     assert torch.equal(state.network.get_parameter("fc.weight"), before)
     assert state.scaler.get_scale() < scale
+
+
+def use_sgd(state: TrainingState, fused: bool) -> None:
+    """Have the state's optimizer work as torch makes it on a GPU, or as it does on a CPU."""
+    for group in state.optimizer.param_groups:
+        group["fused"] = fused
+    state.optimizer._step_supports_amp_scaling = fused
+    state.optimizer._need_device_dtype_check_for_fused = fused
+
+
+@pytest.fixture
+def undefined_memory_is_nan() -> Iterator[None]:
+    """Fill what torch leaves undefined with NaN, where it might else be zero by chance."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("undefined_memory_is_nan")
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_overflow_in_the_very_first_step_leaves_no_trace(batches: Batches, fused: bool) -> None:
+    recipe = replace(RECIPE, precision="fp16", ema_decay=0.5)
+    states = [TrainingState(recipe, CLASSES, ALONE.device) for _ in range(2)]
+    given = batches(6)
+    for state, overflows in zip(states, (True, False), strict=True):
+        use_sgd(state, fused)
+        before = state.network.get_parameter("fc.weight").clone()
+        if overflows:
+            state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+            TrainingStep(state, ALONE)(iter(given[:3]), recipe.phases[0], 0.1)
+            assert torch.equal(state.network.get_parameter("fc.weight"), before)
+            assert state.scaler.get_scale() == 2.0**119
+        state.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        for _ in range(2):
+            TrainingStep(state, ALONE)(iter(given[3:]), recipe.phases[0], 0.1)
+    for (name, after), other in zip(states[0].network.named_parameters(), states[1].network.parameters(), strict=True):
+        assert torch.equal(after, other), name
+        assert after.isfinite().all(), name
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_that_is_there_from_the_start_gives_torchs_bits(fused: bool, nesterov: bool) -> None:
+    def bits(tensor: torch.Tensor) -> list[int]:
+        return tensor.detach().view(torch.int32).flatten().tolist()
+
+    ours, theirs = nn.Linear(3, 64), nn.Linear(3, 64)
+    optimizer = build_optimizer(replace(RECIPE, nesterov=nesterov, weight_decay=0.0), ours)
+    plain = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=RECIPE.momentum, nesterov=nesterov, fused=fused)
+    for group in optimizer.param_groups:
+        group |= {"fused": fused, "lr": 0.1}
+    odd = torch.tensor([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3e38, float("inf"), float("-inf"), float("nan")])
+    draw = torch.Generator().manual_seed(0)
+    gradients = [
+        odd[torch.randint(len(odd), (64, 3), generator=draw)],
+        torch.randn(64, 3, generator=draw),
+    ]
+    with torch.no_grad():
+        ours.weight.copy_(odd[torch.randint(4, (64, 3), generator=draw)])  # a step of −0 tells on weights of −0 alone
+        for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            other.copy_(one)
+    for gradient in gradients:
+        for module, sgd in ((ours, optimizer), (theirs, plain)):
+            module.weight.grad, module.bias.grad = gradient.clone(), gradient[:, 0].clone()
+            sgd.step()
+        assert bits(ours.weight) == bits(theirs.weight)
+        assert bits(ours.bias) == bits(theirs.bias)
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert bits(optimizer.state[mine]["momentum_buffer"]) == bits(plain.state[other]["momentum_buffer"])

@@ -1,127 +1,246 @@
-"""Weights in and out: reading a checkpoint or a state dict, starting from one, and a trained model ready to use."""
+"""Weights in: starting a training from what somebody saved, and a trained model ready to use."""
 
-import pickle
 import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
 from imagesprint.model.building import build_model, normalize
-from imagesprint.model.seal import PREFIX, check_seal
+from imagesprint.model.checkpoint import check_values, load_weights, read_training_checkpoint
+from imagesprint.model.weight_files import Inert, no_plain_tensor, read_foreign
 from imagesprint.recipes.recipe import Recipe
-from imagesprint.recipes.toml_format import from_dict
 
 # A head holds the names of the classes in its shape: torchvision calls it fc, timm head or classifier.
 HEAD_PREFIXES = ("fc.", "head.", "classifier.")
+COUNTER = "num_batches_tracked"  # of a batch norm: not used here, and not there before PyTorch 0.4.1
+# What wrappers put into a name, in any order and place: DataParallel, torch.compile, FSDP, activation checkpointing.
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+# Where programs keep the weights themselves. Beside those, `best_state_dict` or `teacher` are others.
+_USUAL = {
+    "model",
+    "state",
+    "net",
+    "network",
+    "model_state",
+    "state_dict",
+    "model_state_dict",
+    "net_state_dict",
+    *_WRAPPERS,
+}
+_AVERAGE = re.compile(r"(^|[._])ema([._]|$)|averag", re.IGNORECASE)
+_DEPTH = 6  # of dicts in dicts: no program that is known goes deeper than 3
+_LISTED = 12  # names shown of those left
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The dict that a checkpoint file holds, on the CPU. Nothing in the file is executed.
+@dataclass(frozen=True)
+class _Found:
+    """A state dict in a file: at `place`, keys of dicts in one another, under the names that begin with `prefix`.
 
-    Raises UsageError where there is no such file, CheckpointError where it is cut short or no checkpoint.
+    `tensors` are by the model's own names, `keys` are theirs in the file; `wrong` of the model's are missing there or
+    of another shape, `unknown` are there beside them.
     """
-    if not path.is_file():
-        raise UsageError(f"there is no checkpoint {path}", "name a file such as RUN/checkpoints/step-0000625.pt")
-    try:
-        if not check_seal(path):  # not written by `train`: there are the archive's own checksums, which torch ignores
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if archive.comment.startswith(PREFIX):
-                raise ValueError("it is cut short within its SHA-256")
-            if damaged is not None:
-                raise ValueError(f"the checksum of {damaged} does not match")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is damaged or no checkpoint: {reason}",
-            "delete it or copy it again; the checkpoint before it, if there is one, is used then",
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of weights", "use another file")
-    return content
 
+    place: tuple[str, ...]
+    prefix: str
+    tensors: dict[str, Any]
+    keys: dict[str, str]
+    wrong: list[str]
+    unknown: list[str]
 
-def read_training_checkpoint(path: Path) -> dict[str, Any]:
-    """As `read_checkpoint`, for files that `imagesprint train` wrote: with model, step, recipe and classes."""
-    content = read_checkpoint(path)
-    missing = [key for key in ("model", "step", "recipe", "classes", "num_train") if key not in content]
-    if missing:
-        raise CheckpointError(
-            f"{path} lacks {', '.join(missing)}: it was not written by imagesprint train",
-            "a plain state dict serves as a start of training only: --set init=PATH",
+    @property
+    def is_average(self) -> bool:
+        return _AVERAGE.search(".".join((*self.place, self.prefix))) is not None
+
+    @property
+    def is_usual(self) -> bool:
+        return {*self.place, *self.prefix.split(".")[:-1]} <= _USUAL
+
+    def describe(self) -> str:
+        where = f" of {_listed('.'.join(self.place))}" if self.place else ""
+        prefixes = {key.removesuffix(name) for name, key in self.keys.items() if key.endswith(name)} - {""}
+        dropped = f" without the prefix {_listed(*sorted(prefixes))}" if prefixes else ""
+        return f"{where}{dropped}{', a moving average' if self.is_average else ''}"
+
+    def same(self, other: "_Found") -> bool:
+        return self.tensors.keys() == other.tensors.keys() and all(
+            isinstance(value, Tensor) and isinstance(other.tensors[key], Tensor) and value.equal(other.tensors[key])
+            for key, value in self.tensors.items()
         )
-    return content
 
 
-def load_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load a whole state dict that came from `path`. Raises CheckpointError where it does not fit."""
-    try:
-        network.load_state_dict(state)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} does not hold the weights of its own recipe: {str(error).splitlines()[0]}",
-            "use another checkpoint",
-        ) from error
-
-
-def start_from(model: nn.Module, path: Path) -> list[str]:
+def start_from(model: nn.Module, path: Path, console: Console | None = None) -> list[str]:
     """Load the weights at `path` into `model`, all but a head of another size; returns the keys left as they were.
 
-    `path` is a checkpoint of ours or a state dict with torchvision's names, as torch.save or safetensors wrote it.
-    Raises CheckpointError where anything but the head does not fit.
+    `path` is what torch.save or safetensors wrote of a network with these names (torchvision's and timm's ResNets have
+    ours): a state dict, alone or inside what a training program saves; of several, a moving average. What was taken and
+    what was left goes to `console`. Raises CheckpointError where anything but the head does not fit, and where several
+    fit alike; the model is then as it was.
     """
-    given = _state_dict(path)
-    own = model.state_dict()
+    content, own = read_foreign(path), model.state_dict()
+    found = _choose(list(_find(content, own)), own, content, path)
     heads = {key for key in own if key.startswith(HEAD_PREFIXES)}
-    left = [key for key in heads if key not in given or given[key].shape != own[key].shape]
-    wrong = [
-        key
-        for key in own
-        if key not in heads and not key.endswith("num_batches_tracked")
-        if key not in given or given[key].shape != own[key].shape
-    ]
-    unknown = [key for key in given if key not in own]
-    if wrong or unknown:
-        example = (wrong + unknown)[0]
-        raise CheckpointError(
-            f"init: {path} does not fit the recipe's model: {len(wrong)} of its {len(own)} tensors are missing or of "
-            f"another shape, {len(unknown)} are unknown (first: {example})",
-            "choose the model that the weights were made with: --set model=NAME",
-        )
     # A head is one layer: where its weight does not fit, its bias would belong to other classes.
-    dropped = sorted(heads) if left else []
-    model.load_state_dict({**own, **{key: given[key] for key in given if key not in dropped}})
+    dropped = [] if all(_fits(found.tensors.get(key), own[key]) for key in heads) else sorted(heads)
+    taken = {}
+    for key, value in found.tensors.items():
+        if key in dropped or (key.endswith(COUNTER) and not _fits(value, own[key])):
+            continue
+        fault = no_plain_tensor(value)
+        where = f"init: {path}: {found.keys[key]}"
+        if fault is not None:
+            raise CheckpointError(
+                f"{where} is {fault}", "save a state dict of ordinary tensors: torch.save(model.state_dict(), FILE)"
+            )
+        check_values(value, own[key], where)
+        taken[key] = value
+    model.load_state_dict({**own, **taken})
+    if console is not None:
+        _tell(console, path, found, taken, dropped, content)
     return dropped
 
 
-def _state_dict(path: Path) -> Mapping[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    content = read_checkpoint(path)
-    state = content.get("ema") or content.get("model", content)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+def _find(content: object, own: Mapping[str, Tensor]) -> Iterator[_Found]:
+    """Every state dict in `content` that has a tensor by a name of the model."""
+    names = {_bare(key): key for key in own}
+    for place, table in _tables(content, (), set()):
+        keys = {_bare(key): key for key in table}
+        if len(keys) < len(table):  # two names differ in a wrapper alone: they are two networks
+            keys = {key: key for key in table}
+        groups: dict[str, dict[str, str]] = {}
+        for name, key in keys.items():
+            at = next((at for at in _starts(name) if name[at:] in names), None)
+            if at is not None:
+                groups.setdefault(name[:at], {})[names[name[at:]]] = key
+        for prefix, group in groups.items():
+            tensors = {key: table[theirs] for key, theirs in group.items()}
+            wrong = [key for key in _body(own) if not _fits(tensors.get(key), own[key])]
+            start = min(
+                (key.removesuffix(name) for name, key in group.items() if key.endswith(name)), key=len, default=""
+            )
+            # Another network beside this one, such as its average, is not a part of it.
+            others = tuple(other for other, rows in groups.items() if other != prefix and len(rows) >= len(_body(own)))
+            used = set(group.values())
+            unknown = [
+                key
+                for name, key in keys.items()
+                if name.startswith(prefix) and key.startswith(start) and key not in used and _is_layer(table[key])
+                if not name.removeprefix(prefix).startswith(HEAD_PREFIXES) and not name.endswith(COUNTER)
+                if not name.startswith(tuple(other for other in others if other.startswith(prefix)))
+            ]
+            yield _Found(place, prefix, tensors, group, wrong, unknown)
+
+
+def _tables(node: object, place: tuple[str, ...], seen: set[int]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """The dicts with names in `node`, each once, and where they are; a whole module is the state dict that it has."""
+    if id(node) in seen or len(place) > _DEPTH:
+        return
+    seen.add(id(node))
+    if isinstance(node, Inert) and isinstance(node.state, dict):
+        if "_modules" in node.state:
+            yield place, dict(_flat(node, "", _DEPTH * 4))
+            return
+        node = {**node, **node.state}
+    rows = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
+    children = [(str(key), value) for key, value in rows]
+    if isinstance(node, dict):
+        yield place, {key: value for key, value in children if isinstance(value, Tensor | Inert)}
+    for key, value in children:
+        if "optim" not in key:  # its tensors bear the weights' names and are none
+            yield from _tables(value, (*place, key), seen)
+
+
+def _flat(module: Inert, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """The names and tensors of a module that was saved whole."""
+    for part in ("_parameters", "_buffers"):
+        for name, value in (module.state.get(part) or {}).items():
+            if isinstance(value, Tensor | Inert):
+                yield f"{prefix}{name}", value
+    for name, child in (module.state.get("_modules") or {}).items():
+        if isinstance(child, Inert) and isinstance(child.state, dict) and depth:
+            yield from _flat(child, f"{prefix}{name}.", depth - 1)
+
+
+def _choose(found: list[_Found], own: Mapping[str, Tensor], content: object, path: Path) -> _Found:
+    """The one to take; raises CheckpointError where none fits or several do alike."""
+    if not found:
+        held = _listed(*content) if isinstance(content, dict) and content else f"a {type(content).__name__}"
         raise CheckpointError(
-            f"init: {path} holds no state dict of tensors", "save one with torch.save(model.state_dict())"
+            f"init: {path} holds no state dict of tensors with the model's names, but {held}",
+            "save one with torch.save(model.state_dict())",
         )
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    fitting = [one for one in found if not one.wrong and not one.unknown]
+    if not fitting:
+        nearest = min(found, key=lambda one: len(one.wrong) + len(one.unknown))
+        example = _listed((nearest.wrong + nearest.unknown)[0])
+        raise CheckpointError(
+            f"init: {path} does not fit the recipe's model: {len(nearest.wrong)} of its {len(own)} tensors are missing "
+            f"or of another shape, {len(nearest.unknown)} are unknown (first: {example})",
+            "choose the model that the weights were made with: --set model=NAME",
+        )
+    rank = min((not one.is_average, not one.is_usual) for one in fitting)
+    first, *others = [one for one in fitting if (not one.is_average, not one.is_usual) == rank]
+    if not all(first.same(other) for other in others):
+        raise CheckpointError(
+            f"init: {path} holds several networks that fit:{first.describe()}, and{others[0].describe()}",
+            "save the one that is meant alone: torch.save(STATE_DICT, FILE)",
+        )
+    return first
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise UsageError(f"init: {path} needs the safetensors package", "pip install safetensors") from error
-    try:
-        return dict(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"init: {path} cannot be read: {error}", "copy it again") from error
+def _tell(
+    console: Console, path: Path, found: _Found, taken: Mapping[str, Any], dropped: list[str], content: object
+) -> None:
+    console.line(f"start       from {path}: {len(taken)} tensors{found.describe()}")
+    if dropped:
+        console.line(f"start       left as the seed made them: {', '.join(dropped)}")
+    rest: list[object] = []
+    for key in found.place:
+        state = content.state if isinstance(content, Inert) and isinstance(content.state, dict) else {}
+        rows = {**content, **state} if isinstance(content, dict) else dict(enumerate(content))  # type: ignore[arg-type]
+        rest += [other for other in rows if str(other) != key]
+        content = next(value for other, value in rows.items() if str(other) == key)
+    if isinstance(content, dict) and not isinstance(content, Inert):
+        used = {found.keys[key] for key in taken}
+        rest += [key for key in content if key not in used]
+    if rest:
+        console.line(f"start       not taken: {_listed(*rest)}")
+
+
+def _bare(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _starts(name: str) -> Iterator[int]:
+    """Where a name may begin behind a prefix, the shortest prefix first."""
+    yield 0
+    yield from (at + 1 for at, char in enumerate(name) if char == ".")
+
+
+def _body(own: Mapping[str, Tensor]) -> list[str]:
+    return [key for key in own if not key.startswith(HEAD_PREFIXES) and not key.endswith(COUNTER)]
+
+
+def _is_layer(value: object) -> bool:
+    """Whether `value` is a tensor, of more than a lone number: that is a count beside the network."""
+    return (isinstance(value, Tensor) and value.ndim > 0) or (
+        isinstance(value, Inert) and value.origin.startswith("torch._utils._rebuild")
+    )
+
+
+def _fits(given: object, own: Tensor) -> bool:
+    """Whether `given` has the shape of `own`; what has none is judged when it is taken."""
+    return given is not None and (not isinstance(given, Tensor) or given.is_nested or given.shape == own.shape)
+
+
+def _listed(*names: object) -> str:
+    texts = [str(name) if str(name).isprintable() else repr(name) for name in names[:_LISTED]]
+    return ", ".join(texts) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
 
 
 class TrainedModel(nn.Module):
@@ -173,20 +292,15 @@ def load_model(path: str | Path, weights: str = "") -> TrainedModel:
         if not checkpoints:
             raise UsageError(f"{file} holds no checkpoints/step-*.pt", "name a run directory or a checkpoint file")
         file = checkpoints[-1]
-    content = read_training_checkpoint(file)
-    recipe = from_dict(content["recipe"], origin=str(file))
-    network = build_model(recipe, len(content["classes"]))
-    load_weights(network, _chosen(content, weights, file), file)
-    classes, texts = tuple(content["classes"]), tuple(content.get("class_texts", ()))
-    return TrainedModel(network, recipe, classes, content["num_train"], content["step"], texts).eval()
-
-
-def _chosen(content: dict[str, Any], weights: str, file: Path) -> Mapping[str, Tensor]:
-    average, own = content.get("ema"), content["model"]
-    if weights == "ema" and not average:
+    held = read_training_checkpoint(file)
+    if weights == "ema" and held.ema is None:
         raise UsageError(f"{file} holds no moving average of the weights", "train with --set ema_decay=0.9999")
-    state: Mapping[str, Tensor] = own if weights == "model" else average or own
-    return state
+    network = build_model(held.recipe, len(held.classes))
+    if weights == "model" or held.ema is None:
+        load_weights(network, held.model, f"{file}: model")
+    else:
+        load_weights(network, held.ema, f"{file}: ema")
+    return TrainedModel(network, held.recipe, held.classes, held.num_train, held.step, held.class_texts).eval()
 
 
 def list_checkpoints(run: Path) -> list[Path]:

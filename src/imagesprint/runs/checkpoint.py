@@ -5,7 +5,7 @@ from typing import Any
 
 from imagesprint.errors import RunError
 from imagesprint.files import write_atomically
-from imagesprint.model.seal import save_sealed
+from imagesprint.model.weight_files import save_sealed
 
 
 def checkpoint_path(run: Path, step: int) -> Path:

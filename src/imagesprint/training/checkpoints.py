@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError
-from imagesprint.model.weights import read_training_checkpoint
+from imagesprint.model.checkpoint import TrainingCheckpoint, read_training_checkpoint
 from imagesprint.runs.checkpoint import checkpoint_path
 from imagesprint.runs.checkpoint_writer import CheckpointWriter, Written
 from imagesprint.runs.directory import RunDirectory
@@ -19,15 +19,15 @@ from imagesprint.training.state import TrainingState
 DAMAGED_SUFFIX = ".damaged"  # of a checkpoint that is none any more, so that no command takes it for one
 
 
-def newest_whole(run: RunDirectory) -> tuple[Path, dict[str, Any], dict[Path, CheckpointError]] | None:
-    """The path and the content of the newest whole checkpoint, and the errors of the damaged ones that are newer.
+def newest_whole(run: RunDirectory) -> tuple[TrainingCheckpoint, dict[Path, CheckpointError]] | None:
+    """The newest whole checkpoint, and the errors of the damaged ones that are newer.
 
     None where there is no checkpoint at all; raises the newest's CheckpointError where none is whole.
     """
     damaged: dict[Path, CheckpointError] = {}
     for path in reversed(run.checkpoints()):
         try:
-            return path, read_training_checkpoint(path), damaged
+            return read_training_checkpoint(path), damaged
         except CheckpointError as error:
             damaged[path] = error
     if damaged:

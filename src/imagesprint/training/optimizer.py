@@ -1,9 +1,16 @@
 """SGD as the recipe has it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from imagesprint.errors import CheckpointError
+from imagesprint.model.checkpoint import check_values
 from imagesprint.recipes.recipe import Recipe
+
+# Of a group's settings those that the result depends on, but for the learning rate, which is set before each step.
+_SETTINGS = ("params", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 
 
 def build_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.SGD:
@@ -11,6 +18,9 @@ def build_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.SGD:
 
     The second holds the scales and shifts of norms and all biases (every tensor of one dimension) where
     `decay_norm_and_bias` is off. The learning rate is set before each step.
+
+    Momentum is there before the first step, which makes of it what torch makes of none. Torch's fused SGD would make it
+    in that step, and leave it undefined where the step is passed over because fp16 gradients overflowed.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     spared = [] if recipe.decay_norm_and_bias else [parameter for parameter in parameters if parameter.ndim <= 1]
@@ -20,13 +30,45 @@ def build_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.SGD:
         {"params": decayed, "weight_decay": recipe.weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         [group for group in groups if group["params"]],
         lr=0.0,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         fused=parameters[0].device.type == "cuda",
     )
+    if recipe.momentum:
+        for parameter in parameters:
+            # −0, not 0: momentum · −0 + gradient is the gradient to the last bit, its sign where it is zero as well.
+            optimizer.state[parameter]["momentum_buffer"] = torch.full_like(parameter, -0.0, requires_grad=False)
+    return optimizer
+
+
+@torch.no_grad()
+def restore_momentum(optimizer: torch.optim.SGD, given: dict[str, Any], where: str) -> None:
+    """Take over the momentum in `given`, a state dict as torch's SGD gives it that was read from `where`.
+
+    It may have none: before the first step. Raises CheckpointError where it is of another network or other settings.
+    """
+    own = optimizer.state_dict()
+    settings = [[{key: group.get(key) for key in _SETTINGS} for group in of["param_groups"]] for of in (given, own)]
+    if settings[0] != settings[1]:
+        raise CheckpointError(
+            f"{where}.param_groups are not those of the recipe beside them: {settings[0]!r:.200}",
+            "use another checkpoint",
+        )
+    buffers = {number: row["momentum_buffer"] for number, row in own["state"].items()}
+    values = {number: row.get("momentum_buffer") for number, row in given["state"].items()}
+    values = {number: value for number, value in values.items() if value is not None}
+    if values and values.keys() != buffers.keys():
+        raise CheckpointError(
+            f"{where}.state has the momentum of {len(values)} tensors, the recipe's model has {len(buffers)}",
+            "use another checkpoint",
+        )
+    for number, value in values.items():
+        check_values(value, buffers[number], f"{where}.state.{number}.momentum_buffer")
+    for number, value in values.items():
+        buffers[number].copy_(value)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

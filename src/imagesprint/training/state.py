@@ -1,22 +1,24 @@
 """All that a training carries from one step to the next, as tensors and as a checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from imagesprint.console import Console
 from imagesprint.errors import CheckpointError
 from imagesprint.images.decoders import VARIABLE as DECODER_VARIABLE
 from imagesprint.model.building import build_model
-from imagesprint.model.weights import load_weights, start_from
+from imagesprint.model.checkpoint import TrainingCheckpoint, check_weights, load_weights
+from imagesprint.model.weights import start_from
+from imagesprint.recipes.compare import differences
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.toml_format import to_dict
-from imagesprint.training.optimizer import build_optimizer
+from imagesprint.training.optimizer import build_optimizer, restore_momentum
 from imagesprint.training.precision import loss_scaler, weight_dtype
 from imagesprint.training.step_sums import StepSums
-
-RESUMPTION_KEYS = {"optimizer", "scaler", "ema", "train_seconds", "wall_seconds", "data", "decoder"}
 
 
 class TrainingState:
@@ -50,14 +52,12 @@ class TrainingState:
         self._averaged = {key: value for key, value in self.network.state_dict().items() if value.is_floating_point()}
         self.average = {key: value.clone() for key, value in self._averaged.items()} if recipe.ema_decay else {}
 
-    def start(self) -> list[str]:
-        """Take the weights that the recipe's `init` names, if any; returns the keys left as they were, the head's."""
-        if not self.recipe.init:
-            return []
-        left = start_from(self.network, Path(self.recipe.init))
-        for key, value in self.average.items():
-            value.copy_(self._averaged[key])
-        return left
+    def start(self, console: Console) -> None:
+        """Take the weights that the recipe's `init` names, if any, and tell which."""
+        if self.recipe.init:
+            start_from(self.network, Path(self.recipe.init), console)
+            for key, value in self.average.items():
+                value.copy_(self._averaged[key])
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -99,41 +99,51 @@ class TrainingState:
         """Tensors of the kinds and in the numbers that a checkpoint has once the optimizer has begun."""
         return [*self.network.state_dict().values(), *self.network.parameters(), *self.average.values()]
 
-    def restore(self, content: dict[str, Any], path: Path, data: str, decoder: str, force_decoder: bool) -> None:
-        """Take over the checkpoint `content`, read from `path`.
+    def restore(self, held: TrainingCheckpoint, data: str, decoder: str, force_decoder: bool) -> None:
+        """Take over the checkpoint `held`.
 
-        Raises CheckpointError where it was made from other data or, without `force_decoder`, with another decoder:
-        what came out then would not be what an uninterrupted run gives.
+        Raises CheckpointError where it does not fit the recipe's network, and where it was made from other data or,
+        without `force_decoder`, with another decoder: what came out then would not be what an uninterrupted run gives.
         """
-        missing = sorted(RESUMPTION_KEYS - content.keys())
-        if missing:
+        if held.missing:
             raise CheckpointError(
-                f"{path} lacks {', '.join(missing)}: it cannot be resumed from",
+                f"{held.path} lacks {', '.join(held.missing)}: it cannot be resumed from",
                 "start a new run from its weights: --output NEW --set init=PATH",
             )
-        if content["data"] != data:
+        others = differences(replace(held.recipe, bad_records=self.recipe.bad_records), self.recipe)
+        if others:
+            listed = "; ".join(f"{change.key} was {change.a!r}, is {change.b!r}" for change in others[:5])
             raise CheckpointError(
-                f"{path} was made with data {content['data']!r}, this is {data!r}",
+                f"{held.path} is of another recipe: {listed}", "resume in the run that it was made in, or use its own"
+            )
+        if held.data != data:
+            raise CheckpointError(
+                f"{held.path} was made with data {held.data!r}, this is {data!r}",
                 "resume with the same data, or start a new run with another --output",
             )
-        if content["decoder"] != decoder and not force_decoder:
+        if held.decoder != decoder and not force_decoder:
             raise CheckpointError(
-                f"{path} was made with decoder {content['decoder']!r}, this is {decoder!r}: its pixels differ",
-                f"{DECODER_VARIABLE}={content['decoder']} in the environment keeps to the former, "
+                f"{held.path} was made with decoder {held.decoder!r}, this is {decoder!r}: its pixels differ",
+                f"{DECODER_VARIABLE}={held.decoder} in the environment keeps to the former, "
                 f"{DECODER_VARIABLE}={decoder} goes on with the latter",
             )
-        load_weights(self.network, content["model"], path)
-        fused = [group["fused"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(content["optimizer"])
-        for group, ours in zip(self.optimizer.param_groups, fused, strict=True):
-            group["fused"] = ours  # a matter of the device, which may be another one now
-        self.scaler.load_state_dict(content["scaler"])
+        self._restore_tensors(held)
+        self.step = held.step
+        self.train_seconds, self.wall_seconds = held.train_seconds, held.wall_seconds
+        self.compile_seconds = held.compile_seconds
+        self.bad_records, self.overflows = held.bad_records, held.overflows
+
+    def _restore_tensors(self, held: TrainingCheckpoint) -> None:
+        if bool(self.scaler.state_dict()) != bool(held.scaler):
+            raise CheckpointError(
+                f"{held.path}: scaler is {'there' if held.scaler else 'empty'}, the recipe has "
+                f"{'none' if held.scaler else 'a dynamic loss scale'}",
+                "use another checkpoint",
+            )
+        if self.average:
+            check_weights(held.ema or {}, self.network.state_dict(), f"{held.path}: ema")
+        restore_momentum(self.optimizer, held.optimizer, f"{held.path}: optimizer")
+        load_weights(self.network, held.model, f"{held.path}: model")
+        self.scaler.load_state_dict(held.scaler)
         for key, value in self.average.items():
-            value.copy_(content["ema"][key])
-        self.step = content["step"]
-        self.train_seconds = content["train_seconds"]
-        self.wall_seconds = content["wall_seconds"]
-        # Checkpoints from before these were counted: there was none of them then.
-        self.compile_seconds = content.get("compile_seconds", 0.0)
-        self.bad_records = content.get("bad_records", 0)
-        self.overflows = content.get("overflows", 0)
+            value.copy_((held.ema or {})[key])

@@ -309,14 +309,10 @@ class _Training:
         found = newest_whole(self._run)
         if found is None:
             self._console.line(f"output      {self._run.path}, a new run")
-            left = self._state.start()
-            if self._recipe.init:
-                self._console.line(
-                    f"start       from {self._recipe.init}{', all but ' if left else ''}{', '.join(left)}"
-                )
+            self._state.start(self._console)
         else:
-            path, content, damaged = found
-            self._state.restore(content, path, self._data, self._decoder, force_decoder=bool(chosen_decoder()))
+            held, damaged = found
+            self._state.restore(held, self._data, self._decoder, force_decoder=bool(chosen_decoder()))
         self._start_step = self._state.step
         self._ranks.check_agreement(
             "where the run stands",
@@ -324,12 +320,14 @@ class _Training:
         )
         if found is not None:
             if self._ranks.is_main:
-                set_aside(damaged, path, self._console)
-            if content["decoder"] != self._decoder:
+                set_aside(damaged, held.path, self._console)
+            if held.decoder != self._decoder:
                 self._console.warn(
-                    f"{path} was made with decoder {content['decoder']}: the run goes on with other pixels"
+                    f"{held.path} was made with decoder {held.decoder}: the run goes on with other pixels"
                 )
-            self._console.line(f"output      {self._run.path}, resumed after step {self._state.step} from {path.name}")
+            self._console.line(
+                f"output      {self._run.path}, resumed after step {self._state.step} from {held.path.name}"
+            )
 
     def _result(self) -> dict[str, Any]:
         """The result up to here; kept as result.json once the recipe is done."""

@@ -11,7 +11,7 @@ import numpy as np
 from imagesprint.errors import ImagesprintError, UsageError
 from imagesprint.evaluating.results_kept import FOLDER, read_result
 from imagesprint.files import read_rows
-from imagesprint.model.weights import read_training_checkpoint
+from imagesprint.model.checkpoint import read_training_checkpoint
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.runs.directory import RunDirectory
 
@@ -118,11 +118,22 @@ def _facts(run: RunDirectory) -> Row:
     """What the newest checkpoint says, and how many weights its model has."""
     for path in reversed(run.checkpoints()):
         try:
-            content = read_training_checkpoint(path)
+            held = read_training_checkpoint(path)
         except ImagesprintError:  # a damaged one says nothing
             continue
-        weights = sum(value.numel() for key, value in content["model"].items() if "running" not in key)
-        facts = {key: content[key] for key in content if key not in ("model", "ema", "optimizer", "scaler", "recipe")}
+        keys = (
+            "wall_seconds",
+            "classes",
+            "class_texts",
+            "num_train",
+            "data",
+            "decoder",
+            "torch",
+            "bad_records",
+            "overflows",
+        )
+        weights = sum(value.numel() for key, value in held.model.items() if "running" not in key)
+        facts = {key: getattr(held, key) for key in keys if getattr(held, key)}  # what older files lack is empty
         return facts | {"path": path, "num_weights": weights}
     return {}
 

@@ -134,13 +134,13 @@ class ClassFolders:
         Raises UsageError for a class that has images in folders below its own alone, unless that is plainly meant.
         """
         start = len(train.relative_to(self.path).parts) + 1
-        layers: list[set[str]] = [set() for _ in classes]  # of each class the folders with images; "" is its own
+        layers: list[set[str]] = [set() for _ in classes]  # of each class the folders with images in it; "" is its own
         for sample in samples:
-            folders = sample.location.split("/")[start:-1]
-            layers[sample.label].add(folders[0] if folders else "")
+            layers[sample.label].add("/".join(sample.location.split("/")[start:-1]))
         deep = [label for label, names in enumerate(layers) if "" not in names]
         names = set().union(*(layers[label] for label in deep))
-        plain = len(names) == 1 and (names <= _IMAGES or 1 < len(deep) == len(classes))
+        is_one = len(names) == 1 and not any("/" in name or split_of(name) for name in names)
+        plain = is_one and (names <= _IMAGES or 1 < len(deep) == len(classes))
         if deep and not plain:
             raise _too_deep(train, [classes[label] for label in deep], len(deep) == len(classes), names)
         below = Tally()
@@ -213,7 +213,7 @@ def _too_deep(train: Path, deep: Sequence[str], everywhere: bool, names: set[str
     sources = [str(train / name) for name in deep if holds_split(train / name)]
     if sources:
         hint = f"give {' or '.join(sources[:3])} as SOURCE"
-    elif all(map(split_of, names)):
+    elif all(split_of(name.partition("/")[0]) for name in names):
         hint = "let the splits be the outer folders: SOURCE/train/CLASS and SOURCE/val/CLASS"
     elif everywhere:
         hint = (

@@ -155,6 +155,11 @@ class Walk:
         """Return what `visible` does, and count the litter beside it."""
         return _by_kind(_entries(folder, self._litter))
 
+    def leads_home(self, folder: Path) -> bool:
+        """Return whether `folder` is a home, or holds one, or what a followed link leads to."""
+        place = os.path.realpath(folder)
+        return place in self._homes or place in self._above
+
     def notes(self) -> list[str]:
         """Return what was passed over so far, one sentence for each reason."""
         return [

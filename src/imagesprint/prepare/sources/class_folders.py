@@ -219,7 +219,7 @@ def _too_deep(train: Path, deep: Sequence[str], everywhere: bool, names: set[str
     elif everywhere:
         hint = (
             f"if the folders in it are classes, move them one up: mv {shlex.quote(str(train))}/*/* "
-            f"{shlex.quote(str(train))}; if not, put the images straight into the class folders"
+            f"{shlex.quote(str(train))}, and remove the empty folders; if not, put the images straight into those"
         )
     else:
         hint = f"move it out of {train} if it is no class; if it is one, put its images straight into it"

@@ -441,3 +441,11 @@ def test_class_folder_may_be_a_link_elsewhere_but_not_to_another_class(tmp_path:
     (source / "val").symlink_to("train")
     with pytest.raises(DataError, match=r"source/val/bird and .*source/train/bird lead to the same images"):
         ClassFolders(source).scan()
+
+
+@pytest.mark.parametrize("place", ["loop", "train/loop"])
+def test_folder_with_nothing_but_a_link_to_itself(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).symlink_to(".")
+    with pytest.raises((DataError, UsageError), match=r"no images in|not look like a source"):
+        open_source(tmp_path).scan()

@@ -138,7 +138,7 @@ def unwrap(folder: Path) -> Path:
     """Return where the class folders are: training_set/training_set/CLASS is common."""
     while len(inner := visible_folders(folder)) == 1 and not holds_images(folder):
         classes = visible_folders(folder / inner[0])
-        if not classes or holds_images(folder / inner[0]) or classes == ["images"]:
+        if not classes or holds_images(folder / inner[0]) or classes in (["images"], inner):  # inner: a link to itself
             break
         folder = folder / inner[0]
     return folder

@@ -173,7 +173,7 @@ def _find_tree(path: Path) -> Path | None:
             # A val that is sorted makes CLS-LOC class folders, and without val it is one tree of them.
             return place if real != place / _IMAGES or _is_flat(real / "val") else None
     with os.scandir(path) as entries:
-        folders = [path / entry.name for entry in entries if entry.is_dir() and not is_litter(entry.name)]
+        folders = [path / entry.name for entry in entries if os.path.isdir(entry.path) and not is_litter(entry.name)]
     found = [folder for folder in folders if (folder / _IMAGES).is_dir()] if len(folders) <= _FEW else []
     return found[0] if len(found) == 1 else None
 

@@ -38,7 +38,7 @@ def open_source(path: Path, kind: str | None = None) -> Source:
             packed = path.name.lower().endswith(_ARCHIVES)
             raise UsageError(f"the source {path} is no folder", "unpack it, and give the folder" if packed else hint)
         places = [path]
-        while (inner := inner_folder(places[-1])) is not None:
+        while (inner := inner_folder(places[-1])) is not None and not inner.samefile(path):
             places.append(inner)
         for entry in candidates:
             for place in places:

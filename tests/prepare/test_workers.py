@@ -153,6 +153,7 @@ class Unreadable:
     """A source with a fault: its files cannot be read, which should have been a DataError."""
 
     kind = "unreadable"
+    path = Path("unreadable")
 
     def scan(self) -> Listing:
         raise NotImplementedError

@@ -14,6 +14,8 @@ from imagesprint.prepare.sources.source import Source
 from imagesprint.prepare.workers import run_jobs
 from imagesprint.progress import Progress
 
+_MOST_ADVISED = 0.05  # of the files to be rejected: a twentieth of them is no accident
+
 
 class Assembly:
     """The shards of `plan`, made from `source` in `workers` processes.
@@ -106,7 +108,12 @@ class Assembly:
         raise DataError(
             f"{len(rejected)} of {total} files are rejected{so_far}, the first of them {rejected[0]['file']}: "
             f"{rejected[0]['reason']}",
-            f"remove or repair them, or allow them with --max-rejected {share:g}",
+            "remove or repair them, "
+            + (
+                f"or allow them with --max-rejected {share:g}"
+                if share <= _MOST_ADVISED
+                else "and see whether this is the right folder: so many are no accident"
+            ),
         )
 
 

@@ -66,7 +66,7 @@ def make_plan(
     splits = {split: sorted(samples, key=_sort_key) for split, samples in listing.splits.items()}
     digest = _digest(listing.classes, splits)
     if "validation" not in splits:
-        splits = _split_off(splits["train"], val_fraction, seed)
+        splits = _split_off(splits["train"], val_fraction, seed, listing.offer)
     elif val_fraction is not None:
         raise UsageError(
             f"--val-fraction {val_fraction} is given, but the source has a validation split of its own",
@@ -87,7 +87,7 @@ def make_plan(
         "seed": seed,
     }
     planned = tuple(shard for split in SPLITS for shard in _cut(split, splits[split], counts[split], seed))
-    return Plan(listing.classes, planned, made_by, listing.notes + _lonely_classes(listing.classes, splits))
+    return Plan(listing.classes, planned, made_by, _lonely_classes(listing.classes, splits))
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _digest(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[Sample]]) 
     return digest.hexdigest()
 
 
-def _split_off(samples: list[Sample], fraction: float | None, seed: int) -> dict[str, list[Sample]]:
+def _split_off(samples: list[Sample], fraction: float | None, seed: int, offer: str) -> dict[str, list[Sample]]:
     """Return train and validation: of each class of n ≥ 2 images, round(n · fraction) go to validation, at least one.
 
     At least one also stays in train.
@@ -161,8 +161,8 @@ def _split_off(samples: list[Sample], fraction: float | None, seed: int) -> dict
     if fraction is None:
         raise UsageError(
             "the source has training images but no validation split",
-            "--val-fraction 0.1 sets a tenth of every class apart; or add one to the source "
-            "(to class folders as SOURCE/val/CLASS/*.jpg)",
+            "--val-fraction 0.1 sets a tenth of every class apart; or "
+            + (offer or "add one to the source (to class folders as SOURCE/val/CLASS/*.jpg)"),
         )
     if not 0 < fraction < 1:
         raise UsageError(f"--val-fraction {fraction} is not between 0 and 1", "--val-fraction 0.1 is a tenth")

@@ -54,8 +54,13 @@ def prepare(
     _check_options(quality, workers, max_rejected, rank, world_size)
     opened = open_source(source, source_kind)
     _check_apart(source, root)
-    console.line(f"listing {source} ({opened.kind})")  # minutes where it holds millions of images
-    plan = make_plan(opened.scan(), opened.kind, shards, quality, val_fraction, seed)
+    if opened.path != source:
+        console.warn(f"{source} is not the source itself: {opened.path} is taken")
+    console.line(f"listing {opened.path} ({opened.kind})")  # minutes where it holds millions of images
+    listing = opened.scan()
+    for note in listing.notes:  # before the plan: what it misses may be among what was left out
+        console.warn(note)
+    plan = make_plan(listing, opened.kind, shards, quality, val_fraction, seed)
     own = share(plan, rank, world_size) if part is None else parse_part(part, plan)
     for note in plan.notes:
         console.warn(note)

@@ -5,8 +5,10 @@ import pytest
 
 from imagesprint.errors import DataError, UsageError
 from imagesprint.prepare.sources.kaggle_tree import KaggleTree
+from imagesprint.prepare.sources.opening import open_source
 
 IMAGES = "ILSVRC/Data/CLS-LOC"
+OTHERS = f"of {IMAGES}, test is left out"
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def test_labels_and_boxes(miniature: Path) -> None:
         ("n02012849", "crane, wading bird"),
         ("n03126707", "crane"),
     ]
-    assert listing.notes == ()
+    assert listing.notes == (OTHERS,)
     samples = {sample.name: sample for split in ("train", "validation") for sample in listing.splits[split]}
     assert len(samples) == 18
     assert samples["ILSVRC2012_val_00000002.JPEG"].label == 2
@@ -37,7 +39,7 @@ def test_without_annotations(tree: Path) -> None:
     shutil.rmtree(tree / "ILSVRC/Annotations/CLS-LOC/val")
     listing = KaggleTree(tree).scan()
     assert [sample for sample in listing.splits["validation"] if sample.boxes] == []
-    assert listing.notes == ("there is no ILSVRC/Annotations/CLS-LOC/val, so its images have no bounding boxes",)
+    assert listing.notes == ("there is no ILSVRC/Annotations/CLS-LOC/val, so its images have no bounding boxes", OTHERS)
 
 
 def test_without_validation_images(tree: Path) -> None:
@@ -45,7 +47,7 @@ def test_without_validation_images(tree: Path) -> None:
     shutil.rmtree(tree / "ILSVRC/Annotations/CLS-LOC/val")
     (tree / "LOC_val_solution.csv").unlink()
     listing = KaggleTree(tree).scan()
-    assert (set(listing.splits), listing.notes) == ({"train"}, ())
+    assert (set(listing.splits), listing.notes) == ({"train"}, (OTHERS,))
 
 
 @pytest.mark.parametrize("name", ["LOC_synset_mapping.txt", "LOC_val_solution.csv"])
@@ -63,11 +65,81 @@ def test_tables_that_were_edited_on_windows(tree: Path) -> None:
     assert KaggleTree(tree).scan() == expected
 
 
-def test_the_folder_ilsvrc_itself(tree: Path) -> None:
-    assert KaggleTree.fits(tree / "ILSVRC")
-    with pytest.raises(UsageError, match="is the folder ILSVRC itself") as caught:
-        KaggleTree(tree / "ILSVRC").scan()
-    assert f"give {tree}, which" in caught.value.hint
+@pytest.mark.parametrize("given", ["ILSVRC", "ILSVRC/Data", IMAGES, ".."])
+def test_given_one_of_the_folders_below_or_the_one_above(tree: Path, given: str) -> None:
+    (tree.parent / "beside").mkdir()
+    (tree.parent / "all.zip").touch()
+    source = open_source(tree.parent if given == ".." else tree / given)
+    assert (source.kind, source.path) == ("kaggle", tree)
+    assert source.scan() == KaggleTree(tree).scan()
+
+
+def test_above_two_trees(tree: Path) -> None:
+    shutil.copytree(tree, tree.parent / "other")
+    with pytest.raises(UsageError, match="holds folders alone"):
+        open_source(tree.parent).scan()
+
+
+def sort_val(tree: Path) -> None:
+    """Move each image of val into the folder of its class, as valprep.sh does."""
+    for row in (tree / "LOC_val_solution.csv").read_text().splitlines()[1:]:
+        stem, synset = row.split(" ")[0].split(",")
+        folder = tree / IMAGES / "val" / synset
+        folder.mkdir(exist_ok=True)
+        (tree / IMAGES / "val" / f"{stem}.JPEG").rename(folder / f"{stem}.JPEG")
+
+
+def test_val_in_class_folders(tree: Path) -> None:
+    expected = {sample.name: sample.label for sample in KaggleTree(tree).scan().splits["validation"]}
+    sort_val(tree)
+    for _ in range(2):  # by the table, and without it by the folders
+        samples = KaggleTree(tree).scan().splits["validation"]
+        assert {sample.name: sample.label for sample in samples} == expected
+        assert sum(bool(sample.boxes) for sample in samples) == 2
+        (tree / "LOC_val_solution.csv").unlink(missing_ok=True)
+    # The folder of the images alone has all that class folders need, and was such a source always.
+    assert open_source(tree / IMAGES).kind == "class-folders"
+    (tree / IMAGES / "val/odd.JPEG").touch()
+    with pytest.raises(UsageError, match="there is no LOC_val_solution"):
+        KaggleTree(tree).scan()
+
+
+def test_images_alone_with_a_flat_val(tree: Path) -> None:
+    (tree / IMAGES).rename(tree / "images")
+    with pytest.raises(UsageError, match="val holds no class folders") as caught:
+        open_source(tree / "images").scan()
+    assert "LOC_val_solution.csv beside it" in caught.value.hint
+
+
+def test_tables_moved_into_ilsvrc(tree: Path) -> None:
+    expected = KaggleTree(tree).scan()
+    for name in ("LOC_synset_mapping.txt", "LOC_val_solution.csv"):
+        (tree / name).rename(tree / "ILSVRC" / name)
+    assert KaggleTree(tree).scan() == expected
+
+
+def test_ilsvrc_under_another_name(tree: Path) -> None:
+    (tree / "ILSVRC").rename(tree / "imagenet")
+    with pytest.raises(UsageError, match="is the folder ILSVRC itself, under another name"):
+        open_source(tree / "imagenet").scan()
+
+
+def test_litter_and_links_to_another_class(tree: Path) -> None:
+    expected = KaggleTree(tree).scan()
+    synsets = sorted(path.name for path in (tree / IMAGES / "train").iterdir())
+    for place in ("train/Thumbs.db", f"train/{synsets[0]}/urls.txt", "val/desktop.ini", "val/._ILSVRC2012_val_1.JPEG"):
+        (tree / IMAGES / place).touch()
+    (tree / IMAGES / "train/@eaDir").mkdir()
+    (tree / IMAGES / "train" / synsets[0] / "more").symlink_to(f"../{synsets[1]}")
+    listing = KaggleTree(tree).scan()
+    assert (listing.classes, listing.splits) == (expected.classes, expected.splits)
+    assert len(listing.notes) == 4
+
+
+def test_table_that_is_no_csv(tree: Path) -> None:
+    (tree / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "x" * 200_000)
+    with pytest.raises(DataError, match=r"LOC_val_solution\.csv cannot be read: field larger"):
+        KaggleTree(tree).scan()
 
 
 @pytest.mark.parametrize(

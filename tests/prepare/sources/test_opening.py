@@ -1,12 +1,14 @@
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from imagesprint.console import Console
 from imagesprint.errors import UsageError
 from imagesprint.prepare.defaults import SOURCES
+from imagesprint.prepare.preparing import prepare
 from imagesprint.prepare.sources.opening import open_source
 
 
@@ -51,3 +53,72 @@ def test_nothing_there(tmp_path: Path) -> None:
         assert words in caught.value.hint
     with pytest.raises(UsageError, match="no kind of source 'zip'"):
         open_source(tmp_path, "zip")
+
+
+def make_tree(folder: Path, names: Sequence[str]) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "inner"),
+    [
+        (["data/train/a/1", "data/train/b/1", "data/val/a/1", "README.md", ".git/x", "__MACOSX/data/._x"], "data"),
+        (["photos/a/1", "photos/b/1"], "photos"),
+        (["one/two/a/1", "one/two/b/1"], "one/two"),
+        (["train/train/a/1", "train/train/b/1"], "train"),
+        (["train/train/a/1", "train/val/a/1"], "train"),
+        (["images/train/a/1", "images/val/a/1", "labels/train/a/1.txt", "labels/val/a/1.txt"], "images"),
+        (["my_train_data/train/a/1", "my_train_data/val/a/1"], "my_train_data"),
+    ],
+)
+def test_one_folder_too_many_is_seen_through(tmp_path: Path, names: list[str], inner: str) -> None:
+    make_tree(tmp_path, names)
+    source = open_source(tmp_path)
+    assert (source.kind, source.path) == ("class-folders", tmp_path / inner)
+    assert open_source(tmp_path / inner).scan() == source.scan()  # a ROOT can be extended by either command
+
+
+@pytest.mark.parametrize("names", [["train/a/1", "train/b/1"], ["a/1", "b/x/1"], ["a/1"], ["data/1.jpg"], ["train/1"]])
+def test_what_is_no_folder_too_many(tmp_path: Path, names: list[str]) -> None:
+    assert open_source(make_tree(tmp_path, names)).path == tmp_path
+
+
+def test_other_kinds_in_a_folder_of_their_own(miniature: Path, tmp_path: Path) -> None:
+    for kind in SOURCES:
+        if (miniature / kind).exists():
+            (tmp_path / kind).mkdir()
+            (tmp_path / kind / "download").symlink_to(miniature / kind)
+            assert open_source(tmp_path / kind).kind == kind
+
+
+def test_folder_of_images_is_one_class(tmp_path: Path) -> None:
+    make_tree(tmp_path, ["a/1.jpg", "a/2.png"])
+    with pytest.raises(UsageError, match="holds 2 images, but no class folders") as caught:
+        open_source(tmp_path / "a")
+    assert f"give {tmp_path}; if not" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [("a b.ZIP", "unzip '{0}/a b.ZIP' -d {0}"), ("images.tar.xz", "tar -xf {0}/images.tar.xz -C {0}")],
+)
+def test_archive_that_is_not_unpacked(tmp_path: Path, name: str, command: str) -> None:
+    make_tree(tmp_path, [name, "readme.txt"])
+    with pytest.raises(UsageError, match=f"holds {name}, which is not unpacked") as caught:
+        open_source(tmp_path)
+    assert caught.value.hint == f"unpack it first: {command.format(tmp_path)}"
+    with pytest.raises(UsageError, match="is no folder") as caught:
+        open_source(tmp_path / name)
+    assert caught.value.hint == "unpack it, and give the folder"
+
+
+def test_the_source_that_is_taken_is_named(miniature: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos, above = miniature / "class-folders", tmp_path / "above"
+    above.mkdir()
+    (above / "photos").symlink_to(photos)
+    for source, variants in ((above, ("full",)), (photos, ("full", "30"))):  # the same ROOT
+        prepare(source, tmp_path / "root", variants=variants, workers=1, console=Console(quiet=True))
+    assert capsys.readouterr().err == f"warning: {above} is not the source itself: {above}/photos is taken\n"

@@ -1,13 +1,18 @@
-"""Images that lie as files in folders: finding and reading them."""
+"""Images that lie as files in folders: which folder holds which split of them, listing them, and reading them."""
 
 import os
-import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
-from imagesprint.errors import DataError
+from imagesprint.errors import DataError, UsageError
+from imagesprint.images.finding import Walk, is_no_image, visible
+from imagesprint.prepare.names import SPLIT_WORDS, is_test, split_of
 from imagesprint.prepare.sources.source import Sample, changed
+
+LAYOUT: Final = "the layout is SOURCE/train/CLASS/*.jpg and SOURCE/val/CLASS/*.jpg, or SOURCE/CLASS/*.jpg"
+ANNOTATIONS: Final = "val_annotations.txt"  # Tiny ImageNet's classes of the files in val/images
 
 
 @contextmanager
@@ -40,44 +45,122 @@ def read_file(folder: Path, sample: Sample) -> bytes:
     return data
 
 
-def visible_files(folder: Path | str, seen: frozenset[tuple[int, int]] = frozenset()) -> list[tuple[str, int]]:
-    """Return (path, size) of every regular file below `folder` that is not hidden.
-
-    Links are followed, but not into the folders `seen` (device, inode) on the way down. Raises DataError for a broken
-    link, OSError.
-    """
-    status = os.stat(folder)
-    identity = (status.st_dev, status.st_ino)
-    if identity in seen:
-        return []
-    found = []
-    for entry in os.scandir(folder):
-        if entry.name.startswith("."):
-            continue
-        _check_link(entry)
-        status = entry.stat()
-        if stat.S_ISDIR(status.st_mode):
-            found += visible_files(entry.path, seen | {identity})
-        elif stat.S_ISREG(status.st_mode):
-            found.append((entry.path, status.st_size))
-    return found
+def list_images(walk: Walk, folder: Path, source: Path) -> list[tuple[str, int]]:
+    """Return (location, size) of every image below `folder`, which lies in `source`; locations are relative to that."""
+    before, after = len(str(folder)), str(folder.relative_to(source))
+    return [(after + path[before:], num_bytes) for path, num_bytes in walk.images(folder)]
 
 
 def visible_folders(folder: Path) -> list[str]:
-    """Return the sorted names of the folders in `folder` that are not hidden; none where there is no such folder.
+    """Return the sorted names of the folders in `folder` that are no litter; none where there is no such folder.
 
     Raises DataError for a broken link, OSError.
     """
-    if not folder.is_dir():
-        return []
-    visible = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    for entry in visible:
-        _check_link(entry)
-    return sorted(entry.name for entry in visible if entry.is_dir())
+    return visible(folder)[0] if folder.is_dir() else []
 
 
-def _check_link(entry: os.DirEntry[str]) -> None:
-    if entry.is_symlink() and not os.path.exists(entry.path):
-        raise DataError(
-            f"{entry.path} is a broken link to {os.readlink(entry.path)}", "repair it, or remove it from the source"
+def holds_images(folder: Path) -> bool:
+    """Return whether there are files straight in `folder` that may be images."""
+    return not all(map(is_no_image, visible(folder)[1]))
+
+
+def inner_folder(path: Path) -> Path | None:
+    """Return the folder in `path` that holds a source, where `path` is no more than a folder around it; else None.
+
+    That is the only folder there is, if it holds no images itself, or the only one that holds a split for training.
+    """
+    folders = [path / name for name in visible_folders(path)]
+    if any(map(holds_images, folders)):
+        return None
+    holding = [folder for folder in folders if holds_split(folder)]
+    if len(folders) == 1:
+        is_around = bool(holding) or (split_of(folders[0].name) is None and any(visible(folders[0])))
+        return folders[0] if is_around else None
+    return holding[0] if len(holding) == 1 and not split_names(path) else None
+
+
+def split_names(path: Path) -> dict[str, list[str]]:
+    """Return the names of the folders in `path` that are those of a split.
+
+    A name that is a split's word comes before one that has such a word in it. The latter may be a class, like
+    bullet_train: it is a split where it holds folders, not images, and is among splits.
+    """
+    names = visible_folders(path)
+    exact = {split: [name for name in names if name.lower() in words] for split, words in SPLIT_WORDS.items()}
+    splits = {split: found for split, found in exact.items() if found}
+    among_splits = any(visible_folders(path / name) for found in splits.values() for name in found)
+    if not among_splits and any(
+        holds_images(path / name) for name in names if split_of(name) is None and not is_test(name)
+    ):
+        return splits
+    for split in SPLIT_WORDS:
+        longer = [name for name in names if split_of(name) == split and _holds_folders_alone(path / name)]
+        if split not in splits and longer:
+            splits[split] = longer
+    return splits
+
+
+def holds_split(folder: Path) -> bool:
+    """Return whether `folder` holds a folder of training images, in class folders."""
+    for name in split_names(folder).get("train", []):
+        for class_name in visible_folders(folder / name)[:1]:
+            home = folder / name / class_name
+            return any(not is_no_image(entry.name) for entry in Walk([home]).files(home))
+    return False
+
+
+def find_splits(path: Path) -> dict[str, Path]:
+    """Return the folder of each split in `path`, in the order of their names; `path` as "train" where it is one tree.
+
+    Raises UsageError where it cannot be told.
+    """
+    named = split_names(path)
+    for names in named.values():
+        if len(names) > 1:
+            raise UsageError(f"{path} has both {names[0]} and {names[1]}", "remove or rename one")
+    found = {split: path / names[0] for split, names in sorted(named.items(), key=lambda item: item[1])}
+    flat = [folder for folder in found.values() if not visible_folders(folder)]
+    others = [name for name in visible_folders(path) if path / name not in found.values() and not is_test(name)]
+    # One folder of such a name among others, that holds images, not folders, is a class of that name.
+    if not found or (len(found) == 1 and flat and others):
+        return {"train": path}
+    if flat:
+        raise _no_classes(flat[0], validation=flat[0] == found.get("validation"))
+    if "train" not in found:
+        raise UsageError(f"{path} has {found['validation'].name} but no train folder with classes", LAYOUT)
+    found = {split: unwrap(folder) for split, folder in found.items()}
+    if "validation" in found and not _is_validation(named["validation"][0], found):
+        del found["validation"]
+    return found
+
+
+def unwrap(folder: Path) -> Path:
+    """Return where the class folders are: training_set/training_set/CLASS is common."""
+    while len(inner := visible_folders(folder)) == 1 and not holds_images(folder):
+        classes = visible_folders(folder / inner[0])
+        if not classes or holds_images(folder / inner[0]) or classes in (["images"], inner):  # inner: a link to itself
+            break
+        folder = folder / inner[0]
+    return folder
+
+
+def _is_validation(name: str, splits: Mapping[str, Path]) -> bool:
+    """Return whether the folder `name` is that of a split by its name alone, or has classes of those in train."""
+    train, validation = (set(visible_folders(splits[split])) for split in ("train", "validation"))
+    return name.lower() in SPLIT_WORDS["validation"] or bool(train & validation)
+
+
+def _holds_folders_alone(folder: Path) -> bool:
+    return bool(visible_folders(folder)) and not holds_images(folder)
+
+
+def _no_classes(folder: Path, validation: bool) -> UsageError:
+    hint = "sort its images into one folder a class"
+    if validation and any(name.startswith("ILSVRC2012_val_") for name in visible(folder)[1]):
+        hint += (
+            ", or give the whole of Kaggle's tree: ILSVRC, with LOC_synset_mapping.txt and LOC_val_solution.csv beside "
+            "it, which tell their classes"
         )
+    elif validation:
+        hint += "; or move it away, and --val-fraction 0.1 splits the training images"
+    return UsageError(f"{folder} holds no class folders", hint)

@@ -3,6 +3,10 @@
 ILSVRC/Data/CLS-LOC/train/SYNSET/*.JPEG          ILSVRC/Data/CLS-LOC/val/*.JPEG
 ILSVRC/Annotations/CLS-LOC/train/SYNSET/*.xml    ILSVRC/Annotations/CLS-LOC/val/*.xml    (may be missing)
 LOC_synset_mapping.txt                           LOC_val_solution.csv
+
+Given is the folder that holds ILSVRC, or one below or above that: the folder above it, ILSVRC or ILSVRC/Data, and
+CLS-LOC while the images of its val are not sorted into class folders (it is a source of class folders then). Without
+LOC_val_solution.csv, images that are sorted so have their folder's class.
 """
 
 import csv
@@ -11,8 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imagesprint.errors import DataError, UsageError
+from imagesprint.images.finding import Walk, is_litter
 from imagesprint.prepare.sources.annotations import collect_boxes
-from imagesprint.prepare.sources.folders import read_file, reading_source, visible_files, visible_folders
+from imagesprint.prepare.sources.folders import (
+    holds_images,
+    list_images,
+    read_file,
+    reading_source,
+    visible_folders,
+)
 from imagesprint.prepare.sources.ilsvrc_classes import to_classes
 from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
 
@@ -22,6 +33,7 @@ _ANNOTATIONS = Path("ILSVRC/Annotations/CLS-LOC")
 _MAPPING = "LOC_synset_mapping.txt"
 _SOLUTION = "LOC_val_solution.csv"
 _FOLDERS = ("train", "val")
+_FEW = 20  # folders: among more, which are classes, none is looked into
 
 
 class KaggleTree:
@@ -31,12 +43,12 @@ class KaggleTree:
     form: str = f"Kaggle's ImageNet: {_IMAGES}/train/SYNSET/*.JPEG, {_IMAGES}/val/*.JPEG, {_MAPPING}, {_SOLUTION}"
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = _find_tree(path) or path
 
     @staticmethod
     def fits(path: Path) -> bool:
         """Tell whether the folder of the images is there, or would be if the folder above were given."""
-        return (path / _IMAGES).is_dir() or (path / _BELOW_ILSVRC).is_dir()
+        return _find_tree(path) is not None or (path / _BELOW_ILSVRC).is_dir()
 
     def scan(self) -> Listing:
         """Return all samples; without "validation" where there is no val folder.
@@ -53,38 +65,47 @@ class KaggleTree:
     def _scan(self) -> Listing:
         if not (self.path / _IMAGES).is_dir():
             raise UsageError(
-                f"{self.path} is the folder ILSVRC itself",
-                f"give {self.path.resolve().parent}, which holds it beside {_MAPPING} and {_SOLUTION}",
+                f"{self.path} is the folder ILSVRC itself, under another name",
+                f"name it ILSVRC, put {_MAPPING} and {_SOLUTION} beside it, and give the folder above",
             )
         lines = [line.strip() for line in self._lines(_MAPPING, "the words of the classes")]
         words = dict(line.split(" ", 1) for line in lines if " " in line)
         train = self.path / _IMAGES / "train"
         classes = to_classes(visible_folders(train), words, train, _MAPPING)
         labels = {entry.synset: label for label, entry in enumerate(classes)}
+        val = self.path / _IMAGES / "val"
+        walk = Walk([*(train / synset for synset in labels), *([val] if val.is_dir() else [])])
         splits = {}
-        if (self.path / _IMAGES / "val").is_dir():
-            splits["validation"] = self._validation_samples(labels)
-        splits["train"] = [sample for synset, label in labels.items() for sample in self._train_samples(synset, label)]
+        if val.is_dir():
+            splits["validation"] = self._validation_samples(labels, list_images(walk, val, self.path))
+        splits["train"] = [
+            sample
+            for synset, label in labels.items()
+            for sample in self._train_samples(synset, label, list_images(walk, train / synset, self.path))
+        ]
         check_every_class(list(labels), splits["train"], train)
         notes = [
             f"there is no {_ANNOTATIONS / folder}, so its images have no bounding boxes"
             for folder in _FOLDERS
             if (self.path / _IMAGES / folder).is_dir() and not (self.path / _ANNOTATIONS / folder).is_dir()
         ]
-        return Listing(classes, splits, tuple(notes))
+        others = sorted(set(walk.look(self.path / _IMAGES)[0]) - set(_FOLDERS))
+        notes += [f"of {_IMAGES}, {', '.join(others)} is left out"] if others else []
+        return Listing(classes, splits, (*notes, *walk.notes()))
 
-    def _train_samples(self, synset: str, label: int) -> list[Sample]:
+    def _train_samples(self, synset: str, label: int, images: list[tuple[str, int]]) -> list[Sample]:
         boxes = collect_boxes(self._documents(f"train/{synset}"), lambda _: synset)
         return [
-            Sample(location, label, num_bytes, boxes=boxes.get(_stem(location), ()))
-            for location, num_bytes in self._images(f"train/{synset}")
+            Sample(location, label, num_bytes, boxes=boxes.get(_stem(location), ())) for location, num_bytes in images
         ]
 
-    def _validation_samples(self, labels: dict[str, int]) -> list[Sample]:
-        synsets = self._validation_synsets(labels)
+    def _validation_samples(self, labels: dict[str, int], images: list[tuple[str, int]]) -> list[Sample]:
+        folders = {_stem(location): location.split("/")[-2] for location, _ in images}
+        is_sorted = not self._table(_SOLUTION).exists() and folders and set(folders.values()) <= set(labels)
+        synsets = folders if is_sorted else self._validation_synsets(labels)
         boxes = collect_boxes(self._documents("val"), synsets.get)
         samples = []
-        for location, num_bytes in self._images("val"):
+        for location, num_bytes in images:
             synset = synsets.get(_stem(location))
             if synset is None:
                 raise DataError(
@@ -101,7 +122,7 @@ class KaggleTree:
     def _validation_synsets(self, labels: dict[str, int]) -> dict[str, str]:
         """Return the synset of each validation image, by its name without extension."""
         synsets = {}
-        for row in csv.DictReader(self._lines(_SOLUTION, "the labels of the validation images")):
+        for row in self._rows():
             image, prediction = row.get("ImageId"), row.get("PredictionString") or ""
             synset = prediction.partition(" ")[0]  # its boxes follow, which the annotations have too
             if not image or synset not in labels:
@@ -112,23 +133,50 @@ class KaggleTree:
             synsets[image] = synset
         return synsets
 
+    def _rows(self) -> Iterator[dict[str, str]]:
+        lines = self._lines(_SOLUTION, "the labels of the validation images")
+        try:
+            yield from csv.DictReader(lines)
+        except csv.Error as error:
+            raise DataError(f"{_SOLUTION} cannot be read: {error}", "download it again") from error
+
     def _lines(self, name: str, purpose: str) -> list[str]:
-        path = self.path / name
+        path = self._table(name)
         if not path.exists():
             raise UsageError(f"there is no {name} in {self.path}", f"put it beside ILSVRC: it has {purpose}")
         return path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
 
-    def _images(self, folder: str) -> list[tuple[str, int]]:
-        """Return (location, size) of every image in a folder of the images."""
-        found = visible_files(self.path / _IMAGES / folder)
-        return [(os.path.relpath(path, self.path), num_bytes) for path, num_bytes in found]
+    def _table(self, name: str) -> Path:
+        """Return where a table is: beside ILSVRC, as it is unpacked, or moved into it."""
+        inside = self.path / "ILSVRC" / name
+        return inside if inside.exists() else self.path / name
 
     def _documents(self, folder: str) -> Iterator[tuple[str, bytes]]:
         """Yield (location, bytes) of every file in a folder of the annotations; none where there is no such folder."""
-        if (self.path / _ANNOTATIONS / folder).is_dir():
-            for path, _ in visible_files(self.path / _ANNOTATIONS / folder):
-                yield os.path.relpath(path, self.path), Path(path).read_bytes()
+        place = self.path / _ANNOTATIONS / folder
+        if place.is_dir():
+            for entry in Walk([place]).files(place):
+                yield os.path.relpath(entry.path, self.path), Path(entry.path).read_bytes()
 
 
 def _stem(location: str) -> str:
     return location.rpartition("/")[2].rpartition(".")[0]
+
+
+def _find_tree(path: Path) -> Path | None:
+    """Return the folder that holds ILSVRC: `path`, one above it, or one of the few in it."""
+    if (path / _IMAGES).is_dir():
+        return path
+    real = path.resolve()
+    for place in real.parents[:3]:
+        if real.relative_to(place) in (_IMAGES, *_IMAGES.parents) and (place / _IMAGES).is_dir():
+            # A val that is sorted makes CLS-LOC class folders, and without val it is one tree of them.
+            return place if real != place / _IMAGES or _is_flat(real / "val") else None
+    with os.scandir(path) as entries:
+        folders = [path / entry.name for entry in entries if os.path.isdir(entry.path) and not is_litter(entry.name)]
+    found = [folder for folder in folders if (folder / _IMAGES).is_dir()] if len(folders) <= _FEW else []
+    return found[0] if len(found) == 1 else None
+
+
+def _is_flat(folder: Path) -> bool:
+    return folder.is_dir() and holds_images(folder) and not visible_folders(folder)

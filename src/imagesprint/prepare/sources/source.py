@@ -3,10 +3,13 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Final, Protocol
 
 from imagesprint.errors import DataError
 from imagesprint.records.manifest import ClassInfo
+
+GIVE_IMAGES: Final = "give it training images, or remove it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +40,21 @@ class Sample:
 class Listing:
     """What a source holds. `splits` has "train" and, unless the source knows no split, "validation".
 
-    `notes` are warnings for the user, one sentence each.
+    `notes` are warnings for the user, one sentence each. `offer` is for the hint where there is no validation split:
+    what might become one, such as test, and how.
     """
 
     classes: tuple[ClassInfo, ...]
     splits: Mapping[str, list[Sample]]
     notes: tuple[str, ...] = ()
+    offer: str = ""
 
 
 class Source(Protocol):
-    """A set of labelled images. Small to pickle: each worker process gets it with each shard."""
+    """A set of labelled images in the folder `path`. Small to pickle: each worker process gets it with each shard."""
 
     kind: str
+    path: Path
 
     def scan(self) -> Listing:
         """Return all samples, in any order, without reading an image. Raises UsageError or DataError."""
@@ -91,7 +97,12 @@ class Stamp:
             raise changed(location, "it was written to")
 
 
-def check_every_class(classes: Sequence[str], samples: Sequence[Sample], place: object) -> None:
+def check_every_class(
+    classes: Sequence[str],
+    samples: Sequence[Sample],
+    place: object,
+    hint: str = GIVE_IMAGES,
+) -> None:
     """Raise DataError if one of `classes`, named in the order of their labels, has no sample in `place`."""
     present = {sample.label for sample in samples}
     empty = [name for label, name in enumerate(classes) if label not in present]
@@ -99,5 +110,5 @@ def check_every_class(classes: Sequence[str], samples: Sequence[Sample], place: 
         raise DataError(
             f"class {empty[0]!r} has no images in {place}"
             + (f" (and {len(empty) - 1} more have none)" if len(empty) > 1 else ""),
-            "give it training images, or remove it",
+            hint,
         )

@@ -16,7 +16,7 @@ from typing import Final
 
 from imagesprint.errors import DataError, UsageError
 from imagesprint.images.finding import SUFFIXES, is_litter
-from imagesprint.prepare.names import Numbered, check_whole, is_test, split_of
+from imagesprint.prepare.names import SPLIT_WORDS, TEST_WORDS, Numbered, check_whole, is_test, split_of
 from imagesprint.prepare.sources.source import Sample, check_every_class
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -86,13 +86,16 @@ class Found:
 def find_files(source: Path, suffix: str | tuple[str, ...]) -> Found:
     """Return the files below the folder `source` whose names end in `suffix`, in any case.
 
-    A folder that holds more images than such files is none of them. Raises OSError.
+    Folders below are looked into where there is nothing else in `source` that could be meant. Raises OSError.
     """
     here = _look(source, "", suffix)
     below = dict(_look_below(source, here.beside, suffix))
     name = suffix if isinstance(suffix, str) else suffix[0]
     if here.files:
         return _to_found(name, "", here, elsewhere=tuple(below))
+    others = [folder for folder in here.beside if not any(place.startswith(folder) for place in below)]
+    if any(_is_of_images(source, folder) for folder in others):
+        return Found(name)
     if len(below) == 1:
         [(place, look)] = below.items()
         return _to_found(name, place, look)
@@ -116,10 +119,8 @@ def _look(source: Path, folder: str, suffix: str | tuple[str, ...], depth: int =
     """Look into `folder` ("" or with a slash at its end), its folder data and its folders of splits."""
     names, folders = _list(source / folder)
     files = [name for name in names if name.lower().endswith(suffix)]
-    found = _Look()
-    if len(files) > sum(os.path.splitext(name)[1].lower() in SUFFIXES for name in names):
-        found.files.extend(folder + name for name in files)
-        found.unfinished.extend(folder + name for name in names if _is_unfinished(name, suffix))
+    found = _Look([folder + name for name in files])
+    found.unfinished.extend(folder + name for name in names if _is_unfinished(name, suffix))
     for name in folders:
         inner = _look(source, f"{folder}{name}/", suffix, depth - 1) if depth and _is_place(name) else _Look()
         if inner.files:
@@ -140,10 +141,21 @@ def _look_below(
     for folder in folders:
         look = _look(source, folder, suffix)
         if look.files:
-            yield folder, look
+            if not holds_images(source / folder):
+                yield folder, look
         else:  # in a cache of Hugging Face's they lie deep: datasets--OWNER--NAME/snapshots/HASH/CONFIGURATION/
             is_cache = re.search(r"(^|/)(datasets--[^/]+|snapshots)/$", folder)
             yield from _look_below(source, look.beside, suffix, depth if is_cache else depth - 1)
+
+
+def holds_images(folder: Path) -> bool:
+    """Tell whether there is an image in `folder`, by its name."""
+    return any(os.path.splitext(name)[1].lower() in SUFFIXES for name in _list(folder)[0])
+
+
+def _is_of_images(source: Path, folder: str) -> bool:
+    """Tell whether a folder beside may be what is meant, of a split or a class, rather than papers or scripts."""
+    return _is_place(folder) or bool(_list(source / folder)[1]) or holds_images(source / folder)
 
 
 def _list(folder: Path) -> tuple[list[str], list[str]]:
@@ -157,7 +169,7 @@ def _list(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _is_place(name: str) -> bool:
-    return name.lower() == "data" or split_of(name) is not None or is_test(name)
+    return name.lower().rstrip("/") == "data" or split_of(name) is not None or is_test(name)
 
 
 def _is_unfinished(name: str, suffix: str | tuple[str, ...]) -> bool:
@@ -168,16 +180,17 @@ def _is_unfinished(name: str, suffix: str | tuple[str, ...]) -> bool:
 def sort_by_split(found: Found, source: Path) -> tuple[dict[str, list[str]], tuple[str, ...]]:
     """Return the files of "train" and "validation", by what their names or else their folders say, and notes.
 
-    Where no name says anything, the source's own name may, or all are "train". Raises UsageError without any of
+    Where none says any, the name of `source` may, else all are "train". Raises UsageError without any of
     "train", DataError where one of a split is missing or they are of two sets.
     """
     found.check(source)
     said = {file: _said_split(file.removeprefix(found.places[0])) for file in found.files}
     notes = list(found.notes(source))
     if not any(said.values()):
-        whole = _said_split(f"{source.resolve().name}/") or "train"
-        said = dict.fromkeys(said, whole)
-        if whole == "train" and split_of(source.resolve().name) is None:
+        name = source.resolve().name.lower()  # SOURCE/train, given as SOURCE
+        is_split = name in (*itertools.chain(*SPLIT_WORDS.values()), *TEST_WORDS)
+        said = dict.fromkeys(said, _said_split(name) if is_split else "train")
+        if not is_split:
             notes.append(f"no name of a {found.suffix} file in {source} says its split: all are taken as train")
     splits = {split: [file for file in said if said[file] == split] for split in ("train", "validation")}
     left_out = [file for file in said if said[file] not in splits]
@@ -207,7 +220,7 @@ def check_set(split: str, files: Sequence[str]) -> tuple[str, ...]:
 
     Their names may be numbered with the total (train-00000-of-00002) or without (0000, 0001).
     """
-    partial = [file for file in files if re.search(r"(?i)\bpartial\b", file)]
+    partial = [file for file in files if re.search(r"(?i)(?<![a-z])partial(?![a-z])", file)]
     if partial:
         raise DataError(
             f"{partial[0]} is of the first part of a split alone, as Hugging Face converts large sets",

@@ -8,9 +8,8 @@ import re
 from pathlib import Path
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.images.finding import SUFFIXES
 from imagesprint.prepare.names import is_test, split_of
-from imagesprint.prepare.sources.downloads import COMPRESSED, Found, find_files, some
+from imagesprint.prepare.sources.downloads import COMPRESSED, Found, find_files, holds_images, some
 from imagesprint.prepare.sources.folders import reading_source
 from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
 from imagesprint.prepare.sources.tars import Tars
@@ -105,7 +104,7 @@ class SynsetTars:
     def _check_folders(self, found: Found, classes: set[str]) -> list[str]:
         """Return the note that folders beside the tars are left out. Raises DataError for one of a class of its own."""
         for folder in found.beside:
-            if _folder_name(folder) not in classes and _holds_images(self.path / folder):
+            if _folder_name(folder) not in classes and holds_images(self.path / folder):
                 raise DataError(
                     f"{folder} in {self.path} is a folder of images, {some(sorted(classes))} are tars: "
                     "some classes are unpacked and some are not",
@@ -140,10 +139,6 @@ def _stem(file: str) -> str:
 
 def _folder_name(folder: str) -> str:
     return os.path.basename(folder.rstrip("/"))
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(os.path.splitext(entry.name)[1].lower() in SUFFIXES for entry in os.scandir(folder))
 
 
 def _check_names(files: list[str]) -> None:

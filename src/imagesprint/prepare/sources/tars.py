@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -157,7 +158,7 @@ class _Extent:
                     raise _not_in_one_piece(self.place, info.name)
                 if info.offset_data + info.size > self.end:
                     raise tarfile.ReadError(f"{info.name} goes on beyond its end")
-                if info.isreg() and not any(map(is_litter, _parts(info.name))):
+                if info.isreg() and not _is_litter(info.name):
                     found.append(Member(info.name, info.offset_data, info.size))
             return found, tar.offset
 
@@ -199,8 +200,14 @@ class _Extent:
         return None
 
 
-def _parts(path: str) -> Iterator[str]:
-    return (part for part in path.split("/") if part not in ("", "."))
+def _is_litter(path: str) -> bool:
+    folder, _, name = path.rpartition("/")
+    return is_litter(name) or _is_below_litter(folder)
+
+
+@lru_cache(maxsize=1024)  # a tar has many files in few folders
+def _is_below_litter(folder: str) -> bool:
+    return any(is_litter(part) for part in folder.split("/") if part != ".")
 
 
 def _is_header(block: bytes) -> bool:
@@ -223,7 +230,7 @@ def first_paths(path: Path) -> list[str]:
     found: list[str] = []
     with suppress(tarfile.TarError, EOFError), tarfile.open(path, "r:") as tar:
         while len(found) < _FIRST and (info := tar.next()) is not None:
-            if info.isreg() and not any(map(is_litter, _parts(info.name))):
+            if info.isreg() and not _is_litter(info.name):
                 found.append(info.name)
     return found
 

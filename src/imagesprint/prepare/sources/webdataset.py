@@ -97,7 +97,7 @@ class WebDataset:
             elif named := _NAMED.fullmatch(image.stem):
                 shard.samples.append((image, named[1]))
             else:
-                shard.unlabelled.append(f"{key} (of {', '.join(sorted(members))})")
+                shard.add_unlabelled(f"{key} (of {', '.join(sorted(members))})")
         for (image, member), data in zip(said_by.items(), self._tars.contents(archive, said_by.values()), strict=True):
             shard.add(image, member, data)
         self._add_names(shard, samples)
@@ -132,7 +132,8 @@ class _Shard:
     archive: str
     samples: list[tuple[Member, int | str]] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
-    unlabelled: list[str] = field(default_factory=list)
+    unlabelled: int = 0
+    first_unlabelled: str = ""
     without_image: int = 0
 
     def add(self, image: Member, said_by: Member, data: bytes) -> None:
@@ -143,12 +144,16 @@ class _Shard:
             content = _parse(place, data)
             said = next((content[key] for key in _LABEL_KEYS if content.get(key) is not None), None)
             if said is None:
-                self.unlabelled.append(f"{said_by.path} (with {some(sorted(content)) or 'nothing'} in it)")
+                self.add_unlabelled(f"{said_by.path} (with {some(sorted(content)) or 'nothing'} in it)")
                 return
         label = _to_label(place, said)
         self.samples.append((image, label))
         if isinstance(label, int) and said_by.path.lower().endswith(".json"):
             self.add_name(label, content)
+
+    def add_unlabelled(self, what: str) -> None:
+        self.unlabelled += 1
+        self.first_unlabelled = self.first_unlabelled or f"{what} in {self.archive}"
 
     def add_name(self, label: int, content: dict[str, Any]) -> None:
         """Add the name of a class, if `content`, the JSON of a sample, has one."""
@@ -202,31 +207,33 @@ def _parse(place: str, data: bytes) -> dict[str, Any]:
 
 
 def _to_label(place: str, said: Any) -> int | str:
-    text = said.strip() if isinstance(said, str) else said
-    if isinstance(text, str) and re.fullmatch(r"\d{1,18}", text, re.ASCII):
-        text = int(text)
-    is_label = text >= 0 if type(text) is int else isinstance(text, str) and text.isprintable() and text[:1] not in "-"
-    if not is_label:
-        raise DataError(
-            f"{place} says the label {said!r:.60}", "a label counts the classes from 0, or is the name of a class"
-        )
-    label: int | str = text
-    return label
+    if isinstance(said, str):
+        said = said.strip()
+        said = int(said) if re.fullmatch(r"-?\d{1,18}", said, re.ASCII) else said
+    if type(said) is int and said >= 0:
+        return said
+    if isinstance(said, str) and said and said.isprintable():
+        return said
+    raise DataError(
+        f"{place} says the label {said!r:.60}", "a label counts the classes from 0, or is the name of a class"
+    )
 
 
 def _check_labels(shards: list[_Shard]) -> None:
     """Raise DataError for samples without a label, or labels of two kinds."""
-    unlabelled = [f"{key} of {shard.archive}" for shard in shards for key in shard.unlabelled]
+    unlabelled = sum(shard.unlabelled for shard in shards)
     if unlabelled:
-        total = len(unlabelled) + sum(len(shard.samples) for shard in shards)
+        first = next(shard.first_unlabelled for shard in shards if shard.unlabelled)
+        total = unlabelled + sum(len(shard.samples) for shard in shards)
         raise DataError(
-            f"{len(unlabelled):,} of {total:,} samples have no label, the first of them {unlabelled[0]}",
+            f"{unlabelled:,} of {total:,} samples have no label, the first of them {first}",
             'a label is read from KEY.cls, or from "label" in KEY.json: write the shards with one of them',
         )
     kinds: dict[type, str] = {}
     for shard in shards:
         for member, label in shard.samples:
-            kinds.setdefault(type(label), f"{label!r} of {shard.archive}/{member.path}")
+            if type(label) not in kinds:
+                kinds[type(label)] = f"{label!r} of {shard.archive}/{member.path}"
     if len(kinds) > 1:
         raise DataError(
             f"some labels are numbers and some are names: {' and '.join(kinds.values())}",

@@ -22,6 +22,7 @@ _IMAGE = "image"
 _LABEL = "label"
 _LABELS = ("labels", "cls", "class", "target", "fine_label")  # fine_label: CIFAR-100, which has a coarse_label, too
 _HEAD = 512  # bytes that tell what a file is
+_LEAST_BYTES = 64  # a row: no image is smaller
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ def read_rows(path: Path) -> Rows:
         rows = table.read(columns=leaves, use_threads=False).to_pydict()
         labels = rows[columns.label]
         names = [_name(image) for image in rows.get(columns.image, [None] * len(labels))]
-        groups = [table.metadata.row_group(i) for i in range(table.num_row_groups)]
-        if labels and all(_is_null(group, columns.leaf) for group in groups):
+        groups = [_group(table.metadata.row_group(i), columns.leaf) for i in range(table.num_row_groups)]
+        if labels and _has_no_bytes(table, columns, groups):
             raise DataError(
                 f"{path} has the paths of its images alone, such as {rows[columns.image][0]['path']!r}, no bytes"
                 if any(names)
@@ -61,7 +62,7 @@ def read_rows(path: Path) -> Rows:
             class_names=_class_names(table.schema_arrow.metadata or {}, columns.label),
             labels=_checked(labels, path),
             image_names=names,
-            groups=[_group(group, columns.leaf) for group in groups],
+            groups=groups,
         )
 
 
@@ -79,9 +80,10 @@ def read_image(path: Path, stamp: Stamp, row: int) -> bytes:
         ) from error
     starts = _group_starts(path, stamp)
     group = bisect_right(starts, row) - 1
-    image = _images(path, stamp, group)[row - starts[group]].as_py()
-    data: bytes | None = image["bytes"] if isinstance(image, dict) else image
-    return data or b""
+    images = _images(path, stamp, group)
+    if row - starts[group] >= len(images):
+        raise DataError(f"{path} has no image for its row {row}", "download it again and compare its checksum")
+    return _bytes_of(images[row - starts[group]].as_py())
 
 
 @lru_cache(maxsize=64)
@@ -133,10 +135,13 @@ def _holds_bytes(table: Any, leaf: str) -> bool:
     return is_bytes and (leaf.endswith(".bytes") or "." not in leaf)
 
 
-def _is_null(group: Any, leaf: str) -> bool:
-    """Tell whether a row group has no bytes in the column `leaf`, as far as it says."""
-    statistics = next(column for column in _columns_of(group) if column.path_in_schema == leaf).statistics
-    return statistics is not None and statistics.has_null_count and statistics.null_count == group.num_rows
+def _has_no_bytes(table: Any, columns: _Columns, groups: list[tuple[int, int]]) -> bool:
+    """Tell whether there is not one image. Reads them only where there are too few bytes for any."""
+    # Not by the statistics in the footer: pyarrow 26 ends the process where these are damaged.
+    if any(num_bytes >= _LEAST_BYTES for _, num_bytes in groups):
+        return False
+    images = table.read(columns=[columns.leaf], use_threads=False)[columns.image].to_pylist()
+    return not any(_bytes_of(image) for image in images)
 
 
 @contextmanager
@@ -150,7 +155,7 @@ def _open(path: Path) -> Iterator[Any]:
     try:
         with parquet.ParquetFile(path) as table:
             yield table
-    except (pyarrow.ArrowException, OSError) as error:  # Arrow has an OSError of its own for damaged pages
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:  # an OSError also for damaged pages
         with path.open("rb") as file:
             other = other_content(str(path), file.read(_HEAD))
         if other is not None:
@@ -181,14 +186,17 @@ def _checked(labels: list[Any], path: Path) -> list[int]:
     return labels
 
 
-def _name(image: dict[str, str | None] | None) -> str:
-    return ((image or {}).get("path") or "").rpartition("/")[2]
+def _bytes_of(image: dict[str, bytes | None] | bytes | None) -> bytes:
+    data = image.get("bytes") if isinstance(image, dict) else image
+    return data or b""
 
 
-def _columns_of(group: Any) -> list[Any]:
-    return [group.column(i) for i in range(group.num_columns)]
+def _name(image: dict[str, Any] | None) -> str:
+    path = (image or {}).get("path")
+    return path.rpartition("/")[2] if isinstance(path, str) else ""
 
 
 def _group(group: Any, leaf: str) -> tuple[int, int]:
-    num_bytes = sum(column.total_compressed_size for column in _columns_of(group) if column.path_in_schema == leaf)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    num_bytes = sum(column.total_compressed_size for column in columns if column.path_in_schema == leaf)
     return group.num_rows, max(1, num_bytes // max(1, group.num_rows))

@@ -74,6 +74,11 @@ class Found:
                 f"{source / self.unfinished[0]} is a download that has not ended", "end it, or remove that file"
             )
 
+    def is_by_the_way(self, source: Path) -> bool:
+        """Tell whether images are meant rather than these: they say no split, and lie beside folders of images."""
+        says_split = any(_said_split(file.removeprefix(self.places[0])) for file in self.files)
+        return not says_split and any(_is_place(folder) or holds_images(source / folder) for folder in self.beside)
+
     def notes(self, source: Path) -> tuple[str, ...]:
         """Return what is to be said of which files are used."""
         if self.elsewhere:
@@ -118,9 +123,10 @@ def _to_found(suffix: str, place: str, look: _Look, elsewhere: tuple[str, ...] =
 def _look(source: Path, folder: str, suffix: str | tuple[str, ...], depth: int = 2) -> _Look:
     """Look into `folder` ("" or with a slash at its end), its folder data and its folders of splits."""
     names, folders = _list(source / folder)
-    files = [name for name in names if name.lower().endswith(suffix)]
-    found = _Look([folder + name for name in files])
-    found.unfinished.extend(folder + name for name in names if _is_unfinished(name, suffix))
+    found = _Look(
+        files=[folder + name for name in names if name.lower().endswith(suffix) and not is_litter(name)],
+        unfinished=[folder + name for name in names if _is_unfinished(name, suffix)],
+    )
     for name in folders:
         inner = _look(source, f"{folder}{name}/", suffix, depth - 1) if depth and _is_place(name) else _Look()
         if inner.files:
@@ -159,13 +165,12 @@ def _is_of_images(source: Path, folder: str) -> bool:
 
 
 def _list(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the names of the files and of the folders in `folder` that are no litter, sorted."""
+    """Return the names of the files in `folder`, in any order, and of the folders that are no litter, sorted."""
     names: list[str] = []
     folders: list[str] = []
-    for entry in os.scandir(folder):
-        if not is_litter(entry.name):
-            (folders if entry.is_dir() else names).append(entry.name)
-    return sorted(names), sorted(folders)
+    for entry in os.scandir(folder):  # of 100,000 images, where it is the folder of a class: not a word more for each
+        (folders if entry.is_dir() else names).append(entry.name)
+    return names, sorted(name for name in folders if not is_litter(name))
 
 
 def _is_place(name: str) -> bool:

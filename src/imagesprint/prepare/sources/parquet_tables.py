@@ -30,7 +30,8 @@ class ParquetTables:
     @staticmethod
     def fits(path: Path) -> bool:
         """Tell whether there are tables, or Arrow files that could have been such."""
-        return bool(find_files(path, ".parquet").places or find_files(path, ".arrow").places)
+        tables, arrow = find_files(path, ".parquet"), find_files(path, ".arrow")
+        return any(found.places and not found.is_by_the_way(path) for found in (tables, arrow))
 
     def scan(self) -> Listing:
         """Return all samples; without "validation" where there are no such tables. No image is read.

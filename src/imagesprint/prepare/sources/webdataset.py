@@ -46,8 +46,8 @@ class WebDataset:
     @staticmethod
     def fits(path: Path) -> bool:
         """Tell whether the first of the tars begins with samples."""
-        files = find_files(path, ".tar").files
-        return bool(files) and _are_samples(first_paths(path / files[0]))
+        found = find_files(path, ".tar")
+        return bool(found.files) and not found.is_by_the_way(path) and _are_samples(first_paths(path / found.files[0]))
 
     def scan(self) -> Listing:
         """Return all samples; without "validation" where there are no such shards.

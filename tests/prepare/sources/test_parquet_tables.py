@@ -9,7 +9,9 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
+from imagesprint.console import Console
 from imagesprint.errors import DataError, UsageError
+from imagesprint.prepare.preparing import prepare
 from imagesprint.prepare.sources.opening import open_source
 from imagesprint.prepare.sources.parquet_tables import ParquetTables
 
@@ -216,6 +218,23 @@ def test_several_configurations(tmp_path: Path) -> None:
     write(tmp_path, "train.parquet", [0])
     [note] = open_source(tmp_path).scan().notes
     assert note == f".parquet files in other folders of {tmp_path} are left out: cifar10/, cifar100/"
+
+
+def test_a_table_beside_class_folders_is_by_the_way(miniature: Path, tmp_path: Path) -> None:
+    shutil.copytree(miniature / "class-folders", tmp_path, dirs_exist_ok=True)
+    write(tmp_path, "metadata.parquet", [0])
+    assert open_source(tmp_path).kind == "class-folders"
+    write(tmp_path, "train-0.parquet", [0])
+    assert open_source(tmp_path).kind == "parquet"
+
+
+def test_tables_of_test_are_offered_for_validation(miniature: Path, tmp_path: Path) -> None:
+    shutil.copytree(miniature / "parquet", tmp_path / "source")
+    for path in tmp_path.glob("source/data/validation-*"):
+        path.unlink()
+    with pytest.raises(UsageError, match="no validation split") as caught:
+        prepare(tmp_path / "source", tmp_path / "root", console=Console(quiet=True))
+    assert caught.value.hint.endswith("to validate by it: data/test-00000-of-00001.parquet")
 
 
 def test_saved_by_datasets(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import gzip
 import shutil
+import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -52,9 +53,11 @@ def test_one_tar_a_class(miniature: Path) -> None:
 
 def test_needs_val_fraction_or_val(lay: Callable[..., Path], tmp_path: Path) -> None:
     source, quiet = lay(), Console(quiet=True)
+    lay("test", SYNSETS[:1])
     with pytest.raises(UsageError, match="no validation split") as caught:
         prepare(source, tmp_path / "root", variants=("full",), workers=1, console=quiet)
     assert "--val-fraction" in caught.value.hint
+    assert "rename test to validation" in caught.value.hint
     done = prepare(source, tmp_path / "root", variants=("full",), workers=2, val_fraction=0.25, console=quiet)
     assert done.images == {"train": 9, "validation": 3}
 
@@ -167,6 +170,36 @@ def test_gzip_under_the_name_of_a_tar(lay: Callable[..., Path]) -> None:
     path.write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(DataError, match=r"n01440764\.tar is compressed with gzip"):
         open_source(path.parent).scan()
+
+
+def test_what_is_no_image_is_left_out(lay: Callable[..., Path]) -> None:
+    source = lay()
+    with tarfile.open(source / "n01440764.tar", "a") as tar:
+        for name in ("readme.txt", "n01440764_1.xml", "._x.JPEG"):
+            tar.addfile(tarfile.TarInfo(name))
+    listing = listed(source)
+    assert len(listing.splits["train"]) == 12
+    assert listing.notes == (
+        "files in the tars that are no images by their names are left out: 2, the first of them "
+        "n01440764.tar/readme.txt",
+    )
+
+
+def test_a_copy_is_no_class(lay: Callable[..., Path]) -> None:
+    source = lay()
+    shutil.copy(source / "n01440764.tar", source / "n01440764 (1).tar")
+    with pytest.raises(DataError, match=r"n01440764.tar and n01440764 \(1\).tar are one train file twice"):
+        open_source(source).scan()
+
+
+def test_imagenets_own_files_in_a_folder_below(lay: Callable[..., Path], miniature: Path) -> None:
+    source = lay("papers", [])
+    shutil.copytree(miniature / "ilsvrc", source / "imagenet")
+    with pytest.raises(UsageError, match="are named like a split") as caught:
+        open_source(source).scan()
+    assert caught.value.hint == "give the folder of ImageNet's files itself as SOURCE: imagenet in it"
+    (source / "papers").rmdir()
+    assert open_source(source).kind == "ilsvrc"
 
 
 def rename(source: Path, names: Iterable[str]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.images.finding import SUFFIXES, is_litter
+from imagesprint.images.finding import is_image, is_litter
 from imagesprint.prepare.names import SPLIT_WORDS, TEST_WORDS, Numbered, check_whole, is_test, split_of
 from imagesprint.prepare.sources.source import Sample, check_every_class
 
@@ -77,7 +77,7 @@ class Found:
     def is_by_the_way(self, source: Path) -> bool:
         """Tell whether images are meant rather than these: they say no split, and lie beside folders of images."""
         says_split = any(_said_split(file.removeprefix(self.places[0])) for file in self.files)
-        return not says_split and any(_is_place(folder) or holds_images(source / folder) for folder in self.beside)
+        return not says_split and any(_is_place(folder) or shows_images(source / folder) for folder in self.beside)
 
     def notes(self, source: Path) -> tuple[str, ...]:
         """Return what is to be said of which files are used."""
@@ -147,21 +147,21 @@ def _look_below(
     for folder in folders:
         look = _look(source, folder, suffix)
         if look.files:
-            if not holds_images(source / folder):
+            if not shows_images(source / folder):
                 yield folder, look
         else:  # in a cache of Hugging Face's they lie deep: datasets--OWNER--NAME/snapshots/HASH/CONFIGURATION/
             is_cache = re.search(r"(^|/)(datasets--[^/]+|snapshots)/$", folder)
             yield from _look_below(source, look.beside, suffix, depth if is_cache else depth - 1)
 
 
-def holds_images(folder: Path) -> bool:
-    """Tell whether there is an image in `folder`, by its name."""
-    return any(os.path.splitext(name)[1].lower() in SUFFIXES for name in _list(folder)[0])
+def shows_images(folder: Path) -> bool:
+    """Tell whether there is an image straight in `folder`, by its suffix: files without one are those of a cache."""
+    return any(map(is_image, _list(folder)[0]))
 
 
 def _is_of_images(source: Path, folder: str) -> bool:
     """Tell whether a folder beside may be what is meant, of a split or a class, rather than papers or scripts."""
-    return _is_place(folder) or bool(_list(source / folder)[1]) or holds_images(source / folder)
+    return _is_place(folder) or bool(_list(source / folder)[1]) or shows_images(source / folder)
 
 
 def _list(folder: Path) -> tuple[list[str], list[str]]:
@@ -182,11 +182,20 @@ def _is_unfinished(name: str, suffix: str | tuple[str, ...]) -> bool:
     return extension in _UNFINISHED and stem.endswith(suffix)
 
 
-def sort_by_split(found: Found, source: Path) -> tuple[dict[str, list[str]], tuple[str, ...]]:
-    """Return the files of "train" and "validation", by what their names or else their folders say, and notes.
+@dataclass(frozen=True)
+class Splits:
+    """The files of "train" and, if there are any, "validation"; notes, and what might become the latter."""
 
-    Where none says any, the name of `source` may, else all are "train". Raises UsageError without any of
-    "train", DataError where one of a split is missing or they are of two sets.
+    files: dict[str, list[str]]
+    notes: tuple[str, ...]
+    offer: str
+
+
+def sort_by_split(found: Found, source: Path) -> Splits:
+    """Return which files are of which split, by what their names or else their folders say.
+
+    Where none says any, the name of `source` may, else all are "train". Raises UsageError without any of "train",
+    DataError where one of a split is missing or they are of two sets.
     """
     found.check(source)
     said = {file: _said_split(file.removeprefix(found.places[0])) for file in found.files}
@@ -197,18 +206,36 @@ def sort_by_split(found: Found, source: Path) -> tuple[dict[str, list[str]], tup
         said = dict.fromkeys(said, _said_split(name) if is_split else "train")
         if not is_split:
             notes.append(f"no name of a {found.suffix} file in {source} says its split: all are taken as train")
-    splits = {split: [file for file in said if said[file] == split] for split in ("train", "validation")}
-    left_out = [file for file in said if said[file] not in splits]
+    files = {split: [file for file in said if said[file] == split] for split in ("train", "validation", "test", "")}
+    left_out = sorted(files["test"] + files[""])
     if left_out:
         notes.append(f"files of other splits are left out: {some(left_out)}")
-    if not splits["train"]:
+    if not files["train"]:
         raise UsageError(
             f"no {found.suffix} file in {source} is of train by its name or its folder's: {some(found.files)}",
             "name them train-…, or put them into a folder train (and validation alike)",
         )
-    for split, files in splits.items():
-        notes += check_set(split, files)
-    return {split: files for split, files in splits.items() if files}, tuple(notes)
+    for split in ("train", "validation"):
+        notes += check_set(split, files[split])
+    splits = {split: files[split] for split in ("train", "validation") if files[split]}
+    return Splits(splits, tuple(notes), offer_validation(found, source, files["test"]))
+
+
+def offer_validation(found: Found, source: Path, test: Sequence[str]) -> str:
+    """Return what might be the validation split where there is none: for a hint, "" where there is nothing."""
+    if test:
+        return (
+            f"rename test to validation, in the names of its files or of their folder, to validate by it: {some(test)}"
+        )
+    path = source.resolve()
+    if split_of(path.name) is None:
+        return ""
+    try:
+        above = find_files(path.parent, found.suffix).files
+    except OSError:
+        return ""
+    splits = {_said_split(file) for file in above}
+    return f"give {path.parent} as SOURCE, which holds the other split, too" if len(splits - {"", "test"}) > 1 else ""
 
 
 def _said_split(path: str) -> str:
@@ -231,7 +258,7 @@ def check_set(split: str, files: Sequence[str]) -> tuple[str, ...]:
             f"{partial[0]} is of the first part of a split alone, as Hugging Face converts large sets",
             "download the whole from the main branch; or, to use that part, rename it without the word partial",
         )
-    _check_copies(split, files)
+    check_copies(split, files)
     check_whole(split, files)
     loose = [file for file in files if Numbered.of(os.path.basename(file)) is None]
     if 0 < len(loose) < len(files):
@@ -242,7 +269,7 @@ def check_set(split: str, files: Sequence[str]) -> tuple[str, ...]:
     return _check_sequences(split, loose)
 
 
-def _check_copies(split: str, files: Sequence[str]) -> None:
+def check_copies(split: str, files: Sequence[str]) -> None:
     """Raise DataError for a file that is there twice: copied by hand, or left over in another folder."""
     by_name: dict[str, str] = {}
     for file in files:

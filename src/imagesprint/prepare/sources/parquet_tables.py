@@ -58,15 +58,16 @@ class ParquetTables:
                 "convert it in Python: for name, split in datasets.load_from_disk(SOURCE).items(): "
                 'split.to_parquet(f"NEW/{name}.parquet")',
             )
-        files, notes = sort_by_split(found, self.path)
-        tables = {split: {name: self._read(name) for name in names} for split, names in files.items()}
+        splits = sort_by_split(found, self.path)
+        tables = {split: {name: self._read(name) for name in names} for split, names in splits.files.items()}
         samples = {split: _samples(rows) for split, rows in tables.items()}
         names = _class_names([entry for rows in tables.values() for entry in rows.items()])
         classes, more = number_classes(names, samples, f"the tables of {self.path}")
         return Listing(
             classes=tuple(ClassInfo(name, synset=name, text=name) for name in classes),
             splits=samples,
-            notes=(*notes, *more),
+            notes=(*splits.notes, *more),
+            offer=splits.offer,
         )
 
     def _read(self, name: str) -> Rows:

@@ -8,8 +8,17 @@ import re
 from pathlib import Path
 
 from imagesprint.errors import DataError, UsageError
+from imagesprint.images.finding import Tally, is_no_image
 from imagesprint.prepare.names import is_test, split_of
-from imagesprint.prepare.sources.downloads import COMPRESSED, Found, find_files, holds_images, some
+from imagesprint.prepare.sources.downloads import (
+    COMPRESSED,
+    Found,
+    check_copies,
+    find_files,
+    offer_validation,
+    shows_images,
+    some,
+)
 from imagesprint.prepare.sources.folders import reading_source
 from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
 from imagesprint.prepare.sources.tars import Tars
@@ -34,12 +43,12 @@ class SynsetTars:
     def fits(path: Path) -> bool:
         """Tell whether there are more tars than folders beside them, which would be those of classes.
 
-        Or folders of synsets and tars of other synsets: half of them is unpacked. Or compressed tars alone.
+        Or folders of synsets and tars of other synsets: half of them is unpacked. Or nothing but compressed tars.
         """
         found = find_files(path, ".tar")
         if not found.places:
             compressed = find_files(path, _COMPRESSED_TARS)
-            return bool(compressed.files) and not compressed.beside
+            return len(compressed.files) > 1 and not compressed.beside
         folders = {_folder_name(folder) for folder in found.beside}
         packed = {_stem(file) for file in found.files} - folders
         is_half_unpacked = all(any(map(_SYNSET.fullmatch, names)) for names in (folders, packed))
@@ -63,7 +72,9 @@ class SynsetTars:
         found.check(self.path)
         if not found.files:
             raise self._compressed()
-        splits, notes = self._splits(found)
+        splits = _sort(found)
+        if not splits["train"]:
+            raise UsageError(f"there are no tars of train in {self.path}", self.form)
         classes = sorted(splits["train"])
         labels = {name: label for label, name in enumerate(classes)}
         unknown = sorted(set(splits["validation"]) - set(labels))
@@ -72,39 +83,40 @@ class SynsetTars:
                 f"{splits['validation'][unknown[0]]} is a class of validation, but not of train in {self.path}",
                 "add its training images, or remove it",
             )
-        samples = {split: self._samples(files, labels) for split, files in splits.items() if files}
+        notes = [*found.notes(self.path), *self._check_folders(found, set(classes))]
+        _check_names(list(splits["train"].values()))
+        left_out = [*splits[""].values(), *splits["test"].values()]
+        if left_out:
+            notes.append(f"tars of no split, or of another, are left out: {some(left_out)}")
+        others = Tally()
+        samples = {
+            split: self._samples(splits[split], labels, others) for split in ("train", "validation") if splits[split]
+        }
         check_every_class(classes, samples["train"], self.path)
+        notes += others.note("files in the tars that are no images by their names are left out")
         return Listing(
             tuple(ClassInfo(name, synset=name, text=name) for name in classes),
             samples,
-            (*found.notes(self.path), *notes, *self._tars.notes, *_doubts(classes)),
+            (*notes, *self._tars.notes, *_doubts(classes)),
+            offer_validation(found, self.path, list(splits["test"].values())),
         )
 
-    def _splits(self, found: Found) -> tuple[dict[str, dict[str, str]], list[str]]:
-        """Return the tars of each split by class, and notes."""
-        splits: dict[str, dict[str, str]] = {"train": {}, "validation": {}, "": {}, "test": {}}
-        for file in found.files:
-            folder = os.path.dirname(file.removeprefix(found.places[0]))
-            split = split_of(folder) or ("test" if is_test(folder) else "")
-            other = splits[split].setdefault(_stem(file), file)
-            if other != file:
-                raise DataError(f"{other} and {file} are of one class", "move one of them away")
-        notes = []
-        if not splits["train"]:
-            splits["train"] = splits.pop("")
-        left_out = [file for split in ("", "test") for file in splits.pop(split, {}).values()]
-        if left_out:
-            notes.append(f"tars of no split, or of another, are left out: {some(left_out)}")
-        if not splits["train"]:
-            raise UsageError(f"there are no tars of train in {self.path}", self.form)
-        notes += self._check_folders(found, set(splits["train"]))
-        _check_names(sorted(splits["train"].values()))
-        return splits, notes
+    def _samples(self, files: dict[str, str], labels: dict[str, int], others: Tally) -> list[Sample]:
+        """Return the images in `files`, which are by class; count in `others` what is none."""
+        samples = []
+        for name, file in sorted(files.items()):
+            for member in self._tars.members(file):
+                location = f"{file}/{member.path}"
+                if is_no_image(member.name):
+                    others.add(location)
+                else:
+                    samples.append(Sample(location, labels[name], member.num_bytes, member.offset))
+        return samples
 
     def _check_folders(self, found: Found, classes: set[str]) -> list[str]:
         """Return the note that folders beside the tars are left out. Raises DataError for one of a class of its own."""
         for folder in found.beside:
-            if _folder_name(folder) not in classes and holds_images(self.path / folder):
+            if _folder_name(folder) not in classes and shows_images(self.path / folder):
                 raise DataError(
                     f"{folder} in {self.path} is a folder of images, {some(sorted(classes))} are tars: "
                     "some classes are unpacked and some are not",
@@ -125,12 +137,24 @@ class SynsetTars:
             f"undo the compression, but leave the tars: {program} {first.parent}/*{first.suffix}",
         )
 
-    def _samples(self, files: dict[str, str], labels: dict[str, int]) -> list[Sample]:
-        return [
-            Sample(f"{file}/{member.path}", labels[name], member.num_bytes, member.offset)
-            for name, file in sorted(files.items())
-            for member in self._tars.members(file)
-        ]
+
+def _sort(found: Found) -> dict[str, dict[str, str]]:
+    """Return the tars of "train", "validation", "test" and "" by class, by what their folders say.
+
+    Those in no folder of a split are "train" where no others are. Raises DataError for one that is there twice.
+    """
+    splits: dict[str, dict[str, str]] = {"train": {}, "validation": {}, "test": {}, "": {}}
+    for file in found.files:
+        folder = os.path.dirname(file.removeprefix(found.places[0]))
+        split = split_of(folder) or ("test" if is_test(folder) else "")
+        other = splits[split].setdefault(_stem(file), file)
+        if other != file:
+            raise DataError(f"{other} and {file} are of one class", "move one of them away")
+    if not splits["train"]:
+        splits["train"], splits[""] = splits[""], {}
+    for split, files in splits.items():
+        check_copies(split, list(files.values()))
+    return splits
 
 
 def _stem(file: str) -> str:
@@ -144,11 +168,12 @@ def _folder_name(folder: str) -> str:
 def _check_names(files: list[str]) -> None:
     """Raise UsageError where all tars are named like splits: the classes are in them."""
     stems = [_stem(file) for file in files]
-    if all(split_of(stem) is not None or is_test(stem) for stem in stems):
-        raise UsageError(
-            f"{some(files)} {'are' if len(files) > 1 else 'is'} named like a split, not like a class",
-            "unpack each into a folder of its name, if the folders in it are the classes: tar -xf FILE",
-        )
+    if not all(split_of(stem) is not None or is_test(stem) for stem in stems):
+        return
+    hint = "unpack each into a folder of its name, if the folders in it are the classes: tar -xf FILE"
+    if any(stem.startswith("ILSVRC2012_img_") for stem in stems):
+        hint = f"give the folder of ImageNet's files itself as SOURCE: {os.path.dirname(files[0]) or '.'} in it"
+    raise UsageError(f"{some(files)} {'are' if len(files) > 1 else 'is'} named like a split, not like a class", hint)
 
 
 def _doubts(classes: list[str]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from imagesprint.errors import DataError
-from imagesprint.images.finding import SUFFIXES
+from imagesprint.images.finding import is_image
 from imagesprint.prepare.sources.downloads import find_files, number_classes, some, sort_by_split
 from imagesprint.prepare.sources.folders import reading_source
 from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
@@ -65,20 +65,21 @@ class WebDataset:
 
     def _scan(self) -> Listing:
         found = find_files(self.path, ".tar")
-        files, notes = sort_by_split(found, self.path)
+        splits = sort_by_split(found, self.path)
         with ThreadPoolExecutor(_READERS) as readers:
-            splits = {split: list(readers.map(self._read_shard, names)) for split, names in files.items()}
-        shards = [shard for entries in splits.values() for shard in entries]
+            read = {split: list(readers.map(self._read_shard, names)) for split, names in splits.files.items()}
+        shards = [shard for entries in read.values() for shard in entries]
         _check_labels(shards)
         names = self._names_beside(found.places[0])
-        classes, samples, more = _number(splits, names, f"the shards of {self.path}")
+        classes, samples, more = _number(read, names, f"the shards of {self.path}")
         without_image = sum(shard.without_image for shard in shards)
         if without_image:
             more += (f"{without_image:,} samples have no image and are left out",)
         return Listing(
             tuple(ClassInfo(name, synset=name, text=name) for name in classes),
             samples,
-            (*notes, *more, *self._tars.notes),
+            (*splits.notes, *more, *self._tars.notes),
+            splits.offer,
         )
 
     def _read_shard(self, archive: str) -> "_Shard":
@@ -182,7 +183,7 @@ def _split_path(path: str) -> tuple[str, str]:
 
 
 def _is_image(extension: str) -> bool:
-    return f".{extension.rpartition('.')[2]}" in SUFFIXES
+    return is_image(f"x.{extension}")
 
 
 def _image_of(key: str, members: dict[str, Member], archive: str) -> Member | None:

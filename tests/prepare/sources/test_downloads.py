@@ -134,6 +134,10 @@ def test_the_folder_above_is_offered(sort: Callable[..., Splits], tmp_path: Path
     assert sort("x/train/0.tar", below="x/train").offer == ""
 
 
+def test_papers_and_scripts_beside_change_nothing(sort: Callable[..., Splits]) -> None:
+    assert sort("shards/train-0.tar", "docs/old/a.pdf", "scripts/x.py").files == {"train": ["shards/train-0.tar"]}
+
+
 @pytest.mark.parametrize("beside", ["cat/1.jpg", "train/cat/1.jpg", "images/cat/1.jpg"])
 def test_folders_of_images_are_meant_rather_than_what_lies_below(tmp_path: Path, beside: str) -> None:
     for name in ("downloads/a.tar", beside):

@@ -160,8 +160,9 @@ def shows_images(folder: Path) -> bool:
 
 
 def _is_of_images(source: Path, folder: str) -> bool:
-    """Tell whether a folder beside may be what is meant, of a split or a class, rather than papers or scripts."""
-    return _is_place(folder) or bool(_list(source / folder)[1]) or shows_images(source / folder)
+    """Tell whether a folder beside may be what is meant, of a split or of classes, rather than papers or scripts."""
+    inner = _list(source / folder)[1][:_MOST_FOLDERS]
+    return _is_place(folder) or any(shows_images(source / folder / name) for name in ("", *inner))
 
 
 def _list(folder: Path) -> tuple[list[str], list[str]]:

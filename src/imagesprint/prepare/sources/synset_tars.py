@@ -5,6 +5,7 @@ Classes are numbered in the sorted order of the tars' names. The tars may lie in
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 from imagesprint.errors import DataError, UsageError
@@ -134,7 +135,7 @@ class SynsetTars:
         more = f" (as {len(files) - 1} more are)" if len(files) > 1 else ""
         return DataError(
             f"{first} is compressed with {name}{more}, so no image in it can be read in place",
-            f"undo the compression, but leave the tars: {program} {first.parent}/*{first.suffix}",
+            f"undo the compression, but leave the tars: {program} {shlex.quote(str(first.parent))}/*{first.suffix}",
         )
 
 

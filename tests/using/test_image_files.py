@@ -47,3 +47,14 @@ def test_words_without_images_are_wrong_usage(word: str, error: str) -> None:
     Path("empty").mkdir()
     with pytest.raises(UsageError, match=error):
         find_images([word], [])
+
+
+def test_folders_are_walked_as_by_prepare(tree: Path) -> None:
+    for name in ("@eaDir/b.JPG/THUMB.jpg", "Thumbs.db", "deep/chrome.JFIF", "elsewhere/z.png"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+    (tree / "deep/er/up").symlink_to(tree)
+    (tree / "deep/er/gone.png").symlink_to("nowhere")  # named, so that its reason is
+    (tree / "linked").symlink_to("elsewhere")
+    found = list(map(str, find_images(["deep", "linked"], [])))
+    assert found == ["deep/chrome.JFIF", "deep/x[1].jpg", "deep/er/c.webp", "deep/er/gone.png", "linked/z.png"]

@@ -94,7 +94,7 @@ class Walk:
     where one of them is another, or lies in it: a link has made it so.
     """
 
-    def __init__(self, homes: Sequence[str | Path] = ()) -> None:
+    def __init__(self, homes: Sequence[str | Path]) -> None:
         self._homes: dict[str, str] = {}  # by the real path of each folder of images: the home they belong to
         self._litter, self._left_out, self._outside, self.astray = Tally(), Tally(), Tally(), Tally()
         real = {os.path.realpath(home): str(home) for home in reversed(homes)}
@@ -155,6 +155,11 @@ class Walk:
         """Return what `visible` does, and count the litter beside it."""
         return _by_kind(_entries(folder, self._litter))
 
+    def leads_home(self, folder: Path) -> bool:
+        """Return whether `folder` is a home, or holds one, or what a followed link leads to."""
+        place = os.path.realpath(folder)
+        return place in self._homes or place in self._above
+
     def notes(self) -> list[str]:
         """Return what was passed over so far, one sentence for each reason."""
         return [
@@ -166,7 +171,7 @@ class Walk:
 
     def _leads_astray(self, link: os.DirEntry[str], is_folder: bool, home: str) -> bool:
         """Return whether a link must not be followed; count it if it leaves `home`."""
-        if not self._homes or not os.path.exists(link.path):
+        if not os.path.exists(link.path):
             return False
         target = os.path.realpath(link.path)
         owner = self._owner(target, self._homes)

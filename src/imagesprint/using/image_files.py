@@ -7,19 +7,15 @@ from pathlib import Path
 from typing import Final
 
 from imagesprint.errors import UsageError
+from imagesprint.images.finding import SUFFIXES, Walk, is_image
 
 STDIN: Final = "-"
-
-# Of the formats that `images.decoding` opens. In a folder only these are tried; a file that is named always is.
-SUFFIXES: Final = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-)
 
 
 def find_images(words: Sequence[str], lines: Iterable[str]) -> list[Path]:
     """Return the files that `words` stand for, in their order; what a folder or a pattern finds is sorted.
 
-    A word is a file, which need not exist or be an image; a folder, for all images below it that are not hidden; a
+    A word is a file, which need not exist or be an image; a folder, for all images below it (see `images.finding`); a
     pattern with *, ? or [ (** for any folders); or "-", for the files and folders that `lines` name, one each. Raises
     UsageError for a folder or a pattern without images, and where there are no lines.
     """
@@ -50,17 +46,12 @@ def _expand(path: Path) -> list[Path]:
     """The file itself, or the images below a folder."""
     if not path.is_dir():
         return [path]
-    found = []
-    for folder, folders, names in os.walk(path, onerror=_raise):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        images = sorted(name for name in names if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
-        found += [Path(folder, name) for name in images]
+    try:
+        found = [Path(entry.path) for entry in Walk([path]).files(path) if is_image(entry.name)]
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {error.filename}: {error.strerror}", "make it readable, or name its files"
+        ) from error
     if not found:
         raise UsageError(f"there are no images in {path}", f"their names must end in {', '.join(sorted(SUFFIXES))}")
     return found
-
-
-def _raise(error: OSError) -> None:
-    raise UsageError(
-        f"cannot read {error.filename}: {error.strerror}", "make it readable, or name its files"
-    ) from error

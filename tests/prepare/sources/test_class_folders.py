@@ -222,6 +222,8 @@ def test_given_one_of_two_splits(tmp_path: Path) -> None:
         assert (
             ClassFolders(tmp_path / name).scan().offer == f"give {tmp_path} as SOURCE, which holds the other split, too"
         )
+    make_tree(tmp_path / "other", ["train/a/1", "val/1"])
+    assert ClassFolders(tmp_path / "other/train").scan().offer.startswith(f"give {tmp_path}/other as")
     make_tree(tmp_path, ["valid/a/1"])  # which of them is meant is not clear
     assert ClassFolders(tmp_path / "train").scan().offer == ""
 
@@ -422,14 +424,15 @@ def test_links_that_lead_out_are_followed_and_noted_and_loops_end(tmp_path: Path
 
 def test_class_folder_may_be_a_link_elsewhere_but_not_to_another_class(tmp_path: Path) -> None:
     source = cats_and_dogs(tmp_path / "source")
-    make_tree(tmp_path / "birds", ["1.jpg", "owls/2.jpg"])
-    (source / "train/bird").symlink_to(tmp_path / "birds")
+    make_tree(source, ["birds/1.jpg", "birds/owls/2.jpg", "docs/x"])
+    (source / "train/bird").symlink_to("../birds")
     listing = ClassFolders(source).scan()
     assert [location for location, _ in locations(listing.splits["train"])][:2] == [
         "train/bird/1.jpg",
         "train/bird/owls/2.jpg",
     ]
-    for name, target in (("owl", tmp_path / "birds/owls"), ("kitten", Path("cat")), ("self", Path(".."))):
+    assert f"of {source}, train and val are used and docs left out" in listing.notes
+    for name, target in (("owl", Path("../birds/owls")), ("kitten", Path("cat")), ("self", Path(".."))):
         (source / "train" / name).symlink_to(target)
         with pytest.raises(DataError, match="lead to the same images"):
             ClassFolders(source).scan()

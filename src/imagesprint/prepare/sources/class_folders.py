@@ -31,11 +31,12 @@ from imagesprint.prepare.sources.folders import (
     list_images,
     read_file,
     reading_source,
+    split_names,
     unwrap,
     visible_folders,
 )
 from imagesprint.prepare.sources.ilsvrc_classes import to_classes
-from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
+from imagesprint.prepare.sources.source import GIVE_IMAGES, Listing, Sample, check_every_class
 from imagesprint.records.manifest import ClassInfo
 
 _IMAGES: Final = {"images", "image", "imgs", "img", "JPEGImages", "photos"}  # CLASS/images/*.jpg
@@ -43,7 +44,6 @@ _IMAGES: Final = {"images", "image", "imgs", "img", "JPEGImages", "photos"}  # C
 _OUTPUTS: Final = {"runs", "wandb", "mlruns", "lightning_logs", "tb_logs", "logs", "checkpoints", "output", "outputs"}
 _NO_CLASSES: Final = {*_OUTPUTS, *TEST_WORDS, *(word for words in SPLIT_WORDS.values() for word in words)}
 _WANTED, _WORDS = "wnids.txt", "words.txt"  # Tiny ImageNet's classes, and the words of many more
-_NO_IMAGES: Final = "give it training images, or remove it"
 _ANY: Final = -1
 
 
@@ -86,7 +86,7 @@ class ClassFolders:
         if not splits["train"]:
             raise DataError(f"there are no images in {train}", LAYOUT)
         astray = f"links to the images of other classes are passed over, such as {walk.astray.first}"
-        check_every_class(classes, splits["train"], train, astray if walk.astray.count else _NO_IMAGES)
+        check_every_class(classes, splits["train"], train, astray if walk.astray.count else GIVE_IMAGES)
         below = self._check_depth(train, classes, splits["train"])
         if "validation" in splits:
             if not splits["validation"]:
@@ -117,7 +117,7 @@ class ClassFolders:
             raise DataError(
                 f"class {unknown[0]!r} is in {folder} but not in {train}"
                 + (f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""),
-                f"{_NO_IMAGES}; are the folders of both splits named alike?",
+                f"{GIVE_IMAGES}; are the folders of both splits named alike?",
             )
         return {folder / name: labels[name] for name in names}
 
@@ -156,7 +156,8 @@ class ClassFolders:
             return [f"of {self.path}, {_some(left_out)} is left out: no class by its name"] if left_out else []
         others, files = walk.look(self.path)
         used = [folder.relative_to(self.path).parts[0] for folder in folders.values()]
-        left_out = sorted(set(others) - set(used)) + [name for name in files if name not in (_WANTED, _WORDS)]
+        left_out = [name for name in others if name not in used and not walk.leads_home(self.path / name)]
+        left_out += [name for name in files if name not in (_WANTED, _WORDS)]
         verb = "are" if len(used) > 1 else "is"
         return [f"of {self.path}, {' and '.join(used)} {verb} used and {_some(left_out)} left out"] if left_out else []
 
@@ -229,10 +230,11 @@ def _source_above(path: Path) -> Path | None:
     """Return the folder above `path` if that is the folder of one split there, beside that of the other."""
     path = path.resolve()
     try:
-        folders = find_splits(path.parent) if split_of(path.name) else {}
-    except (OSError, DataError, UsageError):  # what is above is none of this source's
+        names = split_names(path.parent) if split_of(path.name) else {}
+    except (OSError, DataError):  # what is above is none of this source's
         return None
-    return path.parent if len(folders) > 1 and path in folders.values() else None
+    is_clear = len(names) > 1 and all(len(found) == 1 for found in names.values())
+    return path.parent if is_clear and [path.name] in names.values() else None
 
 
 def _some(names: Sequence[str]) -> str:

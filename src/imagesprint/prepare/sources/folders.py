@@ -104,7 +104,8 @@ def holds_split(folder: Path) -> bool:
     """Return whether `folder` holds a folder of training images, in class folders."""
     for name in split_names(folder).get("train", []):
         for class_name in visible_folders(folder / name)[:1]:
-            return any(not is_no_image(entry.name) for entry in Walk().files(folder / name / class_name))
+            home = folder / name / class_name
+            return any(not is_no_image(entry.name) for entry in Walk([home]).files(home))
     return False
 
 

@@ -153,8 +153,9 @@ class KaggleTree:
 
     def _documents(self, folder: str) -> Iterator[tuple[str, bytes]]:
         """Yield (location, bytes) of every file in a folder of the annotations; none where there is no such folder."""
-        if (self.path / _ANNOTATIONS / folder).is_dir():
-            for entry in Walk().files(self.path / _ANNOTATIONS / folder):
+        place = self.path / _ANNOTATIONS / folder
+        if place.is_dir():
+            for entry in Walk([place]).files(place):
                 yield os.path.relpath(entry.path, self.path), Path(entry.path).read_bytes()
 
 

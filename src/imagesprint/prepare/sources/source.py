@@ -4,10 +4,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from imagesprint.errors import DataError
 from imagesprint.records.manifest import ClassInfo
+
+GIVE_IMAGES: Final = "give it training images, or remove it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def check_every_class(
     classes: Sequence[str],
     samples: Sequence[Sample],
     place: object,
-    hint: str = "give it training images, or remove it",
+    hint: str = GIVE_IMAGES,
 ) -> None:
     """Raise DataError if one of `classes`, named in the order of their labels, has no sample in `place`."""
     present = {sample.label for sample in samples}

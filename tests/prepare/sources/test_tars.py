@@ -168,6 +168,15 @@ def test_hint_for_a_tar_without_an_end_mark_helps(tmp_path: Path) -> None:
     assert len(Tars(tmp_path).members("a.tar")) == 3
 
 
+@pytest.mark.parametrize("cut", [5632, 5632 - 100])
+def test_the_end_mark_of_the_tar_around_is_no_other(tmp_path: Path, cut: int) -> None:
+    data = make(tmp_path / "n01.tar", {**FILES, "empty.JPEG": b"x"})
+    make(tmp_path / "outer.tar", {"n01.tar": data[: cut + 512]})
+    tars = Tars(tmp_path)
+    with pytest.raises(DataError, match=r"outer\.tar/n01\.tar is damaged.* ends without the end mark"):
+        tars.inner_members("outer.tar", tars.members("outer.tar")[0])
+
+
 @pytest.mark.parametrize(
     ("pack", "what", "hint"),
     [

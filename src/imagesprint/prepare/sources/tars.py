@@ -29,6 +29,7 @@ _CHUNK = 1 << 20
 _MOST_ZEROS = 1 << 20
 _FIRST = 64  # files that show what a tar holds
 _END_MARK = 2 * tarfile.BLOCKSIZE
+_NO_END_MARK = "it ends without the end mark, perhaps between two files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,8 @@ class _Extent:
                     raise tarfile.ReadError(f"{info.name} goes on beyond its end")
                 if info.isreg() and not _is_litter(info.name):
                     found.append(Member(info.name, info.offset_data, info.size))
+            if tar.offset + tarfile.BLOCKSIZE > self.end:  # the zeros there are those of the tar around it
+                raise _NoEndMarkError(_NO_END_MARK)
             return found, tar.offset
 
     def find_next(self, end_mark: int) -> int | None:
@@ -286,7 +289,7 @@ class _StrictTarInfo(tarfile.TarInfo):
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):  # the mark of the end
                 raise
             if not buf:
-                raise _NoEndMarkError("it ends without the end mark, perhaps between two files") from error
+                raise _NoEndMarkError(_NO_END_MARK) from error
             raise tarfile.ReadError(str(error)) from error
 
 

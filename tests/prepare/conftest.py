@@ -65,13 +65,14 @@ BOXES: dict[tuple[str, int], list[tuple[str | None, float, float, float, float]]
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ImageNet with 3 classes of 4 training images and 6 validation images, in folders named after the kinds of source.
 
-    Those are ilsvrc, kaggle, parquet, class-folders and, with the training images alone, synset-tars.
+    Those are ilsvrc, kaggle, webdataset, parquet, class-folders and, with the training images alone, synset-tars.
     """
     root = tmp_path_factory.mktemp("miniature")
     photos = {split: list(take_photos(split)) for split in ("train", "val")}
     for kind, write in (
         ("ilsvrc", write_ilsvrc),
         ("kaggle", write_kaggle),
+        ("webdataset", write_webdataset),
         ("parquet", write_parquet),
         ("class-folders", write_class_folders),
     ):
@@ -184,6 +185,20 @@ def write_class_folders(folder: Path, photos: Mapping[str, Sequence[Photo]]) -> 
     for split in ("train", "val"):
         for photo in photos[split]:
             write_file(folder / split / photo.synset / f"{photo.stem}.JPEG", photo.data)
+
+
+def write_webdataset(folder: Path, photos: Mapping[str, Sequence[Photo]]) -> None:
+    for name, entries in (
+        ("miniature-train-0000", photos["train"][:7]),
+        ("miniature-train-0001", photos["train"][7:]),
+        ("miniature-validation-00", photos["val"]),
+        ("miniature-test-00", photos["val"][:2]),
+    ):
+        samples = ((f"{photo.stem}.JPEG", photo.data, f"{photo.stem}.cls", photo.synset) for photo in entries)
+        files = {
+            name: data for image, jpeg, cls, synset in samples for name, data in ((image, jpeg), (cls, synset.encode()))
+        }
+        write_tar(folder / f"{name}.tar", files)
 
 
 def write_parquet(folder: Path, photos: Mapping[str, Sequence[Photo]]) -> None:

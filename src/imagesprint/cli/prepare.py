@@ -39,7 +39,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "prepare", DESCRIPTION, EXAMPLES, run)
     add = parser.add_argument
-    add("source", metavar="SOURCE", type=Path, help="class folders, ImageNet's files, parquet or tars")
+    add("source", metavar="SOURCE", type=Path, help="class folders, ImageNet's files, WebDataset, parquet or tars")
     add("root", metavar="ROOT", type=Path, help="the folder to make")
     add("--variants", metavar="LIST", default=",".join(VARIANTS), help="what to make, default %(default)s")
     add("--format", metavar="jpeg|raw", default=IMAGE_FORMAT, help="what they store, default %(default)s")

@@ -60,6 +60,19 @@ def test_locations(miniature: Path) -> None:
     assert f"{VALIDATION}/ILSVRC2012_val_00000001.JPEG" in {sample.location for sample in splits["validation"]}
 
 
+def test_what_follows_an_end_mark_is_read_too(files: Path) -> None:
+    expected = facts(IlsvrcTars(files).scan().splits["validation"])
+    data = (files / VALIDATION).read_bytes()
+    repack(files / VALIDATION, lambda name, data: data if name < "ILSVRC2012_val_00000004" else None)
+    first = (files / VALIDATION).read_bytes()
+    (files / VALIDATION).write_bytes(data)
+    repack(files / VALIDATION, lambda name, data: None if name < "ILSVRC2012_val_00000004" else data)
+    (files / VALIDATION).write_bytes(first + (files / VALIDATION).read_bytes())
+    listing = IlsvrcTars(files).scan()
+    assert facts(listing.splits["validation"]) == expected
+    assert listing.notes == (f"{VALIDATION} is several tars, one after the other: the files of all are used",)
+
+
 def test_annotations_may_lie_deeper_and_be_missing(miniature: Path, files: Path) -> None:
     expected = facts(IlsvrcTars(miniature / "ilsvrc").scan().splits["train"])
     repack(files / TRAIN_BOXES, lambda _, data: data, prefix="./bbox/Annotation/")

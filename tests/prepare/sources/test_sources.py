@@ -13,7 +13,7 @@ from imagesprint.records.manifest import Manifest
 def roots(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The miniatures that have a validation split, prepared as full and 48 into folders of the same names."""
     folder = tmp_path_factory.mktemp("roots")
-    for kind in ("ilsvrc", "kaggle", "class-folders", "parquet"):
+    for kind in ("ilsvrc", "kaggle", "webdataset", "class-folders", "parquet"):
         prepare(
             miniature / kind, folder / kind, variants=("full", "48"), shards=3, workers=1, console=Console(quiet=True)
         )
@@ -33,7 +33,8 @@ def test_all_sources_prepare_into_the_same_dataset(roots: Path, variant: str, sp
     assert len(official) == {"train": 12, "validation": 6}[split]
     for path in (roots / "ilsvrc" / variant).glob(f"{split}-*"):
         assert path.read_bytes() == (roots / "kaggle" / variant / path.name).read_bytes()
-    assert facts(official) == facts(open_dataset(roots / "class-folders", variant, split))
+    for kind in ("class-folders", "webdataset"):
+        assert facts(official) == facts(open_dataset(roots / kind, variant, split))
     # Row groups stay together, so the order is another one.
     assert Counter(facts(official)) == Counter(facts(open_dataset(roots / "parquet", variant, split)))
 

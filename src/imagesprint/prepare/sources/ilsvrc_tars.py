@@ -72,7 +72,7 @@ class IlsvrcTars:
             splits["validation"] = self._validation_samples(devkit.ground_truth, labels, notes)
         splits["train"] = self._train_samples(inner_tars, labels, notes)
         check_every_class(list(labels), splits["train"], _TRAIN)
-        return Listing(classes, splits, tuple(notes))
+        return Listing(classes, splits, (*notes, *self._tars.notes))
 
     def _inner_tars(self) -> dict[str, Member]:
         """Return the tar of each synset."""

@@ -13,9 +13,10 @@ from imagesprint.prepare.sources.kaggle_tree import KaggleTree
 from imagesprint.prepare.sources.parquet_tables import ParquetTables
 from imagesprint.prepare.sources.source import Source
 from imagesprint.prepare.sources.synset_tars import SynsetTars
+from imagesprint.prepare.sources.webdataset import WebDataset
 from imagesprint.records.dataset import reading
 
-_KINDS = (IlsvrcTars, KaggleTree, ParquetTables, SynsetTars, ClassFolders)  # in this order: the first that fits
+_KINDS = (IlsvrcTars, KaggleTree, WebDataset, ParquetTables, SynsetTars, ClassFolders)  # the first that fits is taken
 
 
 _ARCHIVES = (".zip", ".7z", ".rar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")

@@ -1,4 +1,8 @@
-"""One parquet table of images: its labels and, by row group, its images. Needs pyarrow, an optional extra."""
+"""One parquet table of images: its labels and, by row group, its images. Needs pyarrow, an optional extra.
+
+The images are the one column of structs with bytes, or of bytes, or of these the one that is named image. The labels
+are the column label, or else the one column of another common name.
+"""
 
 import json
 from bisect import bisect_right
@@ -11,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from imagesprint.errors import DataError, UsageError
+from imagesprint.prepare.sources.downloads import other_content
 from imagesprint.prepare.sources.source import Stamp
 
-_BYTES = "image.bytes"
-_PATH = "image.path"
+_IMAGE = "image"
+_LABEL = "label"
+_LABELS = ("labels", "cls", "class", "target", "fine_label")  # fine_label: CIFAR-100, which has a coarse_label, too
+_HEAD = 512  # bytes that tell what a file is
+_LEAST_BYTES = 64  # a row: no image is smaller
 
 
 @dataclass(frozen=True)
@@ -37,20 +45,24 @@ def read_rows(path: Path) -> Rows:
     Raises UsageError without pyarrow, DataError for a table that is damaged or of another form.
     """
     with _open(path) as table:
-        leaves = [table.schema.column(i).path for i in range(len(table.schema))]
-        if "label" not in leaves or _BYTES not in leaves:
+        columns = _find_columns(table, path)
+        leaves = [leaf for leaf in _leaves(table) if leaf in (columns.label, f"{columns.image}.path")]
+        rows = table.read(columns=leaves, use_threads=False).to_pydict()
+        labels = rows[columns.label]
+        names = [_name(image) for image in rows.get(columns.image, [None] * len(labels))]
+        groups = [_group(table.metadata.row_group(i), columns.leaf) for i in range(table.num_row_groups)]
+        if labels and _has_no_bytes(table, columns, groups):
             raise DataError(
-                f"{path} has the columns {', '.join(table.schema_arrow.names)}",
-                "prepare reads image, a struct with bytes, and label, an integer",
+                f"{path} has the paths of its images alone, such as {rows[columns.image][0]['path']!r}, no bytes"
+                if any(names)
+                else f"{path} has no images: its column {columns.image} is empty",
+                "write it with the bytes of the images in it, as push_to_hub of Hugging Face's datasets does",
             )
-        wanted = [leaf for leaf in ("label", _PATH) if leaf in leaves]
-        rows = table.read(columns=wanted, use_threads=False).to_pydict()
-        labels = rows["label"]
         return Rows(
-            class_names=_class_names(table.schema_arrow.metadata or {}),
+            class_names=_class_names(table.schema_arrow.metadata or {}, columns.label),
             labels=_checked(labels, path),
-            image_names=[_name(image) for image in rows.get("image", [None] * len(labels))],
-            groups=[_group(table.metadata.row_group(i)) for i in range(table.num_row_groups)],
+            image_names=names,
+            groups=groups,
         )
 
 
@@ -68,8 +80,10 @@ def read_image(path: Path, stamp: Stamp, row: int) -> bytes:
         ) from error
     starts = _group_starts(path, stamp)
     group = bisect_right(starts, row) - 1
-    data: bytes | None = _images(path, stamp, group)[row - starts[group]]["bytes"].as_py()
-    return data or b""
+    images = _images(path, stamp, group)
+    if row - starts[group] >= len(images):
+        raise DataError(f"{path} has no image for its row {row}", "download it again and compare its checksum")
+    return _bytes_of(images[row - starts[group]].as_py())
 
 
 @lru_cache(maxsize=64)
@@ -81,9 +95,53 @@ def _group_starts(path: Path, stamp: Stamp) -> list[int]:  # noqa: ARG001 (a cha
 
 @lru_cache(maxsize=1)
 def _images(path: Path, stamp: Stamp, group: int) -> Any:  # noqa: ARG001
-    """Return the images of a row group, an Arrow array of structs."""
+    """Return the images of a row group, an Arrow array of structs or of bytes."""
     with _open(path) as table:
-        return table.read_row_group(group, columns=[_BYTES], use_threads=False)["image"]
+        columns = _find_columns(table, path)
+        return table.read_row_group(group, columns=[columns.leaf], use_threads=False)[columns.image]
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The names of the columns of images and of labels; `leaf` is that of the images' bytes in the file."""
+
+    image: str
+    leaf: str
+    label: str
+
+
+def _find_columns(table: Any, path: Path) -> _Columns:
+    """Return what to read of a table. Raises DataError where that is not clear."""
+    leaves = _leaves(table)
+    images = {leaf.removesuffix(".bytes"): leaf for leaf in leaves if _holds_bytes(table, leaf)}
+    labels = [_LABEL] if _LABEL in leaves else [leaf for leaf in leaves if leaf in _LABELS]
+    image = _IMAGE if _IMAGE in images else next(iter(images), "")
+    if len(labels) == 1 and (image == _IMAGE or len(images) == 1):
+        return _Columns(image, images[image], labels[0])
+    raise DataError(
+        f"{path} has the columns {', '.join(table.schema_arrow.names)}",
+        "prepare reads image, a struct with bytes, and label, an integer: rename yours so",
+    )
+
+
+def _leaves(table: Any) -> list[str]:
+    return [table.schema.column(i).path for i in range(len(table.schema))]
+
+
+def _holds_bytes(table: Any, leaf: str) -> bool:
+    """Tell whether a leaf is bytes in a struct, or a column of bytes; text is neither."""
+    column = table.schema.column(_leaves(table).index(leaf))
+    is_bytes = column.physical_type == "BYTE_ARRAY" and column.logical_type.type == "NONE"
+    return is_bytes and (leaf.endswith(".bytes") or "." not in leaf)
+
+
+def _has_no_bytes(table: Any, columns: _Columns, groups: list[tuple[int, int]]) -> bool:
+    """Tell whether there is not one image. Reads them only where there are too few bytes for any."""
+    # Not by the statistics in the footer: pyarrow 26 ends the process where these are damaged.
+    if any(num_bytes >= _LEAST_BYTES for _, num_bytes in groups):
+        return False
+    images = table.read(columns=[columns.leaf], use_threads=False)[columns.image].to_pylist()
+    return not any(_bytes_of(image) for image in images)
 
 
 @contextmanager
@@ -97,15 +155,19 @@ def _open(path: Path) -> Iterator[Any]:
     try:
         with parquet.ParquetFile(path) as table:
             yield table
-    except (pyarrow.ArrowException, OSError) as error:  # Arrow has an OSError of its own for damaged pages
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:  # an OSError also for damaged pages
+        with path.open("rb") as file:
+            other = other_content(str(path), file.read(_HEAD))
+        if other is not None:
+            raise other from error
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path} cannot be read: {reason}", "download it again and compare its checksum") from error
 
 
-def _class_names(metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
+def _class_names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...] | None:
     """Return the names that Hugging Face's `datasets` puts into a table's schema."""
     try:
-        return tuple(map(str, json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]))
+        return tuple(map(str, json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]))
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -124,11 +186,17 @@ def _checked(labels: list[Any], path: Path) -> list[int]:
     return labels
 
 
-def _name(image: dict[str, str | None] | None) -> str:
-    return ((image or {}).get("path") or "").rpartition("/")[2]
+def _bytes_of(image: dict[str, bytes | None] | bytes | None) -> bytes:
+    data = image.get("bytes") if isinstance(image, dict) else image
+    return data or b""
 
 
-def _group(metadata: Any) -> tuple[int, int]:
-    columns = [metadata.column(i) for i in range(metadata.num_columns)]
-    num_bytes = sum(column.total_compressed_size for column in columns if column.path_in_schema == _BYTES)
-    return metadata.num_rows, max(1, num_bytes // max(1, metadata.num_rows))
+def _name(image: dict[str, Any] | None) -> str:
+    path = (image or {}).get("path")
+    return path.rpartition("/")[2] if isinstance(path, str) else ""
+
+
+def _group(group: Any, leaf: str) -> tuple[int, int]:
+    columns = [group.column(i) for i in range(group.num_columns)]
+    num_bytes = sum(column.total_compressed_size for column in columns if column.path_in_schema == leaf)
+    return group.num_rows, max(1, num_bytes // max(1, group.num_rows))

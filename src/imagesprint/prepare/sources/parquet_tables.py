@@ -1,24 +1,24 @@
-"""Parquet as Hugging Face stores image sets, in the source's folder or in its folder data.
+"""Parquet as Hugging Face stores image sets, in the source's folder, in its folder data or in folders of the splits.
 
-    train-00000-of-00294.parquet, …        validation-00000-of-00014.parquet, … (or val-…)
+    train-00000-of-00294.parquet, …        validation-00000-of-00014.parquet, … (or val-…, valid-…)
+    train/0000.parquet, …                  validation/0000.parquet, …
 
-Columns are image (a struct of bytes and path) and label (an integer). Other columns are not looked at.
+All that may lie in a folder below, which Hugging Face calls a configuration. Columns are image (a struct of bytes and
+path) and label (an integer), or what is as clear; others are not looked at.
 """
 
-import re
 from pathlib import Path
 
 from imagesprint.errors import DataError, UsageError
+from imagesprint.prepare.sources.downloads import find_files, number_classes, sort_by_split
 from imagesprint.prepare.sources.folders import reading_source
 from imagesprint.prepare.sources.parquet_reading import Rows, read_image, read_rows
-from imagesprint.prepare.sources.source import Listing, Sample, Stamp, check_every_class
+from imagesprint.prepare.sources.source import Listing, Sample, Stamp
 from imagesprint.records.manifest import ClassInfo
-
-_SPLITS = {"train": "train", "validation": "validation", "val": "validation"}  # by the first word of a file's name
 
 
 class ParquetTables:
-    """The tables in the folder `path` or in its folder data."""
+    """The tables in or below the folder `path`."""
 
     kind: str = "parquet"
     form: str = "parquet: train-*.parquet and validation-*.parquet with the columns image and label (or in data/)"
@@ -29,14 +29,15 @@ class ParquetTables:
 
     @staticmethod
     def fits(path: Path) -> bool:
-        """Tell whether there are tables."""
-        return bool(_table_names(path))
+        """Tell whether there are tables, or Arrow files that could have been such."""
+        tables, arrow = find_files(path, ".parquet"), find_files(path, ".arrow")
+        return any(found.places and not found.is_by_the_way(path) for found in (tables, arrow))
 
     def scan(self) -> Listing:
         """Return all samples; without "validation" where there are no such tables. No image is read.
 
         Each row group is a block; `num_bytes` is the mean in it. Raises UsageError where pyarrow or the tables of train
-        are missing, DataError for tables that are damaged or have other columns or labels.
+        are missing, DataError for tables that are damaged, missing or of two sets, or have other columns or labels.
         """
         with reading_source():
             return self._scan()
@@ -50,32 +51,29 @@ class ParquetTables:
         return read_image(self.path / name, self._stamps[name], sample.offset)
 
     def _scan(self) -> Listing:
-        tables: dict[str, dict[str, Rows]] = {"train": {}, "validation": {}}
-        left_out = []
-        for name in _table_names(self.path):
-            split = _SPLITS.get(re.split(r"[-_.]", name.rpartition("/")[2])[0])
-            if split is None:
-                left_out.append(name)
-                continue
-            path = self.path / name
-            self._stamps[name] = Stamp.of(path.stat())
-            tables[split][name] = read_rows(path)
-        if not tables["train"]:
-            raise UsageError(f"no table in {self.path} has a name that begins with train-", self.form)
-        splits = {split: _samples(rows) for split, rows in tables.items() if rows}
-        classes = _class_names({**tables["train"], **tables["validation"]})
-        check_every_class(classes, splits["train"], f"the tables of train in {self.path}")
-        more = ", …" if len(left_out) > 3 else ""
+        found = find_files(self.path, ".parquet")
+        if not found.places:
+            raise UsageError(
+                f"{self.path} holds .arrow files, as save_to_disk of Hugging Face's datasets writes, not parquet",
+                "convert it in Python: for name, split in datasets.load_from_disk(SOURCE).items(): "
+                'split.to_parquet(f"NEW/{name}.parquet")',
+            )
+        splits = sort_by_split(found, self.path)
+        tables = {split: {name: self._read(name) for name in names} for split, names in splits.files.items()}
+        samples = {split: _samples(rows) for split, rows in tables.items()}
+        names = _class_names([entry for rows in tables.values() for entry in rows.items()])
+        classes, more = number_classes(names, samples, f"the tables of {self.path}")
         return Listing(
             classes=tuple(ClassInfo(name, synset=name, text=name) for name in classes),
-            splits=splits,
-            notes=(f"tables of other splits are left out: {', '.join(left_out[:3])}{more}",) if left_out else (),
+            splits=samples,
+            notes=(*splits.notes, *more),
+            offer=splits.offer,
         )
 
-
-def _table_names(folder: Path) -> list[str]:
-    """Return the tables' paths, relative to the source's `folder`."""
-    return sorted(str(path.relative_to(folder)) for sub in ("", "data") for path in (folder / sub).glob("*.parquet"))
+    def _read(self, name: str) -> Rows:
+        path = self.path / name
+        self._stamps[name] = Stamp.of(path.stat())
+        return read_rows(path)
 
 
 def _samples(tables: dict[str, Rows]) -> list[Sample]:
@@ -92,19 +90,10 @@ def _samples(tables: dict[str, Rows]) -> list[Sample]:
     return samples
 
 
-def _class_names(tables: dict[str, Rows]) -> list[str]:
-    """Return the names of the classes, numbers where the tables do not give any. Raises DataError."""
-    first, rows = next(iter(tables.items()))
-    for name, other in tables.items():
-        if other.class_names != rows.class_names:
-            raise DataError(f"{name} has other class names than {first}", "are they of the same download?")
-    count = 1 + max(max(other.labels, default=0) for other in tables.values())
-    names = rows.class_names
-    if names is None:
-        return [str(label) for label in range(count)]
-    if count > len(names):
-        raise DataError(
-            f"the tables have the label {count - 1}, but name {len(names)} classes",
-            "labels count from 0: are they of the same download?",
-        )
-    return list(names)
+def _class_names(tables: list[tuple[str, Rows]]) -> tuple[str, ...] | None:
+    """Return the names of the classes, None where no table gives any. Raises DataError where two tables differ."""
+    named = [(name, rows.class_names) for name, rows in tables if rows.class_names is not None]
+    for name, names in named:
+        if names != named[0][1]:
+            raise DataError(f"{name} has other class names than {named[0][0]}", "are they of the same download?")
+    return named[0][1] if named else None

@@ -1,15 +1,33 @@
 """One tar of images a class, as ImageNet-21k is downloaded: SOURCE/n00004475.tar, …, or in SOURCE/train and SOURCE/val.
 
-Classes are numbered in the sorted order of the tars' names.
+Classes are numbered in the sorted order of the tars' names. The tars may lie in a folder below, such as winter21_whole.
 """
 
+import os
+import re
+import shlex
 from pathlib import Path
 
-from imagesprint.errors import DataError
-from imagesprint.prepare.sources.folders import reading_source, visible_folders
+from imagesprint.errors import DataError, UsageError
+from imagesprint.images.finding import Tally, is_no_image
+from imagesprint.prepare.names import is_test, split_of
+from imagesprint.prepare.sources.downloads import (
+    COMPRESSED,
+    Found,
+    check_copies,
+    find_files,
+    offer_validation,
+    shows_images,
+    some,
+)
+from imagesprint.prepare.sources.folders import reading_source
 from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
 from imagesprint.prepare.sources.tars import Tars
 from imagesprint.records.manifest import ClassInfo
+
+_SYNSET = re.compile(r"n\d{8}")  # WordNet's ids
+_SHARD = re.compile(r"(.*[-_])?\d+")
+_COMPRESSED_TARS = tuple(suffix if suffix.startswith(".t") else f".tar{suffix}" for suffix in COMPRESSED)
 
 
 class SynsetTars:
@@ -24,14 +42,24 @@ class SynsetTars:
 
     @staticmethod
     def fits(path: Path) -> bool:
-        """Tell whether there are more tars than folders, which would be those of classes."""
-        folder = path / _train_folder(path)
-        return len(_synsets(folder)) > len(visible_folders(folder))
+        """Tell whether there are more tars than folders beside them, which would be those of classes.
+
+        Or folders of synsets and tars of other synsets: half of them is unpacked. Or nothing but compressed tars.
+        """
+        found = find_files(path, ".tar")
+        if not found.places:
+            compressed = find_files(path, _COMPRESSED_TARS)
+            return len(compressed.files) > 1 and not compressed.beside
+        folders = {_folder_name(folder) for folder in found.beside}
+        packed = {_stem(file) for file in found.files} - folders
+        is_half_unpacked = all(any(map(_SYNSET.fullmatch, names)) for names in (folders, packed))
+        return len(found.files) > len(folders) or is_half_unpacked or len(found.places) > 1
 
     def scan(self) -> Listing:
-        """Return all samples; without "validation" where there are no tars in a folder val.
+        """Return all samples; without "validation" where there are no tars in a folder of that split.
 
-        Raises DataError for a damaged one or a class without train images.
+        Raises UsageError where it is not clear what is meant, DataError for a damaged tar, a class without train
+        images, or one that is unpacked while others are not.
         """
         with reading_source():
             return self._scan()
@@ -41,34 +69,118 @@ class SynsetTars:
         return self._tars.read(sample)
 
     def _scan(self) -> Listing:
-        folder = _train_folder(self.path)
-        classes = _synsets(self.path / folder)
+        found = find_files(self.path, ".tar")
+        found.check(self.path)
+        if not found.files:
+            raise self._compressed()
+        splits = _sort(found)
+        if not splits["train"]:
+            raise UsageError(f"there are no tars of train in {self.path}", self.form)
+        classes = sorted(splits["train"])
         labels = {name: label for label, name in enumerate(classes)}
-        validation = _synsets(self.path / "val") if folder else []
-        unknown = sorted(set(validation) - set(labels))
+        unknown = sorted(set(splits["validation"]) - set(labels))
         if unknown:
             raise DataError(
-                f"{unknown[0]}.tar is in {self.path / 'val'} but not in {self.path / 'train'}",
-                "add it there, or remove it",
+                f"{splits['validation'][unknown[0]]} is a class of validation, but not of train in {self.path}",
+                "add its training images, or remove it",
             )
-        splits = {"train": self._samples(folder, labels)}
-        check_every_class(classes, splits["train"], self.path / folder)
-        if validation:
-            splits["validation"] = self._samples("val/", {name: labels[name] for name in validation})
-        return Listing(tuple(ClassInfo(name, synset=name, text=name) for name in classes), splits)
+        notes = [*found.notes(self.path), *self._check_folders(found, set(classes))]
+        _check_names(list(splits["train"].values()))
+        left_out = [*splits[""].values(), *splits["test"].values()]
+        if left_out:
+            notes.append(f"tars of no split, or of another, are left out: {some(left_out)}")
+        others = Tally()
+        samples = {
+            split: self._samples(splits[split], labels, others) for split in ("train", "validation") if splits[split]
+        }
+        check_every_class(classes, samples["train"], self.path)
+        notes += others.note("files in the tars that are no images by their names are left out")
+        return Listing(
+            tuple(ClassInfo(name, synset=name, text=name) for name in classes),
+            samples,
+            (*notes, *self._tars.notes, *_doubts(classes)),
+            offer_validation(found, self.path, list(splits["test"].values())),
+        )
 
-    def _samples(self, folder: str, labels: dict[str, int]) -> list[Sample]:
-        """Return the images in the tars in `folder` ("", or with a slash at its end) of the classes in `labels`."""
-        return [
-            Sample(f"{folder}{name}.tar/{member.path}", label, member.num_bytes, member.offset)
-            for name, label in labels.items()
-            for member in self._tars.members(f"{folder}{name}.tar")
-        ]
+    def _samples(self, files: dict[str, str], labels: dict[str, int], others: Tally) -> list[Sample]:
+        """Return the images in `files`, which are by class; count in `others` what is none."""
+        samples = []
+        for name, file in sorted(files.items()):
+            for member in self._tars.members(file):
+                location = f"{file}/{member.path}"
+                if is_no_image(member.name):
+                    others.add(location)
+                else:
+                    samples.append(Sample(location, labels[name], member.num_bytes, member.offset))
+        return samples
+
+    def _check_folders(self, found: Found, classes: set[str]) -> list[str]:
+        """Return the note that folders beside the tars are left out. Raises DataError for one of a class of its own."""
+        for folder in found.beside:
+            if _folder_name(folder) not in classes and shows_images(self.path / folder):
+                raise DataError(
+                    f"{folder} in {self.path} is a folder of images, {some(sorted(classes))} are tars: "
+                    "some classes are unpacked and some are not",
+                    "unpack the others too, or move the folder away if it is no class",
+                )
+        if not found.beside:
+            return []
+        return [f"of {self.path}, the tars are used and the folders {some(found.beside)} left out"]
+
+    def _compressed(self) -> DataError:
+        files = find_files(self.path, _COMPRESSED_TARS).files
+        first = self.path / files[0]
+        suffix = first.suffix.lower()
+        name, program = COMPRESSED[suffix]
+        more = f" (as {len(files) - 1} more are)" if len(files) > 1 else ""
+        return DataError(
+            f"{first} is compressed with {name}{more}, so no image in it can be read in place",
+            f"undo the compression, but leave the tars: {program} {shlex.quote(str(first.parent))}/*{first.suffix}",
+        )
 
 
-def _train_folder(path: Path) -> str:
-    return "train/" if (path / "train").is_dir() else ""
+def _sort(found: Found) -> dict[str, dict[str, str]]:
+    """Return the tars of "train", "validation", "test" and "" by class, by what their folders say.
+
+    Those in no folder of a split are "train" where no others are. Raises DataError for one that is there twice.
+    """
+    splits: dict[str, dict[str, str]] = {"train": {}, "validation": {}, "test": {}, "": {}}
+    for file in found.files:
+        folder = os.path.dirname(file.removeprefix(found.places[0]))
+        split = split_of(folder) or ("test" if is_test(folder) else "")
+        other = splits[split].setdefault(_stem(file), file)
+        if other != file:
+            raise DataError(f"{other} and {file} are of one class", "move one of them away")
+    if not splits["train"]:
+        splits["train"], splits[""] = splits[""], {}
+    for split, files in splits.items():
+        check_copies(split, list(files.values()))
+    return splits
 
 
-def _synsets(folder: Path) -> list[str]:
-    return sorted(path.stem for path in folder.glob("[!.]*.tar"))
+def _stem(file: str) -> str:
+    return os.path.splitext(os.path.basename(file))[0]
+
+
+def _folder_name(folder: str) -> str:
+    return os.path.basename(folder.rstrip("/"))
+
+
+def _check_names(files: list[str]) -> None:
+    """Raise UsageError where all tars are named like splits: the classes are in them."""
+    stems = [_stem(file) for file in files]
+    if not all(split_of(stem) is not None or is_test(stem) for stem in stems):
+        return
+    hint = "unpack each into a folder of its name, if the folders in it are the classes: tar -xf FILE"
+    if any(stem.startswith("ILSVRC2012_img_") for stem in stems):
+        hint = f"give the folder of ImageNet's files itself as SOURCE: {os.path.dirname(files[0]) or '.'} in it"
+    raise UsageError(f"{some(files)} {'are' if len(files) > 1 else 'is'} named like a split, not like a class", hint)
+
+
+def _doubts(classes: list[str]) -> tuple[str, ...]:
+    """Return the doubt about what is taken for classes."""
+    if len(classes) == 1:
+        return (f"there is a single tar, {classes[0]}, so a single class: is it the right folder?",)
+    if all(map(_SHARD.fullmatch, classes)):
+        return (f"the tars are named like shards of one set, {some(classes)}: is each of them a class?",)
+    return ()

@@ -1,20 +1,35 @@
-"""Images in tars that are never unpacked: what lies where in them, and the bytes at a place."""
+"""Images in tars that are never unpacked: what lies where in them, and the bytes at a place.
+
+A tar is read to the end of its file. After its end mark there may be zeros, or another tar (`cat a.tar b.tar`), whose
+files count too; anything else is an error. So is a tar without an end mark: nothing tells it from one that was cut off
+between two files.
+"""
 
 import gzip
 import io
 import os
+import re
 import tarfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
 from imagesprint.errors import DataError
+from imagesprint.images.finding import is_litter
+from imagesprint.prepare.sources.downloads import GZIP_MAGIC, other_content
 from imagesprint.prepare.sources.source import Sample, Stamp
 
-_GZIP_MAGIC = b"\x1f\x8b"
+_CHUNK = 1 << 20
+# Tars are filled up with zeros to a multiple of some KiB, on tape of up to 1 MiB. A file that was laid out in full
+# before its download began has more of them, where that was not finished.
+_MOST_ZEROS = 1 << 20
+_FIRST = 64  # files that show what a tar holds
+_END_MARK = 2 * tarfile.BLOCKSIZE
+_NO_END_MARK = "it ends without the end mark, perhaps between two files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +57,20 @@ class Tars:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stamps: dict[str, Stamp] = {}
+        self._joined: set[str] = set()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is to say of the tars that were listed."""
+        if not self._joined:
+            return ()
+        more = f" (as are {len(self._joined) - 1} more)" if len(self._joined) > 1 else ""
+        return (f"{min(self._joined)} is several tars, one after the other{more}: the files of all are used",)
 
     def members(self, archive: str) -> list[Member]:
-        """Return the files in the tar at the relative path `archive`, hidden ones left out.
+        """Return the files in the tar at the relative path `archive`, without the litter of systems and programs.
 
-        Raises DataError if it is damaged, no tar or holds links, OSError if it cannot be read.
+        Raises DataError if it is damaged, empty, no tar or holds links or a file twice, OSError if it cannot be read.
         """
         status = (self._folder / archive).stat()
         self._stamps[archive] = Stamp.of(status)
@@ -55,16 +79,23 @@ class Tars:
     def inner_members(self, archive: str, inner: Member) -> list[Member]:
         """Return the files in a tar that is itself a member of `archive`; their offsets are into `archive`.
 
-        Raises DataError if it is damaged, no tar or holds links, OSError if it cannot be read.
+        Raises what `members` does.
         """
         return self._list(archive, inner.offset, inner.offset + inner.num_bytes, f"{archive}/{inner.path}")
+
+    def contents(self, archive: str, members: Iterable[Member]) -> Iterator[bytes]:
+        """Yield the bytes of each of `members`. Raises OSError if `archive` cannot be read."""
+        with (self._folder / archive).open("rb", buffering=0) as file:
+            for member in members:
+                yield os.pread(file.fileno(), member.num_bytes, member.offset)
 
     def read(self, sample: Sample) -> bytes:
         """Return the bytes of a sample located in a listed tar, at ARCHIVE.tar/….
 
         Raises DataError if the archive cannot be read or is not the one that was listed.
         """
-        archive = sample.location.partition(".tar/")[0] + ".tar"
+        ends = [match.end() - 1 for match in re.finditer(r"\.tar/", sample.location, re.IGNORECASE)]
+        archive = next(sample.location[:end] for end in ends if sample.location[:end] in self._stamps)
         path = self._folder / archive
         try:
             with path.open("rb", buffering=0) as file:
@@ -78,18 +109,116 @@ class Tars:
         return data
 
     def _list(self, archive: str, start: int, end: int, place: str) -> list[Member]:
-        found = []
+        found: dict[str, Member] = {}
         with (self._folder / archive).open("rb") as file, _damage_named(place):
-            file.seek(start)
-            with tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictTarInfo) as tar:
-                while (info := tar.next()) is not None:
-                    if info.islnk() or info.issym() or info.issparse():
-                        raise _not_in_one_piece(place, info.name)
-                    if info.offset_data + info.size > end:
-                        raise tarfile.ReadError(f"{info.name} goes on beyond its end")
-                    if info.isreg() and not info.name.rpartition("/")[2].startswith("."):
-                        found.append(Member(info.name, info.offset_data, info.size))
-        return found
+            extent = _Extent(file, start, end, place)
+            extent.check_beginning()
+            position: int | None = start
+            while position is not None:
+                members, end_mark = extent.list_tar(position)
+                for member in members:
+                    if found.setdefault(member.path, member) is not member:
+                        raise DataError(
+                            f"{place} holds {member.path} twice",
+                            "write the tar anew with one of them; unpacking it would keep the last",
+                        )
+                position = extent.find_next(end_mark)
+                if position is not None:
+                    self._joined.add(place)
+        return list(found.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Extent:
+    """Bytes `start` up to `end` of a file: a tar, or several, named `place`."""
+
+    file: io.BufferedReader
+    start: int
+    end: int
+    place: str
+
+    def check_beginning(self) -> None:
+        """Raise DataError for an empty tar, and for what is something else by its first bytes."""
+        self.file.seek(self.start)
+        other = other_content(self.place, self.file.read(min(tarfile.BLOCKSIZE, self.end - self.start)))
+        if other is not None:
+            raise other
+        if self._first_other_than_zero(self.start) is None:
+            raise DataError(
+                f"{self.place} is an empty tar: all of its {self.end - self.start:,} bytes are zeros",
+                "download it again and compare its checksum, or remove it",
+            )
+
+    def list_tar(self, position: int) -> tuple[list[Member], int]:
+        """Return the files of the tar that begins at `position`, and where its end mark is."""
+        found = []
+        self.file.seek(position)
+        with tarfile.open(fileobj=self.file, mode="r:", tarinfo=_StrictTarInfo) as tar:
+            while (info := tar.next()) is not None:
+                if info.islnk() or info.issym() or info.issparse():
+                    raise _not_in_one_piece(self.place, info.name)
+                if info.offset_data + info.size > self.end:
+                    raise tarfile.ReadError(f"{info.name} goes on beyond its end")
+                if info.isreg() and not _is_litter(info.name):
+                    found.append(Member(info.name, info.offset_data, info.size))
+            if tar.offset + tarfile.BLOCKSIZE > self.end:  # the zeros there are those of the tar around it
+                raise _NoEndMarkError(_NO_END_MARK)
+            return found, tar.offset
+
+    def find_next(self, end_mark: int) -> int | None:
+        """Return where another tar begins after the end mark at `end_mark`, None where there are only zeros.
+
+        Raises DataError for anything else.
+        """
+        other = self._first_other_than_zero(end_mark)
+        begin = self.end if other is None else other - (other - self.start) % tarfile.BLOCKSIZE
+        where = f"its end mark, byte {end_mark - self.start:,}"
+        if begin - end_mark > _MOST_ZEROS:
+            raise DataError(
+                f"{self.place} has {begin - end_mark:,} zeros from {where}, on: that is no whole download",
+                "download it again and compare its checksum",
+            )
+        if other is None:
+            return None
+        self.file.seek(begin)
+        block = self.file.read(min(tarfile.BLOCKSIZE, self.end - begin))
+        if _is_header(block):
+            if begin - end_mark >= _END_MARK:
+                return begin
+            raise tarfile.ReadError(f"a block of zeros lies among its files, at byte {end_mark - self.start:,}")
+        raise DataError(
+            f"{self.place} goes on after {where}, with what is no tar: {block[other - begin :][:16]!r} "
+            f"at byte {other - self.start:,}",
+            "download it again and compare its checksum; if all before that byte is right, cut the rest off: "
+            f"truncate -s {end_mark - self.start + _END_MARK} FILE",
+        )
+
+    def _first_other_than_zero(self, position: int) -> int | None:
+        self.file.seek(position)
+        while chunk := self.file.read(min(_CHUNK, self.end - position)):
+            rest = chunk.lstrip(b"\0")
+            if rest:
+                return position + len(chunk) - len(rest)
+            position += len(chunk)
+        return None
+
+
+def _is_litter(path: str) -> bool:
+    folder, _, name = path.rpartition("/")
+    return is_litter(name) or _is_below_litter(folder)
+
+
+@lru_cache(maxsize=1024)  # a tar has many files in few folders
+def _is_below_litter(folder: str) -> bool:
+    return any(is_litter(part) for part in folder.split("/") if part != ".")
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def _not_in_one_piece(place: str, name: str) -> DataError:
@@ -97,6 +226,16 @@ def _not_in_one_piece(place: str, name: str) -> DataError:
         f"{place} holds {name}, a link or a file with holes, whose bytes do not lie there in one piece",
         "write the tar anew, with --dereference --hard-dereference and without --sparse",
     )
+
+
+def first_paths(path: Path) -> list[str]:
+    """Return the paths of the first files in the tar at `path`; of a damaged one, those before the damage."""
+    found: list[str] = []
+    with suppress(tarfile.TarError, EOFError), tarfile.open(path, "r:") as tar:
+        while len(found) < _FIRST and (info := tar.next()) is not None:
+            if info.isreg() and not _is_litter(info.name):
+                found.append(info.name)
+    return found
 
 
 def unpack(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -122,15 +261,21 @@ def _unpack(file: io.BufferedReader, place: str) -> Iterator[tuple[str, bytes]]:
                 yield from _unpack(content, where)
             else:
                 yield where, content.read()
-        while stream.read(tarfile.RECORDSIZE):
-            pass  # gzip's checksum comes last
+        rest: io.BufferedIOBase = tar.fileobj  # type: ignore[assignment]  # to the end: gzip's checksum comes last
+        while data := rest.read(tarfile.RECORDSIZE):
+            if any(data):
+                raise tarfile.ReadError("it goes on after its end mark")
 
 
 def _plain(file: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile:
     """Return a stream of what is in `file` once unzipped; browsers may have done that already, whatever its name."""
-    if file.peek(2)[:2] != _GZIP_MAGIC:
+    if file.peek(2)[:2] != GZIP_MAGIC:
         return file
     return gzip.GzipFile(fileobj=file)
+
+
+class _NoEndMarkError(tarfile.ReadError):
+    """A tar ends where a header or the end mark should be."""
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -143,6 +288,8 @@ class _StrictTarInfo(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):  # the mark of the end
                 raise
+            if not buf:
+                raise _NoEndMarkError(_NO_END_MARK) from error
             raise tarfile.ReadError(str(error)) from error
 
 
@@ -151,6 +298,7 @@ def _damage_named(place: str) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError(
-            f"{place} is damaged, cut short or no tar: {error}", "download it again and compare its checksum"
-        ) from error
+        hint = "download it again and compare its checksum"
+        if isinstance(error, _NoEndMarkError):
+            hint += "; if it is whole, whatever wrote it left the mark out: truncate -s +1024 FILE adds it"
+        raise DataError(f"{place} is damaged, cut short or no tar: {error}", hint) from error

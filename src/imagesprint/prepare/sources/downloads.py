@@ -1,0 +1,383 @@
+"""What sources have in common that come as files of many images each, such as tars and tables.
+
+Where these files lie: in SOURCE or its folder `data`, in folders of splits in either (`train/`, `data/valid/`), or the
+same in a folder below: a configuration of Hugging Face's (`SOURCE/cifar10/`), its cache (`snapshots/HASH/`), or the
+folder that an archive was unpacked into. Of which split each is. Whether all are there. And what a file holds that is
+not what its name says.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from imagesprint.errors import DataError, UsageError
+from imagesprint.images.finding import is_image, is_litter
+from imagesprint.prepare.names import SPLIT_WORDS, TEST_WORDS, Numbered, check_whole, is_test, split_of
+from imagesprint.prepare.sources.source import Sample, check_every_class
+
+GZIP_MAGIC: Final = b"\x1f\x8b"
+COMPRESSED: Final = {  # by suffix: the name, and the command that unpacks
+    ".gz": ("gzip", "gunzip"),
+    ".tgz": ("gzip", "gunzip"),
+    ".bz2": ("bzip2", "bunzip2"),
+    ".tbz2": ("bzip2", "bunzip2"),
+    ".xz": ("xz", "unxz"),
+    ".txz": ("xz", "unxz"),
+    ".zst": ("zstd", "unzstd --rm"),
+    ".lz4": ("lz4", "lz4 -dm --rm"),
+}
+_COMPRESSION = {
+    GZIP_MAGIC: "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+_ARCHIVES = {b"PK\x03\x04": "a zip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a rar archive"}
+_LFS = b"version https://git-lfs"
+_UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".aria2")
+_MOST_FOLDERS = 100  # more than these are classes, and slow to look into
+_COPY = re.compile(r"(.+?)(?: ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?|_copy)")
+_SEQUENCE = re.compile(r"(.*?)(\d+)")
+_MOST_CLASSES = 100_000
+
+
+@dataclass(frozen=True)
+class Found:
+    """Files below a source, by paths relative to it, sorted.
+
+    `places` are the folders with files, as many as could be meant; one of "" or "FOLDER/" where all is clear. `beside`
+    are the folders in that place without such files, `elsewhere` those below them that have some which are not used.
+    """
+
+    suffix: str
+    places: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()
+
+    def check(self, source: Path) -> None:
+        """Raise UsageError where it is not clear which files are meant, DataError for one that is not finished."""
+        if len(self.places) > 1:
+            more = ", …" if len(self.places) > 5 else ""
+            raise UsageError(
+                f"several folders of {source} hold {self.suffix} files: {', '.join(self.places[:5])}{more}",
+                f"give one of them as SOURCE: {source / self.places[0]}",
+            )
+        if self.unfinished:
+            raise DataError(
+                f"{source / self.unfinished[0]} is a download that has not ended", "end it, or remove that file"
+            )
+
+    def is_by_the_way(self, source: Path) -> bool:
+        """Tell whether images are meant rather than these: they say no split, and lie beside folders of images."""
+        says_split = any(_said_split(file.removeprefix(self.places[0])) for file in self.files)
+        return not says_split and any(_is_place(folder) or shows_images(source / folder) for folder in self.beside)
+
+    def notes(self, source: Path) -> tuple[str, ...]:
+        """Return what is to be said of which files are used."""
+        if self.elsewhere:
+            return (f"{self.suffix} files in other folders of {source} are left out: {some(self.elsewhere)}",)
+        if any(self.places):
+            return (f"of {source}, the {self.suffix} files in {self.places[0]} are taken",)
+        return ()
+
+
+def find_files(source: Path, suffix: str | tuple[str, ...]) -> Found:
+    """Return the files below the folder `source` whose names end in `suffix`, in any case.
+
+    Folders below are looked into where there is nothing else in `source` that could be meant. Raises OSError.
+    """
+    here = _look(source, "", suffix)
+    below = dict(_look_below(source, here.beside, suffix))
+    name = suffix if isinstance(suffix, str) else suffix[0]
+    if here.files:
+        return _to_found(name, "", here, elsewhere=tuple(below))
+    others = [folder for folder in here.beside if not any(place.startswith(folder) for place in below)]
+    if any(_is_of_images(source, folder) for folder in others):
+        return Found(name)
+    if len(below) == 1:
+        [(place, look)] = below.items()
+        return _to_found(name, place, look)
+    return Found(name, places=tuple(below))
+
+
+@dataclass(frozen=True)
+class _Look:
+    files: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
+
+
+def _to_found(suffix: str, place: str, look: _Look, elsewhere: tuple[str, ...] = ()) -> Found:
+    files = set(look.files)
+    pending = [name for name in look.unfinished if name.endswith(".aria2") or name.rpartition(".")[0] not in files]
+    return Found(suffix, (place,), tuple(sorted(files)), tuple(look.beside), elsewhere, tuple(sorted(pending)))
+
+
+def _look(source: Path, folder: str, suffix: str | tuple[str, ...], depth: int = 2) -> _Look:
+    """Look into `folder` ("" or with a slash at its end), its folder data and its folders of splits."""
+    names, folders = _list(source / folder)
+    found = _Look(
+        files=[folder + name for name in names if name.lower().endswith(suffix) and not is_litter(name)],
+        unfinished=[folder + name for name in names if _is_unfinished(name, suffix)],
+    )
+    for name in folders:
+        inner = _look(source, f"{folder}{name}/", suffix, depth - 1) if depth and _is_place(name) else _Look()
+        if inner.files:
+            found.files.extend(inner.files)
+            found.beside.extend(inner.beside)
+            found.unfinished.extend(inner.unfinished)
+        else:
+            found.beside.append(f"{folder}{name}/")
+    return found
+
+
+def _look_below(
+    source: Path, folders: Sequence[str], suffix: str | tuple[str, ...], depth: int = 2
+) -> Iterator[tuple[str, _Look]]:
+    """Yield the folders, of `folders` or below them, that hold such files."""
+    if len(folders) > _MOST_FOLDERS or depth == 0:
+        return
+    for folder in folders:
+        look = _look(source, folder, suffix)
+        if look.files:
+            if not shows_images(source / folder):
+                yield folder, look
+        else:  # in a cache of Hugging Face's they lie deep: datasets--OWNER--NAME/snapshots/HASH/CONFIGURATION/
+            is_cache = re.search(r"(^|/)(datasets--[^/]+|snapshots)/$", folder)
+            yield from _look_below(source, look.beside, suffix, depth if is_cache else depth - 1)
+
+
+def shows_images(folder: Path) -> bool:
+    """Tell whether there is an image straight in `folder`, by its suffix: files without one are those of a cache."""
+    return any(map(is_image, _list(folder)[0]))
+
+
+def _is_of_images(source: Path, folder: str) -> bool:
+    """Tell whether a folder beside may be what is meant, of a split or of classes, rather than papers or scripts."""
+    inner = _list(source / folder)[1][:_MOST_FOLDERS]
+    return _is_place(folder) or any(shows_images(source / folder / name) for name in ("", *inner))
+
+
+def _list(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the files in `folder`, in any order, and of the folders that are no litter, sorted."""
+    names: list[str] = []
+    folders: list[str] = []
+    for entry in os.scandir(folder):  # of 100,000 images, where it is the folder of a class: not a word more for each
+        (folders if entry.is_dir() else names).append(entry.name)
+    return names, sorted(name for name in folders if not is_litter(name))
+
+
+def _is_place(name: str) -> bool:
+    return name.lower().rstrip("/") == "data" or split_of(name) is not None or is_test(name)
+
+
+def _is_unfinished(name: str, suffix: str | tuple[str, ...]) -> bool:
+    stem, extension = os.path.splitext(name.lower())
+    return extension in _UNFINISHED and stem.endswith(suffix)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The files of "train" and, if there are any, "validation"; notes, and what might become the latter."""
+
+    files: dict[str, list[str]]
+    notes: tuple[str, ...]
+    offer: str
+
+
+def sort_by_split(found: Found, source: Path) -> Splits:
+    """Return which files are of which split, by what their names or else their folders say.
+
+    Where none says any, the name of `source` may, else all are "train". Raises UsageError without any of "train",
+    DataError where one of a split is missing or they are of two sets.
+    """
+    found.check(source)
+    said = {file: _said_split(file.removeprefix(found.places[0])) for file in found.files}
+    notes = list(found.notes(source))
+    if not any(said.values()):
+        name = source.resolve().name.lower()  # SOURCE/train, given as SOURCE
+        is_split = name in (*itertools.chain(*SPLIT_WORDS.values()), *TEST_WORDS)
+        said = dict.fromkeys(said, _said_split(name) if is_split else "train")
+        if not is_split:
+            notes.append(f"no name of a {found.suffix} file in {source} says its split: all are taken as train")
+    files = {split: [file for file in said if said[file] == split] for split in ("train", "validation", "test", "")}
+    left_out = sorted(files["test"] + files[""])
+    if left_out:
+        notes.append(f"files of other splits are left out: {some(left_out)}")
+    if not files["train"]:
+        raise UsageError(
+            f"no {found.suffix} file in {source} is of train by its name or its folder's: {some(found.files)}",
+            "name them train-…, or put them into a folder train (and validation alike)",
+        )
+    for split in ("train", "validation"):
+        notes += check_set(split, files[split])
+    splits = {split: files[split] for split in ("train", "validation") if files[split]}
+    return Splits(splits, tuple(notes), offer_validation(found, source, files["test"]))
+
+
+def offer_validation(found: Found, source: Path, test: Sequence[str]) -> str:
+    """Return what might be the validation split where there is none: for a hint, "" where there is nothing."""
+    if test:
+        return (
+            f"rename test to validation, in the names of its files or of their folder, to validate by it: {some(test)}"
+        )
+    path = source.resolve()
+    if split_of(path.name) is None:
+        return ""
+    try:
+        above = find_files(path.parent, found.suffix).files
+    except OSError:
+        return ""
+    splits = {_said_split(file) for file in above}
+    return f"give {path.parent} as SOURCE, which holds the other split, too" if len(splits - {"", "test"}) > 1 else ""
+
+
+def _said_split(path: str) -> str:
+    """Return the split that a path says by its last part that says one, "test" and "" among them."""
+    for part in reversed(path.split("/")):
+        split, test = split_of(part), is_test(part)
+        if (split is not None) != test:
+            return split or "test"
+    return ""
+
+
+def check_set(split: str, files: Sequence[str]) -> tuple[str, ...]:
+    """Raise DataError if `files`, those of a split, are of two sets or one is missing; return notes.
+
+    Their names may be numbered with the total (train-00000-of-00002) or without (0000, 0001).
+    """
+    partial = [file for file in files if re.search(r"(?i)(?<![a-z])partial(?![a-z])", file)]
+    if partial:
+        raise DataError(
+            f"{partial[0]} is of the first part of a split alone, as Hugging Face converts large sets",
+            "download the whole from the main branch; or, to use that part, rename it without the word partial",
+        )
+    check_copies(split, files)
+    check_whole(split, files)
+    loose = [file for file in files if Numbered.of(os.path.basename(file)) is None]
+    if 0 < len(loose) < len(files):
+        numbered = next(file for file in files if file not in loose)
+        raise DataError(
+            f"{loose[0]} and {numbered} are of two sets of {split} files", "move one of the sets into another folder"
+        )
+    return _check_sequences(split, loose)
+
+
+def check_copies(split: str, files: Sequence[str]) -> None:
+    """Raise DataError for a file that is there twice: copied by hand, or left over in another folder."""
+    by_name: dict[str, str] = {}
+    for file in files:
+        folder, name = os.path.split(file)
+        stem, extension = os.path.splitext(name)
+        copied = _COPY.fullmatch(stem)
+        other = by_name.setdefault(name, file)
+        if copied and os.path.join(folder, copied[1] + extension) in files:
+            other = os.path.join(folder, copied[1] + extension)
+        if other != file:
+            raise DataError(f"{other} and {file} are one {split} file twice, by their names", "remove one of them")
+
+
+def _check_sequences(split: str, files: Iterable[str]) -> tuple[str, ...]:
+    """Check files that are numbered without a total: from 0 or 1 on, none may be missing before the last."""
+    sequences: dict[str, dict[str, str]] = {}
+    for file in files:
+        match = _SEQUENCE.fullmatch(os.path.splitext(file)[0])
+        if match:
+            sequences.setdefault(match[1], {})[match[2]] = file
+    notes = []
+    for stem, numbered in sequences.items():
+        widths = {len(text) for text in numbered if text.startswith("0") and len(text) > 1}
+        numbers = {int(text) for text in numbered}
+        if len(widths) > 1:
+            raise DataError(
+                f"{some(sorted(numbered.values()))} are of two sets of {split} files, numbered differently",
+                "move one of the sets into another folder",
+            )
+        if min(numbers) <= 1:
+            _check_no_gap(split, min(numbered.values()), numbers)
+        elif widths:
+            notes.append(f"the {split} files {stem}… begin with number {min(numbers)}: are those before it elsewhere?")
+    return tuple(notes)
+
+
+def _check_no_gap(split: str, first: str, numbers: set[int]) -> None:
+    count = max(numbers) - min(numbers) + 1 - len(numbers)
+    if count:
+        missing = itertools.islice((n for n in itertools.count(min(numbers)) if n not in numbers), min(count, 5))
+        raise DataError(
+            f"of the {split} files that {first} is one of, {count:,} {'are' if count > 1 else 'is'} missing: "
+            f"number{'s' if count > 1 else ''} {', '.join(map(str, missing))}{', …' if count > 5 else ''}",
+            "download what is missing, or number the others without a gap",
+        )
+
+
+def other_content(place: str, head: bytes) -> DataError | None:
+    """Return the error that the file at `place` is something else than its name says by its first bytes, or None."""
+    begin = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        return DataError(f"{place} is empty: it has 0 bytes", "download it again, or remove it")
+    if head.startswith(_LFS):
+        return DataError(f"{place} is a pointer of git-lfs, not the file itself", "git lfs pull, where it was cloned")
+    if begin.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b'{"error')):
+        return DataError(
+            f"{place} is a page of a web server, not the file itself: {head[:40]!r}",
+            "download it again: is a login or a licence asked for?",
+        )
+    for magic, name in _COMPRESSION.items():
+        if head.startswith(magic):
+            return DataError(
+                f"{place} is compressed with {name}, whatever its name says: nothing in it can be read in place",
+                f"unpack it: {name} -dc FILE > FILE.plain && mv FILE.plain FILE",
+            )
+    for magic, name in _ARCHIVES.items():
+        if head.startswith(magic):
+            return DataError(f"{place} is {name}, whatever its name says", "unpack it")
+    return None
+
+
+def number_classes(
+    names: Sequence[str] | None, splits: Mapping[str, Sequence[Sample]], place: str
+) -> tuple[list[str], tuple[str, ...]]:
+    """Return the names of the classes, in the order of their labels, and notes; numbers where `names` is None.
+
+    Raises DataError for a label beyond `names`, or a class without training images. Where there are no names, labels
+    that occur nowhere are classes without images, and noted.
+    """
+    present = {sample.label for samples in splits.values() for sample in samples}
+    count = 1 + max(present, default=0)
+    if names is not None:
+        if count > len(names):
+            raise DataError(
+                f"there is a label {count - 1} in {place}, but {len(names)} classes are named",
+                "labels count from 0: are the names and the labels of the same download?",
+            )
+        check_every_class(names, splits["train"], place)
+        return list(names), ()
+    if count > _MOST_CLASSES:
+        raise DataError(f"there is a label {count - 1:,} in {place}", "labels count the classes from 0")
+    numbers = [str(label) for label in range(count)]
+    untrained = sorted(present - {sample.label for sample in splits["train"]})
+    if untrained:
+        raise DataError(
+            f"class {untrained[0]} has no training images in {place}, but validation images",
+            "give it some, or remove it",
+        )
+    absent = [name for label, name in enumerate(numbers) if label not in present]
+    if not absent:
+        return numbers, ()
+    return numbers, (
+        f"{len(absent)} of the labels 0 to {count - 1} have no images in {place} ({some(absent)}): "
+        "they stay classes; do the labels count the classes from 0?",
+    )
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first of `names`, for a message."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

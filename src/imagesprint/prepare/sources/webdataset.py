@@ -1,0 +1,287 @@
+"""WebDataset shards: tars whose members KEY.jpg and KEY.cls or KEY.json are one sample, as timm and img2dataset write.
+
+    imagenet1k-train-0000.tar, …  imagenet1k-validation-00.tar, …      or  train/00000.tar, …  val/00000.tar, …
+
+KEY is a member's path up to the first dot in its name. The label is the text of KEY.cls, else "label" (or "cls",
+"class") in KEY.json: a number that counts the classes from 0, or a class's name. Numbered classes are named by
+classes.txt or labels.txt beside the shards, one a line, else by "class_name" (or "label_name", "synset") in KEY.json,
+else by their numbers. Hugging Face's ImageNet-1k, as it came before it was parquet, has the synset at the end of an
+image's name instead: n01440764_10026_n01440764.JPEG.
+"""
+
+import json
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imagesprint.errors import DataError
+from imagesprint.images.finding import is_image
+from imagesprint.prepare.sources.downloads import find_files, number_classes, some, sort_by_split
+from imagesprint.prepare.sources.folders import reading_source
+from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
+from imagesprint.prepare.sources.tars import Member, Tars, first_paths
+from imagesprint.records.manifest import ClassInfo
+
+_LABEL_KEYS = ("label", "cls", "class")
+_NAME_KEYS = ("class_name", "label_name", "synset")
+_NAME_FILES = ("classes.txt", "labels.txt")
+_NAMED = re.compile(r".+_\d+_(n\d{8})")
+_BESIDE_IMAGES = {"cls", "json", "txt"}  # txt has a caption
+_READERS = 8  # threads
+
+
+class WebDataset:
+    """The shards in the folder `path`."""
+
+    kind: str = "webdataset"
+    form: str = "WebDataset: NAME-train-0000.tar, … and NAME-val-0000.tar, … with KEY.jpg and KEY.cls or KEY.json"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._tars = Tars(path)
+
+    @staticmethod
+    def fits(path: Path) -> bool:
+        """Tell whether the first of the tars begins with samples."""
+        found = find_files(path, ".tar")
+        return bool(found.files) and not found.is_by_the_way(path) and _are_samples(first_paths(path / found.files[0]))
+
+    def scan(self) -> Listing:
+        """Return all samples; without "validation" where there are no such shards.
+
+        No image is read, but each KEY.cls or, for want of it, KEY.json: a read of a few bytes for each, right behind
+        the header that is read anyway. Raises UsageError or DataError for shards that are missing, damaged, or of no
+        split, and for samples without a label.
+        """
+        with reading_source():
+            return self._scan()
+
+    def read(self, sample: Sample) -> bytes:
+        """Return the bytes of a sample. Raises DataError if its tar cannot be read or has changed."""
+        return self._tars.read(sample)
+
+    def _scan(self) -> Listing:
+        found = find_files(self.path, ".tar")
+        splits = sort_by_split(found, self.path)
+        with ThreadPoolExecutor(_READERS) as readers:
+            read = {split: list(readers.map(self._read_shard, names)) for split, names in splits.files.items()}
+        shards = [shard for entries in read.values() for shard in entries]
+        _check_labels(shards)
+        names = self._names_beside(found.places[0])
+        classes, samples, more = _number(read, names, f"the shards of {self.path}")
+        without_image = sum(shard.without_image for shard in shards)
+        if without_image:
+            more += (f"{without_image:,} samples have no image and are left out",)
+        return Listing(
+            tuple(ClassInfo(name, synset=name, text=name) for name in classes),
+            samples,
+            (*splits.notes, *more, *self._tars.notes),
+            splits.offer,
+        )
+
+    def _read_shard(self, archive: str) -> "_Shard":
+        samples: dict[str, dict[str, Member]] = {}
+        for member in self._tars.members(archive):
+            key, extension = _split_path(member.path)
+            samples.setdefault(key, {})[extension] = member
+        shard = _Shard(archive)
+        said_by: dict[Member, Member] = {}
+        for key, members in samples.items():
+            image = _image_of(key, members, archive)
+            if image is None:
+                shard.without_image += 1
+            elif "cls" in members or "json" in members:
+                said_by[image] = members.get("cls") or members["json"]
+            elif named := _NAMED.fullmatch(image.stem):
+                shard.samples.append((image, named[1]))
+            else:
+                shard.add_unlabelled(f"{key} (of {', '.join(sorted(members))})")
+        for (image, member), data in zip(said_by.items(), self._tars.contents(archive, said_by.values()), strict=True):
+            shard.add(image, member, data)
+        self._add_names(shard, samples)
+        return shard
+
+    def _add_names(self, shard: "_Shard", samples: dict[str, dict[str, Member]]) -> None:
+        """Add the names of classes that are in the JSON of samples whose label is in .cls: of one sample a class."""
+        firsts: dict[int, Member] = {}
+        for image, label in shard.samples:
+            members = samples[_split_path(image.path)[0]]
+            if isinstance(label, int) and label not in firsts and {"cls", "json"} <= members.keys():
+                firsts[label] = members["json"]
+        for (label, member), data in zip(
+            firsts.items(), self._tars.contents(shard.archive, firsts.values()), strict=True
+        ):
+            shard.add_name(label, _parse(f"{shard.archive}/{member.path}", data))
+
+    def _names_beside(self, folder: str) -> list[str] | None:
+        """Return the lines of the first file of names in `folder`, None where there is none."""
+        for path in (self.path / folder / name for name in _NAME_FILES):
+            if path.exists():
+                lines = path.read_text("utf-8", "replace").rstrip().splitlines()
+                # "0:daisy", as TensorFlow's slim has it, or "daisy".
+                return [line.removeprefix(f"{i}:").strip() for i, line in enumerate(lines)]
+        return None
+
+
+@dataclass
+class _Shard:
+    """What a shard holds: images with labels, names by label, and what has no label or no image."""
+
+    archive: str
+    samples: list[tuple[Member, int | str]] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
+    unlabelled: int = 0
+    first_unlabelled: str = ""
+    without_image: int = 0
+
+    def add(self, image: Member, said_by: Member, data: bytes) -> None:
+        """Add `image` with the label in the member `said_by`, whose bytes are `data`."""
+        place = f"{self.archive}/{said_by.path}"
+        said: Any = data.decode("utf-8", "replace")
+        if said_by.path.lower().endswith(".json"):
+            content = _parse(place, data)
+            said = next((content[key] for key in _LABEL_KEYS if content.get(key) is not None), None)
+            if said is None:
+                self.add_unlabelled(f"{said_by.path} (with {some(sorted(content)) or 'nothing'} in it)")
+                return
+        label = _to_label(place, said)
+        self.samples.append((image, label))
+        if isinstance(label, int) and said_by.path.lower().endswith(".json"):
+            self.add_name(label, content)
+
+    def add_unlabelled(self, what: str) -> None:
+        self.unlabelled += 1
+        self.first_unlabelled = self.first_unlabelled or f"{what} in {self.archive}"
+
+    def add_name(self, label: int, content: dict[str, Any]) -> None:
+        """Add the name of a class, if `content`, the JSON of a sample, has one."""
+        name = next((content[key] for key in _NAME_KEYS if isinstance(content.get(key), str)), None)
+        if name is not None:
+            self.names.setdefault(label, name)
+
+
+def _are_samples(paths: list[str]) -> bool:
+    keys: dict[str, set[str]] = {}
+    for path in paths:
+        key, extension = _split_path(path)
+        keys.setdefault(key, set()).add(extension)
+    return any(
+        any(_is_image(extension) for extension in extensions)
+        and (extensions & _BESIDE_IMAGES or _NAMED.fullmatch(key.rpartition("/")[2]))
+        for key, extensions in keys.items()
+    )
+
+
+def _split_path(path: str) -> tuple[str, str]:
+    """Return key and extension, the latter in lower case."""
+    folder, slash, name = path.rpartition("/")
+    key, _, extension = name.partition(".")
+    return folder + slash + key, extension.lower()
+
+
+def _is_image(extension: str) -> bool:
+    return is_image(f"x.{extension}")
+
+
+def _image_of(key: str, members: dict[str, Member], archive: str) -> Member | None:
+    images = [extension for extension in members if _is_image(extension)]
+    plain = [extension for extension in images if "." not in extension] or images  # rather jpg than mask.png
+    if len(plain) > 1:
+        raise DataError(
+            f"sample {key} in {archive} has {len(plain)} images: {', '.join(plain)}",
+            "prepare takes one a sample: write the shards without the others",
+        )
+    return members[plain[0]] if plain else None
+
+
+def _parse(place: str, data: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except ValueError as error:  # of Unicode, too
+        raise DataError(f"{place} is no JSON: {error}", "write that shard anew") from error
+    except RecursionError as error:
+        raise DataError(f"{place} is JSON that is nested too deep", "write that shard anew") from error
+    return content if isinstance(content, dict) else {"label": content}
+
+
+def _to_label(place: str, said: Any) -> int | str:
+    if isinstance(said, str):
+        said = said.strip()
+        said = int(said) if re.fullmatch(r"-?\d{1,18}", said, re.ASCII) else said
+    if type(said) is int and said >= 0:
+        return said
+    if isinstance(said, str) and said and said.isprintable():
+        return said
+    raise DataError(
+        f"{place} says the label {said!r:.60}", "a label counts the classes from 0, or is the name of a class"
+    )
+
+
+def _check_labels(shards: list[_Shard]) -> None:
+    """Raise DataError for samples without a label, or labels of two kinds."""
+    unlabelled = sum(shard.unlabelled for shard in shards)
+    if unlabelled:
+        first = next(shard.first_unlabelled for shard in shards if shard.unlabelled)
+        total = unlabelled + sum(len(shard.samples) for shard in shards)
+        raise DataError(
+            f"{unlabelled:,} of {total:,} samples have no label, the first of them {first}",
+            'a label is read from KEY.cls, or from "label" in KEY.json: write the shards with one of them',
+        )
+    kinds: dict[type, str] = {}
+    for shard in shards:
+        for member, label in shard.samples:
+            if type(label) not in kinds:
+                kinds[type(label)] = f"{label!r} of {shard.archive}/{member.path}"
+    if len(kinds) > 1:
+        raise DataError(
+            f"some labels are numbers and some are names: {' and '.join(kinds.values())}",
+            "write the shards with one kind of label",
+        )
+
+
+def _number(
+    splits: dict[str, list[_Shard]], names: list[str] | None, place: str
+) -> tuple[list[str], dict[str, list[Sample]], tuple[str, ...]]:
+    """Return the classes in the order of their labels, the samples of each split, and notes."""
+    shards = [shard for entries in splits.values() for shard in entries]
+    words = sorted({label for shard in shards for _, label in shard.samples if isinstance(label, str)})
+    numbers = {word: number for number, word in enumerate(words)}
+    samples = {
+        split: [
+            Sample(
+                f"{shard.archive}/{member.path}",
+                numbers[label] if isinstance(label, str) else label,
+                member.num_bytes,
+                member.offset,
+            )
+            for shard in entries
+            for member, label in shard.samples
+        ]
+        for split, entries in splits.items()
+    }
+    if words:
+        check_every_class(words, samples["train"], place)
+        return words, samples, ()
+    classes, notes = number_classes(names, samples, place)
+    if names is None:
+        known = _said_names(shards)
+        classes = [known.get(label, number) for label, number in enumerate(classes)]
+    times = Counter(classes)
+    return [name if times[name] == 1 else f"{name} ({i})" for i, name in enumerate(classes)], samples, notes
+
+
+def _said_names(shards: list[_Shard]) -> dict[int, str]:
+    """Return the names in the samples' JSON by label. Raises DataError for a label of two names."""
+    names: dict[int, tuple[str, str]] = {}
+    for shard in shards:
+        for label, name in shard.names.items():
+            other, where = names.setdefault(label, (name, shard.archive))
+            if other != name:
+                raise DataError(
+                    f"label {label} is {other!r} in {where}, but {name!r} in {shard.archive}",
+                    "are the shards of one set?",
+                )
+    return {label: name for label, (name, _) in names.items()}

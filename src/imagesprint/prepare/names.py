@@ -6,7 +6,7 @@ and `imagenet-valid-0000.tar` mean the same, and a shard that is missing is an e
 
 import itertools
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,7 @@ SPLIT_WORDS: Final[Mapping[str, tuple[str, ...]]] = {
 TEST_WORDS: Final = ("test", "testing", "eval", "evaluation")
 
 _WORD = re.compile(r"[a-z]+")
+_SEQUENCE = re.compile(r"(.*[^0-9])([0-9]+)(?:\.[A-Za-z_]+)?")
 _SHOWN = 5  # missing numbers
 _NUMBERED = re.compile(r"(?<![0-9])([0-9]+)-of-([0-9]+)(?![0-9])")
 
@@ -68,12 +69,14 @@ def check_begun(split: str, names: Iterable[str]) -> tuple[str, ...]:
 
     For shards that are read where they lie: the first few of many are a common trial; a hole is an accident.
     """
+    names = list(names)
     numbered = _numbered(names)
     _check_one_set(split, numbered)
     missing = _missing(numbered)
     if missing and missing.first[0] < max(entry.number for _, entry in numbered):
         raise _missing_error(split, numbered, missing)
-    return (f"{_said(split, numbered, missing)}: what is there is all that is used",) if missing else ()
+    begun = (f"{_said(split, numbered, missing)}: what is there is all that is used",) if missing else ()
+    return (*begun, *_gaps(split, (name for name in names if Numbered.of(name.rpartition("/")[2]) is None)))
 
 
 def _numbered(names: Iterable[str]) -> list[tuple[str, Numbered]]:
@@ -101,6 +104,21 @@ def _check_one_set(split: str, numbered: Sequence[tuple[str, Numbered]]) -> None
                 f"{name} has a number beyond those of {numbered[0][1].total:,} {split} shards",
                 "move what is of another set into another folder",
             )
+
+
+def _gaps(split: str, names: Iterable[str]) -> Iterator[str]:
+    """Yield a note for each gap in numbers without a total, such as part-0001: those may be something else, too."""
+    sequences: dict[str, set[int]] = {}
+    for name in names:
+        match = _SEQUENCE.fullmatch(name)
+        if match:
+            sequences.setdefault(match[1], set()).add(int(match[2]))
+    for stem, numbers in sequences.items():
+        count = max(numbers) - min(numbers) + 1 - len(numbers)
+        if count and min(numbers) <= 1:
+            first = next(number for number in itertools.count(min(numbers)) if number not in numbers)
+            last = max(numbers)
+            yield f"{split} shards {stem}… go up to number {last}, but {count:,} are missing, the first is {first}"
 
 
 def _range(numbers: Container[int], total: int) -> range:

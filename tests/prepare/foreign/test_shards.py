@@ -211,6 +211,7 @@ def test_what_holds_records_is_never_called_compressed(tmp_path: Path) -> None:
     length = int.from_bytes(b"\x1f\x8b", "little")  # a record that begins as gzip does
     write(tmp_path, "train-00000-of-00001.gz", content=frame(bytes(length)))
     assert len(found(tmp_path)) == 1
+    write(tmp_path, "train-00000-of-00001.gz.zz", content=zlib.compress(frame(b"record")))  # kept beside the unpacked
     write(tmp_path, "train.txt.gz", content=gzip.compress(b"a list of files"))
     assert len(found(tmp_path)) == 1
 

@@ -179,7 +179,9 @@ def _select(paths: Sequence[Path], strays: list[Path]) -> list[Path]:
     forms = set(map(_form, sound))
     selected = []
     for path in paths:
-        if path in sound or _is_empty(path, is_named=bool(_SHARD_NAME.search(path.name)) or _form(path) in forms):
+        if path not in sound and path.with_name(_unpacked(path)) in sound:
+            strays.append(path)  # kept beside what was unpacked from it
+        elif path in sound or _is_empty(path, is_named=bool(_SHARD_NAME.search(path.name)) or _form(path) in forms):
             selected.append(path)
         else:
             strays.append(path)
@@ -212,11 +214,10 @@ def _is_empty(path: Path, is_named: bool) -> bool:
     packed = _compression(begin)
     if packed and (is_named or _has_packed_record(begin)):
         name, program = packed
-        unpacked = re.sub(f"{_PACKED}$", "", path.name, flags=re.IGNORECASE)
         raise RecordError(
             f"shard {path} is compressed by {name}: its records cannot be read one by one",
             f"unpack every shard into a folder NEW, this one by {program} < {shlex.quote(str(path))} > "
-            f"NEW/{shlex.quote(unpacked)}, then index NEW",
+            f"NEW/{shlex.quote(_unpacked(path))}, then index NEW",
         )
     for magic, name, hint in _OTHERS:
         if is_named and begin.startswith(magic):
@@ -227,6 +228,11 @@ def _is_empty(path: Path, is_named: bool) -> bool:
             "copy it anew from where it is sound, or rename it if it is no TFRecord",
         )
     return is_named  # TensorFlow's writers leave shards empty where there are fewer records
+
+
+def _unpacked(path: Path) -> str:
+    """Return the name of a compressed file without what says that it is one."""
+    return re.sub(f"{_PACKED}$", "", path.name, flags=re.IGNORECASE)
 
 
 def _compression(begin: bytes) -> tuple[str, str] | None:

@@ -62,6 +62,27 @@ def test_holes_and_two_generations_are_errors(check: object) -> None:
         check("train", ["train-0-of-1-a", "train-0-of-2-b", "train-1-of-2-c"])
     with pytest.raises(DataError, match="of two sets"):
         check("train", ["train-0-of-1.parquet", "data/train-0-of-1.parquet"])
+    with pytest.raises(DataError, match="old-train-0-of-2 and new-train-1-of-2 are of two sets of train shards"):
+        check("train", ["old-train-0-of-2", "new-train-1-of-2"])
+
+
+@pytest.mark.parametrize("check", [check_whole, check_begun])
+def test_folders_and_what_follows_the_number_may_differ(check: object) -> None:
+    assert callable(check)
+    assert not check("train", ["a/train-0-of-2-1f3c.parquet", "b/train-1-of-2-77aa.parquet"])
+
+
+@pytest.mark.parametrize("check", [check_whole, check_begun])
+@pytest.mark.parametrize("numbers", [(0, 1, 2, 3), (0, 1, 2, 9), (1, 2, 3, 4)])
+def test_a_number_beyond_the_total_is_an_error(check: object, numbers: tuple[int, ...]) -> None:
+    assert callable(check)
+    with pytest.raises(DataError, match=f"train-{numbers[-1]}-of-3 has a number beyond those of 3 train shards"):
+        check("train", [f"train-{number}-of-3" for number in numbers])
+
+
+def test_a_total_of_billions_takes_no_memory() -> None:
+    with pytest.raises(DataError, match="99,999,999,998 are missing: numbers 1, 2, 3, 4, 5, …"):
+        check_whole("train", ["train-0-of-99999999999"])
 
 
 def test_the_first_shards_alone_are_an_error_or_a_note() -> None:

@@ -71,7 +71,7 @@ def _failure(data: Path, found: "Verification") -> CheckError:
     if found.problems:
         return CheckError(
             f"{data} is damaged: {_line(found.problems[0])}",
-            "prepare the damaged variant again after deleting its folder, or copy sound shards into it",
+            "prepare or index the damaged variant again after deleting its folder, or copy sound shards into it",
         )
     return CheckError(
         f"train and validation of {data} share {len(found.shared_content)} images: {_pair(found.shared_content[0])}",

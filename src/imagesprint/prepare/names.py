@@ -6,7 +6,7 @@ and `imagenet-valid-0000.tar` mean the same, and a shard that is missing is an e
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,8 @@ SPLIT_WORDS: Final[Mapping[str, tuple[str, ...]]] = {
 TEST_WORDS: Final = ("test", "testing", "eval", "evaluation")
 
 _WORD = re.compile(r"[a-z]+")
+_SEQUENCE = re.compile(r"(.*[^0-9])([0-9]+)(?:\.[A-Za-z_]+)?")
+_SHOWN = 5  # missing numbers
 _NUMBERED = re.compile(r"(?<![0-9])([0-9]+)-of-([0-9]+)(?![0-9])")
 
 
@@ -67,12 +69,14 @@ def check_begun(split: str, names: Iterable[str]) -> tuple[str, ...]:
 
     For shards that are read where they lie: the first few of many are a common trial; a hole is an accident.
     """
+    names = list(names)
     numbered = _numbered(names)
     _check_one_set(split, numbered)
     missing = _missing(numbered)
-    if missing and missing[0] < max(entry.number for _, entry in numbered):
+    if missing and missing.first[0] < max(entry.number for _, entry in numbered):
         raise _missing_error(split, numbered, missing)
-    return (f"{_said(split, numbered, missing)}: what is there is all that is used",) if missing else ()
+    begun = (f"{_said(split, numbered, missing)}: what is there is all that is used",) if missing else ()
+    return (*begun, *_gaps(split, (name for name in names if Numbered.of(name.rpartition("/")[2]) is None)))
 
 
 def _numbered(names: Iterable[str]) -> list[tuple[str, Numbered]]:
@@ -81,31 +85,71 @@ def _numbered(names: Iterable[str]) -> list[tuple[str, Numbered]]:
 
 
 def _check_one_set(split: str, numbered: Sequence[tuple[str, Numbered]]) -> None:
+    """Raise DataError unless the shards differ in their numbers, beside their folders and what follows the number.
+
+    What follows may be a hash of each shard's own; what stands before is the set's name.
+    """
     first: dict[int, str] = {}
     for name, entry in numbered:
         counted, of = numbered[0]
-        other = first.setdefault(entry.number, name) if entry.total == of.total else counted
+        is_alike = (entry.stem, entry.total) == (of.stem, of.total)
+        other = first.setdefault(entry.number, name) if is_alike else counted
         if other != name:
             raise DataError(
                 f"{other} and {name} are of two sets of {split} shards", "move one of the sets into another folder"
             )
+    for number, name in first.items():
+        if number not in _range(first.keys(), numbered[0][1].total):
+            raise DataError(
+                f"{name} has a number beyond those of {numbered[0][1].total:,} {split} shards",
+                "move what is of another set into another folder",
+            )
 
 
-def _missing(numbered: Sequence[tuple[str, Numbered]]) -> list[int]:
+def _gaps(split: str, names: Iterable[str]) -> Iterator[str]:
+    """Yield a note for each gap in numbers without a total, such as part-0001: those may be something else, too."""
+    sequences: dict[str, set[int]] = {}
+    for name in names:
+        match = _SEQUENCE.fullmatch(name)
+        if match:
+            sequences.setdefault(match[1], set()).add(int(match[2]))
+    for stem, numbers in sequences.items():
+        count = max(numbers) - min(numbers) + 1 - len(numbers)
+        if count and min(numbers) <= 1:
+            first = next(number for number in itertools.count(min(numbers)) if number not in numbers)
+            last = max(numbers)
+            yield f"{split} shards {stem}… go up to number {last}, but {count:,} are missing, the first is {first}"
+
+
+def _range(numbers: Container[int], total: int) -> range:
+    """Return the numbers that a set of `total` shards has; some programs count 1-of-3, 2-of-3, 3-of-3."""
+    first = 1 if 0 not in numbers and total in numbers else 0
+    return range(first, first + total)
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """How many numbers of a set are missing, and the first of them: a name may say that there are billions."""
+
+    count: int
+    first: tuple[int, ...]
+
+
+def _missing(numbered: Sequence[tuple[str, Numbered]]) -> _Missing | None:
     if not numbered:
-        return []
+        return None
     there, total = {entry.number for _, entry in numbered}, numbered[0][1].total
-    first = 1 if 0 not in there and total in there else 0  # some programs count 1-of-3, 2-of-3, 3-of-3
-    return [number for number in range(first, first + total) if number not in there]
+    absent = (number for number in _range(there, total) if number not in there)
+    return _Missing(total - len(there), tuple(itertools.islice(absent, _SHOWN))) if len(there) < total else None
 
 
-def _said(split: str, numbered: Sequence[tuple[str, Numbered]], missing: Sequence[int]) -> str:
-    shown = ", ".join(map(str, itertools.islice(missing, 5))) + (", …" if len(missing) > 5 else "")
-    plural, verb = ("s", "are") if len(missing) > 1 else ("", "is")
-    return f"of {numbered[0][1].total:,} {split} shards {len(missing):,} {verb} missing: number{plural} {shown}"
+def _said(split: str, numbered: Sequence[tuple[str, Numbered]], missing: _Missing) -> str:
+    shown = ", ".join(map(str, missing.first)) + (", …" if missing.count > _SHOWN else "")
+    plural, verb = ("s", "are") if missing.count > 1 else ("", "is")
+    return f"of {numbered[0][1].total:,} {split} shards {missing.count:,} {verb} missing: number{plural} {shown}"
 
 
-def _missing_error(split: str, numbered: Sequence[tuple[str, Numbered]], missing: Sequence[int]) -> DataError:
+def _missing_error(split: str, numbered: Sequence[tuple[str, Numbered]], missing: _Missing) -> DataError:
     name = numbered[0][0]
     return DataError(
         f"{_said(split, numbered, missing)} (beside {name})", "download them again, or what they came with"

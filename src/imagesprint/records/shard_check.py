@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from imagesprint.errors import ImageError, RecordError
+from imagesprint.records.dataset import unreadable
 from imagesprint.records.example import locate_bytes
 from imagesprint.records.image_record import ENCODED_NAMES, ImageRecord
 from imagesprint.records.index import Index
@@ -69,7 +70,7 @@ class ShardCheck:
             if not self.problems and file_crc(self._path) != self.info.crc32c:
                 self._report(None, f"shard {self._path} does not match its checksum in {FILE_NAME}")
         except OSError as error:
-            self._report(None, f"shard {self._path} cannot be read: {error.strerror}")
+            self._report(None, unreadable(self._path, f"shard {self._path} cannot be read: {error.strerror}").what)
         return self
 
     def _report(self, record: int | None, what: str) -> None:

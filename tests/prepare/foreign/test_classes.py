@@ -69,6 +69,12 @@ def test_a_label_of_two_synsets_and_a_synset_of_two_labels() -> None:
         ("1:daisy\n2:roses", [1, 2], 1, ["daisy", "roses"]),
         ("0:daisy\n1:roses\n2:tulips", [1, 2], 0, ["daisy", "roses", "tulips"]),
         ("0:background\n1:daisy\n2:roses", [1, 2], 1, ["daisy", "roses"]),
+        ("0,daisy\n1 , roses", [0, 1], 0, ["daisy", "roses"]),
+        ("# of the flowers\n0:daisy\n\n1:roses", [0, 1], 0, ["daisy", "roses"]),
+        ("roses 1\ndaisy 0", [0, 1], 0, ["daisy", "roses"]),
+        ("roses:2\ndaisy:1", [1, 2], 1, ["daisy", "roses"]),
+        ("zone 1\nzone 0", [0, 1], 0, ["zone 1", "zone 0"]),
+        ("Boeing 747\nAirbus 320", [0, 1], 0, ["Boeing 747", "Airbus 320"]),
         ("daisy\nroses\n\n", [0, 1], 0, ["daisy", "roses"]),
         ("daisy\nroses\ntulips", [0, 1], 0, ["daisy", "roses", "tulips"]),
         ("daisy\nroses", [1, 2], 1, ["daisy", "roses"]),
@@ -91,8 +97,13 @@ def test_a_list_names_the_classes(
         ("daisy\nroses", [0, 1, 2], "its 2 names do not fit labels 0 to 2 for certain; write the label before"),
         ("0:daisy\n1:roses", [1, 2], "its 2 names do not fit labels 1 to 2 for certain"),
         ("\n".join(f"image-{i}.jpg" for i in range(50)), [0, 1], "its 50 names do not fit labels 0 to 1"),
+        ("0:daisy\n1:roses\n999999:far", [0, 1], "its 3 names do not fit labels 0 to 1"),
+        ("label,name\n0,daisy\n1,roses", [0, 1], "most of its lines begin with a label, but not all"),
+        ("daisy\n\nroses", [0, 1], "its line '' may be no name; write the label before each name"),
+        ("# flowers\ndaisy\nroses", [0, 1], "its line '# flowers' may be no name"),
+        ("label\ndaisy\nroses", [0, 1], "its line 'label' may be no name"),
         ("0:daisy\n0:roses", [0, 1], "it has a number twice"),
-        ("", [0, 1], "its 0 names do not fit"),
+        ("", [0, 1], "it is empty"),
     ],
 )
 def test_a_list_that_may_be_of_other_classes_is_not_used(
@@ -123,6 +134,11 @@ def test_labels_of_tensorflow_datasets_count_from_0_whatever_is_seen(tmp_path: P
         ClassInfo("n01443537", "n01443537", "n01443537"),
         ClassInfo("7 up", "", "7 up"),
     )
+    assert names(with_list(tmp_path, "daisy\n\nroses\n", [0, 1, 2], "label.labels.txt")) == [
+        "class 0",
+        "class 1",
+        "class 2",
+    ]
     many = with_list(tmp_path, "\n".join(f"name {i}" for i in range(1000)), [7], "label.labels.txt")
     assert (len(many.classes), many.notes) == (1000, ())
 

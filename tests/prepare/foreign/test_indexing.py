@@ -193,7 +193,10 @@ def damage(path: Path) -> None:
         (lambda path: os.truncate(path, path.stat().st_size - 1), r"train-00001-of-00002 is \d+ bytes long, not \d+"),
         (damage, "train-00001-of-00002 has other bytes"),
         (Path.unlink, "train-00001-of-00002 is gone"),
-        (lambda path: shutil.copy(path, path.with_name("train-2")), "train-2 is new"),
+        (
+            lambda path: shutil.copy(path.with_name("validation-00000-of-00001"), path.with_name("train-2")),
+            "train-2 is new",
+        ),
     ],
 )
 @pytest.mark.parametrize("folder", ["data", "data/full"])
@@ -382,6 +385,8 @@ def test_data_that_moved_from_under_its_index(write_foreign: WriteForeign, tmp_p
     assert caught.value.what == f"shard {link} is a link to {data}/train-00000-of-00002, which is not there"
     assert f"delete {root}/full and index" in caught.value.hint
     assert f"imagesprint index DATA --index-dir {root}" in caught.value.hint
+    what = f"shard {link} is a link to {data}/train-00000-of-00002, which is not there"
+    assert what in [problem.what for problem in verify(root, Console(quiet=True)).problems]
     with pytest.raises(DataError, match=f"{link} is no link to {moved}/train-00000-of-00002") as caught_again:
         run(moved, index_dir=root)
     assert f"delete the folder {root}/full, which holds links" in caught_again.value.hint
@@ -411,6 +416,44 @@ def test_test_shards_are_no_validation_shards(write_foreign: WriteForeign, tmp_p
     subprocess.run(command, shell=True, check=True)
     run(data)
     assert_sound(data)
+
+
+def test_an_index_dir_that_holds_something_else(write_foreign: WriteForeign, photo_root: Path, tmp_path: Path) -> None:
+    data, other = write_foreign(tmp_path / "data"), write_foreign(tmp_path / "other")
+    with pytest.raises(UsageError, match=f"{photo_root}/full was prepared from images") as caught:
+        run(data, index_dir=photo_root)
+    assert caught.value.hint == "give --index-dir DIR, another folder"
+    run(data, index_dir=tmp_path / "root")
+    with pytest.raises(DataError, match=f"train-00000-of-00002 is no link to {other}") as caught_again:
+        run(other, index_dir=tmp_path / "root")
+    assert "or give --index-dir DIR, another folder" in caught_again.value.hint
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "full").symlink_to("nowhere")
+    with pytest.raises(UsageError, match="mine/full is no folder"):
+        run(data, index_dir=tmp_path / "mine")
+
+
+@pytest.mark.parametrize("place", ["data/train", "data", "."])
+def test_a_list_beside_the_shards_or_in_the_folder_given(
+    write_foreign: WriteForeign, tmp_path: Path, place: str
+) -> None:
+    needed = ("image/encoded", "image/class/label")
+    write_foreign(
+        tmp_path / "data",
+        ["train/train-1"],
+        ["val/val-1"],
+        change=lambda features: {name: features[name] for name in needed},
+    )
+    (tmp_path / place / "labels.txt").write_text("1:china\n2:flower\n")
+    assert run(tmp_path).variants[0].first_classes == {1: "china", 2: "flower"}
+
+
+def test_a_folder_of_an_unfinished_download_is_passed_by(write_foreign: WriteForeign, tmp_path: Path) -> None:
+    write_foreign(tmp_path / "3.0.1.incompleteABC")
+    with pytest.raises(UsageError, match="there are no TFRecords of train and validation"):
+        run(tmp_path)
+    write_foreign(tmp_path / "3.0.1")
+    assert run(tmp_path).root == tmp_path / "3.0.1"
 
 
 @pytest.mark.parametrize(("given", "lies"), [("data", "data/5.1.0"), ("data/train", "data"), ("data/val", "data")])

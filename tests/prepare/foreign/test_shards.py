@@ -15,10 +15,10 @@ from imagesprint.records.tfrecord import frame
 TRAIN, VALIDATION = "train", "validation"
 
 
-def write(folder: Path, *names: str, content: bytes = frame(b"record")) -> None:
+def write(folder: Path, *names: str, content: bytes | None = None) -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
+        (folder / name).write_bytes(frame(name.encode()) if content is None else content)
 
 
 def found(folder: Path) -> list[tuple[str, str, str]]:
@@ -165,7 +165,7 @@ def test_a_file_named_as_the_sound_shards_beside_it_is_a_shard_too(tmp_path: Pat
         find_shards(tmp_path)
     (tmp_path / "train/part-3").unlink()
     (tmp_path / "train/part-3").symlink_to("nowhere")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(RecordError, match="part-3 is a link to nowhere, which is not there"):
         find_shards(tmp_path)
 
 
@@ -211,6 +211,7 @@ def test_what_holds_records_is_never_called_compressed(tmp_path: Path) -> None:
     length = int.from_bytes(b"\x1f\x8b", "little")  # a record that begins as gzip does
     write(tmp_path, "train-00000-of-00001.gz", content=frame(bytes(length)))
     assert len(found(tmp_path)) == 1
+    write(tmp_path, "train-00000-of-00001.gz.zz", content=zlib.compress(frame(b"record")))  # kept beside the unpacked
     write(tmp_path, "train.txt.gz", content=gzip.compress(b"a list of files"))
     assert len(found(tmp_path)) == 1
 
@@ -229,3 +230,44 @@ def test_two_sets_in_one_folder(tmp_path: Path, names: tuple[str, ...]) -> None:
     write(tmp_path, *names)
     with pytest.raises((DataError, UsageError), match=r"are of two sets of (train )?shards"):
         find_shards(tmp_path)
+
+
+def test_copies_are_told_by_their_bytes(tmp_path: Path) -> None:
+    write(tmp_path, "train.tfrecord", "train (1).tfrecord", "val-1", content=frame(b"record"))
+    with pytest.raises(DataError, match=r"train \(1\).tfrecord and .*train.tfrecord hold the same bytes"):
+        find_shards(tmp_path)
+    write(tmp_path, "train (1).tfrecord", content=frame(b"others"))
+    assert find_shards(tmp_path).notes == (
+        "1 validation shards hold the same bytes as a train shard: accuracy will look better than it is, the first of "
+        f"them {tmp_path}/val-1",
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"half", frame(b"record")])
+def test_a_download_that_has_not_ended(tmp_path: Path, content: bytes) -> None:
+    write(tmp_path, "train-00000-of-00002", "val-1")
+    write(tmp_path, "train-00001-of-00002.part", content=content)
+    with pytest.raises(RecordError, match=r"train-00001-of-00002.part is a download that has not ended"):
+        find_shards(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of git-lfs"),
+        (b"<!DOCTYPE html>", "a page of a web server"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"\x83\xaf\x70\xd1\x0d\x88\x4a\x3f" + bytes(56), "an ArrayRecord or Riegeli file"),
+    ],
+)
+def test_other_files_under_a_shards_name(tmp_path: Path, content: bytes, what: str) -> None:
+    write(tmp_path, "train-00000-of-00001", content=content)
+    with pytest.raises(RecordError, match=f"train-00000-of-00001 is {what}, no TFRecord"):
+        find_shards(tmp_path)
+
+
+def test_a_gap_in_numbers_without_a_total_is_noted(tmp_path: Path) -> None:
+    write(tmp_path, "train-0000.tfrecord", "train-0001.tfrecord", "train-0003.tfrecord", "val-2012", "val-2014")
+    assert find_shards(tmp_path).notes == (
+        f"train shards {tmp_path}/train-… go up to number 3, but 1 are missing, the first is 2",
+    )

@@ -15,7 +15,9 @@ Labels = dict[int, dict[str, tuple[int, str]]]
 # tensorflow_datasets writes the first, the scripts of TF-Slim and many others the second.
 _OF_TFDS = "label.labels.txt"
 LIST_NAMES = (_OF_TFDS, "labels.txt")
-_NUMBERED = re.compile(r"([0-9]{1,6})(?::|\s)\s*(\S.*)")  # 0:daisy
+_NUMBERED = re.compile(r"([0-9]{1,6})\s*[:,\s]\s*(\S.*)")  # 0:daisy
+_NUMBER_LAST = re.compile(r"(.*\S)\s*[:,\s]\s*([0-9]{1,6})")  # daisy 0
+_HEADERS = frozenset(("label", "labels", "class", "classes", "name", "names"))
 _SYNSET = re.compile(r"(n[0-9]{8})[\s:,]*(.*)")
 _NO_CLASS = ("background", "unused background", "unused", "dummy")  # what label 0 stands for where classes begin at 1
 
@@ -47,18 +49,29 @@ class NameList:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError:
             return cls(path, {}, problem="it is no text in UTF-8")
-        lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
-        matches = [_NUMBERED.fullmatch(line) for line in lines]
-        if path.name == _OF_TFDS or not all(matches):
-            return cls(path, dict(enumerate(lines)), is_numbered=path.name == _OF_TFDS)
-        numbered = {int(match[1]): match[2] for match in matches if match}
-        problem = "it has a number twice" if len(numbered) < len(lines) else ""
-        return cls(path, numbered, is_numbered=True, problem=problem)
+        lines = [line.strip() for line in re.split(r"\r\n?|\n", text.rstrip())]
+        if path.name == _OF_TFDS:
+            return cls(path, {number: line for number, line in enumerate(lines) if line}, is_numbered=True)
+        said = [line for line in lines if line and not line.startswith("#")]
+        matches = [match for match in map(_NUMBERED.fullmatch, said) if match]
+        pairs = [(int(match[1]), match[2]) for match in matches] if len(matches) == len(said) else _number_last(said)
+        if pairs:
+            names = dict(pairs)
+            problem = "it has a number twice" if len(names) < len(pairs) else ""
+            return cls(path, names, is_numbered=True, problem=problem)
+        if not said:
+            return cls(path, {}, problem="it is empty")
+        if 2 * len(matches) > len(said):
+            return cls(path, {}, problem="most of its lines begin with a label, but not all")
+        if len(said) < len(lines) or lines[0].lower() in _HEADERS:
+            other = next((line for line in lines if line not in said), lines[0])
+            return cls(path, {}, problem=f"its line {other!r} may be no name; write the label before each name")
+        return cls(path, dict(enumerate(said)))
 
     def of_labels(self, labels: Set[int]) -> Mapping[int, str]:
         """Return the names by label, for records with `labels`; empty if they do not fit them beyond doubt."""
         names = dict(self.names)
-        if self.path.name != _OF_TFDS and len(names) > 2 * len(labels):
+        if self.path.name != _OF_TFDS and (len(names) > 2 * len(labels) or max(names, default=0) > 2 * len(names)):
             return {}  # more likely a list of something else, such as the images
         if 0 not in labels and names.get(0, "").lower() in _NO_CLASS:
             del names[0]
@@ -151,6 +164,15 @@ class SettledClasses:
     first_label: int
     classes: tuple[ClassInfo, ...]
     notes: tuple[str, ...]
+
+
+def _number_last(lines: Sequence[str]) -> list[tuple[int, str]]:
+    """Return numbers and names of lines such as "daisy 0", for certain: Boeing 747, zone 1 and zone 2 are names."""
+    matches = [match for match in map(_NUMBER_LAST.fullmatch, lines) if match]
+    pairs = [(int(match[2]), match[1]) for match in matches]
+    numbers, names = {number for number, _ in pairs}, {name for _, name in pairs}
+    are_labels = numbers in (set(range(len(lines))), set(range(1, len(lines) + 1)))
+    return pairs if are_labels and len(names) == len(pairs) == len(lines) else []
 
 
 def _place(mention: tuple[int, int, Path, str]) -> str:

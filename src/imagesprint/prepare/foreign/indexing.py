@@ -86,7 +86,7 @@ def index_shards(
     with reading(path):
         targets = _find_targets(path, root, console)
         new = [target for target in targets if not target.is_there]
-        lists = [NameList.find(_folders_of_list(target)) for target in new]
+        lists = [NameList.find(_folders_of_list(target, path)) for target in new]
     for target in new:
         check_room(target.folder, target.is_linked)  # before hours of reading, not after
     for target in targets:
@@ -142,10 +142,9 @@ def _targets_near(path: Path, root: Path | None, console: Console) -> list[_Targ
     That is the folder above that of one split, or one below: tensorflow_datasets has a folder a version. Raises
     UsageError if there are several.
     """
-    if is_split_word(path.name):
-        near = [path.parent]
-    else:
-        near = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not _is_looked_at(entry.name)]
+    near = [path.parent] if split_of(path.name) else []
+    if not is_split_word(path.name):
+        near += [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not _is_passed_by(entry.name)]
     found = {place: targets for place in near if _are_complete(targets := _targets_in(place, root))}
     if len(found) > 1:
         raise UsageError(
@@ -161,14 +160,16 @@ def _are_complete(targets: Sequence[_Target]) -> bool:
     return any(target.found.is_complete for target in targets)
 
 
-def _is_looked_at(name: str) -> bool:
-    """Return whether a folder is hidden, or one that `_targets_in` the folder above looks into."""
-    return name.startswith(".") or split_of(name) is not None or is_variant_name(name)
+def _is_passed_by(name: str) -> bool:
+    """Return whether a folder is hidden, or unfinished, or one that `_targets_in` the folder above looks into."""
+    return name.startswith(".") or "incomplete" in name or split_of(name) is not None or is_variant_name(name)
 
 
-def _folders_of_list(target: _Target) -> list[Path]:
-    """Return where the names of the classes may lie: with the shards, or beside the variants of a ROOT."""
-    return [target.source, target.source.parent] if is_variant_name(target.source.name) else [target.source]
+def _folders_of_list(target: _Target, given: Path) -> list[Path]:
+    """Return where the names of the classes may lie: with the shards, beside the variants of a ROOT, or in `given`."""
+    source = target.source
+    above = [source.parent] if is_variant_name(source.name) or source.parent == given else []
+    return list(dict.fromkeys([source, *(shard.path.parent for shard in target.shards), *above]))
 
 
 def _check(target: _Target) -> None:
@@ -190,6 +191,8 @@ def _check(target: _Target) -> None:
             f"{folder.parent} is not finished: its `imagesprint prepare` was interrupted",
             "give the same prepare command again; shards that it makes need no `index`",
         )
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UsageError(f"{folder} is no folder", "move it away, or delete it")
     if target.is_linked and folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty, and `index` has not made it", "move it away, or delete it")
     below = [shard.path for shard in shards if shard.path.parent != target.source]
@@ -217,22 +220,28 @@ def _index(target: _Target, listed: NameList | None, workers: int, console: Cons
 def _check_unchanged(target: _Target) -> None:
     """Raise DataError if the shards are not those that were indexed, as far as sizes and times tell."""
     manifest = Manifest.read(target.folder)
+    if target.is_linked and not manifest.is_indexed:
+        raise UsageError(
+            f"{target.folder} was prepared from images: it is none of the shards in {target.source}",
+            "give --index-dir DIR, another folder",
+        )
     known = {shard.name: shard for split in SPLITS for shard in manifest.splits[split].shards}
     found = {shard.name: shard for shard in target.shards}
     indexed_at = (target.folder / FILE_NAME).stat().st_mtime
     changes = [f"{name} is {'gone' if name in known else 'new'}" for name in sorted(known.keys() ^ found.keys())]
     for name in sorted(known.keys() & found.keys()):
         path, info = found[name].path, known[name]
-        if found[name].num_bytes != info.bytes:
-            changes.append(f"{name} is {found[name].num_bytes} bytes long, not {info.bytes}")
-        elif target.is_linked and not _leads_to(target.folder / name, path):
+        if target.is_linked and not _leads_to(target.folder / name, path):
             changes.append(f"{target.folder / name} is no link to {path}")
+        elif found[name].num_bytes != info.bytes:
+            changes.append(f"{name} is {found[name].num_bytes} bytes long, not {info.bytes}")
         elif path.stat().st_mtime > indexed_at and file_crc(path) != info.crc32c:
             changes.append(f"{name} has other bytes")
     if changes:
         more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
         made = f"the folder {target.folder}, which holds links" if target.is_linked else target.folder / FILE_NAME
-        again = f"delete {made}, then give the same command again"
+        other = ", or give --index-dir DIR, another folder" if target.is_linked else ""
+        again = f"delete {made}, then give the same command again{other}"
         raise DataError(
             f"shards of {target.folder} changed since they were indexed: {changes[0]}{more}",
             again if manifest.is_indexed else f"imagesprint verify {target.folder} lists all damage",

@@ -7,14 +7,18 @@
 A file belongs to the split whose word is in its name or else in its folder's.
 """
 
+import filecmp
+import os
 import re
 import shlex
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagesprint.errors import RecordError, UsageError
+from imagesprint.errors import DataError, RecordError, UsageError
+from imagesprint.prepare.foreign.classes import LIST_NAMES
 from imagesprint.prepare.names import SPLIT_WORDS, TEST_WORDS, Numbered, check_begun, is_test, split_of
 from imagesprint.records.manifest import SPLITS
 from imagesprint.records.tfrecord import HEADER_BYTES, is_header, is_tfrecord
@@ -24,10 +28,12 @@ _OURS = (".npz", ".json", ".jsonl", ".tmp")
 _CHECKSUMS = (".md5", ".sha1", ".sha256", ".sha512", ".crc", ".crc32", ".crc32c", ".sum", ".asc", ".sig")
 _BESIDE = frozenset((".idx", ".index", *_OURS, *_CHECKSUMS))
 _PACKED = r"(?:\.(?:gz|gzip|zz|z|zlib|zst|zstd|bz2|xz|lz4|sz|snappy))"
+_PENDING = r"(?:\.(?:part|partial|crdownload|download|filepart|incomplete|aria2))"
 _TFRECORD = r"\.tf_?rec(?:ord)?s?"
 # A name that ends in 00007-of-01024, in .tfrecord or in .tfrecord-7 is one that programs give to shards alone.
 _SHARD_NAME = re.compile(
-    rf"(?:[0-9]+-of-[0-9]+(?:{_TFRECORD}|\.records?)?|{_TFRECORD}(?:[-_.]?[0-9]+)?){_PACKED}?$", re.IGNORECASE
+    rf"(?:[0-9]+-of-[0-9]+(?:{_TFRECORD}|\.records?)?|{_TFRECORD}(?:[-_.]?[0-9]+)?){_PACKED}?{_PENDING}?$",
+    re.IGNORECASE,
 )
 _TEST_WORD = re.compile(rf"(?<![a-z])(?:{'|'.join(TEST_WORDS)})(?![a-z])", re.IGNORECASE)
 
@@ -39,6 +45,13 @@ _MAGICS = (
     (b"BZh", "bzip2", "bunzip2"),
     (b"\xfd7zXZ\x00", "xz", "unxz"),
     (b"\x04\x22\x4d\x18", "LZ4", "lz4 -d"),
+)
+# What others that are named as shards begin with, what that is, and what helps.
+_OTHERS = (
+    (b"version https://git-lfs", "a pointer of git-lfs", "git lfs pull, where it was cloned"),
+    (b"<", "a page of a web server", "download it again: is a login or a licence asked for?"),
+    (b"PK\x03\x04", "a zip archive", "unpack it"),
+    (b"\x83\xaf\x70\xd1\x0d\x88\x4a\x3f", "an ArrayRecord or Riegeli file", "write the set anew as TFRecords"),
 )
 _UNPACK_ZLIB = "python3 -c 'import sys, zlib; sys.stdout.buffer.write(zlib.decompress(sys.stdin.buffer.read()))'"
 _BEGIN = 4096  # bytes that tell how a file is compressed
@@ -91,6 +104,7 @@ def find_shards(folder: Path) -> FoundShards:
         shards += of_split
         numbered = [path for path in found if Numbered.of(path.name)]
         unlike += [path for path in found if numbered and path not in numbered]
+    in_both = _check_copies(shards)
     unused = [path for path in near[None] + far[None] if _SHARD_NAME.search(path.name) and _is_sound(path)]
     tests = tuple(
         path for path in unused if is_test(path.name) or (path.parent != folder and is_test(path.parent.name))
@@ -103,6 +117,7 @@ def find_shards(folder: Path) -> FoundShards:
         (others, "TFRecords do not say their split and are left out"),
         (unlike, "shards are not numbered as those beside them: see that they are no copies"),
         (empty, "shards are empty"),
+        (in_both, "validation shards hold the same bytes as a train shard: accuracy will look better than it is"),
     )
     notes += [f"{len(paths)} {what}, the first of them {paths[0]}" for paths, what in counted if paths]
     return FoundShards(tuple(shards), tests, tuple(notes))
@@ -129,7 +144,12 @@ def _files(folder: Path, places: Sequence[Path]) -> dict[str | None, list[Path]]
     files: dict[str | None, list[Path]] = {**{split: [] for split in SPLITS}, None: []}
     for place in places:
         for path in sorted(place.iterdir(), key=_by_number):
-            if path.name.startswith(".") or path.suffix.lower() in _BESIDE or ".tfevents." in path.name:
+            if (
+                path.name.startswith(".")
+                or path.suffix.lower() in _BESIDE
+                or path.name in LIST_NAMES
+                or ".tfevents." in path.name
+            ):
                 continue
             if path.is_file() or not path.exists():  # a link that leads nowhere may be a shard's
                 says = path.name if _says_split(path.name) or place == folder else place.name
@@ -152,11 +172,16 @@ def _select(paths: Sequence[Path], strays: list[Path]) -> list[Path]:
 
     Raises RecordError for one that is named as shards are, in general or beside it, and is none or is compressed.
     """
+    for path in paths:
+        if _SHARD_NAME.search(path.name) and re.search(f"{_PENDING}$", path.name, re.IGNORECASE):
+            raise RecordError(f"shard {path} is a download that has not ended", "end it, or remove that file")
     sound = set(filter(_is_sound, paths))
     forms = set(map(_form, sound))
     selected = []
     for path in paths:
-        if path in sound or _is_empty(path, is_named=bool(_SHARD_NAME.search(path.name)) or _form(path) in forms):
+        if path not in sound and path.with_name(_unpacked(path)) in sound:
+            strays.append(path)  # kept beside what was unpacked from it
+        elif path in sound or _is_empty(path, is_named=bool(_SHARD_NAME.search(path.name)) or _form(path) in forms):
             selected.append(path)
         else:
             strays.append(path)
@@ -177,25 +202,37 @@ def _is_empty(path: Path, is_named: bool) -> bool:
 
     Raises RecordError for a shard that is not sound, OSError.
     """
-    if not is_named and not path.exists():
+    if not path.exists():
+        if is_named and path.is_symlink():
+            raise RecordError(
+                f"shard {path} is a link to {os.readlink(path)}, which is not there",
+                "bring it back, or delete the link",
+            )
         return False
     with path.open("rb") as file:
         begin = file.read(_BEGIN)
     packed = _compression(begin)
     if packed and (is_named or _has_packed_record(begin)):
         name, program = packed
-        unpacked = re.sub(f"{_PACKED}$", "", path.name, flags=re.IGNORECASE)
         raise RecordError(
             f"shard {path} is compressed by {name}: its records cannot be read one by one",
             f"unpack every shard into a folder NEW, this one by {program} < {shlex.quote(str(path))} > "
-            f"NEW/{shlex.quote(unpacked)}, then index NEW",
+            f"NEW/{shlex.quote(_unpacked(path))}, then index NEW",
         )
+    for magic, name, hint in _OTHERS:
+        if is_named and begin.startswith(magic):
+            raise RecordError(f"shard {path} is {name}, no TFRecord", hint)
     if begin and is_named:
         raise RecordError(
             f"shard {path}: the record at byte 0 has a damaged header",
             "copy it anew from where it is sound, or rename it if it is no TFRecord",
         )
     return is_named  # TensorFlow's writers leave shards empty where there are fewer records
+
+
+def _unpacked(path: Path) -> str:
+    """Return the name of a compressed file without what says that it is one."""
+    return re.sub(f"{_PACKED}$", "", path.name, flags=re.IGNORECASE)
 
 
 def _compression(begin: bytes) -> tuple[str, str] | None:
@@ -217,6 +254,32 @@ def _has_packed_record(begin: bytes) -> bool:
         return is_header(zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(begin, HEADER_BYTES))
     except zlib.error:
         return False
+
+
+def _check_copies(shards: Sequence[ForeignShard]) -> list[Path]:
+    """Return the validation shards with the bytes of a train shard. Raises DataError for two of one split, OSError."""
+    in_both = []
+    for first, copy in _copies(shards):
+        if first.split == copy.split:
+            raise DataError(
+                f"{first.path} and {copy.path} hold the same bytes: one of them is a copy",
+                "move one of them into another folder",
+            )
+        in_both.append(copy.path)
+    return in_both
+
+
+def _copies(shards: Sequence[ForeignShard]) -> Iterator[tuple[ForeignShard, ForeignShard]]:
+    """Yield pairs of shards with the same bytes; only of those with the same size, more than the beginning is read."""
+    sizes = Counter(shard.num_bytes for shard in shards)
+    alike: dict[tuple[int, bytes], list[ForeignShard]] = {}
+    for shard in shards:
+        if not shard.num_bytes or sizes[shard.num_bytes] < 2:
+            continue
+        with shard.path.open("rb") as file:
+            others = alike.setdefault((shard.num_bytes, file.read(_BEGIN)), [])
+        yield from ((other, shard) for other in others if filecmp.cmp(other.path, shard.path, shallow=False))
+        others.append(shard)
 
 
 def _check_names(shards: Sequence[ForeignShard], folder: Path) -> None:

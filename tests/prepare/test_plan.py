@@ -87,13 +87,17 @@ def test_val_fraction_is_taken_of_each_class() -> None:
     assert {location.split("/")[1] for location in locations(nearly_all, "train")} == {"0", "1", "2"}
 
 
-def test_val_fraction_missing_in_vain_or_impossible() -> None:
+def test_a_val_fraction_that_is_not_needed_is_said_and_changes_nothing() -> None:
+    found = plan(val_fraction=0.1)
+    assert found.notes == ("--val-fraction 0.1 is not used: the source has a validation split of its own",)
+    assert (found.shards, found.made_by) == (plan().shards, plan().made_by)
+
+
+def test_val_fraction_missing_or_impossible() -> None:
     without = Listing(CLASSES, {"train": make_samples((5, 5, 5))})
     with pytest.raises(UsageError, match="no validation split") as caught:
         plan(without)
     assert "--val-fraction 0.1" in caught.value.hint
-    with pytest.raises(UsageError, match="validation split of its own"):
-        plan(val_fraction=0.1)
     for fraction in (0.0, 1.0, -0.5, float("nan")):
         with pytest.raises(UsageError, match="between 0 and 1"):
             plan(without, val_fraction=fraction)

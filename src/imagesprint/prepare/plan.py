@@ -61,17 +61,17 @@ def make_plan(
     """Return the plan for a source of that `kind`.
 
     `shards` is the number of train shards (validation gets as many in proportion); None chooses by size.
-    Raises UsageError where --val-fraction is missing or in vain, or for more shards than images.
+    Raises UsageError where --val-fraction is missing or impossible, or for more shards than images.
     """
     splits = {split: sorted(samples, key=_sort_key) for split, samples in listing.splits.items()}
     digest = _digest(listing.classes, splits)
+    notes: tuple[str, ...] = ()
     if "validation" not in splits:
         splits = _split_off(splits["train"], val_fraction, seed, listing.offer)
-    elif val_fraction is not None:
-        raise UsageError(
-            f"--val-fraction {val_fraction} is given, but the source has a validation split of its own",
-            "leave --val-fraction out",
-        )
+    else:
+        unused = f"--val-fraction {val_fraction} is not used: the source has a validation split of its own"
+        notes = () if val_fraction is None else (unused,)
+        val_fraction = None
     counts = _shard_counts(splits, shards)
     made_by = {
         "source": {
@@ -87,7 +87,7 @@ def make_plan(
         "seed": seed,
     }
     planned = tuple(shard for split in SPLITS for shard in _cut(split, splits[split], counts[split], seed))
-    return Plan(listing.classes, planned, made_by, _lonely_classes(listing.classes, splits))
+    return Plan(listing.classes, planned, made_by, notes + _lonely_classes(listing.classes, splits))
 
 
 @dataclass(frozen=True)

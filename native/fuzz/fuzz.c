@@ -3,7 +3,8 @@
  *     native/fuzz/run.sh fuzz 100000 IMAGE.jpg...
  *
  * Prints how the calls ended and how the memory grew. A hang ends it by SIGALRM; a crop that comes out otherwise than by
- * libjpeg and portable code alone, or than it is cut out of the whole image, by SIGABRT. */
+ * libjpeg and portable code alone, or than it is cut out of the whole image, and two verdicts on one file, by
+ * SIGABRT. */
 #define _GNU_SOURCE /* memfd_create */
 #include <signal.h>
 #include <stdio.h>
@@ -166,8 +167,13 @@ static void shrink(file image, const uint8_t *data, long *counts) {
     ims_version versions[3] = {{.shorter_side = 1 + (int32_t)draw(400), .quality = 90},
                                {.shorter_side = 1 + (int32_t)draw(400), .quality = 0},
                                {.shorter_side = 1 + (int32_t)draw(40), .quality = 1 + (int32_t)draw(100)}};
-    counts[ims_shrink(data, (int64_t)image.length, versions, (int32_t)draw(4), &info, &nanoseconds, message)]++;
+    int32_t status = ims_shrink(data, (int64_t)image.length, versions, (int32_t)draw(4), &info, &nanoseconds, message);
+    counts[status]++;
     for (int i = 0; i < 3; i++) ims_free(versions[i].data);
+    char words[IMS_MESSAGE];
+    if (ims_check(data, (int64_t)image.length, &info, words) == status && !strcmp(words, message)) return;
+    fprintf(stderr, "status %d (%s) where the check says %s\n", status, message, words);
+    abort();
 }
 
 static void put_record(int fd, file image, int damage) {

@@ -187,7 +187,8 @@ static void check_size(jpeg_reader *reader) {
     const struct jpeg_decompress_struct *cinfo = &reader->cinfo;
     if (cinfo->data_precision != 8) unsupported(reader, "not 8 bits a channel");
     if ((uint64_t)cinfo->image_width * cinfo->image_height > MOST_PIXELS) {
-        snprintf(reader->message, IMS_MESSAGE, "%u x %u pixels", cinfo->image_width, cinfo->image_height);
+        snprintf(reader->message, IMS_MESSAGE, "%u \u00d7 %u pixels, but at most %u are decoded", cinfo->image_width,
+                 cinfo->image_height, MOST_PIXELS);
         jpeg_session_fail(reader, IMS_TOO_LARGE);
     }
 }

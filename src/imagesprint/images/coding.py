@@ -121,7 +121,7 @@ def _what_else(data: bytes) -> str:
     if found:
         return f"unsupported: it is {found[0]}, and of images {', '.join(FORMATS)} are read"
     if data.startswith((_SOI, b"\x89PNG", b"GIF8", b"RIFF")):
-        return f"damaged: its header cannot be read, it begins with {data[:16]!r}"
+        return f"damaged: it cannot be opened, and begins with {data[:16]!r}"
     return f"no image: it begins with {data[:16]!r}"
 
 

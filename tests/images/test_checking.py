@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -126,14 +127,14 @@ def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return str(request.param)
 
 
-def load(data: bytes) -> np.ndarray:
+def load(data: bytes) -> NDArray[np.uint8]:
     """What the loader and `predict` have of an image: its largest square, decoded to the end, as 40 × 40."""
     with_decoder, out = open_decoder(1), np.zeros((1, 40, 40, 3), np.uint8)
     try:
         with_decoder.decode([data], np.array([[0, 0, 60, 60]], np.int32), np.zeros(1, np.bool_), True, out, to_end=True)
     finally:
         with_decoder.close()
-    return out[0]
+    return out.reshape(40, 40, 3)
 
 
 def prepared(data: bytes) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def test_remarks_on_headers_change_nothing(name: str) -> None:
 def test_lost_pixels_are_damage_to_all(name: str) -> None:
     asked: list[Callable[[bytes], Any]] = [ImageCheck(), open_image, load, prepared]
     for ask in asked:
-        with pytest.raises(ImageError, match="^damaged: "):
+        with pytest.raises(ImageError, match=r"^damaged: "):
             ask(DAMAGED[name])
 
 
@@ -167,9 +168,9 @@ def test_cuts_are_damage_to_pillow_alone(monkeypatch: pytest.MonkeyPatch) -> Non
         assert load(data).any()
     for good in (GOOD, GREY, CMYK, PROGRESSIVE, RESTARTS):
         for end in (2, 30, len(good) // 2, len(good) - 40, len(good) - 2, len(good) - 1):
-            with pytest.raises(ImageError, match="^damaged: "):
+            with pytest.raises(ImageError, match=r"^damaged: "):
                 open_image(good[:end])
-            with pytest.raises(ImageError, match="^damaged: "):
+            with pytest.raises(ImageError, match=r"^damaged: "):
                 open_image(good[:end] + bytes(len(good) - end))
 
 

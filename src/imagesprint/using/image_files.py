@@ -1,4 +1,4 @@
-"""Which image files a command line means: files, folders, patterns, and lines of standard input."""
+"""Which image files a command line means: files, folders, patterns, and names on standard input."""
 
 import glob
 import os
@@ -6,55 +6,63 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from imagesprint.console import Console
 from imagesprint.errors import UsageError
 
 STDIN: Final = "-"
 
 # Of the formats that `images.decoding` opens. In a folder only these are tried; a file that is named always is.
 SUFFIXES: Final = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 )
 
 
-def find_images(words: Sequence[str], lines: Iterable[str]) -> list[Path]:
+def find_images(words: Sequence[str], names: Iterable[str], console: Console) -> list[Path]:
     """Return the files that `words` stand for, in their order; what a folder or a pattern finds is sorted.
 
     A word is a file, which need not exist or be an image; a folder, for all images below it that are not hidden; a
-    pattern with *, ? or [ (** for any folders); or "-", for the files and folders that `lines` name, one each. Raises
-    UsageError for a folder or a pattern without images, and where there are no lines.
+    pattern with *, ? or [ (** for any folders); or "-", for the files and folders of `names`. What a folder has
+    beside images is noted. Raises UsageError for a folder or a pattern without images, and where there are no names.
     """
     found: list[Path] = []
     for word in words:
         if word == STDIN:
-            listed = [path for line in lines if line for path in _expand(Path(line))]
+            listed = [path for name in names if name for path in _expand(Path(name), console)]
             if not listed:
                 raise UsageError("standard input names no images", "pipe one path a line into it: find . -name '*.jpg'")
             found += listed
         elif not os.path.lexists(word) and glob.has_magic(word):
-            found += _matches(word)
+            found += _matches(word, console)
         else:
-            found += _expand(Path(word))
+            found += _expand(Path(word), console)
     return found
 
 
-def _matches(pattern: str) -> list[Path]:
+def _matches(pattern: str, console: Console) -> list[Path]:
     matches = sorted(glob.glob(pattern, recursive=True))
     if not matches:
         raise UsageError(f"nothing matches {pattern}", "see that the folder is right; quote the pattern")
     files = [match for match in matches if not os.path.isdir(match)]
     # Of a pattern that finds files, folders are by-catch; one that finds folders alone means what is in them.
-    return [Path(file) for file in files] if files else [file for match in matches for file in _expand(Path(match))]
+    return (
+        [Path(file) for file in files]
+        if files
+        else [file for match in matches for file in _expand(Path(match), console)]
+    )
 
 
-def _expand(path: Path) -> list[Path]:
+def _expand(path: Path, console: Console) -> list[Path]:
     """The file itself, or the images below a folder."""
     if not path.is_dir():
         return [path]
-    found = []
+    found: list[Path] = []
+    others: list[Path] = []
     for folder, folders, names in os.walk(path, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        images = sorted(name for name in names if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
-        found += [Path(folder, name) for name in images]
+        for name in sorted(name for name in names if not name.startswith(".")):
+            (found if Path(name).suffix.lower() in SUFFIXES else others).append(Path(folder, name))
+    if others and found:
+        console.line(f"{len(others):,} files of {path} have no image's name and are left out, first {others[0]}")
     if not found:
         raise UsageError(f"there are no images in {path}", f"their names must end in {', '.join(sorted(SUFFIXES))}")
     return found

@@ -2,18 +2,50 @@
 
 It stands on the lowest floor because preparing, training and evaluating all show progress; it is handed
 to them, so that nothing prints behind a caller's back. Standard output stays free for results.
+Whatever text leaves for people, here, in `cli` and in the report, goes through `printable` first.
 """
 
 import io
+import os
+import re
 import shutil
 import sys
 import time
+import unicodedata
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where the output is no terminal
 LIVE_INTERVAL = 0.1  # seconds between redraws of the living line on a terminal
+
+# What a terminal, a log or a page could take for something else than text: controls, also those of eight bits; line
+# and paragraph separators; what turns the direction of the text around it; halves of a character, as file names have
+# them that are no UTF-8.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """`text` on one line, as a person may be shown it: what could act instead of being read stands as an escape."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def printable_lines(text: str) -> str:
+    """The same of a text of ours that has several lines."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def width(text: str) -> int:
+    """The columns that printable `text` takes on a terminal: East Asian wide characters and emoji take two."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_char_width, text))
+
+
+def _char_width(char: str) -> int:
+    if unicodedata.category(char) in ("Mn", "Me", "Cf"):  # drawn over the one before, or not at all
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 def duration(seconds: float) -> str:
@@ -25,14 +57,35 @@ def duration(seconds: float) -> str:
     return f"{minutes}:{rest:02d} min" if hours == 0 else f"{hours}:{minutes:02d}:{rest:02d} h"
 
 
+def write_result(text: str) -> None:
+    """Write `text` to standard output, at once. An OSError says that it was there; what follows it goes nowhere."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        mute(sys.stdout)
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def mute(stream: TextIO) -> None:
+    """Have all that is written to `stream` go nowhere, also what Python flushes at exit: who read it is gone."""
+    with suppress(OSError):
+        number, nowhere = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
 class Console:
-    """Writes messages for a person to `stream`; `quiet` keeps only warnings."""
+    """Writes messages for a person to `stream`; `quiet` keeps only warnings.
+
+    Where nobody reads `stream` any more, a closed terminal or pipe, nothing is shown and the work goes on.
+    """
 
     def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
         self._stream = stream if stream is not None else sys.stderr
         self._quiet = quiet
         self._is_terminal = self._stream.isatty()
-        self._live_text = ""
+        self._living = False  # the living line stands there
         self._next_live = 0.0
         self._log: TextIO | None = None
 
@@ -48,52 +101,59 @@ class Console:
 
     def close(self) -> None:
         """End the living line and close the log file, if any."""
-        self._erase()
+        self._write("")
         if self._log is not None:
             self._log.close()
             self._log = None
 
     def line(self, text: str = "") -> None:
         """Show one finished line."""
+        text = printable(text)
         self._record(text)
         if not self._quiet:
-            self._write(text)
+            self._write(f"{text}\n")
 
     def warn(self, text: str) -> None:
         """Show a warning, even when quiet."""
-        self._record(f"warning: {text}")
-        self._write(f"warning: {text}")
+        text = printable(f"warning: {text}")
+        self._record(text)
+        self._write(f"{text}\n")
 
     def note(self, text: str) -> None:
-        """Write to the log file alone."""
-        self._record(text)
+        """Write to the log file alone; `text` may have several lines."""
+        self._record(printable_lines(text))
 
-    def live(self, text: str, last: bool = False) -> None:
+    def live(self, text: str, *more: str, short: str = "", last: bool = False) -> None:
         """Show progress: redrawn in place on a terminal, a plain line now and then elsewhere.
 
-        `last` shows the text whatever the time since the one before, and leaves it standing.
+        A terminal shows `text`, or `short` where that is too wide for it, and of `more` the first that fit behind;
+        elsewhere all is shown but `short`. `last` shows it whatever the time since the one before, whole, and leaves
+        it standing.
         """
         now = time.monotonic()
         if self._quiet or (now < self._next_live and not last):
             return
         self._next_live = now + (LIVE_INTERVAL if self._is_terminal else PLAIN_INTERVAL)
         if not self._is_terminal or last:
-            self._write(text)
+            self._write(f"{printable('  '.join([text, *more]))}\n")
             return
-        width = shutil.get_terminal_size().columns - 1
-        self._live_text = text[:width]
-        self._stream.write("\r\x1b[2K" + self._live_text)
-        self._stream.flush()
+        self._write(_fitted(self._columns() - 1, *map(printable, (text, short, *more))), living=True)
 
-    def _erase(self) -> None:
-        if self._live_text:
-            self._stream.write("\r\x1b[2K")
-            self._live_text = ""
+    def _columns(self) -> int:
+        """The columns of the terminal: what COLUMNS says, else the terminal itself, else 80."""
+        own = 0
+        with suppress(OSError):
+            own = os.get_terminal_size(self._stream.fileno()).columns
+        return shutil.get_terminal_size((own or 80, 24)).columns
 
-    def _write(self, text: str) -> None:
-        self._erase()
-        self._stream.write(text + "\n")
-        self._stream.flush()
+    def _write(self, text: str, living: bool = False) -> None:
+        erase = "\r\x1b[2K" if self._living or living else ""
+        self._living = living
+        try:
+            self._stream.write(erase + text)
+            self._stream.flush()
+        except OSError:
+            mute(self._stream)
 
     def _record(self, text: str) -> None:
         if self._log is None:
@@ -103,6 +163,18 @@ class Console:
             self._log.flush()
         except OSError as error:  # the work itself says what a full disk means for it
             log, self._log = self._log, None
-            self._write(f"warning: {log.name} cannot be written: {error.strerror}")
+            self.warn(f"{log.name} cannot be written: {error.strerror}")
             with suppress(OSError):  # it tries to write what is left
                 log.close()
+
+
+def _fitted(columns: int, text: str, short: str, *more: str) -> str:
+    line = text if width(text) <= columns else short or text
+    for part in more:
+        longer = f"{line}  {part}"
+        if width(longer) > columns:
+            break
+        line = longer
+    while width(line) > columns:
+        line = line[:-1]
+    return line

@@ -2,7 +2,7 @@
 
 import time
 
-from imagesprint.console import Console
+from imagesprint.console import Console, duration
 
 
 class Progress:
@@ -28,24 +28,24 @@ class Progress:
     def add(self, images: int) -> None:
         """Count `images` more and show the line."""
         self._new += images
-        self._console.live(self._text())
+        self._show()
 
     def end(self) -> None:
         """Show the last state for good."""
         if self._new:
-            self._console.live(self._text(), last=True)
+            self._show(last=True)
 
-    def _text(self) -> str:
+    def _show(self, last: bool = False) -> None:
         seconds = time.monotonic() - self._begun
         self.images_per_second = self._new / max(seconds, 1e-9)
         done, rate = self._done + self._new, f"{self.images_per_second:,.0f} images/s"
         if not self._total:
-            return f"{self._doing}  {done:,} images  {rate}"
-        left = (self._total - done) / max(self.images_per_second, 1e-9)
-        return f"{self._doing}  {done:,}/{self._total:,} images  {done / self._total:.0%}  {rate}  ETA {_clock(left)}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+            self._console.live(f"{self._doing}  {done:,} images", rate, last=last)
+            return
+        share, left = done / self._total, duration((self._total - done) / max(self.images_per_second, 1e-9))
+        self._console.live(
+            f"{self._doing}  {done:,}/{self._total:,} images  {share:.0%}  ETA {left}",
+            rate,
+            short=f"{self._doing}  {share:.0%}  ETA {left}",
+            last=last,
+        )

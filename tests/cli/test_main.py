@@ -1,6 +1,7 @@
 """Every outcome of a command line ends in the right words and exit code."""
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -18,12 +19,15 @@ from imagesprint.cli.parsing import Parser, add_verb
 from imagesprint.console import Console
 from imagesprint.errors import CheckError, DataError
 
+NAME = "\x1b[2Jno\nerror: \u202e" + os.fsdecode(b"\xff")
+
 FAILURES: dict[str, BaseException] = {
     "data": DataError("shard 3 is cut short at byte 7", "prepare it again"),
     "check": CheckError("96.1 is below 97", "train longer"),
     "interrupt": KeyboardInterrupt(),
     "bug": RuntimeError("two\nlines"),
     "exit": SystemExit(143),
+    "name": DataError(f"{NAME} is damaged", f"delete {NAME}"),
 }
 
 
@@ -153,6 +157,62 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     os.close(write)
     assert done.stderr == ""
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        ("recipes list >/dev/full", 1, "error: No space left on device: standard output"),
+        ("--help >/dev/full", 1, "error: No space left on device: standard output"),
+        ("recipes show small --toml >/dev/full", 1, "error: No space left on device: standard output"),
+        ("recipes list >&-", 0, ""),
+        ("recipes lst >&-", 2, "error: unknown command 'lst'"),
+        ("recipes lst --json >/dev/full", 2, ""),
+        ("recipes lst 2>/dev/full", 2, ""),
+        ("recipes lst 2>&-", 2, ""),
+    ],
+)
+def test_streams_that_are_full_or_closed(redirected: str, code: int, said: str) -> None:
+    words = f"exec {sys.executable} -m imagesprint {redirected}"
+    done = subprocess.run(words, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.partition("\n")[0]) == (code, said)
+
+
+def test_ascii_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    for verb in ["--help", *(f"{verb} --help" for verb in VERBS), "recipes list", "recipes show small"]:
+        data = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(data, encoding="ascii"))
+        assert main(verb.split()) == 0
+        assert data.getvalue().isascii()
+
+
+@pytest.mark.usefixtures("_verb_that_fails")
+@pytest.mark.parametrize("flag", ["", "--verbose", "--json"])
+def test_names_in_errors_are_text(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fail", "name", *filter(None, [flag])]) == 1
+    out, err = capsys.readouterr()
+    if flag == "--json":
+        assert json.loads(out)["error"] == f"{NAME} is damaged"
+        return
+    shown = r"\x1b[2Jno\nerror: \u202e\udcff"
+    assert err.endswith(f"\nerror: {shown} is damaged\nhint: delete {shown}\n")
+    assert "\x1b" not in err
+    assert ("Traceback" in err) == (flag == "--verbose")
+
+
+def test_no_process_that_is_started_imports_from_the_current_folder(photos: Path, tmp_path: Path) -> None:
+    """The script is what pip makes of an entry point: only its own folder is on the path."""
+    script, here = tmp_path / "bin" / "imagesprint", tmp_path / "here"
+    script.parent.mkdir()
+    script.write_text(
+        "import sys\nfrom imagesprint.cli.main import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    for module in ("random", "socket", "pickle", "threading", "torch/__init__"):
+        (here / module).parent.mkdir(parents=True, exist_ok=True)
+        (here / module).with_suffix(".py").write_text("raise RuntimeError('the wrong one')")
+    words = ["prepare", str(photos), "root", "--variants", "32", "--shards", "2", "--workers", "2"]
+    done = subprocess.run([sys.executable, script, *words], cwd=here, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_ctrl_c_from_outside(tmp_path: Path) -> None:

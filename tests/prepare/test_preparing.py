@@ -220,7 +220,7 @@ def test_killed_between_two_variants(photos: Path, tmp_path: Path, read_tree: Re
 class _Interrupting(Console):
     """Ctrl-C at the first sign of progress."""
 
-    def live(self, text: str, last: bool = False) -> None:  # noqa: ARG002
+    def live(self, text: str, *more: str, short: str = "", last: bool = False) -> None:  # noqa: ARG002
         raise KeyboardInterrupt
 
 

@@ -20,20 +20,21 @@ sys.exit(run_ranks({count}, {words!r}))
 """
 
 
-def launch(folder: Path, count: int, body: str) -> "subprocess.Popen[str]":
-    """Start a launcher whose ranks run `body` with `rank` set, after joining the launcher's fate."""
-    (folder / "rank.py").write_text(
+def launch(files: Path, count: int, body: str, *before: str, folder: Path | None = None) -> "subprocess.Popen[str]":
+    """Start a launcher, in `folder`, whose ranks run `body` with `rank` set, after joining the launcher's fate."""
+    (files / "rank.py").write_text(
         "import os, sys, time\nfrom imagesprint.runs.environment import die_with_launcher\n"
         f"die_with_launcher()\nrank = int(os.environ['RANK'])\n{body}\n"
     )
-    (folder / "sitecustomize.py").write_text(
+    (files / "sitecustomize.py").write_text(
         "import os, sys, runpy\n"
         "if os.environ.get('RANK') and '-m' in sys.orig_argv:\n"
-        f"    runpy.run_path({str(folder / 'rank.py')!r}, run_name='__main__')\n    os._exit(0)\n"
+        f"    runpy.run_path({str(files / 'rank.py')!r}, run_name='__main__')\n    os._exit(0)\n"
     )
+    path = os.pathsep.join([str(files), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER.format(count=count, words=["train"])],
-        env=os.environ | {"PYTHONPATH": str(folder)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*before, sys.executable, "-P", "-c", LAUNCHER.format(count=count, words=["train"])], cwd=folder,
+        env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -70,7 +71,7 @@ os._exit(2 if rank == 1 else 75)
     assert (process.returncode, errors) == (2, "error: the cause\n")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)])
 def test_signals_are_passed_on(tmp_path: Path, number: int, code: int) -> None:
     process = launch(tmp_path, 2, "print(os.getpid(), file=sys.stderr, flush=True); time.sleep(60)")
     assert process.stderr is not None
@@ -79,6 +80,60 @@ def test_signals_are_passed_on(tmp_path: Path, number: int, code: int) -> None:
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == code
+
+
+def test_a_closed_terminal_is_passed_on_and_ends_nothing_at_once(tmp_path: Path) -> None:
+    body = """
+import signal
+def note(number, frame):
+    time.sleep(0.5)
+    print('saved after', number, flush=True)
+    os._exit(143)
+signal.signal(signal.SIGHUP, note)
+print('ready', file=sys.stderr, flush=True)
+time.sleep(60)
+"""
+    process = launch(tmp_path, 1, body)
+    assert process.stderr is not None
+    process.stderr.readline()
+    for _ in range(3):  # as from the kernel, the shell and systemd
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.05)
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (143, f"saved after {int(signal.SIGHUP)}\n")
+
+
+def test_ranks_are_deaf_to_a_closed_terminal_under_nohup(tmp_path: Path) -> None:
+    body = "print('ready', file=sys.stderr, flush=True); time.sleep(0.5)"
+    process = launch(tmp_path, 1, body, "nohup")
+    assert process.stderr is not None
+    while process.stderr.readline() != "ready\n":  # nohup has something to say, too
+        pass
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def test_what_cannot_be_shown_any_more_changes_no_exit_code_of_a_failure(tmp_path: Path) -> None:
+    body = "print('{}', flush=True)\nif rank:\n    print('words', file=sys.stderr, flush=True)\n    os._exit(3)"
+    process = launch(tmp_path, 2, body)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(60) == 3
+
+
+def test_ranks_do_not_import_from_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "random.py").write_text("raise RuntimeError('the wrong one')")
+    (tmp_path / "own.py").write_text("")  # PYTHONPATH is the user's word
+    process = launch(tmp_path, 2, "import random, own; print(random.__file__, sys.path)", folder=tmp_path / "here")
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert f"'{tmp_path}'" in out
+    assert "''" not in out
+    assert f"{tmp_path}/here" not in out
 
 
 def test_a_rank_does_not_outlive_its_launcher(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """A run that is told to stop saves, says so, and goes on to the same bits."""
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import time
@@ -19,7 +21,7 @@ def newest(run: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize(("processes", "number", "code"), [(2, signal.SIGUSR1, 143), (1, signal.SIGINT, 130)])
+@pytest.mark.parametrize(("processes", "number", "code"), [(2, signal.SIGHUP, 143), (1, signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_next_command_ends_with_the_same_bits(
     imagesprint: Run, command: list[str], photo_root: Path, tiny: Path, tmp_path: Path, processes: int, number: int,
     code: int,
@@ -53,6 +55,25 @@ def test_a_signal_saves_and_the_next_command_ends_with_the_same_bits(
     assert all(torch.equal(expected[key], got[key]) for key in expected)
     evaluated = [[json.loads(line)["step"] for line in (run / "evaluations.jsonl").open()] for run in (whole, struck)]
     assert evaluated[0] == evaluated[1]
+
+
+def test_a_terminal_that_closes_saves(command: list[str], photo_root: Path, tiny: Path, tmp_path: Path) -> None:
+    """All that a lost ssh does: SIGHUP, and a terminal that cannot be written to any more."""
+    run = tmp_path / "run"
+    words = [*command, "train", str(tiny), "--data", str(photo_root), "--output", str(run)]
+    child, screen = pty.fork()
+    if child == 0:
+        os.execv(words[0], words)
+    seen = b""
+    while b"  loss " not in seen:
+        seen += os.read(screen, 4096)
+    os.close(screen)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
+    step = newest(run)["step"]
+    assert 0 < step < 32
+    said = f"stopped by SIGHUP after step {step}, which is saved"
+    assert json.loads((run / "commands.jsonl").read_text().splitlines()[-1])["reason"] == said
+    assert f"rank 0: error: {said}" in (run / "log.txt").read_text()
 
 
 def test_an_evaluation_that_a_kill_prevented_is_made_up_for(

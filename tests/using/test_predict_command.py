@@ -120,3 +120,18 @@ def test_a_checkpoint_of_another_class_count_is_refused(
     assert main([verb[0], "wrong.pt", verb[1]]) == 1
     assert "error: wrong.pt does not hold the weights of its own recipe" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["wrong.pt"]
+
+
+def test_a_file_s_name_is_text_in_every_form(
+    digit_images: Path, digit_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "=\x1b[2J\n" + os.fsdecode(b"\xff.png")
+    (tmp_path / name).symlink_to(sorted((digit_images / "two").iterdir())[0])
+    shown = r"=\x1b[2J\n\udcff.png"
+    words = ["predict", str(digit_checkpoint), str(tmp_path / name), "--top", "1"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"{tmp_path}/{shown}"
+    assert main([*words, "--csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith(f"{tmp_path}/{shown},1,")
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["image"] == str(tmp_path / name)

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib
+import io
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from imagesprint.cli.parsing import COMMON_FLAGS, Parser, suggest
-from imagesprint.console import Console
+from imagesprint.console import Console, mute, printable, printable_lines, write_result
 from imagesprint.errors import HungRankError, ImagesprintError, LostRankError, StoppedError, UsageError
 from imagesprint.runs.environment import die_with_launcher, is_launched, is_main_rank
 
@@ -35,21 +36,27 @@ VERBS = {
 INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
 EPILOG = """\
 `imagesprint VERB --help` shows a verb's flags with worked examples.
-exit codes: 0 done, 1 failed, 2 wrong usage, 3 a check or target not met, 130 Ctrl-C, 143 stopped by SIGTERM"""
+exit codes: 0 done, 1 failed, 2 wrong usage, 3 a check or target not met, 130 Ctrl-C, 143 stopped by a signal
+SIGTERM, SIGUSR1 or SIGHUP, and Ctrl-C, end a training once it has saved; the same command goes on from there"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out the command line `argv` (by default the process's own); returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # this process is ours alone: Python processes that it starts do not import from this folder
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
+    _ready_streams()
     die_with_launcher()
-    try:
-        code = _carry_out(words)
-        sys.stdout.flush()  # here, where a closed pipe can still be caught
-    except BrokenPipeError:
-        # The reader went away (`… | head`): say nothing, also not when Python flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return code
+    return _carry_out(words)
+
+
+def _ready_streams() -> None:
+    """Have both streams be there, also where the caller closed them, and the output take characters that it lacks."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for as long as we run)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _carry_out(words: list[str]) -> int:
@@ -61,9 +68,9 @@ def _carry_out(words: list[str]) -> int:
         finally:
             console.close()
         return code
-    except BrokenPipeError:
-        raise
-    except SystemExit as stop:  # argparse, after --help or --version
+    except BrokenPipeError:  # the reader went away (`… | head`): say nothing
+        return 1
+    except SystemExit as stop:  # after --help or --version
         return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt:
         return _report(words, "interrupted", "", INTERRUPTED)
@@ -87,7 +94,6 @@ def _fail(words: list[str], error: ImagesprintError) -> int:
         return error.exit_code
     code = _report(words, error.what, error.hint, error.exit_code)
     if isinstance(error, HungRankError):
-        sys.stdout.flush()
         os._exit(code)  # Python would wait for that rank before it ends
     return code
 
@@ -123,19 +129,21 @@ class _Version(argparse.Action):
         version = "unknown (not installed)"
         with contextlib.suppress(metadata.PackageNotFoundError):
             version = metadata.version("imagesprint")
-        print(f"imagesprint {version}")
+        write_result(f"imagesprint {version}\n")
         parser.exit()
 
 
 def _report(words: list[str], what: str, hint: str, code: int) -> int:
     """Say what went wrong, where it belongs: one JSON object on stdout with --json, else two lines on stderr."""
     flags = words[: words.index("--")] if "--" in words else words
-    if "--verbose" in flags:
-        traceback.print_exc()
+    said = printable_lines(traceback.format_exc()) if "--verbose" in flags else ""
     if "--json" in flags:
-        print(json.dumps({"error": what, "hint": hint, "exit_code": code}))
-        return code
-    print(f"error: {what}", file=sys.stderr)
-    if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody is there to read it: the exit code still says so
+            write_result(json.dumps({"error": what, "hint": hint, "exit_code": code}) + "\n")
+    else:
+        said += f"error: {printable(what)}\n" + (f"hint: {printable(hint)}\n" if hint else "")
+    try:
+        sys.stderr.write(said)
+    except OSError:
+        mute(sys.stderr)
     return code

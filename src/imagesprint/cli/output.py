@@ -1,21 +1,23 @@
-"""How verbs print results: one JSON value, or text with aligned columns, on standard output."""
+"""How verbs print results: one JSON value, text with aligned columns or rows with commas, on standard output."""
 
 import argparse
+import csv
 import dataclasses
 import json
 import math
 import os
-import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from imagesprint.console import printable, printable_lines, width, write_result
 
 
 def show(args: argparse.Namespace, value: Any, text: str) -> None:
-    """Print a verb's result: `value` as one JSON value with --json, else `text`."""
-    output = to_json(value) if args.json else text
-    # A file's name need not be text: what the output cannot carry is shown as an escape.
-    encoding = sys.stdout.encoding or "utf-8"
-    print(output.encode(encoding, "backslashreplace").decode(encoding))
+    """Print a verb's result: `value` as one JSON value with --json, else `text`.
+
+    In `text`, names from outside that hold a line break are made `printable` by the caller, as `table` does.
+    """
+    write_result((to_json(value) if args.json else printable_lines(text)) + "\n")
 
 
 def to_json(value: Any) -> str:
@@ -44,15 +46,31 @@ def _plain(value: Any) -> Any:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Aligned columns two spaces apart under `header`; columns that hold only numbers stand to the right."""
-    cells = [list(header), *([_cell(item) for item in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    cells = [list(map(_cell, header)), *([_cell(item) for item in row] for row in rows)]
+    widths = [max(width(row[column]) for row in cells) for column in range(len(header))]
     right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
-    lines = (
-        "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True))
-        for row in cells
-    )
+    lines = ("  ".join(map(_padded, row, widths, right)) for row in cells)
     return "\n".join(line.rstrip() for line in lines)
 
 
 def _cell(item: object) -> str:
-    return f"{item:,}" if isinstance(item, int) and not isinstance(item, bool) else str(item)
+    return f"{item:,}" if isinstance(item, int) and not isinstance(item, bool) else printable(str(item))
+
+
+def _padded(cell: str, columns: int, right: bool) -> str:
+    space = " " * (columns - width(cell))
+    return space + cell if right else cell + space
+
+
+def write_csv(file: TextIO, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write rows with commas. Text that a spreadsheet would take for a formula gets the apostrophe that prevents it."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(map(_csv_cell, row) for row in rows)
+
+
+def _csv_cell(item: object) -> object:
+    if not isinstance(item, str):
+        return item
+    text = printable(item)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

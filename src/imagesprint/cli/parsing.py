@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from imagesprint.console import Console
+from imagesprint.console import Console, write_result
 from imagesprint.errors import UsageError
 
 COMMON_FLAGS = ("--json", "--quiet", "--verbose")
@@ -22,6 +22,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, f"`{self.prog} --help` shows the usage")
+
+    def print_help(self, file: Any = None) -> None:  # noqa: ARG002 (as argparse calls it)
+        write_result(self.format_help())
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, unknown = super().parse_known_args(args, namespace)

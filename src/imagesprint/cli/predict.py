@@ -1,7 +1,6 @@
 """`imagesprint predict`."""
 
 import argparse
-import csv
 import io
 import os
 import sys
@@ -9,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagesprint.cli.output import show
+from imagesprint.cli.output import show, write_csv
 from imagesprint.cli.parsing import Parser, add_device_flag, add_verb, positive
-from imagesprint.console import Console
+from imagesprint.console import Console, printable
 from imagesprint.errors import UsageError
 
 if TYPE_CHECKING:
@@ -83,16 +82,18 @@ def _as_object(prediction: "Prediction") -> dict[str, Any]:
 
 
 def _as_text(prediction: "Prediction") -> str:
-    return "\n".join([str(prediction.image), *(f"  {one.probability:6.1%}  {one.name}" for one in prediction.top)])
+    names = (f"  {one.probability:6.1%}  {printable(one.name)}" for one in prediction.top)
+    return "\n".join([printable(str(prediction.image)), *names])
 
 
 def _as_csv(predictions: "list[Prediction]") -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["image", "rank", "class", "name", "probability", "error"])
+    rows: list[list[object]] = []
     for prediction in predictions:
+        image = str(prediction.image)
         if prediction.error:
-            writer.writerow([prediction.image, "", "", "", "", prediction.error])
+            rows.append([image, "", "", "", "", prediction.error])
         for rank, one in enumerate(prediction.top, 1):
-            writer.writerow([prediction.image, rank, one.label, one.name, f"{one.probability:.6f}", ""])
+            rows.append([image, rank, one.label, one.name, f"{one.probability:.6f}", ""])
+    file = io.StringIO()
+    write_csv(file, ["image", "rank", "class", "name", "probability", "error"], rows)
     return file.getvalue().removesuffix("\n")

@@ -1,13 +1,12 @@
 """`imagesprint recipes list | show | diff`."""
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
-from imagesprint.cli.output import show, table
+from imagesprint.cli.output import show, table, write_csv
 from imagesprint.cli.parsing import Parser, add_verb, positive
-from imagesprint.console import Console
+from imagesprint.console import Console, write_result
 from imagesprint.errors import UsageError
 from imagesprint.recipes.compare import differences
 from imagesprint.recipes.fields import kinds
@@ -63,7 +62,7 @@ def run_show(args: argparse.Namespace, console: Console) -> int:
         _write_schedule(schedule, args.schedule)
         console.line(f"{schedule.total_steps:,} steps written to {args.schedule}")
     if args.toml:
-        print(to_toml(recipe), end="")
+        write_result(to_toml(recipe))
         return 0
     value: dict[str, Any] = {"recipe": to_dict(recipe)}
     if schedule is not None:
@@ -94,9 +93,7 @@ def _schedule_facts(schedule: Schedule) -> dict[str, Any]:
 def _write_schedule(schedule: Schedule, path: Path) -> None:
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(Row._fields)
-            writer.writerows(schedule.table())
+            write_csv(file, Row._fields, schedule.table())
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", "choose another file for --schedule") from None
 

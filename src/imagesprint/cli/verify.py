@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_verb
-from imagesprint.console import Console
+from imagesprint.console import Console, printable
 from imagesprint.errors import CheckError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _list(what: str, lines: list[str]) -> list[str]:
     if not lines:
         return []
     more = [f"… and {len(lines) - _SHOWN} more; --json lists all"] if len(lines) > _SHOWN else []
-    return [f"{len(lines)} {what}:", *(f"  {line}" for line in [*lines[:_SHOWN], *more])]
+    return [f"{len(lines)} {what}:", *(f"  {printable(line)}" for line in [*lines[:_SHOWN], *more])]
 
 
 def _row(counts: "SplitCounts") -> list[object]:

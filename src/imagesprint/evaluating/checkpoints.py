@@ -133,7 +133,7 @@ class _Evaluation:
                 return [one for _, one in done.values()]
             if not paths:
                 since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(max(run.last_sign() for run in runs)))
-                self._console.live(f"waiting for a checkpoint; {len(done)} judged, nothing new since {since}")
+                self._console.live(f"waiting for a checkpoint; {len(done)} judged", f"nothing new since {since}")
                 time.sleep(POLL_SECONDS)
 
     def _warn_of_unfinished(self, runs: Sequence[WatchedRun], ends: Sequence[str | None]) -> None:

@@ -65,7 +65,7 @@ class Judge:
         for size in _rounds(len(queue), self._ranks.world_size):
             places, queue = queue[:size], queue[size:]
             for i in places:
-                self._console.live(f"evaluating {paths[i]} ({i + 1}/{len(paths)})")
+                self._console.live(f"evaluating  {i + 1}/{len(paths)}  {paths[i].name}", f"in {paths[i].parent}")
             for i, results in zip(places, self._round([(paths[i], wanted[i]) for i in places]), strict=True):
                 found[i] = [old or new for old, new in zip(found[i], results, strict=True)]
             ready = queue[0] if queue else len(paths)

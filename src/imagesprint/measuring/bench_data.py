@@ -133,7 +133,7 @@ class _Progress:
         self._passes[name] += 1
         self._all += 1
         where = f"round {number}/{self._rounds}" if number else "getting ready"
-        self._console.live(f"measuring  threads {self._threads}  {where}  {name}")
+        self._console.live(f"measuring  {where}  {name}", f"threads {self._threads}")
 
     def end(self) -> None:
         self._console.live(f"measured {self._all} passes", last=True)

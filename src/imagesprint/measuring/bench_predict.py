@@ -81,7 +81,7 @@ def _export(model: TrainedModel, file: Path) -> dict[str, str]:
 
 
 def _show(console: Console, threads: int, name: str) -> None:
-    console.live(f"measuring  threads {threads}  {name}")
+    console.live(f"measuring  {name}", f"threads {threads}")
 
 
 def _rows(work: PredictWork, samples: dict[str, list[Sample]]) -> list[dict[str, Any]]:

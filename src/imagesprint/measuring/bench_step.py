@@ -66,7 +66,7 @@ def _measure_shapes(training: TimedTraining, shapes: list[Phase], steps: int, co
     ceilings = measure_ceilings(training.recipe, training.ranks.device)
     phases = []
     for phase in shapes:
-        console.live(f"measuring  {phase.image_size} px, batch {phase.batch_size}, micro-batch {phase.micro_batch}")
+        console.live(f"measuring  {phase.image_size} px, batch {phase.batch_size}", f"micro-batch {phase.micro_batch}")
         phases.append(_measure(training, phase, steps, ceilings))
     return {
         "bench": "step",

@@ -31,7 +31,9 @@ def bench_train(
         training = TimedTraining(recipe, len(root.classes), ranks, compilation)
         phases = []
         for phase in distinct_shapes(training.recipe):
-            console.live(f"measuring  {phase.image_size} px, batch {phase.batch_size}, micro-batch {phase.micro_batch}")
+            console.live(
+                f"measuring  {phase.image_size} px, batch {phase.batch_size}", f"micro-batch {phase.micro_batch}"
+            )
             phases.append(_measure(training, phase, root, steps))
         console.live(f"measured {ROUNDS} × {steps} steps of {len(phases)} shapes", last=True)
         return {

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from imagesprint.console import printable
 from imagesprint.errors import DataError, UsageError
 from imagesprint.files import write_atomically
 from imagesprint.images.coding import open_image
@@ -45,13 +46,14 @@ def write_contact_sheet(dataset: Dataset, sample_ids: Sequence[int], path: Path)
 
 def _draw(sheet: Image.Image, dataset: Dataset, sample_id: int, left: int, top: int) -> None:
     draw = ImageDraw.Draw(sheet)
-    caption = f"{sample_id}\n{dataset.classes[int(dataset.labels[sample_id])][:_LONGEST_CAPTION]}"
+    name = printable(dataset.classes[int(dataset.labels[sample_id])])
+    caption = f"{sample_id}\n{name[:_LONGEST_CAPTION]}"
     draw.multiline_text((left + 2, top + TILE), caption, fill="black", spacing=1)
     try:
         encoded = read_encoded(dataset, sample_id)
         image = Image.fromarray(encoded) if isinstance(encoded, np.ndarray) else to_rgb(open_image(bytes(encoded)))
     except DataError as error:
-        draw.multiline_text((left + 2, top + 2), _wrapped(error.what), fill="red")
+        draw.multiline_text((left + 2, top + 2), _wrapped(printable(error.what)), fill="red")
         return
     image.thumbnail((TILE, TILE))
     sheet.paste(image, (left, top))

@@ -38,7 +38,7 @@ def measure_variants(
     """Yield what `measure_speed` finds of `phase`, and its `variant`, for each of VARIANTS that can be run here."""
     for name, (compilation, fused) in VARIANTS.items():
         if name not in variants_left_out(ranks.device):
-            console.live(f"measuring  {phase.image_size} px, micro-batch {phase.micro_batch}, {name}")
+            console.live(f"measuring  {name}", f"{phase.image_size} px, micro-batch {phase.micro_batch}")
             gc.collect()  # frees the memory of the graphs before
             training = TimedTraining(recipe, num_classes, ranks, compilation, fused)
             row = measure_speed(training, num_classes, phase, steps)

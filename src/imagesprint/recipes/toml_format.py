@@ -4,6 +4,7 @@ import json
 import tomllib
 from typing import Any
 
+from imagesprint.console import UNPRINTABLE
 from imagesprint.errors import RecipeError
 from imagesprint.recipes.fields import from_plain, kinds, unknown_key
 from imagesprint.recipes.recipe import Phase, Recipe
@@ -93,8 +94,8 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # JSON's escapes are TOML's, but for DEL, which TOML wants escaped too.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        # JSON's escapes are TOML's, but it leaves DEL, which TOML wants escaped, and what a terminal could act on.
+        return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
     return repr(value)
 
 

@@ -10,17 +10,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
+from typing import IO
 
+from imagesprint.console import mute, printable_lines, write_result
 from imagesprint.errors import LostRankError, RankError, RunError
 from imagesprint.runs.environment import LAUNCHER_VARIABLE, STORE_VARIABLE, is_launched
-from imagesprint.runs.signals import STOPPING, exit_code
+from imagesprint.runs.signals import STOPPING, exit_code, heeded
 
 GRACE_SECONDS = 10.0  # for ranks to end by themselves once another one failed
 CAUSE_SECONDS = 5.0  # for the rank that others lost contact with to end and say why
 ECHO_SECONDS = 1.0  # for the other ranks to end by the same error, so that none is told to while it says so
-TERMINAL_SECONDS = 0.5  # for ranks to end by the Ctrl-C that the terminal sends to all, before they are told again
+TERMINAL_SECONDS = 0.5  # for ranks to end by what a terminal sends to all (Ctrl-C, its end), before they are told again
 POLL_SECONDS = 0.05
 FOLDER_PREFIX = "imagesprint-ranks-"
 # How a rank may end because another one did: by saying so, or by an abort while gloo takes its connections down.
@@ -45,10 +47,10 @@ def run_ranks(count: int, arguments: Sequence[str]) -> int:
     """Run `imagesprint ARGUMENTS` as `count` local ranks and wait; returns the exit code of the whole.
 
     That is 0 when every rank ended well, otherwise the code of the rank that failed by itself; 130 after Ctrl-C and
-    143 after SIGTERM or SIGUSR1, which are passed on: the ranks take the time that they need to save, a second signal
-    ends them at once. Raises RunError where a rank was killed. The ranks stay in this process group and are
-    killed by the kernel when this process dies. Rank 0 shows its progress; of what the ranks print otherwise,
-    one is heard: rank 0 if all is well, else the one that failed.
+    143 after SIGTERM, SIGUSR1 or SIGHUP, which are passed on: the ranks take the time that they need to save, a second
+    signal ends them at once (but SIGHUP: see `StopSignals`). Raises RunError where a rank was killed. The ranks stay
+    in this process group and are killed by the kernel when this process dies. Rank 0 shows its progress; of what the
+    ranks print otherwise, one is heard: rank 0 if all is well, else the one that failed.
     """
     with _meeting_place() as folder:
         ranks = [_Rank(rank, count, arguments, os.path.join(folder, "store")) for rank in range(count)]
@@ -100,7 +102,7 @@ class _Rank:
         }
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are here: no need for a name or a network
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "imagesprint", *arguments],
+            [sys.executable, "-P", "-m", "imagesprint", *arguments],  # without the current folder on sys.path
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=self._stdout,
@@ -114,12 +116,19 @@ class _Rank:
         return 128 - code if code is not None and code < 0 else code
 
     def replay(self) -> None:
-        """Print what this rank printed."""
-        for captured, stream in ((self._stdout, sys.stdout), (self._stderr, sys.stderr)):
-            if captured is not None:
-                captured.seek(0)
-                stream.write(captured.read().decode(errors="replace"))
-                stream.flush()
+        """Print what this rank printed. Raises OSError where its result is lost: where it failed, its code says so."""
+        if self._stderr is not None:
+            try:
+                sys.stderr.write(printable_lines(_text(self._stderr)))
+            except OSError:
+                mute(sys.stderr)
+        with suppress(OSError) if self.code else nullcontext():
+            write_result(_text(self._stdout))
+
+
+def _text(captured: IO[bytes]) -> str:
+    captured.seek(0)
+    return captured.read().decode(sys.stdout.encoding, "backslashreplace")
 
 
 class _Supervisor:
@@ -133,7 +142,7 @@ class _Supervisor:
         self._first_failure = time.monotonic()
         self._end_at = float("inf")  # when to tell the ranks to end
         self._kill_at = float("inf")
-        self._previous = {number: signal.signal(number, self._on_signal) for number in STOPPING}
+        self._previous = {number: signal.signal(number, self._on_signal) for number in heeded()}
 
     def wait(self) -> int:
         try:
@@ -161,20 +170,23 @@ class _Supervisor:
                 self._end_at, self._kill_at = now + ECHO_SECONDS, now + ECHO_SECONDS + GRACE_SECONDS
         if now >= self._end_at:
             self._end_at = float("inf")
+            # A Ctrl-C on a terminal has reached them already: outside of training a second one would be too many.
+            number = signal.SIGTERM if self._signal in (0, signal.SIGINT) else self._signal
             for rank in self._ranks:
-                # A Ctrl-C on a terminal has reached them already: outside of training a second one would be too many.
-                rank.process.send_signal(signal.SIGUSR1 if self._signal == signal.SIGUSR1 else signal.SIGTERM)
+                rank.process.send_signal(number)
         if now >= self._kill_at:
             for rank in self._ranks:
                 rank.process.kill()
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
-        if self._signal:
+        if self._signal and number == signal.SIGHUP:
+            return
+        if self._signal not in (0, signal.SIGHUP):
             self._at_once, self._kill_at = True, now
             return
         self._signal = number
-        self._end_at = now + (TERMINAL_SECONDS if number == signal.SIGINT else 0)
+        self._end_at = now + (TERMINAL_SECONDS if number in (signal.SIGINT, signal.SIGHUP) else 0)
 
     def _verdict(self) -> int:
         ours = (128 + signal.SIGKILL,) if self._at_once else ()

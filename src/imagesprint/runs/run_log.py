@@ -27,7 +27,7 @@ def run_log(path: Path, console: Console) -> Iterator[None]:
         file: TextIO | None = None,  # noqa: ARG001 (as Python calls it)
         line: str | None = None,  # noqa: ARG001
     ) -> None:
-        console.warn(f"{message} ({category.__name__}, {filename}:{lineno})")
+        console.warn(f"{' '.join(str(message).split())} ({category.__name__}, {filename}:{lineno})")
 
     def thread_failed(args: threading.ExceptHookArgs) -> None:
         console.note("".join(traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback)))

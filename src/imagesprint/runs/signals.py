@@ -9,9 +9,16 @@ from typing import Final, Self
 
 from imagesprint.runs.environment import is_launched
 
-STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is what SLURM can send ahead of its limit
+# SIGUSR1 is what SLURM can send ahead of its limit, SIGHUP what comes when the terminal or the connection closes.
+STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 # A scheduler may signal every process of a job, and a parent pass the same on: one request, not two.
 _REPEAT_SECONDS = 1.0
+
+
+def heeded() -> tuple[signal.Signals, ...]:
+    """Those of STOPPING that stop this process: not SIGHUP where `nohup` has it ignored."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return tuple(number for number in STOPPING if number != signal.SIGHUP or not ignored)
 
 
 def exit_code(number: int) -> int:
@@ -22,7 +29,8 @@ def exit_code(number: int) -> int:
 class StopSignals:
     """While entered, `number` is that of the first of STOPPING that came, 0 before. A second one ends the process.
 
-    `noted_at` is when it came, by time.monotonic.
+    `noted_at` is when it came, by time.monotonic. SIGHUP is nobody's second word: shell, kernel and systemd may each
+    send it when a terminal closes, so it ends nothing at once, and the one after it counts as the first.
 
     In a rank of `--processes` every further one is the first again: the launcher ends its ranks where it is told
     twice. Outside of the main thread signals are left alone.
@@ -34,7 +42,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         in_main_thread = threading.current_thread() is threading.main_thread()
-        self._previous = {number: signal.signal(number, self._note) for number in STOPPING if in_main_thread}
+        self._previous = {number: signal.signal(number, self._note) for number in heeded() if in_main_thread}
         return self
 
     def __exit__(
@@ -45,7 +53,7 @@ class StopSignals:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
-        if not self.number:
+        if not self.number or (self.number == signal.SIGHUP and number != signal.SIGHUP):
             self.number, self.noted_at = number, now
-        elif not is_launched() and now - self.noted_at > _REPEAT_SECONDS:
+        elif number != signal.SIGHUP and not is_launched() and now - self.noted_at > _REPEAT_SECONDS:
             os._exit(exit_code(number))

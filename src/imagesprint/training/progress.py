@@ -114,7 +114,7 @@ def _changes(recipe: Recipe) -> list[str]:
 
 
 class ProgressLine:
-    """One living line: step, epoch, phase, loss, lr, px, images/s, data wait, time to go until the command's end."""
+    """One living line: step, loss, time to go until the command's end, accuracy, and what else has room."""
 
     def __init__(self, console: Console, schedule: Schedule, keeper: TimeKeeper) -> None:
         self._console, self._schedule, self._time = console, schedule, keeper
@@ -123,12 +123,18 @@ class ProgressLine:
     def update(self, step: int, row: dict[str, Any] | None) -> None:
         """Show that `step` steps are done; `row` is the newest row of metrics, if there is a new one."""
         self._last_row = row or self._last_row
-        left = self._time.left(step)
-        if self._last_row is None or left is None:
+        seconds = self._time.left(step)
+        if self._last_row is None or seconds is None:
             return
-        shown = self._last_row
+        shown, left = self._last_row, duration(seconds)
         self._console.live(
-            f"step {step}/{self._schedule.total_steps}  epoch {self._schedule.epochs_done(step):.2f}  "
-            f"phase {shown['phase']}  loss {shown['loss']:.4f}  lr {shown['lr']:.4g}  {shown['image_size']} px  "
-            f"{shown['images_per_second']:.0f} images/s  data wait {shown['data_wait']:.0%}  ETA {duration(left)}"
+            f"step {step}/{self._schedule.total_steps}  loss {shown['loss']:.4f}  ETA {left}",
+            f"top-1 {shown['top1']:.1f}%",
+            f"{shown['images_per_second']:,.0f} images/s",
+            f"data wait {shown['data_wait']:.0%}",
+            f"epoch {self._schedule.epochs_done(step):.2f}",
+            f"lr {shown['lr']:.4g}",
+            f"{shown['image_size']} px",
+            f"phase {shown['phase']}",
+            short=f"step {step}  loss {shown['loss']:.4g}  ETA {left}",
         )

@@ -84,7 +84,7 @@ def train(
     top1, top5 and loss are None where the last step was not evaluated. On a rank that stood by it is empty. `plan`
     compares this command's time with what `planner`, asked on rank 0 alone, said of it (`TimeKeeper.comparison`);
     `elapsed` are the seconds that the command took before this call. Raises the errors of errors.py; what was written
-    before stays usable. SIGINT, SIGTERM and SIGUSR1 end it with a StoppedError, after a checkpoint.
+    before stays usable. SIGINT, SIGTERM, SIGUSR1 and SIGHUP end it with a StoppedError, after a checkpoint.
     """
     began = time.monotonic() - elapsed
     root = open_root(data)

@@ -18,7 +18,7 @@ from imagesprint.files import read_rows
 from imagesprint.measuring.reporting.line_chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from imagesprint.measuring.reporting.report import ReportOptions, write_report
 from imagesprint.recipes.recipe import Recipe
-from imagesprint.recipes.toml_format import to_toml
+from imagesprint.recipes.toml_format import from_toml, to_toml
 from imagesprint.records.dataset import open_dataset
 
 QUIET = Console(quiet=True)
@@ -124,6 +124,19 @@ def test_nothing_can_leave_the_page(write_run: Callable[..., Path], tmp_path: Pa
     assert parser.policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
     assert not re.search(r"url\(|@import|<script", text)
     assert "&lt;img src=http" in text
+
+
+def test_no_name_acts_on_the_page_instead_of_being_read(
+    write_run: Callable[..., Path], tmp_path: Path, tiny_recipe: Recipe
+) -> None:
+    evil = replace(tiny_recipe, name="a\nb\x1b[2J\x9b\u2028\u202ec")
+    run = write_run(tmp_path / "run", 8, evil)
+    shown = r"a\nb\x1b[2J\x9b\u2028\u202ec"
+    assert shown.replace(r"\n", "\n") in report(run)  # where a line break is a space
+    assert f"# {evil.model}, trained by {shown}\n" in (run / "model-card.md").read_text()
+    for file in ("report.html", "model-card.md", "recipe.toml"):
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", (run / file).read_text())
+    assert from_toml((run / "recipe.toml").read_text(), "") == evil
 
 
 def test_plots_and_model_card_lie_beside_it(write_run: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The model card: what somebody should know who is handed the model, in Markdown (Mitchell et al. 2019)."""
 
-from imagesprint.console import duration
+from imagesprint.console import duration, printable, printable_lines
 from imagesprint.measuring.reporting.run_record import RunRecord
 
 
@@ -8,7 +8,7 @@ def model_card(record: RunRecord) -> str:
     """The text of model-card.md."""
     recipe, known, best = record.recipe, record.checkpoint, record.best
     lines = [
-        f"# {recipe.model}, trained by {recipe.name}",
+        f"# {recipe.model}, trained by {printable(recipe.name)}",
         "",
         "## Model",
         "",
@@ -29,7 +29,7 @@ def model_card(record: RunRecord) -> str:
         "",
     ]
     if best is None:
-        return "\n".join([*lines, "Nothing was evaluated yet.", ""])
+        return printable_lines("\n".join([*lines, "Nothing was evaluated yet.", ""]))
     lines += ["| epoch | images | top-1 % | top-5 % | loss |", "|---|---|---|---|---|"]
     for title, row in (("last", record.evaluations[-1]), ("best", best)):
         figures = f"{row['num_images']:,} | {row['top1']:.2f} | {row['top5']:.2f} | {row['loss']:.4f}"
@@ -38,10 +38,11 @@ def model_card(record: RunRecord) -> str:
         details = record.judged[0]["details"]
         judged = [row for row in details["per_class"] if row["num_images"]]
         worst = min(judged, key=lambda row: row["top1"])
+        name = printable(worst["class"])
         lines += [
             "",
             f"- Expected calibration error: {details['calibration_error']:.2f}% (15 bins)",
-            f"- Weakest class: {worst['class']}, top-1 {worst['top1']:.1f}% of {worst['num_images']:,} images",
+            f"- Weakest class: {name}, top-1 {worst['top1']:.1f}% of {worst['num_images']:,} images",
         ]
     lines += [
         "",
@@ -51,4 +52,4 @@ def model_card(record: RunRecord) -> str:
         "- The figures hold for images like those of the validation split, and the best checkpoint was chosen on it.",
         "",
     ]
-    return "\n".join(lines)
+    return printable_lines("\n".join(lines))

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from imagesprint.console import printable_lines
+
 # Whatever a name in the data holds, the page can load nothing and run nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -60,7 +62,7 @@ footer { margin-top: 3rem; font-size: .85rem; color: var(--faint) }
 
 def page(title: str, body: Sequence[str]) -> str:
     """A whole HTML document."""
-    return (
+    return printable_lines(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -197,26 +197,35 @@ void ims_load(ims_pool *pool, const ims_batch *batch, const ims_records *records
     run(&(job){pool, batch, NULL, records});
 }
 
+static jpeg_file copy(jpeg_reader *reader, const uint8_t *data, int64_t length) {
+    return reader ? jpeg_reader_copy(reader, data, (size_t)length) : (jpeg_file){NULL, 0};
+}
+
 static int32_t finish(const jpeg_reader *reader, ims_status status, char *message) {
-    memcpy(message, reader ? jpeg_reader_message(reader) : "out of memory\0", reader ? IMS_MESSAGE : 15);
+    if (status == IMS_MEMORY)
+        memcpy(message, "out of memory", sizeof "out of memory");
+    else
+        memcpy(message, jpeg_reader_message(reader), IMS_MESSAGE);
     return status;
 }
 
 int32_t ims_read_info(const uint8_t *data, int64_t length, ims_info *info, char *message) {
     jpeg_reader *reader = jpeg_reader_of_thread();
-    jpeg_file file = {data, (size_t)length};
-    return finish(reader, reader ? jpeg_read_info(reader, file, info) : IMS_MEMORY, message);
+    jpeg_file file = copy(reader, data, length);
+    return finish(reader, file.data ? jpeg_read_info(reader, file, info) : IMS_MEMORY, message);
+}
+
+int32_t ims_check(const uint8_t *data, int64_t length, ims_info *info, char *message) {
+    jpeg_reader *reader = jpeg_reader_of_thread();
+    jpeg_file file = copy(reader, data, length);
+    return finish(reader, file.data ? jpeg_check(reader, file, info) : IMS_MEMORY, message);
 }
 
 int32_t ims_entropy_ns(const uint8_t *data, int64_t length, int32_t rows, int32_t own_huffman, int64_t *nanoseconds,
                        char *message) {
     jpeg_reader *reader = jpeg_reader_of_thread();
-    buffer padded = {0};
-    if (!reader || buffer_reserve(&padded, (size_t)length + JPEG_PADDING) != IMS_OK)
-        return finish(NULL, IMS_MEMORY, message);
-    jpeg_file file = {memcpy(padded.bytes, data, (size_t)length), (size_t)length};
-    ims_status status = jpeg_entropy(reader, file, rows, own_huffman, nanoseconds);
-    buffer_free(&padded);
+    jpeg_file file = copy(reader, data, length);
+    ims_status status = file.data ? jpeg_entropy(reader, file, rows, own_huffman, nanoseconds) : IMS_MEMORY;
     return finish(reader, status, message);
 }
 

@@ -9,14 +9,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define IMS_ABI 5       /* changes whenever a struct, a status or a signature does */
+#define IMS_ABI 6       /* changes whenever a struct, a status or a signature does */
 #define IMS_MESSAGE 200 /* bytes of a message, its final zero included: libjpeg's JMSG_LENGTH_MAX */
 #define IMS_EXPORT __attribute__((visibility("default")))
 
 typedef enum {
     IMS_OK,
     IMS_UNSUPPORTED,    /* no JPEG that is decoded here: CMYK, 12 bits, arithmetic coding, PNG, ...; Pillow may */
-    IMS_DAMAGED,        /* cut short, or libjpeg stopped or warned */
+    IMS_DAMAGED,        /* cut short, or libjpeg stopped, or warned of more than a remark: see jpeg_errors.c */
     IMS_TOO_LARGE,      /* more pixels than Pillow's limit, or more scans than any encoder writes */
     IMS_OUTSIDE,        /* the crop is empty or not within the image */
     IMS_MEMORY,         /* out of memory */
@@ -67,9 +67,9 @@ typedef struct {
 
 typedef struct {
     int32_t width, height;
-    int32_t components;  /* 1 or 3 */
+    int32_t components;  /* 1 or 3; after ims_check also 4 */
     int32_t progressive;
-    int32_t extraneous;  /* after ims_shrink: warnings of stray bytes before a marker, which harm no pixel */
+    int32_t extraneous;  /* remarks on stray bytes before a marker, as far as was read */
 } ims_info;
 
 IMS_EXPORT int32_t ims_abi(void);
@@ -89,6 +89,9 @@ IMS_EXPORT void ims_load(ims_pool *pool, const ims_batch *batch, const ims_recor
 
 /* From the headers alone. Any thread may call these; `message` has room for IMS_MESSAGE bytes. */
 IMS_EXPORT int32_t ims_read_info(const uint8_t *data, int64_t length, ims_info *info, char *message);
+
+/* The same verdict as ims_shrink's, on a JPEG of any colours: for images whose pixels Pillow makes. */
+IMS_EXPORT int32_t ims_check(const uint8_t *data, int64_t length, ims_info *info, char *message);
 
 /* One version of an image: with its shorter side at `shorter_side` pixels, or as it is where that is no smaller; as a
  * JPEG of `quality`, or as pixels where that is 0. A JPEG that would be no smaller is not made. */

@@ -23,6 +23,28 @@ ims_status jpeg_read_info(jpeg_reader *reader, jpeg_file file, ims_info *info) {
     return jpeg_session_end(reader);
 }
 
+static ims_status check(jpeg_reader *reader, jpeg_file file, int own_huffman, ims_info *info) {
+    struct jpeg_decompress_struct *cinfo = &reader->cinfo;
+    if (setjmp(reader->escape)) return jpeg_session_end(reader);
+    jpeg_session_begin_any(reader, file);
+    cinfo->out_color_space = cinfo->jpeg_color_space; /* no pixels are wanted: the fewest, as they are */
+    cinfo->scale_num = 1;
+    cinfo->scale_denom = 8;
+    jpeg_start_decompress(cinfo);
+    if (own_huffman) jpeg_huffman_attach(&reader->huffman, cinfo);
+    JSAMPROW rows[ROWS];
+    jpeg_session_rows(reader, rows);
+    while (cinfo->output_scanline < cinfo->output_height) jpeg_read_scanlines(cinfo, rows, ROWS);
+    jpeg_finish_decompress(cinfo);
+    jpeg_fill_info(reader, info);
+    return jpeg_session_end(reader);
+}
+
+ims_status jpeg_check(jpeg_reader *reader, jpeg_file file, ims_info *info) {
+    ims_status status = check(reader, file, 1, info);
+    return reader->huffman.gave_up ? check(reader, file, 0, info) : status;
+}
+
 /* Has libjpeg output only the columns around the crop; returns where in them the crop begins. */
 static JDIMENSION crop_columns(struct jpeg_decompress_struct *cinfo, const int32_t *box) {
     JDIMENSION left = box[0] > MARGIN ? (JDIMENSION)box[0] - MARGIN : 0;
@@ -31,6 +53,33 @@ static JDIMENSION crop_columns(struct jpeg_decompress_struct *cinfo, const int32
     JDIMENSION width = right - left;
     jpeg_crop_scanline(cinfo, &left, &width); /* moves `left` down to the edge of a block */
     return (JDIMENSION)box[0] - left;
+}
+
+/* Whether coefficients are missing of a progressive image, whose scans have all been read. libjpeg then smooths it: what
+ * a block looks like depends on those around it, which are not there if rows or columns are left out. */
+static int is_incomplete(const struct jpeg_decompress_struct *cinfo) {
+    for (int i = 0; cinfo->coef_bits && i < cinfo->num_components; i++)
+        for (int k = 0; k < DCTSIZE2; k++)
+            if (cinfo->coef_bits[i][k] != 0) return 1;
+    return 0;
+}
+
+/* Goes on to the crop's first row, and returns where in the rows it begins. */
+static JDIMENSION go_to_crop(jpeg_reader *reader, const int32_t *box) {
+    struct jpeg_decompress_struct *cinfo = &reader->cinfo;
+    JDIMENSION top = (JDIMENSION)box[1];
+    if (!is_incomplete(cinfo)) {
+        JDIMENSION offset = crop_columns(cinfo, box);
+        if (top > 0) jpeg_skip_scanlines(cinfo, top);
+        return offset;
+    }
+    JSAMPROW rows[ROWS];
+    jpeg_session_rows(reader, rows);
+    while (cinfo->output_scanline < top) {
+        JDIMENSION left = top - cinfo->output_scanline;
+        jpeg_read_scanlines(cinfo, rows, left < ROWS ? left : ROWS);
+    }
+    return (JDIMENSION)box[0];
 }
 
 /* Of so many groups of rows one is timed: to look at the clock for each would take 2% of the time of small images. */
@@ -69,7 +118,7 @@ static ims_status read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop
     struct jpeg_decompress_struct *cinfo = &reader->cinfo;
     const int32_t *box = crop->box;
     if (setjmp(reader->escape)) return jpeg_session_end(reader);
-    jpeg_session_begin_padded(reader, file);
+    jpeg_session_begin(reader, file);
     if (!crop_is_within(box, cinfo->image_width, cinfo->image_height, reader->message))
         jpeg_session_fail(reader, IMS_OUTSIDE);
     resize_geometry geometry = {
@@ -80,11 +129,12 @@ static ims_status read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop
     cinfo->out_color_space = JCS_EXT_RGBX;
     jpeg_start_decompress(cinfo);
     if (own_huffman) jpeg_huffman_attach(&reader->huffman, cinfo);
-    JDIMENSION offset = crop_columns(cinfo, box);
-    if (box[1] > 0) jpeg_skip_scanlines(cinfo, (JDIMENSION)box[1]);
+    JDIMENSION offset = go_to_crop(reader, box);
     read_rows(reader, box, offset, resizer, stages);
-    jpeg_huffman_check_end(&reader->huffman, cinfo);
-    if (crop->to_end) read_to_end(cinfo);
+    if (crop->to_end)
+        read_to_end(cinfo);
+    else
+        jpeg_session_find_end(reader);
     return jpeg_session_end(reader);
 }
 
@@ -121,10 +171,8 @@ static void read_entropy_of_rows(jpeg_reader *reader, int rows, int own_huffman)
 
 static ims_status read_entropy(jpeg_reader *reader, jpeg_file file, int rows, int own_huffman) {
     if (setjmp(reader->escape)) return jpeg_session_end(reader);
-    if (own_huffman)
-        jpeg_session_begin_padded(reader, file);
-    else
-        jpeg_session_begin(reader, file);
+    jpeg_session_begin(reader, file);
+    if (!own_huffman) jpeg_session_give_all(reader);
     if (rows > 0)
         read_entropy_of_rows(reader, rows, own_huffman);
     else

@@ -10,13 +10,11 @@
 typedef struct jpeg_reader jpeg_reader;
 
 typedef struct {
-    const uint8_t *data;
+    const uint8_t *data; /* in memory that can be written to: the JPEG_PADDING bytes behind the file are overwritten */
     size_t length;
 } jpeg_file;
 
-/* libjpeg's fast Huffman decoder runs only while the source has as many bytes left as a whole MCU could take, ten
- * blocks of 512: with so many behind its end, a small file is decoded by it to the last row. */
-#define JPEG_PADDING 5120
+#define JPEG_PADDING 16 /* of end-of-image markers: Huffman decoding looks so far ahead */
 
 /* NULL: out of memory. */
 jpeg_reader *jpeg_reader_create(void);
@@ -28,9 +26,15 @@ const char *jpeg_reader_message(const jpeg_reader *reader);
 /* Returns the calling thread's reader, made at the first call and destroyed with the thread; NULL: out of memory. */
 jpeg_reader *jpeg_reader_of_thread(void);
 
+/* Copies a file to where there is room behind it, until the reader's next one; without data: out of memory. */
+jpeg_file jpeg_reader_copy(jpeg_reader *reader, const uint8_t *data, size_t length);
+
 void jpeg_fill_info(const jpeg_reader *reader, ims_info *info);
 
 ims_status jpeg_read_info(jpeg_reader *reader, jpeg_file file, ims_info *info);
+
+/* Decodes a file of any colours to its end-of-image marker, for its verdict alone. */
+ims_status jpeg_check(jpeg_reader *reader, jpeg_file file, ims_info *info);
 
 /* How a crop is to be turned into pixels. */
 typedef struct {
@@ -39,13 +43,12 @@ typedef struct {
     int portable; /* leave Huffman decoding to libjpeg */
 } jpeg_crop;
 
-/* Decodes the rows and columns that the crop needs, and resizes them into `out`, [size][size][3]. The file lies in
- * memory that can be written to, and has JPEG_PADDING bytes behind it, which are overwritten. Warnings count as
- * damage as far as is decoded. Adds to stages[IMS_STAGE_JPEG] and [IMS_STAGE_RESIZE] where `stages` is not NULL. */
+/* Decodes the rows and columns that the crop needs, and resizes them into `out`, [size][size][3]. Damage
+ * counts as far as is decoded, and a missing end-of-image marker. Adds to stages[IMS_STAGE_JPEG] and [IMS_STAGE_RESIZE] where `stages` is not NULL. */
 ims_status jpeg_read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop *crop, resizer *resizer, uint8_t *out,
                           int64_t *stages);
 
-/* Entropy decoding alone, see ims_entropy_ns; with `own_huffman` the file is as for jpeg_read_crop. */
+/* Entropy decoding alone, see ims_entropy_ns. */
 ims_status jpeg_entropy(jpeg_reader *reader, jpeg_file file, int rows, int own_huffman, int64_t *nanoseconds);
 
 #endif

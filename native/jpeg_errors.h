@@ -11,4 +11,7 @@
 void jpeg_errors_prepare(struct jpeg_error_mgr *errors, void (*on_error)(j_common_ptr),
                          void (*on_message)(j_common_ptr, int level));
 
+/* Whether a warning (JWRN_...) is a remark: the pixels are those that the encoder meant. Any other is damage. */
+int jpeg_errors_is_remark(int code);
+
 #endif

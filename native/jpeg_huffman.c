@@ -185,28 +185,40 @@ _Noreturn static void give_up(jpeg_reader *reader) {
     jpeg_session_fail(reader, IMS_DAMAGED);
 }
 
+/* Passes over the restart marker that comes next, and nothing but padding to the byte before it. */
+static int take_restart(jpeg_huffman *huffman, j_decompress_ptr cinfo, input *in) {
+    refill(in);
+    int sound = 0 <= in->count && in->count < 8 && in->next[0] == 0xFF && in->next[1] == JPEG_RST0 + huffman->restart;
+    *in = (input){0, 0, in->next + 2};
+    huffman->restart = (huffman->restart + 1) & 7;
+    huffman->until_restart = cinfo->restart_interval;
+    memset(huffman->last_dc, 0, sizeof huffman->last_dc);
+    return sound;
+}
+
 /* Takes the place of libjpeg's: fills in the blocks of the next MCU, which are zero; NULL: passes over them. */
 static boolean decode_mcu(j_decompress_ptr cinfo, JBLOCKROW *blocks) {
     jpeg_reader *reader = cinfo->client_data;
     jpeg_huffman *huffman = &reader->huffman;
     input in = {huffman->bits, huffman->count, huffman->next};
+    if (cinfo->restart_interval) {
+        if (huffman->until_restart == 0 && !take_restart(huffman, cinfo, &in)) give_up(reader);
+        huffman->until_restart--;
+    }
     /* Twice, for the compiler to leave the test of `blocks` out of the loops. */
     int sound = blocks ? take_mcu(huffman, cinfo, &in, blocks) : take_mcu(huffman, cinfo, &in, NULL);
     if (!sound) give_up(reader);
     huffman->bits = in.bits;
     huffman->count = in.count;
     huffman->next = in.next;
-    if (--huffman->left == 0) { /* libjpeg goes on to the next marker */
-        cinfo->src->bytes_in_buffer -= (size_t)(in.next - cinfo->src->next_input_byte);
-        cinfo->src->next_input_byte = in.next;
-    }
+    if (--huffman->left == 0) jpeg_session_go_on(reader, in.next); /* to the next marker */
     return TRUE;
 }
 
 int jpeg_huffman_attach(jpeg_huffman *huffman, j_decompress_ptr cinfo) {
     /* Several scans, progressive or not, have been read by now. A lossless one has no such coefficients. */
     if (LIBJPEG_TURBO_VERSION_NUMBER >= BEFORE || jpeg_has_multiple_scans(cinfo) || cinfo->arith_code ||
-        cinfo->restart_interval || cinfo->Ss != 0 || cinfo->Se != DCTSIZE2 - 1)
+        cinfo->Ss != 0 || cinfo->Se != DCTSIZE2 - 1)
         return 0;
     for (int i = 0; i < cinfo->comps_in_scan; i++) {
         const jpeg_component_info *info = cinfo->cur_comp_info[i];
@@ -215,26 +227,12 @@ int jpeg_huffman_attach(jpeg_huffman *huffman, j_decompress_ptr cinfo) {
             return 0;
         huffman->last_dc[i] = 0;
     }
+    huffman->restart = 0;
+    huffman->until_restart = cinfo->restart_interval;
     huffman->bits = 0;
     huffman->count = 0;
     huffman->next = cinfo->src->next_input_byte;
     huffman->left = cinfo->MCUs_per_row * cinfo->MCU_rows_in_scan;
     cinfo->entropy->decode_mcu = decode_mcu;
     return 1;
-}
-
-/* Whether, within eight bytes of data from `next` on, the first marker is one behind the file: libjpeg reads no further
- * ahead than that, and takes a marker that it meets. */
-static int ends_early(const uint8_t *next, const uint8_t *end) {
-    for (int bytes = 0; bytes < 8; bytes++) {
-        if (*next++ != 0xFF) continue;
-        while (*next == 0xFF) next++; /* any number of these may fill up */
-        if (*next++ != 0) return next > end;
-    }
-    return 0;
-}
-
-void jpeg_huffman_check_end(jpeg_huffman *huffman, j_decompress_ptr cinfo) {
-    jpeg_reader *reader = cinfo->client_data;
-    if (huffman->next && ends_early(huffman->next, reader->end)) give_up(reader);
 }

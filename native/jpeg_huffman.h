@@ -22,21 +22,17 @@ typedef struct {
 typedef struct {
     huffman_table dc[NUM_HUFF_TBLS], ac[NUM_HUFF_TBLS]; /* kept from file to file: many have the same */
     int last_dc[MAX_COMPS_IN_SCAN];
-    const uint8_t *next; /* the first byte that is not in `bits`; NULL: libjpeg decodes */
-    uint64_t bits;       /* those to come, the next one highest */
-    int count;           /* how many of them are the file's; below 0: so many were taken that it does not have */
-    JDIMENSION left;     /* MCUs */
-    int gave_up;         /* since the file was begun */
+    const uint8_t *next;            /* the first byte that is not in `bits` */
+    uint64_t bits;                  /* those to come, the next one highest */
+    int count;                      /* how many of them are the file's; below 0: more were taken than it has */
+    JDIMENSION left, until_restart; /* MCUs; the latter counts where there are restart markers */
+    int restart;                    /* the number of the next one, 0..7 */
+    int gave_up;                    /* since the file was begun */
 } jpeg_huffman;
 
 /* Has libjpeg, which is about to read the first row, decode by the reader's `huffman` if the image is of the usual
- * kind: one scan without restart markers. Returns whether it is. Behind the file lie eight bytes or more that begin
- * with a marker. Where it is not sound, decoding leaves by the escape with `gave_up` set: libjpeg is to try it, and to
- * say what is wrong. */
+ * kind: one scan, in Huffman codes. Returns whether it is. Where it is not sound, decoding leaves by the escape with
+ * `gave_up` set: libjpeg is to try it, and to say what is wrong. */
 int jpeg_huffman_attach(jpeg_huffman *huffman, j_decompress_ptr cinfo);
-
-/* Leaves in the same way, once the rows that are wanted are there, if libjpeg might have looked for bits beyond the
- * file's end by now: it counts that as damage. */
-void jpeg_huffman_check_end(jpeg_huffman *huffman, j_decompress_ptr cinfo);
 
 #endif

@@ -31,6 +31,7 @@ static ims_status status_of(int code) {
     case JERR_CONVERSION_NOTIMPL:
     case JERR_FRACT_SAMPLE_NOTIMPL:
     case JERR_CCIR601_NOTIMPL:
+    case JERR_ARITH_NOTIMPL:
     case JERR_SOF_UNSUPPORTED: return IMS_UNSUPPORTED;
     default: return IMS_DAMAGED;
     }
@@ -44,23 +45,45 @@ static void on_error(j_common_ptr cinfo) {
 
 static void on_message(j_common_ptr cinfo, int level) {
     if (level >= 0) return; /* a trace, no warning */
-    if (cinfo->err->msg_code == JWRN_EXTRANEOUS_DATA)
-        reader_of(cinfo)->extraneous++;
-    else
-        on_error(cinfo);
+    if (!jpeg_errors_is_remark(cinfo->err->msg_code)) on_error(cinfo);
+    if (cinfo->err->msg_code == JWRN_EXTRANEOUS_DATA) reader_of(cinfo)->extraneous++;
 }
 
-/* The source: the file lies in memory, so whoever asks for more has come to its end. */
+/* The source: the file lies in memory, and libjpeg gets it bit by bit. Had it as many bytes as a whole MCU could take,
+ * 512 for each block, it would take its fast Huffman decoder, which passes over codes that do not exist. */
+#define AT_A_TIME 500
 
 static void source_begin(j_decompress_ptr cinfo) { (void)cinfo; }
 
-static boolean source_fill(j_decompress_ptr cinfo) { ERREXIT(cinfo, JERR_INPUT_EOF); return FALSE; }
+static void give(jpeg_reader *reader, size_t most) {
+    size_t left = (size_t)(reader->end - reader->given);
+    reader->source.next_input_byte = reader->given;
+    reader->source.bytes_in_buffer = left < most ? left : most;
+    reader->given += reader->source.bytes_in_buffer;
+}
+
+static boolean source_fill(j_decompress_ptr cinfo) {
+    jpeg_reader *reader = reader_of(cinfo);
+    if (reader->given == reader->end) ERREXIT(cinfo, JERR_INPUT_EOF);
+    give(reader, AT_A_TIME);
+    return TRUE;
+}
 
 static void source_skip(j_decompress_ptr cinfo, long count) {
+    jpeg_reader *reader = reader_of(cinfo);
     if (count <= 0) return;
-    if ((size_t)count > cinfo->src->bytes_in_buffer) ERREXIT(cinfo, JERR_INPUT_EOF);
-    cinfo->src->next_input_byte += count;
-    cinfo->src->bytes_in_buffer -= (size_t)count;
+    if (count > reader->end - reader->source.next_input_byte) ERREXIT(cinfo, JERR_INPUT_EOF);
+    jpeg_session_go_on(reader, reader->source.next_input_byte + count);
+}
+
+void jpeg_session_go_on(jpeg_reader *reader, const uint8_t *next) {
+    reader->given = next;
+    give(reader, AT_A_TIME);
+}
+
+void jpeg_session_give_all(jpeg_reader *reader) {
+    reader->given = reader->source.next_input_byte;
+    give(reader, (size_t)(reader->end - reader->given));
 }
 
 /* Progress: called for each row of blocks of a progressive file. */
@@ -122,6 +145,7 @@ void jpeg_reader_destroy(jpeg_reader *reader) {
     jpeg_destroy_decompress(&reader->cinfo);
     arena_free(&reader->arena);
     buffer_free(&reader->scanlines);
+    buffer_free(&reader->copy);
     free(reader);
 }
 
@@ -141,6 +165,11 @@ jpeg_reader *jpeg_reader_of_thread(void) {
     return reader;
 }
 
+jpeg_file jpeg_reader_copy(jpeg_reader *reader, const uint8_t *data, size_t length) {
+    if (buffer_reserve(&reader->copy, length + JPEG_PADDING) != IMS_OK) return (jpeg_file){NULL, 0};
+    return (jpeg_file){memcpy(reader->copy.bytes, data, length), length};
+}
+
 const char *jpeg_reader_message(const jpeg_reader *reader) { return reader->message; }
 
 static void unsupported(jpeg_reader *reader, const char *what) {
@@ -149,14 +178,17 @@ static void unsupported(jpeg_reader *reader, const char *what) {
 }
 
 static void check_kind(jpeg_reader *reader) {
-    const struct jpeg_decompress_struct *cinfo = &reader->cinfo;
-    J_COLOR_SPACE space = cinfo->jpeg_color_space;
-    if (reader->extraneous) unsupported(reader, "stray bytes in the headers"); /* Pillow refuses most of these */
+    J_COLOR_SPACE space = reader->cinfo.jpeg_color_space;
     if (space != JCS_YCbCr && space != JCS_GRAYSCALE && space != JCS_RGB) unsupported(reader, "neither RGB nor grey");
+    if (reader->cinfo.arith_code) unsupported(reader, "arithmetic coding");
+}
+
+static void check_size(jpeg_reader *reader) {
+    const struct jpeg_decompress_struct *cinfo = &reader->cinfo;
     if (cinfo->data_precision != 8) unsupported(reader, "not 8 bits a channel");
-    if (cinfo->arith_code) unsupported(reader, "arithmetic coding");
     if ((uint64_t)cinfo->image_width * cinfo->image_height > MOST_PIXELS) {
-        snprintf(reader->message, IMS_MESSAGE, "%u x %u pixels", cinfo->image_width, cinfo->image_height);
+        snprintf(reader->message, IMS_MESSAGE, "%u \u00d7 %u pixels, but at most %u are decoded", cinfo->image_width,
+                 cinfo->image_height, MOST_PIXELS);
         jpeg_session_fail(reader, IMS_TOO_LARGE);
     }
 }
@@ -167,30 +199,26 @@ static void forget_tables(struct jpeg_decompress_struct *cinfo) {
     for (int i = 0; i < NUM_HUFF_TBLS; i++) cinfo->dc_huff_tbl_ptrs[i] = cinfo->ac_huff_tbl_ptrs[i] = NULL;
 }
 
-static void begin(jpeg_reader *reader, jpeg_file file, size_t padding) {
+void jpeg_session_begin_any(jpeg_reader *reader, jpeg_file file) {
     reader->status = IMS_OK;
     reader->extraneous = 0;
-    reader->huffman.next = NULL;
     reader->huffman.gave_up = 0;
     reader->message[0] = 0;
     reader->end = file.data + file.length;
-    if (file.length < 2) unsupported(reader, "no JPEG");
-    reader->source.next_input_byte = file.data;
-    reader->source.bytes_in_buffer = file.length + padding;
-    jpeg_read_header(&reader->cinfo, TRUE);
-    check_kind(reader);
-}
-
-void jpeg_session_begin(jpeg_reader *reader, jpeg_file file) { begin(reader, file, 0); }
-
-void jpeg_session_begin_padded(jpeg_reader *reader, jpeg_file file) {
-    /* Nothing but end-of-image markers: the decoder stops at the first, and whoever takes one has come too far. */
     uint8_t *padding = (uint8_t *)file.data + file.length;
     for (int i = 0; i < JPEG_PADDING; i += 2) {
         padding[i] = 0xFF;
         padding[i + 1] = JPEG_EOI;
     }
-    begin(reader, file, JPEG_PADDING);
+    if (file.length < 2) unsupported(reader, "no JPEG");
+    jpeg_session_go_on(reader, file.data);
+    jpeg_read_header(&reader->cinfo, TRUE);
+    check_size(reader);
+}
+
+void jpeg_session_begin(jpeg_reader *reader, jpeg_file file) {
+    jpeg_session_begin_any(reader, file);
+    check_kind(reader);
 }
 
 /* Where a row is aligned to 32 bytes, libjpeg-turbo's colour conversion writes it past the caches, from where it would
@@ -204,11 +232,15 @@ void jpeg_session_rows(jpeg_reader *reader, JSAMPROW rows[ROWS]) {
     for (int i = 0; i < ROWS; i++) rows[i] = reader->scanlines.bytes + (size_t)i * stride + BESIDE_ALIGNMENT;
 }
 
+void jpeg_session_find_end(jpeg_reader *reader) {
+    if (jpeg_input_complete(&reader->cinfo) || reader->cinfo.unread_marker == JPEG_EOI) return; /* has been read */
+    /* From behind: it nearly always comes last, and is no part of a scan, where 0xFF is followed by 0 or a restart. */
+    const uint8_t *first = reader->source.next_input_byte, *last = reader->end - 2;
+    while (last >= first && !(last[0] == 0xFF && last[1] == JPEG_EOI)) last--;
+    if (last < first) ERREXIT(&reader->cinfo, JERR_INPUT_EOF);
+}
+
 ims_status jpeg_session_end(jpeg_reader *reader) {
-    if (reader->status == IMS_OK && reader->source.next_input_byte > reader->end) {
-        snprintf(reader->message, IMS_MESSAGE, "Premature end of input file"); /* libjpeg's words */
-        reader->status = IMS_DAMAGED;
-    }
     jpeg_abort_decompress(&reader->cinfo);
     forget_tables(&reader->cinfo);
     arena_reset(&reader->arena);

@@ -24,8 +24,9 @@ struct jpeg_reader {
     jmp_buf escape;
     arena arena;
     jpeg_huffman huffman;
-    const uint8_t *end; /* of the file */
-    buffer scanlines;   /* see jpeg_session_rows */
+    const uint8_t *given, *end; /* libjpeg has got the file as far as here; where it ends */
+    buffer scanlines;            /* see jpeg_session_rows */
+    buffer copy;                 /* see jpeg_reader_copy */
     ims_status status;
     int extraneous;
     char message[IMS_MESSAGE];
@@ -33,11 +34,20 @@ struct jpeg_reader {
 
 /* Every call into libjpeg stands below `if (setjmp(reader->escape)) return jpeg_session_end(reader);`. */
 
-/* Starts with a file: reads its headers. Leaves by the escape where it is not one that is decoded here. */
+/* Starts with a file: reads its headers. Leaves by the escape where it is too large or has not 8 bits a channel. */
+void jpeg_session_begin_any(jpeg_reader *reader, jpeg_file file);
+
+/* The same, but of those that are decoded here: others leave by the escape as IMS_UNSUPPORTED. */
 void jpeg_session_begin(jpeg_reader *reader, jpeg_file file);
 
-/* The same for a file with JPEG_PADDING bytes behind it. */
-void jpeg_session_begin_padded(jpeg_reader *reader, jpeg_file file);
+/* Has libjpeg read on from another place of the file. */
+void jpeg_session_go_on(jpeg_reader *reader, const uint8_t *next);
+
+/* Has libjpeg take its fast Huffman decoder, for its time: it does not see all damage. */
+void jpeg_session_give_all(jpeg_reader *reader);
+
+/* Once the rows that are wanted are there: leaves by the escape where no end-of-image marker follows. */
+void jpeg_session_find_end(jpeg_reader *reader);
 
 /* Makes the reader ready for the next file; returns the status of this one. */
 ims_status jpeg_session_end(jpeg_reader *reader);

@@ -64,13 +64,15 @@ static void push_rows(jpeg_reader *reader, draft *draft, JSAMPROW *rows, JDIMENS
     }
 }
 
-static ims_status read_drafts(jpeg_reader *reader, jpeg_file file, draft *drafts, int count, ims_info *info) {
+static ims_status read_drafts(jpeg_reader *reader, jpeg_file file, int own_huffman, draft *drafts, int count,
+                              ims_info *info) {
     struct jpeg_decompress_struct *cinfo = &reader->cinfo;
     if (setjmp(reader->escape)) return jpeg_session_end(reader);
     jpeg_session_begin(reader, file);
     for (int i = 0; i < count; i++) begin_draft(reader, &drafts[i]);
     cinfo->out_color_space = JCS_EXT_RGBX;
     jpeg_start_decompress(cinfo);
+    if (own_huffman) jpeg_huffman_attach(&reader->huffman, cinfo);
     JSAMPROW rows[ROWS];
     jpeg_session_rows(reader, rows);
     while (cinfo->output_scanline < cinfo->output_height) {
@@ -103,11 +105,28 @@ static ims_status end_draft(draft *draft) {
     return status;
 }
 
-static ims_status shrink(jpeg_reader *reader, jpeg_file file, draft *drafts, int count, ims_info *info,
-                         char *message) {
-    ims_status status = read_drafts(reader, file, drafts, count, info);
-    memcpy(message, jpeg_reader_message(reader), IMS_MESSAGE);
+static void free_draft(draft *draft) {
+    resizer_free(&draft->resizer);
+    jpeg_encoder_destroy(draft->encoder);
+    free(draft->pixels);
+}
+
+/* Makes all versions, or none. */
+static ims_status shrink(jpeg_reader *reader, jpeg_file file, int own_huffman, ims_version *versions, int count,
+                         ims_info *info) {
+    draft *drafts = calloc((size_t)count + 1, sizeof *drafts);
+    if (!drafts) return IMS_MEMORY;
+    for (int i = 0; i < count; i++)
+        drafts[i] = (draft){.version = &versions[i], .resizer = {.kernels = resize_choose(0)}};
+    ims_status status = read_drafts(reader, file, own_huffman, drafts, count, info);
     for (int i = 0; i < count && status == IMS_OK; i++) status = end_draft(&drafts[i]);
+    for (int i = 0; i < count; i++) {
+        free_draft(&drafts[i]);
+        if (status == IMS_OK) continue;
+        free(versions[i].data);
+        versions[i].data = NULL;
+    }
+    free(drafts);
     return status;
 }
 
@@ -115,25 +134,13 @@ int32_t ims_shrink(const uint8_t *data, int64_t length, ims_version *versions, i
                    int64_t *nanoseconds, char *message) {
     int64_t began = clock_ns();
     jpeg_reader *reader = jpeg_reader_of_thread();
-    draft *drafts = calloc((size_t)count + 1, sizeof *drafts);
-    for (int i = 0; i < count; i++) {
-        versions[i].data = NULL;
-        versions[i].length = versions[i].nanoseconds = 0;
-        if (drafts) drafts[i] = (draft){.version = &versions[i], .resizer = {.kernels = resize_choose(0)}};
-    }
+    jpeg_file file = reader ? jpeg_reader_copy(reader, data, (size_t)length) : (jpeg_file){NULL, 0};
+    for (int i = 0; i < count; i++) versions[i].data = NULL, versions[i].length = versions[i].nanoseconds = 0;
     memcpy(message, "out of memory", sizeof "out of memory");
-    ims_status status = IMS_MEMORY;
-    if (reader && drafts) status = shrink(reader, (jpeg_file){data, (size_t)length}, drafts, count, info, message);
-    for (int i = 0; drafts && i < count; i++) {
-        resizer_free(&drafts[i].resizer);
-        jpeg_encoder_destroy(drafts[i].encoder);
-        free(drafts[i].pixels);
-        if (status != IMS_OK) {
-            free(versions[i].data);
-            versions[i].data = NULL;
-        }
-    }
-    free(drafts);
+    if (!file.data) return IMS_MEMORY;
+    ims_status status = shrink(reader, file, 1, versions, count, info);
+    if (reader->huffman.gave_up) status = shrink(reader, file, 0, versions, count, info);
+    if (status != IMS_MEMORY) memcpy(message, jpeg_reader_message(reader), IMS_MESSAGE);
     *nanoseconds = clock_ns() - began;
     for (int i = 0; i < count; i++) *nanoseconds -= versions[i].nanoseconds;
     return status;

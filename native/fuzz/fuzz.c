@@ -2,8 +2,9 @@
  *
  *     native/fuzz/run.sh fuzz 100000 IMAGE.jpg...
  *
- * Prints how the calls ended and how the memory grew. A hang ends it by SIGALRM, a crop that comes out otherwise than
- * by libjpeg and portable code alone by SIGABRT. */
+ * Prints how the calls ended and how the memory grew. A hang ends it by SIGALRM; a crop that comes out otherwise than by
+ * libjpeg and portable code alone, or than it is cut out of the whole image, and two verdicts on one file, by
+ * SIGABRT. */
 #define _GNU_SOURCE /* memfd_create */
 #include <signal.h>
 #include <stdio.h>
@@ -73,7 +74,7 @@ static uint8_t *exact_copy(file image) {
     return copy;
 }
 
-enum { CROPS = 4 };
+enum { CROPS = 5 };
 
 typedef struct {
     uint8_t out[CROPS][SIZE][SIZE][3];
@@ -92,21 +93,49 @@ static void compare(const decoded *ours, const decoded *theirs) {
         }
 }
 
+/* Ends the program where a crop of SIZE x SIZE pixels, which is not resized, has others than the whole image has there,
+ * or another verdict. A baseline image is read no further than its crop: what lies below may be damaged. */
+static void compare_with_whole(file image, const uint8_t *data, const ims_batch *batch, int row) {
+    char message[IMS_MESSAGE];
+    ims_info info;
+    int64_t nanoseconds;
+    ims_version whole = {.shorter_side = INT32_MAX};
+    const int32_t *box = batch->crops + 4 * row;
+    int sound = batch->status[row] == IMS_OK;
+    if (ims_read_info(data, (int64_t)image.length, &info, message) != IMS_OK) return;
+    int to_end = batch->to_end || info.progressive;
+    int whole_sound = ims_shrink(data, (int64_t)image.length, &whole, 1, &info, &nanoseconds, message) == IMS_OK;
+    int same = whole_sound ? sound : !(sound && to_end);
+    for (int y = 0; same && whole_sound && y < SIZE; y++) {
+        const uint8_t *of_whole = whole.data + ((size_t)(box[1] + y) * (size_t)info.width + (size_t)box[0]) * 3;
+        same = !memcmp(of_whole, batch->out + ((size_t)row * SIZE + (size_t)y) * SIZE * 3, SIZE * 3);
+    }
+    ims_free(whole.data);
+    if (same) return;
+    fprintf(stderr, "the crop at %d, %d: status %d (%s); but the whole image: %s (%s)\n", box[0], box[1],
+            batch->status[row], batch->messages + row * IMS_MESSAGE, whole_sound ? "other pixels" : "damaged", message);
+    abort();
+}
+
 static void decode_crops(ims_pool *pool, ims_pool *portable, file image, const uint8_t *data, long *counts) {
     static decoded ours, theirs;
     char message[IMS_MESSAGE];
     int32_t crops[CROPS][4] = {{0, 0, 1, 1}, {3, 5, 40, 50}, {0, 0, 60000, 60000}};
-    uint8_t flips[CROPS] = {0, 1, 0, 1};
+    uint8_t flips[CROPS] = {0, 1, 0, 1, 0};
+    int has_room = 0; /* for the last crop */
     ims_info info;
     if (ims_read_info(data, (int64_t)image.length, &info, message) == IMS_OK) {
         crops[2][2] = info.width, crops[2][3] = info.height;
         crops[3][0] = (int32_t)draw((uint64_t)info.width), crops[3][1] = (int32_t)draw((uint64_t)info.height);
         crops[3][2] = crops[3][0] + 1 + (int32_t)draw((uint64_t)(info.width - crops[3][0]));
         crops[3][3] = crops[3][1] + 1 + (int32_t)draw((uint64_t)(info.height - crops[3][1]));
+        crops[4][0] = crops[3][0], crops[4][1] = crops[3][1];
+        crops[4][2] = crops[4][0] + SIZE, crops[4][3] = crops[4][1] + SIZE;
+        has_room = crops[4][2] <= info.width && crops[4][3] <= info.height;
         if ((int64_t)info.width * info.height > MOST_PIXELS) return; /* sound, but slow in this build */
     }
-    const uint8_t *pointers[CROPS] = {data, data, data, data};
-    int64_t length = (int64_t)image.length, lengths[CROPS] = {length, length, length, length};
+    const uint8_t *pointers[CROPS] = {data, data, data, data, data};
+    int64_t length = (int64_t)image.length, lengths[CROPS] = {length, length, length, length, length};
     ims_batch batch = {.count = CROPS, .size = SIZE, .antialias = (int32_t)draw(2), .to_end = (int32_t)draw(2),
                        .crops = crops[0], .flips = flips, .out = ours.out[0][0][0], .status = ours.status,
                        .messages = ours.messages[0]};
@@ -114,6 +143,7 @@ static void decode_crops(ims_pool *pool, ims_pool *portable, file image, const u
     batch.out = theirs.out[0][0][0], batch.status = theirs.status, batch.messages = theirs.messages[0];
     ims_decode(portable, &batch, &(ims_images){pointers, lengths, NULL});
     compare(&ours, &theirs);
+    if (has_room) compare_with_whole(image, data, &batch, CROPS - 1);
     for (int i = 0; i < CROPS; i++) counts[ours.status[i]]++;
 }
 
@@ -137,8 +167,13 @@ static void shrink(file image, const uint8_t *data, long *counts) {
     ims_version versions[3] = {{.shorter_side = 1 + (int32_t)draw(400), .quality = 90},
                                {.shorter_side = 1 + (int32_t)draw(400), .quality = 0},
                                {.shorter_side = 1 + (int32_t)draw(40), .quality = 1 + (int32_t)draw(100)}};
-    counts[ims_shrink(data, (int64_t)image.length, versions, (int32_t)draw(4), &info, &nanoseconds, message)]++;
+    int32_t status = ims_shrink(data, (int64_t)image.length, versions, (int32_t)draw(4), &info, &nanoseconds, message);
+    counts[status]++;
     for (int i = 0; i < 3; i++) ims_free(versions[i].data);
+    char words[IMS_MESSAGE];
+    if (ims_check(data, (int64_t)image.length, &info, words) == status && !strcmp(words, message)) return;
+    fprintf(stderr, "status %d (%s) where the check says %s\n", status, message, words);
+    abort();
 }
 
 static void put_record(int fd, file image, int damage) {

@@ -8,7 +8,7 @@ from PIL import Image, ImageFile
 from sklearn.datasets import load_sample_images
 
 from imagesprint.errors import ImageError
-from imagesprint.images.coding import encode_jpeg, is_plain_jpeg, open_image, shrink
+from imagesprint.images.coding import encode_jpeg, is_plain_jpeg, open_image, read_size, shrink
 from imagesprint.images.decoding import to_rgb
 
 PHOTO = Image.fromarray(load_sample_images().images[0])  # 640 × 427
@@ -61,10 +61,10 @@ def test_orientation_is_ignored() -> None:
         (b"", "empty: the file has 0 bytes"),
         (b"<!DOCTYPE html><html>404", "no image: it begins with b'<!DOCTYPE html><"),
         (b"\xff\xd8\xff", "no image|damaged"),
-        (encode(PHOTO, "JPEG")[:5000], "damaged: .*truncated"),
-        (encode(PHOTO, "JPEG")[:-200], "damaged: .*truncated"),
+        (encode(PHOTO, "JPEG")[:5000], "damaged: (image file is truncated|Premature end)"),
+        (encode(PHOTO, "JPEG")[:-200], "damaged: (image file is truncated|Premature end)"),
         (encode(PHOTO, "PNG")[:5000], "damaged: "),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unsupported: it is PostScript, and of images JPEG"),
         (encode(Image.new("1", (65501, 2)), "PNG"), "too large: 65501 × 2 pixels, but a JPEG's side is at most 65,500"),
         (encode(Image.new("1", (13400, 13400)), "PNG"), r"179560000 pixels\) exceeds limit of 178956970"),
         (encode(Image.new("1", (20000, 20000)), "PNG"), "exceeds limit"),
@@ -75,6 +75,70 @@ def test_what_is_no_image_is_refused_with_its_reason(data: bytes, match: str) ->
         warnings.simplefilter("error")
         with pytest.raises(ImageError, match=match):
             open_image(data)
+
+
+def too_large_jpeg() -> bytes:
+    data = bytearray(encode(PHOTO, "JPEG"))
+    place = data.index(b"\xff\xc0") + 5
+    data[place : place + 4] = (20_000).to_bytes(2, "big") * 2
+    return bytes(data)
+
+
+FLOATS = Image.fromarray(np.asarray(PHOTO.convert("L"), np.float32) / 255)
+WHOLE = Image.fromarray(np.asarray(PHOTO.convert("L"), np.int32) << 16)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (
+            encode(Image.new("1", (70_000, 3)), "PNG"),
+            "too large: 70000 × 3 pixels, but a JPEG's side is at most 65,500",
+        ),
+        (
+            encode(Image.new("1", (20_000, 20_000)), "PNG"),
+            r"too large: .*400000000 pixels\) exceeds .* 178956970 pixels$",
+        ),
+        (too_large_jpeg(), "too large: .*(400000000|20000 × 20000) pixels.* 178956970"),
+        (encode(FLOATS, "TIFF"), "unsupported: TIFF of 32 bits a channel, for which there is no usual range"),
+        (encode(WHOLE, "TIFF"), "unsupported: TIFF of 32 bits a channel"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "unsupported: it is AVIF, and of images JPEG, PNG, .* are read"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "unsupported: it is HEIC"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "unsupported: it is JPEG 2000"),
+        (b'<?xml version="1.0"?>\n<!-- drawn --><svg xmlns="http://www.w3.org/2000/svg"/>', "unsupported: it is SVG"),
+        (b"%PDF-1.4\n%x\n", "unsupported: it is PDF"),
+        (encode(PHOTO.resize((16, 16)), "ICO"), "unsupported: it is ICO"),
+        (encode(PHOTO.resize((16, 16)), "TGA"), "unsupported: it is TGA"),
+        (b"<html>404</html>", "no image: it begins with b'<html>404</html>'"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "damaged: "),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "damaged: "),
+        (b"", "empty: the file has 0 bytes"),
+    ],
+)
+def test_headers_alone_tell_what_is_refused(data: bytes, reason: str) -> None:
+    for read in (read_size, open_image):
+        with pytest.raises(ImageError, match=f"^{reason}"):
+            read(data)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_several_images_the_first_is_read(kind: str) -> None:
+    small = PHOTO.resize((64, 43))
+    data = encode(small, kind, save_all=True, append_images=[Image.new("RGB", small.size), small.rotate(90)])
+    assert read_size(data) == (43, 64)
+    assert np.abs(np.asarray(to_rgb(open_image(data))).astype(int) - np.asarray(small)).mean() < 8
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
+def test_a_cut_that_loses_pixels_is_damage(kind: str) -> None:
+    data = encode(PHOTO.resize((60, 44)), kind)
+    whole = np.asarray(open_image(data).convert("RGB"))
+    for length in range(1, len(data), max(1, len(data) // 60)):
+        try:
+            left = np.asarray(open_image(data[:length]).convert("RGB"))
+        except ImageError:
+            continue
+        np.testing.assert_array_equal(left, whole)  # what is missing is a mark of the end
 
 
 def test_large_but_accepted_image_gives_no_warning() -> None:

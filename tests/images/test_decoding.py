@@ -164,7 +164,7 @@ def test_damaged_images_raise(decoder: Decoder, data: bytes) -> None:
     with pytest.raises(BatchImageError) as caught:
         decode(decoder, batch, [(0, 0, 150, 150)] * 5, 32)
     assert caught.value.position == 2  # the first bad one, whatever the threads
-    assert str(len(data)) in caught.value.what
+    assert caught.value.what.partition(": ")[0] in ("empty", "no image", "damaged", "unsupported")
     assert "0x" not in caught.value.what
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (copy.position, copy.what, copy.hint) == (2, caught.value.what, caught.value.hint)

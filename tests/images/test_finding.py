@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from imagesprint.images.decoding import FORMATS
+from imagesprint.images.coding import FORMATS
 from imagesprint.images.finding import SUFFIXES, Walk, is_image, is_litter, is_no_image
 
 

@@ -121,7 +121,7 @@ def test_shrinking_finds_what_pillow_finds(progressive: bool) -> None:
 def test_damage_raises_and_stray_bytes_are_counted() -> None:
     for data in (GOOD[: len(GOOD) // 2], GOOD[:-2], GOOD[:400]):
         for sides in ([], [40], [40, 20]):
-            with pytest.raises(ImageError, match=rf"{len(data)} bytes that cannot be decoded \(.+\)"):
+            with pytest.raises(ImageError, match=r"^damaged: .+"):
                 shrink_jpeg(data, sides, 90)
     stray = GOOD[:-2] + b"abc" * 9 + GOOD[-2:]  # before the end marker: libjpeg warns, but no pixel is harmed
     found, expected = shrink(stray, [40], 0), shrink(GOOD, [40], 0)

@@ -88,15 +88,15 @@ decoder = {decoder}
 def test_a_file_that_is_no_image(write_root: WriteRoot, train_records: list[ImageRecord]) -> None:
     train_records[5] = replace(train_records[5], encoded=b"<html>not found</html>")
     load = whole(write_root(train_records))
-    with pytest.raises(ImageError, match=r"train-00000-of-00002, record 5, image5\.jpg: .*no image of a known format"):
+    with pytest.raises(ImageError, match=r"train-00000-of-00002, record 5, image5\.jpg: .*no image: "):
         pixels(load, NativeDecoder(2))
 
 
 def test_damage_below_the_crop_is_found_to_the_end_alone(
     write_root: WriteRoot, train_records: list[ImageRecord]
 ) -> None:
-    cut = train_records[0].encoded
-    train_records[0] = replace(train_records[0], encoded=cut[: len(cut) * 9 // 10])
+    good = train_records[0].encoded
+    train_records[0] = replace(train_records[0], encoded=good[: len(good) * 9 // 10] + good[-2:])
     load = whole(write_root(train_records))
     load = replace(
         load, sample_ids=load.sample_ids[:1], crops=np.array([[0, 0, 8, 4]], np.int32), flips=load.flips[:1], rows=1

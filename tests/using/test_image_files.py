@@ -1,16 +1,19 @@
 """Which files a command line means."""
 
+import io
 from pathlib import Path
 
 import pytest
 
+from imagesprint.console import Console
 from imagesprint.errors import UsageError
 from imagesprint.using.image_files import find_images
 
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("b.JPG", "a.png", "notes.txt", ".hidden.jpg", "deep/er/c.webp", ".cache/d.jpg", "deep/x[1].jpg"):
+    names = ("b.JPG", "a.png", "notes.txt", ".hidden.jpg", "deep/er/c.webp", ".cache/d.jpg", "deep/x[1].jpg", "z.JFIF")
+    for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
@@ -21,9 +24,9 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["."], ["a.png", "b.JPG", "deep/x[1].jpg", "deep/er/c.webp"]),
+        (["."], ["a.png", "b.JPG", "z.JFIF", "deep/x[1].jpg", "deep/er/c.webp"]),
         (["notes.txt", "gone.jpg", "a.png", "a.png"], ["notes.txt", "gone.jpg", "a.png", "a.png"]),
-        (["*.[Jp]*"], ["a.png", "b.JPG"]),
+        (["*.[Jp]*"], ["a.png", "b.JPG", "z.JFIF"]),
         (["**/*.webp"], ["deep/er/c.webp"]),
         (["de*"], ["deep/x[1].jpg", "deep/er/c.webp"]),
         (["deep/x[1].jpg"], ["deep/x[1].jpg"]),
@@ -31,7 +34,18 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_words_stand_for_files_in_order(words: list[str], found: list[str]) -> None:
-    assert list(map(str, find_images(words, ["b.JPG", "", "deep/er", "gone*.jpg"]))) == found
+    names = ["b.JPG", "", "deep/er", "gone*.jpg"]
+    assert list(map(str, find_images(words, names, Console(quiet=True)))) == found
+
+
+@pytest.mark.usefixtures("tree")
+def test_what_a_folder_has_beside_images_is_noted() -> None:
+    Path("deep/x.avif").touch()
+    stream = io.StringIO()
+    assert len(find_images([".", "deep/er"], [], Console(stream))) == 6
+    assert stream.getvalue().endswith(
+        "files of . that have no image's name are left out: 2, the first of them ./notes.txt\n"
+    )
 
 
 @pytest.mark.usefixtures("tree")
@@ -46,7 +60,7 @@ def test_words_stand_for_files_in_order(words: list[str], found: list[str]) -> N
 def test_words_without_images_are_wrong_usage(word: str, error: str) -> None:
     Path("empty").mkdir()
     with pytest.raises(UsageError, match=error):
-        find_images([word], [])
+        find_images([word], [], Console(quiet=True))
 
 
 def test_folders_are_walked_as_by_prepare(tree: Path) -> None:
@@ -56,5 +70,5 @@ def test_folders_are_walked_as_by_prepare(tree: Path) -> None:
     (tree / "deep/er/up").symlink_to(tree)
     (tree / "deep/er/gone.png").symlink_to("nowhere")  # named, so that its reason is
     (tree / "linked").symlink_to("elsewhere")
-    found = list(map(str, find_images(["deep", "linked"], [])))
+    found = list(map(str, find_images(["deep", "linked"], [], Console(quiet=True))))
     assert found == ["deep/chrome.JFIF", "deep/x[1].jpg", "deep/er/c.webp", "deep/er/gone.png", "linked/z.png"]

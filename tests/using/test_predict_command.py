@@ -69,6 +69,30 @@ def test_what_is_no_image_is_named_and_the_rest_goes_on(
     assert "Traceback" not in done.stderr
 
 
+def test_names_that_end_with_nul(
+    digit_images: Path,
+    digit_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    good = sorted((digit_images / "two").iterdir())[0].read_bytes()
+    names = [b"plain.jpg", b"two\nlines [1].jpg", b"latin\xe9.jpg", b"-dash.jpg"]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).write_bytes(good)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> int:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\0".join(names) + b"\0")))
+        return main(["predict", str(digit_checkpoint), "-", *words])
+
+    assert run("-0", "--json") == 0
+    assert [os.fsencode(entry["image"]) for entry in json.loads(capsys.readouterr().out)] == names
+    assert run() == 2
+    said = capsys.readouterr().err
+    assert said == "error: standard input has a NUL behind 'plain.jpg'\nhint: give -0 where NUL ends each name\n"
+
+
 def test_wrong_usage(digit_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(*words: object) -> str:
         assert main(["predict", *map(str, words)]) == 2
@@ -77,6 +101,7 @@ def test_wrong_usage(digit_run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert said(digit_run, tmp_path).startswith(f"error: there are no images in {tmp_path}\nhint: ")
     assert said(tmp_path, "a.jpg").startswith(f"error: {tmp_path} holds no checkpoints/step-*.pt\nhint: ")
     assert said(digit_run, "a.jpg", "--csv", "--json") == ""  # the error is on standard output then
+    assert said(digit_run, "a.jpg", "-0").startswith("error: -0 is about names on standard input")
     assert "not a whole number of at least 1" in said(digit_run, "a.jpg", "--top", "0")
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   imagesprint predict RUN photo.jpg
   imagesprint predict RUN/checkpoints/step-0000660.pt holiday 'more/**/*.png' --top 3 --csv > found.csv
-  find photos -name '*.jpg' | imagesprint predict RUN - --json"""
+  find photos -name '*.jpg' -print0 | imagesprint predict RUN - -0 --json
+  imagesprint predict RUN --top 1 -- -name-with-a-dash.jpg"""
 
 DESCRIPTION = """\
 Say what images show: the likeliest classes with their probabilities. Images are decoded, resized and cropped as in
@@ -33,6 +34,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="files, folders with all below them, patterns, or - for stdin"
     )
+    parser.add_argument("-0", "--null", action="store_true", help="names on stdin end with NUL, as of find -print0")
     parser.add_argument("--top", type=positive, default=5, metavar="K", help="how many classes; default 5")
     parser.add_argument("--csv", action="store_true", help="print a table with commas: one row an image and class")
     add_device_flag(parser)
@@ -40,12 +42,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Predict and print."""
+    if args.null and "-" not in args.images:
+        raise UsageError("-0 is about names on standard input, which is not asked for", "add - to the images")
     if args.csv and args.json:
         raise UsageError("--csv and --json exclude each other", "choose one")
     from imagesprint.using.image_files import find_images
-    from imagesprint.using.prediction import predict_files  # imports torch
 
-    images = find_images(args.images, _stdin_lines())
+    images = find_images(args.images, _stdin_names(args.null), console)
+    from imagesprint.using.prediction import predict_files  # imports torch, for which wrong usage need not wait
+
     predictions = predict_files(args.model, images, args.top, args.device, console)
     failed = [prediction for prediction in predictions if prediction.error]
     for prediction in failed:
@@ -57,9 +62,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 1 if failed else 0
 
 
-def _stdin_lines() -> Iterator[str]:
+def _stdin_names(null: bool) -> Iterator[str]:
+    """The names on standard input, which need not be text: one a line, or ended by NUL."""
+    if null:
+        yield from map(os.fsdecode, sys.stdin.buffer.read().split(b"\0"))
+        return
     for line in sys.stdin.buffer:
-        yield os.fsdecode(line.rstrip(b"\r\n"))  # a file's name need not be text
+        if b"\0" in line:
+            name = os.fsdecode(line.partition(b"\0")[0])
+            raise UsageError(f"standard input has a NUL behind {name!r}", "give -0 where NUL ends each name")
+        yield os.fsdecode(line.rstrip(b"\r\n"))
 
 
 def _as_object(prediction: "Prediction") -> dict[str, Any]:

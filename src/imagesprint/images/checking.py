@@ -10,8 +10,8 @@ from imagesprint.images.native_images import shrink_jpeg
 class ImageCheck:
     """Decodes whole images, natively where that is possible, else by Pillow; any number of threads may call it.
 
-    Natively, every warning of libjpeg's is damage but for stray bytes before a marker, which harm no pixel:
-    `num_stray` counts the images that have some. Pillow sees no warnings. Raises UsageError as `use_native` does.
+    The verdict is that of `coding.load_image`. Natively, `num_stray` counts images with stray bytes before a marker,
+    which harm no pixel. Raises UsageError as `use_native` does.
     """
 
     def __init__(self) -> None:

@@ -1,73 +1,167 @@
 """One image at a time, for `prepare`: opening with every check, shrinking, encoding."""
 
 import io
+import re
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from imagesprint.errors import ImageError
-from imagesprint.images.decoding import FORMATS
+from imagesprint.images.native_images import check_jpeg
+from imagesprint.images.native_library import is_available
 
+# What foreign shards and people's own photos come in. Others stay closed: for PostScript, Pillow starts Ghostscript.
+FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+
+# What lies among photos beside them, by the bytes at a place.
+_OTHER_FORMATS: Final = (
+    (4, b"ftypavi", "AVIF"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftyphev", "HEIC"),
+    (4, b"ftypmif1", "HEIF"),
+    (4, b"jP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (4, b"JXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"%PDF", "PDF"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"\0\0\1\0", "ICO"),
+    (0, b"8BPS", "Photoshop"),
+    (-18, b"TRUEVISION-XFILE", "TGA"),
+)
+
+_MAX_PIXELS = 178_956_970  # Pillow's: beyond it its own limit is an error as well
 _MAX_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 # Of a pixel, padded to whole blocks of 4:2:0: 2.5 times what noise of the extreme colours takes at quality 100.
 _MAX_JPEG_BYTES = 4
 _JPEG_BLOCK = 16  # pixels a side
-_JPEG_FORMATS = ("JPEG", "MPO")  # MPO: a JPEG with further pictures after it, as some cameras write it
+
+_SOI, _SOS, _EOI = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"  # where a JPEG, its pixels and its end begin
+_APP0, _APP14, _APP15, _COM = 0xE0, 0xEE, 0xEF, 0xFE  # markers, behind 0xFF
+_NO_SEGMENTS = (0x01, *range(0xD0, 0xD8))  # markers that stand alone
+_MARKER = re.compile(rb"\xff+([^\x00\xff])")  # as libjpeg searches for one
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Return the image in `data`, decoded to its last row, in its own mode; its EXIF orientation is ignored.
-
-    Raises ImageError with the reason, which begins with its kind and a colon: empty; no image; damaged, which includes
-    cut short; too large, which is more pixels than Pillow's limit (178,956,970: half a gigabyte) or a side longer than
-    a JPEG's can be.
+    """Return the image in `data`, decoded to its last row, in its own mode; its EXIF orientation is ignored, and of
+    several images it is the first. Raises ImageError as `load_image` does, and gives no warnings.
     """
-    if not data:
-        raise ImageError("empty: the file has 0 bytes")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's opinions on EXIF, palettes and sizes that are still accepted here
-        try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if max(image.size) > _MAX_JPEG_SIDE:
-                raise ImageError(
-                    f"too large: {image.width} × {image.height} pixels, but a JPEG's side is at most {_MAX_JPEG_SIDE:,}"
-                )
-            image.load()
-        except UnidentifiedImageError:
-            raise ImageError(f"no image: it begins with {data[:16]!r}") from None
-        except (ImageError, MemoryError):
-            raise
-        except Image.DecompressionBombError as error:
-            raise ImageError(f"too large: {error}") from None
-        except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead to
-            raise ImageError(f"damaged: {error}") from error
+        return load_image(data)
+
+
+def load_image(data: bytes) -> Image.Image:
+    """Do what `open_image` does, in any number of threads; Pillow may warn.
+
+    Raises ImageError with the reason, which begins with its kind and a colon: empty; no image; unsupported; damaged,
+    which includes cut short; too large, which is more pixels than Pillow's limit or a side longer than a JPEG's can be.
+    Pillow does not see what libjpeg warns of: where the native library is installed, it has the say on a JPEG.
+    """
+    if data.startswith(_SOI) and is_available():
+        check_jpeg(data)
+    elif data.startswith(_SOI) and data.rfind(_EOI) < data.rfind(_SOS):  # Pillow looks for no end
+        raise ImageError("damaged: no end-of-image marker follows the image")
+    image = _open(data)
+    with _reasons(data):
+        image.load()
     return image
 
 
 def read_size(data: bytes) -> tuple[int, int]:
-    """Return height and width of the image in `data` in pixels, from its header alone. Raises ImageError."""
+    """Return height and width of the image in `data` in pixels, from its header alone.
+
+    Raises ImageError as `load_image` does, as far as headers tell.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return image.height, image.width
-        except MemoryError:  # the machine's fault, not the image's
-            raise
-        except Exception as error:  # Pillow's parsers raise whatever damaged bytes lead to
-            raise ImageError(f"no image whose header can be read: it begins with {data[:16]!r}") from error
+        image = _open(data)
+    return image.height, image.width
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise ImageError("empty: the file has 0 bytes")
+    with _reasons(data):
+        image = Image.open(io.BytesIO(_essence(data) if data.startswith(_SOI) else data), formats=FORMATS)
+        if max(image.size) > _MAX_JPEG_SIDE:
+            raise ImageError(
+                f"too large: {image.width} × {image.height} pixels, but a JPEG's side is at most {_MAX_JPEG_SIDE:,}"
+            )
+        if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+            raise ImageError(f"unsupported: {image.format} of 32 bits a channel, for which there is no usual range")
+    return image
+
+
+@contextmanager
+def _reasons(data: bytes) -> Iterator[None]:
+    """Turn what Pillow raises into ImageErrors with their kinds."""
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise ImageError(_what_else(data)) from None
+    except (ImageError, MemoryError):  # the latter is the machine's fault, not the image's
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"too large: {str(error).partition(',')[0]}") from None  # and what it could be
+    except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead to
+        raise ImageError(f"damaged: {error}") from error
+
+
+def _what_else(data: bytes) -> str:
+    """Why bytes are refused that Pillow cannot identify."""
+    start = data[:1000].lstrip()
+    found = [name for place, magic, name in _OTHER_FORMATS if data[place:].startswith(magic)]
+    if start.startswith((b"<svg", b"<?xml")) and b"<svg" in start:
+        found = ["SVG"]
+    if found:
+        return f"unsupported: it is {found[0]}, and of images {', '.join(FORMATS)} are read"
+    if data.startswith((_SOI, b"\x89PNG", b"GIF8", b"RIFF")):
+        return f"damaged: it cannot be opened, and begins with {data[:16]!r}"
+    return f"no image: it begins with {data[:16]!r}"
+
+
+def _essence(data: bytes) -> bytes:
+    """A JPEG without what libjpeg passes over in its headers, at some of which Pillow's own parser stops: metadata,
+    markers of other programs with a wrong length, stray bytes. What tells its colours stays.
+
+    Raises ImageError where no image follows them.
+    """
+    kept, place = [_SOI], len(_SOI)
+    while header := _MARKER.search(data, place):
+        code, place = header[1][0], header.end()
+        if code in _NO_SEGMENTS:
+            continue
+        length = int.from_bytes(data[place : place + 2], "big")
+        segment = data[place : place + length]
+        place += length
+        if code == _SOS[1]:
+            return b"".join((*kept, data[header.start() :]))
+        if length < 2 or len(segment) < length:
+            break
+        if (not _APP0 <= code <= _APP15 and code != _COM) or _tells_colours(code, segment):
+            kept += (header[0][-2:], segment)
+    raise ImageError("damaged: its headers end before an image begins")
+
+
+def _tells_colours(code: int, segment: bytes) -> bool:
+    """Whether libjpeg takes the colours of a JPEG from this marker, of which `segment` begins with its length."""
+    jfif = code == _APP0 and segment[2:7] == b"JFIF\0" and len(segment) >= 16
+    return jfif or (code == _APP14 and segment[2:7] == b"Adobe" and len(segment) >= 14)
 
 
 def is_plain_jpeg(image: Image.Image) -> bool:
     """Return whether an image of `open_image` was a JPEG in RGB or grey, whose bytes can be kept as they are."""
-    return image.format in _JPEG_FORMATS and image.mode in ("RGB", "L")
+    return image.format == "JPEG" and image.mode in ("RGB", "L")
 
 
 def kind_of(image: Image.Image) -> str:
     """Return what an image of `open_image` was, for people: its format, of a JPEG with its mode, as "CMYK JPEG"."""
-    return f"{image.mode} JPEG" if image.format in _JPEG_FORMATS else str(image.format)
+    return f"{image.mode} JPEG" if image.format == "JPEG" else str(image.format)
 
 
 def shrunk_size(size: tuple[int, int], shorter_side: float) -> tuple[int, int]:

@@ -4,7 +4,6 @@ The reference for every decoder is Pillow's `image.crop(box).resize((S, S), BILI
 (`resize(box=…)` differs: its filter reaches beyond the box). EXIF orientation is ignored, as ImageNet practice has it.
 """
 
-import io
 import itertools
 import time
 from collections.abc import Sequence
@@ -13,14 +12,11 @@ from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, UnidentifiedImageError
+from PIL import Image, ImageChops
 
 from imagesprint.errors import ImageError
-
-Encoded = bytes | memoryview | NDArray[np.uint8]  # an image file, or pixels [H, W, 3]
-
-# What foreign shards and people's own photos come in. Others stay closed: for PostScript, Pillow starts Ghostscript.
-FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+from imagesprint.images.coding import load_image
+from imagesprint.images.native_library import Encoded
 
 STAGES: Final = ("read", "crc", "jpeg", "resize")  # of making a batch's pixels; Pillow's resizing counts as jpeg
 READ, CRC, JPEG, RESIZE = range(len(STAGES))
@@ -139,31 +135,14 @@ class _Batch:
 
 
 def open_rgb(encoded: Encoded) -> Image.Image:
-    """The whole image in RGB, 8 bits a channel: grey repeated, palettes looked up, CMYK converted, alpha dropped, of
-    16 bits the upper eight; pixels are taken as they are. Raises ImageError where the bytes are no image, cut short, or
-    more than Pillow's limit.
-
-    Damage inside a JPEG that libjpeg only warns of cannot be seen through Pillow; the record's checksum guards it.
-    """
-    if isinstance(encoded, np.ndarray):
-        return Image.fromarray(encoded)
-    try:
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-        image.load()
-        return to_rgb(image)
-    except MemoryError:  # the machine's fault, not the image's
-        raise
-    except Exception as error:  # damaged files make Pillow's parsers raise nearly anything, not OSError alone
-        raise ImageError(f"{len(encoded)} bytes that cannot be decoded ({_reason(error)})") from error
-
-
-def _reason(error: Exception) -> str:
-    # "cannot identify image file <_io.BytesIO object at 0x…>" would tell a user nothing, and never the same twice
-    return "no image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
+    """The whole image in RGB, 8 bits a channel, as `to_rgb` has it. Raises ImageError as `coding.load_image` does."""
+    return Image.fromarray(encoded) if isinstance(encoded, np.ndarray) else to_rgb(load_image(bytes(encoded)))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return the image in RGB, 8 bits a channel; itself if it is that already. See `open_rgb`."""
+    """Return the image in RGB, 8 bits a channel: itself if it is that already; grey repeated, palettes looked up, CMYK
+    and LAB converted, alpha dropped, of 16 bits the upper eight. Pixels are taken as they are, whatever EXIF says.
+    """
     if image.mode == "RGB":
         return image
     if image.mode == "I" or image.mode.startswith("I;16"):  # Pillow's own conversion would clip at 255

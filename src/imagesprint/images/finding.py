@@ -15,7 +15,7 @@ from typing import Final
 from imagesprint.errors import DataError
 
 # fmt: off
-# Of the formats that `images.decoding` opens.
+# Of the formats that `images.coding` opens.
 SUFFIXES: Final = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".gif", ".webp", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".pnm", ".pfm",

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imagesprint.images.decoding import STAGES, BatchImageError, Encoded, PillowDecoder
-from imagesprint.images.native_library import MESSAGE_BYTES, Status, address, library, text
+from imagesprint.images.decoding import STAGES, BatchImageError, PillowDecoder
+from imagesprint.images.native_library import MESSAGE_BYTES, Encoded, Status, address, library, reason, text
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class NativeDecoder:
         outcome = _check_memory(self._pool.decode(encoded, Batch(crops, flips, antialias, out, to_end)))
         for row in outcome.failed:
             if outcome.status[row] != Status.UNSUPPORTED:
-                raise batch_error(outcome, row, len(encoded[row]))
+                raise batch_error(outcome, row)
             one = slice(row, row + 1)
             self.decode_by_pillow(encoded[row], row, crops[one], flips[one], antialias, out[one])
 
@@ -224,12 +224,12 @@ def _check_memory(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def batch_error(outcome: Outcome, row: int, num_bytes: int) -> BatchImageError:
-    """The error for a row of `num_bytes` encoded bytes whose image, not its record, is at fault."""
+def batch_error(outcome: Outcome, row: int) -> BatchImageError:
+    """The error for a row whose image, not its record, is at fault."""
     if outcome.status[row] == Status.OUTSIDE:
         hint = "the index and the image disagree about its size: check with `imagesprint verify`"
         return BatchImageError(outcome.message(row), hint, row)
-    return BatchImageError(f"{num_bytes} bytes that cannot be decoded ({outcome.message(row)})", "", row)
+    return BatchImageError(reason(outcome.status[row], outcome.message(row)), "", row)
 
 
 def _checked_at(array: NDArray[Any] | None, dtype: Any, shape: tuple[int, ...]) -> int | None:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from imagesprint.errors import ImageError
-from imagesprint.images.decoding import Encoded
-from imagesprint.images.native_library import MESSAGE_BYTES, Status, address, library, text
+from imagesprint.images.native_library import MESSAGE_BYTES, Encoded, Status, address, library, reason, text
 
 
 @dataclass(frozen=True)
@@ -64,12 +63,20 @@ def read_info(data: Encoded) -> JpegInfo | None:
     return _to_info(info) if _call("ims_read_info", data, ctypes.byref(info)) else None
 
 
+def check_jpeg(data: Encoded) -> bool:
+    """Decode a JPEG of any colours to its end marker; return False where there is no verdict: it is none, or of a kind
+    that libjpeg does not decode. Raises ImageError where it is damaged or too large, as `shrink_jpeg` does.
+    """
+    return _call("ims_check", data, ctypes.byref(_Info()))
+
+
 def shrink_jpeg(data: Encoded, shorter_sides: Sequence[int], quality: int) -> Shrunk | None:
     """A JPEG's versions with these shorter sides, decoded once and to its end marker; None where it is for Pillow.
 
     One that is no larger keeps its size. Each is antialiased and encoded with `quality` as `coding.encode_jpeg` does,
-    or, with quality 0, uint8[height, width, 3] in RGB. Any warning of libjpeg's counts as damage, but for stray bytes
-    before a marker, which harm no pixel. Raises ImageError where the image is damaged or too large, and MemoryError.
+    or, with quality 0, uint8[height, width, 3] in RGB. A warning of libjpeg's counts as damage unless it is a
+    remark on a header or on stray bytes: native/jpeg_errors.c. Raises ImageError where the image is damaged or too
+    large, and MemoryError.
     """
     versions = (_Version * len(shorter_sides))(*(_Version(side, quality) for side in shorter_sides))
     info, nanoseconds = _Info(), ctypes.c_int64()
@@ -96,7 +103,7 @@ def entropy_seconds(data: Encoded, rows: int = 0) -> float:
 
 def own_entropy_seconds(data: Encoded, rows: int) -> float | None:
     """The same by our own decoder of Huffman codes, of the first `rows` rows; None where it leaves them to libjpeg: in
-    progressive images, with restart markers, or in more than one scan. Raises ImageError.
+    progressive images, or in more than one scan. Raises ImageError.
     """
     return _entropy_seconds(data, rows, True)
 
@@ -124,7 +131,7 @@ def _call(name: str, data: Encoded, *arguments: Any) -> bool:
     if status == Status.MEMORY:
         raise MemoryError
     if status not in (Status.OK, Status.UNSUPPORTED):
-        raise ImageError(f"{len(view)} bytes that cannot be decoded ({text(message.raw)})")
+        raise ImageError(reason(status, text(message.raw)))
     return bool(status == Status.OK)
 
 

@@ -10,6 +10,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from imagesprint.errors import UsageError
@@ -17,8 +18,11 @@ from imagesprint.errors import UsageError
 LIBRARY: Final = Path(__file__).with_name("libimagesprint.so")
 MESSAGE_BYTES: Final = 200  # of why an image failed, with the final zero
 
-_ABI = 5
+_ABI = 6
 _BUILD = "apt-get install gcc libjpeg-dev, then install imagesprint again (in a clone: pip install -e .)"
+
+
+Encoded = bytes | memoryview | NDArray[np.uint8]  # an image file, or pixels [H, W, 3]
 
 
 class Status(IntEnum):
@@ -45,6 +49,7 @@ _FUNCTIONS = {
     "ims_decode": (None, [_POINTER, _POINTER, _POINTER]),
     "ims_load": (None, [_POINTER, _POINTER, _POINTER]),
     "ims_read_info": (_INT32, [_POINTER, _INT64, _POINTER, _POINTER]),
+    "ims_check": (_INT32, [_POINTER, _INT64, _POINTER, _POINTER]),
     "ims_shrink": (_INT32, [_POINTER, _INT64, _POINTER, _INT32, _POINTER, _POINTER, _POINTER]),
     "ims_free": (None, [_POINTER]),
     "ims_entropy_ns": (_INT32, [_POINTER, _INT64, _INT32, _INT32, _POINTER, _POINTER]),
@@ -75,6 +80,11 @@ def is_available() -> bool:
     except UsageError:
         return False
     return True
+
+
+def reason(status: int, message: str) -> str:
+    """Return why an image is refused, with its kind and a colon before the library's words, as `coding` says it."""
+    return f"{'too large' if status == Status.TOO_LARGE else 'damaged'}: {message}"
 
 
 def address(array: NDArray[Any]) -> int:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagesprint.errors import DataError, ImageError, RecordError
-from imagesprint.images.decoding import READ, BatchImageError, Decoder, Encoded
+from imagesprint.images.decoding import READ, BatchImageError, Decoder
 from imagesprint.images.native_batches import Batch, NativeDecoder, Records, batch_error
-from imagesprint.images.native_library import Status
+from imagesprint.images.native_library import Encoded, Status
 from imagesprint.records.dataset import Dataset
 from imagesprint.records.tfrecord import damaged
 
@@ -79,7 +79,7 @@ def _load_natively(load: Load, decoder: NativeDecoder, out: NDArray[np.uint8]) -
         elif status >= Status.UNREADABLE:
             error = damaged(places.path(row), int(places.offsets[row]), outcome.message(row))
         else:
-            error = batch_error(outcome, row, int(places.encoded_lengths[row]))
+            error = batch_error(outcome, row)
         if error is not None:
             failures[row] = _located(error, dataset, int(ids[row]))
         if status == Status.UNREADABLE:  # the disk's fault: the record may be sound

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from imagesprint.images.decoding import Encoded
+from imagesprint.images.native_library import Encoded
 from imagesprint.measuring.contest import Pass
 from imagesprint.measuring.data_work import Batches, Work
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from imagesprint.errors import DataError
 from imagesprint.images.decoders import open_decoder, use_portable
-from imagesprint.images.decoding import STAGES, Encoded
+from imagesprint.images.decoding import STAGES
 from imagesprint.images.native_batches import Batch, NativeDecoder, Outcome, Records
 from imagesprint.images.native_images import entropy_seconds, own_entropy_seconds, read_info
+from imagesprint.images.native_library import Encoded
 from imagesprint.loading.batch import Buffer
 from imagesprint.loading.load import Load
 from imagesprint.loading.loader import AHEAD

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from imagesprint.images.decoding import Encoded
+from imagesprint.images.native_library import Encoded
 from imagesprint.loading.load import read_encoded
 from imagesprint.loading.loader import Loader
 from imagesprint.recipes.recipe import Phase

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from imagesprint.errors import ImageError
 from imagesprint.images.coding import encode_jpeg, is_plain_jpeg, kind_of, open_image, shrink
 from imagesprint.images.decoders import use_native
 from imagesprint.images.decoding import to_rgb
@@ -63,11 +62,7 @@ def store(
     As "raw" the pixels are stored instead. Raises ImageError with the reason if the file is rejected, which does not
     depend on the variants.
     """
-    try:
-        stored = _store_natively(data, variants, quality, image_format, stopwatch)
-    except ImageError as error:
-        open_image(data)  # raises with a reason for people, unless the damage is such that Pillow overlooks it
-        raise ImageError(f"damaged: {error.what}") from None
+    stored = _store_natively(data, variants, quality, image_format, stopwatch)
     return (stored, "") if stored else _store_by_pillow(data, variants, quality, image_format, stopwatch)
 
 

@@ -1,4 +1,4 @@
-"""Which image files a command line means: files, folders, patterns, and lines of standard input."""
+"""Which image files a command line means: files, folders, patterns, and names on standard input."""
 
 import glob
 import os
@@ -6,52 +6,66 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from imagesprint.console import Console
 from imagesprint.errors import UsageError
-from imagesprint.images.finding import SUFFIXES, Walk, is_image
+from imagesprint.images.finding import SUFFIXES, Tally, Walk, is_image
 
 STDIN: Final = "-"
 
 
-def find_images(words: Sequence[str], lines: Iterable[str]) -> list[Path]:
+def find_images(words: Sequence[str], names: Iterable[str], console: Console) -> list[Path]:
     """Return the files that `words` stand for, in their order; what a folder or a pattern finds is sorted.
 
     A word is a file, which need not exist or be an image; a folder, for all images below it (see `images.finding`); a
-    pattern with *, ? or [ (** for any folders); or "-", for the files and folders that `lines` name, one each. Raises
-    UsageError for a folder or a pattern without images, and where there are no lines.
+    pattern with *, ? or [ (** for any folders); or "-", for the files and folders of `names`. What a folder has
+    beside images is noted. Raises UsageError for a folder or a pattern without images, and where there are no names.
     """
     found: list[Path] = []
     for word in words:
         if word == STDIN:
-            listed = [path for line in lines if line for path in _expand(Path(line))]
+            listed = [path for name in names if name for path in _expand(Path(name), console)]
             if not listed:
                 raise UsageError("standard input names no images", "pipe one path a line into it: find . -name '*.jpg'")
             found += listed
         elif not os.path.lexists(word) and glob.has_magic(word):
-            found += _matches(word)
+            found += _matches(word, console)
         else:
-            found += _expand(Path(word))
+            found += _expand(Path(word), console)
     return found
 
 
-def _matches(pattern: str) -> list[Path]:
+def _matches(pattern: str, console: Console) -> list[Path]:
     matches = sorted(glob.glob(pattern, recursive=True))
     if not matches:
         raise UsageError(f"nothing matches {pattern}", "see that the folder is right; quote the pattern")
     files = [match for match in matches if not os.path.isdir(match)]
     # Of a pattern that finds files, folders are by-catch; one that finds folders alone means what is in them.
-    return [Path(file) for file in files] if files else [file for match in matches for file in _expand(Path(match))]
+    return (
+        [Path(file) for file in files]
+        if files
+        else [file for match in matches for file in _expand(Path(match), console)]
+    )
 
 
-def _expand(path: Path) -> list[Path]:
+def _expand(path: Path, console: Console) -> list[Path]:
     """The file itself, or the images below a folder."""
     if not path.is_dir():
         return [path]
+    found: list[Path] = []
+    others = Tally()
     try:
-        found = [Path(entry.path) for entry in Walk([path]).files(path) if is_image(entry.name)]
+        for entry in Walk([path]).files(path):
+            if is_image(entry.name):
+                found.append(Path(entry.path))
+            else:
+                others.add(entry.path)
     except OSError as error:
         raise UsageError(
             f"cannot read {error.filename}: {error.strerror}", "make it readable, or name its files"
         ) from error
+    if found:
+        for note in others.note(f"files of {path} that have no image's name are left out"):
+            console.line(note)
     if not found:
         raise UsageError(f"there are no images in {path}", f"their names must end in {', '.join(sorted(SUFFIXES))}")
     return found

@@ -1,8 +1,10 @@
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from imagesprint.errors import DataError
 from imagesprint.prepare.foreign.shards import ForeignShard
@@ -86,6 +88,12 @@ def test_unsound_boxes(
     assert found.index.boxes.tolist() == kept * 40
 
 
+def too_large_png() -> bytes:
+    file = io.BytesIO()
+    Image.new("1", (70_000, 3)).save(file, "PNG")
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("feature", "value", "match"),
     [
@@ -99,7 +107,12 @@ def test_unsound_boxes(
         ("image/class/label", int64_feature([1, 2]), "2 values of type int"),
         ("image/class/label", bytes_feature([b"1"]), "0 values of type int"),
         ("image/encoded", bytes_feature([]), "0 values of type bytes in image/encoded"),
-        ("image/encoded", bytes_feature([b"<html>"]), "no image whose header can be read: it begins with b'<html>'"),
+        ("image/encoded", bytes_feature([b"<html>"]), "no image: it begins with b'<html>'"),
+        (
+            "image/encoded",
+            bytes_feature([too_large_png()]),
+            "too large: 70000 × 3 pixels, but a JPEG's side is at most",
+        ),
     ],
 )
 def test_a_record_that_is_no_labelled_image(

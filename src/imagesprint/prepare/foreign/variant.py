@@ -84,8 +84,10 @@ def _read(payload: bytes, where: str) -> tuple[ImageRecord, list[str]]:
         features = decode_example(payload)
         record = ImageRecord.from_features(features, first_label=0)
         height, width = read_size(record.encoded)
-    except (RecordError, ImageError) as error:
+    except RecordError as error:
         raise DataError(f"{where}: {error.what}", error.hint or _AGAIN) from error
+    except ImageError as error:  # the record is sound: to copy it anew would not help
+        raise DataError(f"{where}: {error.what}", "write the shards again without this record") from error
     if not 0 <= record.label <= _MAX_LABEL:
         raise DataError(f"{where}: label {record.label} is none", "labels are 0 or 1 and up; leave out what has none")
     if (record.height or height, record.width or width) != (height, width):

@@ -72,6 +72,14 @@ def load_image(data: bytes) -> Image.Image:
     return image
 
 
+def check_image(data: bytes) -> None:
+    """Raise the ImageError that `open_image` would; natively no pixel of a JPEG is computed for that."""
+    if data.startswith(_SOI) and is_available():
+        check_jpeg(data)
+    else:
+        open_image(data)
+
+
 def read_size(data: bytes) -> tuple[int, int]:
     """Return height and width of the image in `data` in pixels, from its header alone.
 

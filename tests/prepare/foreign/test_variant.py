@@ -8,7 +8,7 @@ from PIL import Image
 
 from imagesprint.errors import DataError
 from imagesprint.prepare.foreign.shards import ForeignShard
-from imagesprint.prepare.foreign.variant import OTHER_SIZE, UNSOUND_BOXES, ShardScan, scan_shard
+from imagesprint.prepare.foreign.variant import DAMAGED, OTHER_SIZE, UNSOUND_BOXES, ShardScan, scan_shard
 from imagesprint.records.example import Pieces, bytes_feature, float_feature, int64_feature
 from imagesprint.records.tfrecord import file_crc, frame
 
@@ -65,6 +65,16 @@ def test_a_size_that_disagrees_with_the_image(write_foreign: WriteForeign, tmp_p
     found = scan_changed(write_foreign, tmp_path, **{"image/height": int64_feature([7])})
     assert found.notes == {OTHER_SIZE: 40}
     assert found.index.height.min() >= 40
+
+
+def test_images_that_are_damaged_behind_their_headers_are_counted(write_foreign: WriteForeign, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((64, 48), 50).save(file, "JPEG")
+    sides = {"image/height": int64_feature([48]), "image/width": int64_feature([64])}
+    cut = bytes_feature([file.getvalue()[:-100]])
+    found = scan_changed(write_foreign, tmp_path, **sides, **{"image/encoded": cut})
+    assert found.notes == {DAMAGED: 40}
+    assert len(found.index) == 40
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError, ImageError, RecordError, UsageError
-from imagesprint.images.coding import read_size
+from imagesprint.images.coding import check_image, read_size
 from imagesprint.prepare.foreign.classes import ForeignClasses, Labels, NameList
 from imagesprint.prepare.foreign.shards import ForeignShard
 from imagesprint.prepare.plan import without_validation
@@ -36,6 +36,12 @@ OTHER_SIZE = "records have another size than their image; the image's counts"
 UNSOUND_BOXES = "records have boxes that reach beyond the image (clipped) or are none (left out)"
 
 
+DAMAGED = (
+    "records hold damaged images, which `imagesprint verify --decode` lists; training stops at one, or passes over it "
+    "with --set bad_records=substitute"
+)
+
+
 @dataclass(frozen=True)
 class ShardScan:
     """What a shard holds; labels are as stored."""
@@ -50,7 +56,8 @@ class ShardScan:
 def scan_shard(shard: ForeignShard, on_images: Callable[[int], None]) -> ShardScan:
     """Read every record of a shard; `on_images` is told now and then of how many more.
 
-    Raises DataError, naming shard and record, at the first record that is damaged or no labelled image.
+    Raises DataError, naming shard and record, at the first record that is damaged or no labelled image. An image that
+    is damaged behind its header is counted in the notes.
     """
     rows: list[tuple[int, ...]] = []
     boxes: list[npt.NDArray[np.float32]] = []
@@ -90,6 +97,10 @@ def _read(payload: bytes, where: str) -> tuple[ImageRecord, list[str]]:
         raise DataError(f"{where}: {error.what}", "write the shards again without this record") from error
     if not 0 <= record.label <= _MAX_LABEL:
         raise DataError(f"{where}: label {record.label} is none", "labels are 0 or 1 and up; leave out what has none")
+    try:
+        check_image(record.encoded)
+    except ImageError:  # a record of somebody else's shards cannot be taken out: the others must stay of use
+        notes.append(DAMAGED)
     if (record.height or height, record.width or width) != (height, width):
         notes.append(OTHER_SIZE)
     if not sound_boxes(features)[1]:

@@ -120,4 +120,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def unknown_key(key: str, known: Iterable[str], where: str) -> RecipeError:
     """The error for a key that no field has; its hint suggests the nearest or lists all."""
     names = list(known)
-    return RecipeError(f"{where}: unknown key {key!r}", did_you_mean(key, names) or f"the keys are {', '.join(names)}")
+    return RecipeError(
+        f"{where}: unknown key {shown(key)!r}", did_you_mean(key, names) or f"the keys are {', '.join(names)}"
+    )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from imagesprint.errors import RankError, RecipeError
-from imagesprint.recipes.fields import did_you_mean, from_plain, kinds
+from imagesprint.recipes.fields import did_you_mean, from_plain, kinds, shown
 from imagesprint.recipes.recipe import BAD_RECORDS, CROPS, METHODS, MODELS, PRECISIONS, STRIDES, Phase, Recipe
 
 MAX_SEED = 2**63 - 1  # a TOML integer has 64 bits with sign
@@ -43,7 +43,7 @@ def _check_plain(where: str, value: Any) -> None:
 def _choose(where: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         hint = did_you_mean(value, known) or f"choose one of {', '.join(known)}"
-        raise RecipeError(f"{where}: unknown value {value!r}", hint)
+        raise RecipeError(f"{where}: unknown value {shown(value)!r}", hint)
 
 
 def _within(where: str, value: float, rule: str, good: bool) -> None:
@@ -110,7 +110,7 @@ def _check_source(where: str, source: str) -> None:
     digits = source.isascii() and source.isdigit() and not source.startswith("0")
     if source != "full" and not (digits and len(source) <= len(str(MAX_SIDE))):
         raise RecipeError(
-            f"{where}: unknown variant {source!r}", "give full or the shorter side in pixels, such as 160"
+            f"{where}: unknown variant {shown(source)!r}", "give full or the shorter side in pixels, such as 160"
         )
 
 

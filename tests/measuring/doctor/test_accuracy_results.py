@@ -9,6 +9,7 @@ from imagesprint.measuring.doctor.check import FAILURE, OK, WARNING, Check
 from imagesprint.measuring.reporting.run_record import RunRecord
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
+from imagesprint.runs.rows import EvaluationRow, MetricsRow, RunResult
 
 CLASSES = [f"class{number}" for number in range(10)]
 
@@ -18,17 +19,18 @@ def make(tiny_recipe: Recipe) -> Any:
     """Makes a finished run of 10 classes that is well, but for what is given."""
 
     def made(**changes: Any) -> dict[str, Check]:
-        row = {"step": 32, "lr": 0.01, "top1": 90.0, "images_per_second": 100.0, "window": 10.0}
-        evaluation = {"top1": changes.pop("evaluated", 88.0), "step": 32}
+        row = MetricsRow(32, 8.0, 1, 1, 1, 0, 90.0, 100.0, 0.01, 16, 20, 100.0, 0, seconds=10.0)
+        evaluation = EvaluationRow(32, 8.0, 60, changes.pop("evaluated", 88.0), 100.0, 1.0, None)
         parts: dict[str, Any] = {
             "path": Path("run"),
             "recipe": tiny_recipe,
             "metrics": [row],
             "evaluations": [evaluation],
-            "result": {"bad_records": 0, "overflows": 0},
+            "result": RunResult(32, 8.0, 100.0, 10.0),
             "checkpoint": {"classes": CLASSES},
             "judged": [],
             "log": [],
+            "remarks": [],
         }
         checks = result_checks(RunRecord(**(parts | changes)), Schedule(tiny_recipe, 70))
         assert all(check.hint for check in checks if check.status != OK)

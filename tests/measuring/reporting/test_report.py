@@ -89,7 +89,10 @@ def test_figures_are_those_of_the_files(write_run: Callable[..., Path], tmp_path
     assert "<b>1.20</b>cost, at 36 an hour" in text
     assert "Not finished: 16 steps, 4 epochs" in text
     (tmp_path / "run" / "result.json").write_text(
-        json.dumps({"wall_seconds": 300, "interruptions": [{"reason": "killed", "step": 8, "time": None}]})
+        json.dumps(
+            {"steps": 16, "epochs": 4.0, "images_per_second": 98.0, "wall_seconds": 300, "top1": None}
+            | {"interruptions": [{"reason": "killed", "step": 8, "time": None}]}
+        )
     )
     text = report(tmp_path / "run")
     assert "<b>5:00 min</b>wall time" in text
@@ -147,7 +150,7 @@ def test_mistakes_are_shown_with_their_pictures(
     result = {
         "view": "plain", "step": 8, "epoch": 2.0, "num_images": 18, "top1": 50.0, "top5": 100.0, "loss": 0.5,
         "details": details(outcomes, dataset.labels, dataset.classes),
-        "data": {"variant": "32", "fingerprint": dataset.fingerprint},
+        "data": {"variant": "32", "fingerprint": dataset.fingerprint, "variants": ["full", "32"]},
     }  # fmt: skip
     (run / "evaluated").mkdir()
     file = run / "evaluated" / "step-0000008-0.json"
@@ -161,7 +164,8 @@ def test_mistakes_are_shown_with_their_pictures(
     assert "<td>48 px</td><td>51.00</td><td>+1.00</td>" in text
     assert "<td>flower</td><td>china</td><td>9</td>" in text
     assert "Weakest class: flower" in (run / "model-card.md").read_text()
-    file.write_text(json.dumps(result | {"data": {"variant": "32", "fingerprint": "other"}}))
+    other = {"variant": "32", "fingerprint": "other", "variants": ["full", "32"]}
+    file.write_text(json.dumps(result | {"data": other}))
     assert "data:image/jpeg" not in report(run, data=photo_root)
 
 

@@ -1,15 +1,20 @@
 """The logs of a run after damage: what is said of it, and what is made anew."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from imagesprint.runs import event_file
 from imagesprint.runs.directory import RunDirectory
-from imagesprint.runs.logs import EVALUATOR, RunLogs, mend_tensorboard, remarks
+from imagesprint.runs.logs import EVALUATION_TAGS, EVALUATOR, METRIC_TAGS, RunLogs, mend_tensorboard, remarks
 from imagesprint.runs.rows import EvaluationRow, MetricsRow
+
+ROW = len(METRIC_TAGS) + len(EVALUATION_TAGS)  # seconds that a row takes: see `run`
 
 
 def metrics(step: int) -> MetricsRow:
@@ -21,16 +26,29 @@ def evaluation(step: int) -> EvaluationRow:
     return EvaluationRow(step, step / 4, 18, 50, 90, 1 / step, None)
 
 
-def shown(run: RunDirectory, tag: str, folder: str = "") -> list[int]:
-    """The steps that TensorBoard shows, by its own reader."""
+def points(run: RunDirectory, tag: str, folder: str = "") -> list[Any]:
+    """What TensorBoard shows, by its own reader."""
     events = EventAccumulator(str(run.tensorboard / folder), size_guidance={"scalars": 0})
     events.Reload()
-    return [event.step for event in events.Scalars(tag)] if tag in events.Tags()["scalars"] else []
+    return list(events.Scalars(tag)) if tag in events.Tags()["scalars"] else []
+
+
+def shown(run: RunDirectory, tag: str, folder: str = "") -> list[int]:
+    return [point.step for point in points(run, tag, folder)]
+
+
+def times(run: RunDirectory, tag: str) -> dict[int, float]:
+    return {point.step: point.wall_time for point in points(run, tag)}
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDirectory:
-    """A run of eight logged steps, evaluated after 4 by the training and after 8 by another program, in two files."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    """A run of eight logged steps, evaluated after 4 by the training and after 8 by another program, in two files.
+
+    A second passes from each point to the next.
+    """
+    seconds = itertools.count(1_000_000.0)
+    monkeypatch.setattr(event_file, "time", SimpleNamespace(time=lambda: next(seconds)))
     run = RunDirectory(tmp_path)
     with RunLogs(run) as logs:
         for step in range(1, 5):
@@ -70,9 +88,10 @@ def test_whole_logs_are_left_alone(run: RunDirectory) -> None:
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
 def test_a_damaged_event_file_is_made_anew(run: RunDirectory, damage: Callable[[Path], None], which: int) -> None:
-    times = {event.step: event.wall_time for event in _events(run, "loss/total")}
+    before = {tag: times(run, tag) for tag in ("loss/total", "data_wait", "eval/loss")}
     damage(files(run)[which])
-    assert len(shown(run, "image_size")) < 8
+    lost = {tag: sorted(before[tag].keys() - times(run, tag).keys()) for tag in before}
+    assert any(lost.values())
     found = remarks(run)
     assert len(found) == (damage is not Path.unlink), found
     assert all(str(files(run)[which]) in what and "TensorBoard shows nothing behind it" in what for what in found)
@@ -81,17 +100,11 @@ def test_a_damaged_event_file_is_made_anew(run: RunDirectory, damage: Callable[[
         assert shown(run, tag) == list(range(1, 9))
     assert (shown(run, "eval/top1"), shown(run, "eval/top1", EVALUATOR)) == ([4], [8])
     assert len(files(run)) == 1
-    after = {event.step: event.wall_time for event in _events(run, "loss/total")}
-    kept = [step for step in after if after[step] == times[step]]
-    assert list(after.values()) == sorted(after.values())
-    assert kept, "what was not lost keeps its time"
+    for tag, former in before.items():
+        after = times(run, tag)
+        assert list(after.values()) == sorted(after.values())
+        assert all(abs(after[step] - former[step]) <= ROW for step in former if step not in lost[tag])
     assert not mend_tensorboard(run, 8)
-
-
-def _events(run: RunDirectory, tag: str) -> list[Any]:
-    events = EventAccumulator(str(run.tensorboard), size_guidance={"scalars": 0})
-    events.Reload()
-    return list(events.Scalars(tag))
 
 
 def test_what_is_computed_again_is_not_made_anew(run: RunDirectory) -> None:

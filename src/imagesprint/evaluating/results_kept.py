@@ -5,7 +5,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NotRequired, TypedDict
+from typing import Any, Final, TypedDict
 
 import torch
 
@@ -32,9 +32,8 @@ class KeptData(TypedDict):
 
 
 class Result(TypedDict):
-    """What a checkpoint came to by one view. `checkpoint` is its file's name, where the result was kept."""
+    """What a checkpoint came to by one view."""
 
-    checkpoint: NotRequired[str]
     view: str
     step: Count
     epoch: Epochs

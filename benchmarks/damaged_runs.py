@@ -30,18 +30,19 @@ from typing import Any, Final
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: many small commands run side by side
 
+import torch._dynamo
 from digits import prepare_digits
 
 from imagesprint.cli.main import main as carry_out
-from imagesprint.console import Console
 from imagesprint.evaluating.checkpoints import evaluate_checkpoints
 from imagesprint.measuring.doctor.accuracy_checks import accuracy_checks
-from imagesprint.measuring.reporting.report import ReportOptions, write_report
+from imagesprint.measuring.limits.diagnosis import diagnose_run
+from imagesprint.measuring.reporting.report import write_report
 from imagesprint.runs.event_file import read_scalars
 from imagesprint.training.training import train
 
 # What the verbs import when they are called: here once, for all processes forked from this one.
-IMPORTED: Final = (evaluate_checkpoints, accuracy_checks, write_report, ReportOptions, Console, train)
+IMPORTED: Final = (torch._dynamo, train, evaluate_checkpoints, write_report, accuracy_checks, diagnose_run)
 COMMANDS: Final = ("train", "evaluate", "report", "doctor", "inspect")
 SECONDS: Final = 60  # that a command may take
 RECIPE: Final = """\
@@ -69,6 +70,7 @@ class Place:
     data: Path
     stopped: Path = field(init=False)
     finished: Path = field(init=False)
+    recipe: Path = field(init=False)
 
     def __post_init__(self) -> None:
         self.recipe = self.scratch / "tiny.toml"
@@ -78,8 +80,20 @@ class Place:
     def words(self, command: str, run: Path) -> list[str]:
         """The command line for `run`."""
         words: dict[str, Sequence[object]] = {
-            "train": (self.recipe, "--data", self.data, "--output", run, "--device", "cpu", "--checkpoint-every", 1),
-            "evaluate": (run, "--data", self.data, "--device", "cpu"),
+            "train": (
+                self.recipe,
+                "--data",
+                self.data,
+                "--output",
+                run,
+                "--device",
+                "cpu",
+                "--checkpoint-every",
+                1,
+                "--keep",
+                "last:2",
+            ),
+            "evaluate": (run, "--data", self.data, "--device", "cpu", "--flip"),  # which was not asked before
             "report": (run,),
             "doctor": (run,),
             "inspect": (self.data, "--run", run, "--step", 2, "--output", run / "sheet.png"),
@@ -90,7 +104,7 @@ class Place:
         """Train, stop, evaluate and report the one run, and train its copy to the end."""
         for words in (
             [*self.words("train", self.stopped), "--stop-after", "4"],
-            self.words("evaluate", self.stopped),
+            ["evaluate", str(self.stopped), "--data", str(self.data), "--device", "cpu", "--json"],
             self.words("report", self.stopped),
         ):
             done = self._wait(words)
@@ -159,8 +173,6 @@ def _opened(run: Path) -> set[str]:
 
 
 def _facts(run: Path) -> dict[str, Any]:
-    import torch
-
     newest = max((run / "checkpoints").glob("step-*.pt"))
     digest = hashlib.sha256()
     for key, value in torch.load(newest, weights_only=True)["model"].items():
@@ -271,7 +283,6 @@ class Table:
 
     verdicts: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
-    unnamed: Counter[str] = field(default_factory=Counter)
 
     def add(self, file: str, command: str, verdict: str) -> None:
         self.verdicts.setdefault((label(file), command), Counter())[verdict] += 1

@@ -71,6 +71,8 @@ def test_rewinding_drops_what_is_computed_again(tmp_path: Path) -> None:
 def test_rows_of_earlier_versions_are_read(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     append_row(run.metrics_file, METRICS)
+    clocks = {"stages": {"load": 1.0, "jpeg": -1e-4}, "ranks": {"own": [-1e-6], "data_wait": [0.0]}}
+    append_row(run.metrics_file, METRICS | clocks | {"step": 20})
     append_row(run.commands_file, BEGAN)
     assert (run.metrics()[0].overflows, run.metrics()[0].stages) == (0, None)
     assert run.commands() == [Began("2026-11-29T01:02:03", 0, 1)]

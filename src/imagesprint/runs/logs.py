@@ -64,8 +64,11 @@ def _points(row: MetricsRow | EvaluationRow) -> dict[str, float]:
 
 def remarks(run: RunDirectory, until: int | None = None) -> list[str]:
     """What is wrong in the logs of `run` and yet no error, in words: lines cut short, steps without a row, damaged
-    TensorBoard files. `until` is the step that rows must reach. Raises RunError where metrics.jsonl is damaged.
+    TensorBoard files. `until` is the step that rows must reach.
+
+    Raises RunError where one of the rows is damaged otherwise, so that it is known before work is done.
     """
+    run.evaluations(), run.commands()
     files = (run.metrics_file, run.evaluations_file, run.commands_file)
     found = [f"{file}: its last line is cut short and is passed over" for file in files if is_cut(file)]
     rows = run.metrics()

@@ -24,7 +24,7 @@ Epochs = Annotated[float, (0, 2**31)]
 Speed = Annotated[float, (0, 1e12)]  # images a second
 Seconds = Annotated[float, (0, 1e12)]
 Window = Annotated[float, (1e-9, 1e12)]  # seconds by which something is divided
-Difference = Annotated[float, (-1e12, 1e12)]  # of seconds
+Difference = Annotated[float, (-1e12, 1e12)]  # of two clocks' seconds, and so now and then a little below 0
 
 _NAMES: Final = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
@@ -33,17 +33,17 @@ _NAMES: Final = {int: "a whole number", float: "a number", bool: "true or false"
 class StageSeconds:
     """What the stages of a window of steps took: see `training.stage_times.StageTimes.row`."""
 
-    load: Seconds
-    read: Seconds = 0.0
-    crc: Seconds = 0.0
-    jpeg: Seconds = 0.0
-    resize: Seconds = 0.0
-    copy: Seconds = 0.0
-    copy_wait: Seconds = 0.0
-    checkpoint: Seconds = 0.0
-    evaluation: Seconds = 0.0
+    load: Difference
+    read: Difference = 0.0
+    crc: Difference = 0.0
+    jpeg: Difference = 0.0
+    resize: Difference = 0.0
+    copy: Difference = 0.0
+    copy_wait: Difference = 0.0
+    checkpoint: Difference = 0.0
+    evaluation: Difference = 0.0
     threads: Number = 1
-    checkpoint_writing: Seconds = 0.0
+    checkpoint_writing: Difference = 0.0
 
 
 @dataclass(frozen=True)

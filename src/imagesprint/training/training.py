@@ -331,13 +331,13 @@ class _Training:
         if found is not None:
             if self._ranks.is_main:
                 set_aside(damaged, path, self._console)
-                for remark in remarks(self._run, self._state.step):
-                    self._console.warn(remark)
             if content["decoder"] != self._decoder:
                 self._console.warn(
                     f"{path} was made with decoder {content['decoder']}: the run goes on with other pixels"
                 )
             self._console.line(f"output      {self._run.path}, resumed after step {self._state.step} from {path.name}")
+        for remark in remarks(self._run, self._state.step) if self._ranks.is_main else ():
+            self._console.warn(remark)
 
     def _result(self) -> RunResult:
         """The result up to here; kept as result.json once the recipe is done."""

@@ -1,6 +1,7 @@
 """Plots of a run: loss, learning rate and accuracy over the steps, with the phases shaded."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -8,9 +9,11 @@ from matplotlib.figure import Figure
 
 from imagesprint.errors import UsageError
 from imagesprint.files import write_atomically
+from imagesprint.measuring.reporting.line_chart import MOST
 from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.rows import EvaluationRow, MetricsRow
 
+Rows = Sequence[MetricsRow | EvaluationRow]
 Draw = Callable[[Axes, list[MetricsRow], list[EvaluationRow]], None]
 SHADES = ("#f2f2f2", "#ffffff")
 TRAINING, VALIDATION, SECOND = "#0072b2", "#d55e00", "#009e73"  # Okabe and Ito: told apart by the colour-blind, too
@@ -66,44 +69,31 @@ def _shade_phases(axes: Axes, metrics: list[MetricsRow]) -> None:
         )
 
 
+def _plot(axes: Axes, rows: Rows, key: str, color: str, style: str = "-", label: str | None = None) -> None:
+    values = [getattr(row, key) for row in rows]
+    heights = [value if abs(value) < MOST else math.nan for value in values]
+    axes.plot([row.step for row in rows], heights, style, color=color, label=label)
+
+
 def _loss(axes: Axes, metrics: list[MetricsRow], evaluations: list[EvaluationRow]) -> None:
-    steps = [row.step for row in metrics]
-    axes.plot(steps, [row.loss for row in metrics], color=TRAINING, label="training, with weight decay")
-    axes.plot(steps, [row.cross_entropy for row in metrics], color=SECOND, label="training, cross-entropy")
-    axes.plot(
-        [row.step for row in evaluations],
-        [row.loss for row in evaluations],
-        "o-",
-        color=VALIDATION,
-        label="validation",
-    )
+    _plot(axes, metrics, "loss", TRAINING, label="training, with weight decay")
+    _plot(axes, metrics, "cross_entropy", SECOND, label="training, cross-entropy")
+    _plot(axes, evaluations, "loss", VALIDATION, "o-", "validation")
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
 
 
 def _lr(axes: Axes, metrics: list[MetricsRow], _: list[EvaluationRow]) -> None:
-    axes.plot([row.step for row in metrics], [row.lr for row in metrics], color=TRAINING)
+    _plot(axes, metrics, "lr", TRAINING)
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)
 
 
 def _accuracy(axes: Axes, metrics: list[MetricsRow], evaluations: list[EvaluationRow]) -> None:
-    axes.plot(
-        [row.step for row in metrics],
-        [row.top1 for row in metrics],
-        color=TRAINING,
-        label="training top-1 (augmented)",
-    )
-    for key, color in (("top1", VALIDATION), ("top5", SECOND)):
-        label = f"validation {key.replace('top', 'top-')}"
-        axes.plot(
-            [row.step for row in evaluations],
-            [getattr(row, key) for row in evaluations],
-            "o-",
-            color=color,
-            label=label,
-        )
+    _plot(axes, metrics, "top1", TRAINING, label="training top-1 (augmented)")
+    _plot(axes, evaluations, "top1", VALIDATION, "o-", "validation top-1")
+    _plot(axes, evaluations, "top5", SECOND, "o-", "validation top-5")
     axes.set_ylabel("accuracy in %")
     axes.set_ylim(0, 101)
     axes.legend(frameon=False, loc="center right")

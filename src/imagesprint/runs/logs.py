@@ -68,7 +68,8 @@ def remarks(run: RunDirectory, until: int | None = None) -> list[str]:
 
     Raises RunError where one of the rows is damaged otherwise, so that it is known before work is done.
     """
-    run.evaluations(), run.commands()
+    run.evaluations()
+    run.commands()
     files = (run.metrics_file, run.evaluations_file, run.commands_file)
     found = [f"{file}: its last line is cut short and is passed over" for file in files if is_cut(file)]
     rows = run.metrics()

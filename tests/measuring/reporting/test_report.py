@@ -174,6 +174,36 @@ def test_a_run_without_evaluations_has_a_report_too(write_run: Callable[..., Pat
     assert "Nothing was evaluated yet" in (tmp_path / "run" / "model-card.md").read_text()
 
 
+@pytest.mark.parametrize("figure", ["NaN", "Infinity", "1.7e308", "1e-320"])
+def test_figures_that_nobody_can_draw(write_run: Callable[..., Path], tmp_path: Path, figure: str) -> None:
+    run = write_run(tmp_path / "run", 8)
+    for name, key in (("evaluations", "loss"), ("metrics", "lr"), ("metrics", "loss")):
+        if name == "metrics" and not figure.startswith("1"):
+            continue  # what is no number ends a training before it is logged
+        lines = (run / f"{name}.jsonl").read_text().splitlines()
+        lines[-1] = json.dumps(json.loads(lines[-1]) | {key: float(figure)})
+        (run / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    assert "<polyline" in report(run)
+
+
+def test_what_is_wrong_with_the_files_is_said(
+    write_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", 8)
+    (run / "log.txt").write_bytes(b"2026 device      \xff\xfe\0\n")
+    (run / "evaluated").mkdir()
+    (run / "evaluated" / "step-0000008-0.json").write_text("{}")
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "step-0000008.pt").write_bytes(b"PK")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9')
+    write_report(run, ReportOptions(), Console())
+    said = capsys.readouterr().err
+    for part in ("metrics.jsonl: its last line is cut short", "step-0000008-0.json is damaged: imagesprint evaluate"):
+        assert part in said
+    assert "step-0000008.pt" in said
+
+
 def test_what_is_no_run_is_wrong_usage(tmp_path: Path, tiny_recipe: Recipe) -> None:
     with pytest.raises(UsageError, match="no run"):
         report(tmp_path)

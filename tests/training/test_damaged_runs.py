@@ -82,11 +82,14 @@ def test_a_recipe_that_was_deleted_is_made_anew(
 ) -> None:
     expected = run.recipe()
     run.recipe_file.write_text(run.recipe_file.read_text().replace("seed = 0", "seed = 1"))
+    wrong = f"{run.recipe_file} is not what the run's checkpoints were trained by: seed is 1, was 0"
     for verb in ("report", "doctor"):
         assert main([verb, str(run.path)]) == 1
         said = capsys.readouterr().err
-        assert f"{run.recipe_file} is not what step-0000008.pt was trained by: seed is 1, was 0" in said
-        assert "hint: delete it and give the same train command again" in said
+        assert f"error: {wrong}\nhint: delete it and give the same train command again" in said
+    done = go_on()
+    assert done.code == 1, done.stderr
+    assert f"error: {wrong}\n" in done.stderr
     run.recipe_file.unlink()
     done = go_on()
     assert done.code == 0, done.stderr

@@ -160,7 +160,10 @@ def check_run(path: Path, recipe: Recipe, resume: str) -> None:
         raise UsageError(
             f"--resume never: {path} already holds a run", "choose a new directory for --output, or leave --resume away"
         )
-    if begun and stored is not None:
+    if begun and stored is not None and recipe_changes(stored, recipe):
+        trained = trained_recipe(run)
+        if trained is not None and not recipe_changes(trained, recipe):
+            raise wrong_recipe_file(run, recipe_changes(trained, stored))
         check_same_recipe(path, stored, recipe)
 
 
@@ -172,16 +175,26 @@ def trained_recipe(run: RunDirectory) -> Recipe | None:
     return None
 
 
-def check_same_recipe(origin: Path, stored: Recipe, recipe: Recipe) -> None:
-    """Raise UsageError where `recipe` would not go on with what was trained by `stored`, which comes from `origin`."""
+def wrong_recipe_file(run: RunDirectory, changed: Sequence[Difference]) -> RunError:
+    """The error for a recipe.toml that has `changed` from what was trained."""
+    first = changed[0]
+    return RunError(
+        f"{run.recipe_file} is not what the run's checkpoints were trained by: {first.key} is {first.b!r}, was "
+        f"{first.a!r}",
+        "delete it and give the same train command again: it is made anew",
+    )
+
+
+def check_same_recipe(run: Path, stored: Recipe, recipe: Recipe) -> None:
+    """Raise UsageError where `recipe` would not go on with what was trained by `stored` in the directory `run`."""
     changed = recipe_changes(stored, recipe)
     if changed:
         listed = "; ".join(f"{change.key} was {change.a!r}, is {change.b!r}" for change in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise UsageError(
-            f"{origin} holds a run of another recipe: {listed}{more}",
+            f"{run} holds a run of another recipe: {listed}{more}",
             "choose another --output, or give the recipe and the --set of that run "
-            "(imagesprint recipes show RUN/recipe.toml)",
+            f"(imagesprint recipes show {run}/recipe.toml)",
         )
 
 

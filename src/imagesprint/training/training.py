@@ -321,7 +321,7 @@ class _Training:
                 )
         else:
             path, content, damaged = found
-            check_same_recipe(path, from_dict(content["recipe"], origin=str(path)), self._recipe)
+            check_same_recipe(self._run.path, from_dict(content["recipe"], origin=str(path)), self._recipe)
             self._state.restore(content, path, self._data, self._decoder, force_decoder=bool(chosen_decoder()))
         self._start_step = self._state.step
         self._ranks.check_agreement(

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from imagesprint.errors import CheckpointError, RunError, UsageError
+from imagesprint.errors import CheckpointError, UsageError
 from imagesprint.evaluating.results_kept import FOLDER, Result, read_result
 from imagesprint.model.weights import read_training_checkpoint
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.toml_format import from_dict
-from imagesprint.runs.directory import RunDirectory, recipe_changes
+from imagesprint.runs.directory import RunDirectory, recipe_changes, wrong_recipe_file
 from imagesprint.runs.logs import remarks
 from imagesprint.runs.rows import EvaluationRow, MetricsRow, RunResult
 
@@ -149,11 +149,7 @@ def _facts(run: RunDirectory, recipe: Recipe, found: list[str]) -> dict[str, Any
             continue
         changed = recipe_changes(from_dict(content["recipe"], origin=str(path)), recipe)
         if changed:
-            raise RunError(
-                f"{run.recipe_file} is not what {path.name} was trained by: {changed[0].key} is {changed[0].b!r}, was "
-                f"{changed[0].a!r}",
-                "delete it and give the same train command again: it is made anew",
-            )
+            raise wrong_recipe_file(run, changed)
         weights = sum(value.numel() for key, value in content["model"].items() if "running" not in key)
         facts = {key: content[key] for key in content if key not in ("model", "ema", "optimizer", "scaler", "recipe")}
         return facts | {"path": path, "num_weights": weights}

@@ -13,6 +13,8 @@ from typing import Any
 
 def main() -> None:
     """Answer until nothing comes any more."""
+    import torch._dynamo  # noqa: F401 (what an optimizer imports, in more than a second)
+
     from imagesprint.cli.main import main as carry_out
     from imagesprint.evaluating import checkpoints  # noqa: F401 (for what it imports)
     from imagesprint.training import training  # noqa: F401

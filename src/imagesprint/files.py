@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from imagesprint.errors import RunError
 
 TEMPORARY_PATTERN = ".*.tmp"  # files that `write_atomically` had not finished when its process was killed
+Row = TypeVar("Row")
 _TAIL = 4096  # bytes read at a time when looking for the end of a line
 
 
@@ -40,19 +41,42 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file, oldest first; none where there is no file.
+def parse_rows(path: Path, parse: Callable[[Any], Row], hint: str = "repair or delete that line") -> list[Row]:
+    """What `parse` makes of each object of a .jsonl file, oldest first; none where there is no file.
 
-    A last line without its end (the writer was killed in the middle of it) is left out. Raises RunError where
-    another line is damaged.
+    A last line without its end (the writer was killed in the middle of it) is left out: `is_cut` tells. Raises
+    RunError, with file, line and `hint`, for another line that is no JSON in UTF-8 or for which `parse` raises a
+    ValueError.
     """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    try:
-        return [json.loads(line) for line in lines if line]
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}", "repair or delete the line that is no JSON object") from error
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            if line:
+                rows.append(parse(json.loads(line.decode())))
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{path} is damaged in line {number}: {error}", hint) from error
+    return rows
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """As `parse_rows`: the objects as they are."""
+    return parse_rows(path, _as_object)
+
+
+def _as_object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object")
+    return value
+
+
+def is_cut(path: Path) -> bool:
+    """Whether the last line of a .jsonl file lacks its end, so that `read_rows` leaves it out."""
+    if not path.exists():
+        return False
+    with path.open("rb", buffering=0) as file:
+        return _end_of_last_line(file) < file.seek(0, os.SEEK_END)
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -1,18 +1,33 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from imagesprint.errors import CheckpointError
+from imagesprint.evaluating.details import details
 from imagesprint.evaluating.evaluation_images import EvaluationImages
-from imagesprint.evaluating.results_kept import FOLDER, ResultsKept, checkpoint_hash
+from imagesprint.evaluating.outcomes import Outcomes
+from imagesprint.evaluating.results_kept import FOLDER, KeptData, Result, ResultsKept, checkpoint_hash
 from imagesprint.evaluating.views import View
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import Root, open_dataset, open_root
 from imagesprint.runs.ranks import Ranks
 
 CPU = torch.device("cpu")
+
+
+def made(kept: ResultsKept) -> Result:
+    """A result on the validation images of variant 32, half of which were taken for china."""
+    data, labels, right = kept.data("32"), np.repeat([0, 1], 9).astype(np.int32), np.repeat([True, False], 9)
+    assert data is not None
+    outcomes = Outcomes(right, np.ones(18, np.bool_), np.zeros(18), np.zeros(18, np.int64), np.full(18, 0.75))
+    return {
+        "view": "plain", "step": 4, "epoch": 1.0, "num_images": 18, "top1": 50.0, "top5": 100.0, "loss": float("nan"),
+        "details": details(outcomes, labels, ("china", "flower")), "data": data,
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -24,10 +39,12 @@ def test_a_result_is_found_for_the_same_checkpoint_view_and_data_alone(
     root: Root, tmp_path: Path, write_checkpoint: Callable[..., Path]
 ) -> None:
     checkpoint, kept = write_checkpoint(tmp_path, 4), ResultsKept(root, CPU)
-    result = {"step": 4, "data": kept.data("32")}
+    result = made(kept)
     kept.keep(checkpoint, View(), result)
     again = ResultsKept(root, CPU)
-    assert again.find(checkpoint, View()) == {"checkpoint": checkpoint.name, **result}
+    found = again.find(checkpoint, View())
+    assert found is not None
+    assert json.dumps(found) == json.dumps(result)  # to the loss, which is no number
     assert again.find(checkpoint, View(flip=True)) is None
     content = torch.load(checkpoint, weights_only=True)
     content["model"]["fc.bias"][0] += 1
@@ -39,10 +56,17 @@ def test_other_data_and_damaged_files_are_no_result(
     root: Root, tmp_path: Path, write_checkpoint: Callable[..., Path]
 ) -> None:
     checkpoint, kept = write_checkpoint(tmp_path, 4), ResultsKept(root, CPU)
-    kept.keep(checkpoint, View(), {"step": 4, "data": kept.data("32") | {"fingerprint": "of other images"}})
+    other: KeptData = {"variant": "32", "fingerprint": "of other images", "variants": []}
+    kept.keep(checkpoint, View(), {**made(kept), "data": other})
     assert kept.find(checkpoint, View()) is None
-    next((tmp_path / FOLDER).iterdir()).write_text("{")
-    assert kept.find(checkpoint, View()) is None
+    kept.keep(checkpoint, View(), made(kept))
+    file = next((tmp_path / FOLDER).iterdir())
+    whole = file.read_text()
+    for damaged in ("{", whole.replace('"top1": 50.0', '"top1": 51.0'), whole.replace('"mistakes"', '"mistaken"')):
+        file.write_text(damaged)
+        assert kept.find(checkpoint, View()) is None
+    file.write_text(whole)
+    assert kept.find(checkpoint, View()) is not None
 
 
 def test_a_checkpoint_outside_a_run_keeps_nothing(
@@ -50,7 +74,7 @@ def test_a_checkpoint_outside_a_run_keeps_nothing(
 ) -> None:
     alone = write_checkpoint(tmp_path / "run", 4).rename(tmp_path / "best.pt")
     kept = ResultsKept(root, CPU)
-    kept.keep(alone, View(), {"step": 4, "data": kept.data("32")})
+    kept.keep(alone, View(), made(kept))
     assert kept.find(alone, View()) is None
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["best.pt"]
 

@@ -39,7 +39,7 @@ def test_a_training_ends_by_its_own_words_by_its_lock_or_by_its_result(tmp_path:
         assert run.end() is None
     history.end(16, DONE)
     assert run.end() == "its training ended after step 16 (as it was told to)"
-    directory.write_result({})
+    directory.result_file.write_text("{}")
     assert run.end() == FINISHED
 
 

@@ -75,14 +75,48 @@ def test_a_whole_number_does_for_a_float() -> None:
         ("name = 'x'\nphases = [ROW, { epochs = [2, 4] }]", "phases.1: lr is missing"),
         ("name = 'x'\nphases = [{ epoch = [2, 4] }]", "phases.0: unknown key 'epoch'"),
         ("name = 'x'\nphases = [ROW]\n[optimizer]\nlr = 3", "unknown key 'optimizer'"),
+        ("name = 'x'\nname = 'y'\nphases = [ROW]", "not valid TOML"),
+        ("name = 'x'\0\nphases = [ROW]", "not valid TOML"),
+        ("name = " + "[" * 50_000, "not valid TOML"),
+        ("name = 'x'\nseed" + ".a" * 3000 + " = 1\nphases = [ROW]", "seed: expected a whole number, found {'a': {"),
+        ("name = 'x'\nseed = 0x" + "f" * 9000 + "\nphases = [ROW]", "seed: expected a whole number, found a number of"),
+        ("name = 'x'\nbn_eps = 0x" + "f" * 9000 + "\nphases = [ROW]", "bn_eps: expected a number, found a number of"),
+        ("name = 'x'\nmodel = '" + "x" * 10_000 + "'\nphases = [ROW]", "model: unknown value 'xxx"),
+        ("name = 'x'\neval_source = '" + "1" * 5000 + "'\nphases = [ROW]", "eval_source: unknown variant '111"),
+        ("name = 'x'\neval_batch_size = 1_000_000_000\nphases = [ROW]", "eval_batch_size: 1000000000 images of 224 px"),
+        ("name = 'x'\neval_resize = 1_000_000\nphases = [ROW]", "eval_resize: 1000000 is out of range"),
+        (
+            "name = 'x'\nphases = [ROW]".replace("ROW", ROW.replace("= 16 }", "= 60000 }")),
+            "phases.0.micro_batch: 4 images",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_the_file(text: str, what: str) -> None:
     with pytest.raises(RecipeError) as caught:
         from_toml(text.replace("ROW", ROW), "mine.toml")
     assert caught.value.what.startswith("mine.toml: ")
+    assert len(caught.value.what) < 300
     assert what in caught.value.what
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (None, "expected a table, found None"),
+        ([], "expected a table, found []"),
+        ("name", "expected a table, found name"),
+        ({1: 2}, "expected a table, found {1: 2}"),
+        ({"name": "x", "phases": [{1: 2}]}, "phases: expected a list"),
+        ({"name": "x", "phases": {}}, "phases: expected a list"),
+        ({"name": "x", "seed": object(), "phases": []}, "seed: expected a whole number, found <object"),
+        ({"name": "x", "mean": {1, 2, 3}, "phases": []}, "mean: expected a list of 3 numbers"),
+    ],
+)
+def test_what_is_no_recipe_at_all_is_refused(data: Any, what: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        from_dict(data, "some.pt")
+    assert caught.value.what.startswith(f"some.pt: {what}")
 
 
 def test_a_dict_of_other_types_is_refused() -> None:

@@ -1,12 +1,17 @@
+import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from imagesprint.errors import UsageError
-from imagesprint.files import append_row, read_rows
+from imagesprint.errors import RecipeError, RunError, UsageError
+from imagesprint.files import append_row
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.runs.directory import RunDirectory, check_run, create_run, resolve_precision
+from imagesprint.runs.rows import Began, RunResult
 
 
 def test_precision_auto_stays_what_the_run_began_with(tmp_path: Path, tiny_recipe: Recipe) -> None:
@@ -37,13 +42,145 @@ def test_a_run_is_found_again_and_another_recipe_is_not_let_in(tmp_path: Path, t
         check_run(run.path, tiny_recipe, "auto")
 
 
+METRICS: dict[str, Any] = {
+    "step": 10, "epoch": 2.5, "phase": 0, "loss": 2.0, "cross_entropy": 1.5, "l2": 0.5, "top1": 50.0, "top5": 100.0,
+    "lr": 0.1, "batch_size": 16, "image_size": 24, "images_per_second": 32.0, "data_wait": 0.1, "seconds": 5.0,
+}  # fmt: skip
+EVALUATION: dict[str, Any] = {
+    "step": 10, "epoch": 2.5, "num_images": 18, "top1": 50.0, "top5": 100.0, "loss": 1.0, "checkpoint": None,
+}  # fmt: skip
+RESULT: dict[str, Any] = {"steps": 10, "epochs": 2.5, "images_per_second": 32, "wall_seconds": 6.0, "plan": None}
+BEGAN: dict[str, Any] = {"began": "2026-11-29T01:02:03", "step": 0}
+
+
 def test_rewinding_drops_what_is_computed_again(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     for step in (5, 10, 15):
-        append_row(run.metrics_file, {"step": step})
-    append_row(run.evaluations_file, {"step": 10, "top1": 1.0})
-    append_row(run.evaluations_file, {"step": 10, "top1": 2.0})
-    assert run.evaluations() == [{"step": 10, "top1": 2.0}]
+        append_row(run.metrics_file, METRICS | {"step": step, "of a later version": [1]})
+    append_row(run.evaluations_file, EVALUATION | {"top1": 1.0})
+    append_row(run.evaluations_file, EVALUATION | {"top1": 2.0})
+    with run.metrics_file.open("a") as file:
+        file.write('{"step": 20, "lo')
+    assert [(row.step, row.top1) for row in run.evaluations()] == [(10, 2.0)]
+    first = run.metrics_file.read_text().splitlines(keepends=True)[0]
     run.rewind(9)
-    assert read_rows(run.metrics_file) == [{"step": 5}]
+    assert run.metrics_file.read_text() == first  # as it was, to what this version does not know
     assert run.evaluations() == []
+
+
+def test_rows_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    append_row(run.metrics_file, METRICS)
+    clocks = {"stages": {"load": 1.0, "jpeg": -1e-4}, "ranks": {"own": [-1e-6], "data_wait": [0.0]}}
+    append_row(run.metrics_file, METRICS | clocks | {"step": 20})
+    append_row(run.commands_file, BEGAN)
+    assert (run.metrics()[0].overflows, run.metrics()[0].stages) == (0, None)
+    assert run.commands() == [Began("2026-11-29T01:02:03", 0, 1)]
+    assert run.result() is None
+    run.result_file.write_text(json.dumps(RESULT))
+    assert run.result() == RunResult(10, 2.5, 32.0, 6.0)
+
+
+def test_an_evaluation_may_have_a_loss_that_is_no_number(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for loss in ("NaN", "Infinity", "1"):
+        run.evaluations_file.write_text(json.dumps(EVALUATION).replace('"loss": 1.0', f'"loss": {loss}') + "\n")
+        assert len(run.evaluations()) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "change", "what"),
+    [
+        (METRICS, {"loss": float("nan")}, "loss: nan is not in 0"),
+        (METRICS, {"loss": "2.0"}, "loss: expected a number, found '2.0'"),
+        (METRICS, {"seconds": 0.0}, "seconds: 0.0 is not in 1e-09"),
+        (METRICS, {"images_per_second": float("inf")}, "images_per_second: inf"),
+        (METRICS, {"step": 10.0}, "step: expected a whole number, found 10.0"),
+        (METRICS, {"step": True}, "step: expected a whole number, found True"),
+        (METRICS, {"step": -1}, "step: -1"),
+        (METRICS, {"step": 10**30}, "step: 1000000000"),
+        (METRICS, {"step": 5}, "step 5 of phase 0 follows step 5 of 0"),
+        (METRICS, {"step": 4}, "step 4 of phase 0 follows step 5 of 0"),
+        (METRICS, {"phase": 2}, "phase 2 is not in recipe.toml"),
+        (METRICS, {"batch_size": 0}, "batch_size: 0"),
+        (METRICS, {"top1": 100.1}, "top1: 100.1 is not in 0..100"),
+        (METRICS, {"lr": [[[[0.1]]]]}, "lr: expected a number"),
+        (METRICS, {"lr": 10**400}, "lr: inf"),
+        (METRICS, {"stages": {}}, "stages.load is missing"),
+        (METRICS, {"stages": {"load": 1.0, "threads": 0}}, "stages.threads: 0"),
+        (METRICS, {"ranks": {"own": [1.0, "x"], "data_wait": [0.0, 0.0]}}, "ranks.own.1: expected a number, found 'x'"),
+        (METRICS, {"ranks": {"own": [1.0], "data_wait": []}}, "own has 1 figures, data_wait 0"),
+        (EVALUATION, {"num_images": 0}, "num_images: 0"),
+        (EVALUATION, {"checkpoint": 3}, "checkpoint: expected text, found 3"),
+        (EVALUATION, {"top5": None}, "top5: expected a number, found None"),
+        (BEGAN, {"ranks": "2"}, "ranks: expected a whole number"),
+        (BEGAN, {"host": None}, "host: expected text"),
+        ({"ended": "now", "step": 3, "reason": "done"}, {"reason": 3}, "reason: expected text"),
+        ({"ended": "now", "step": 3}, {}, "reason is missing"),
+    ],
+)
+def test_a_damaged_row_is_an_error_with_file_and_line(
+    tmp_path: Path, tiny_recipe: Recipe, row: dict[str, Any], change: dict[str, Any], what: str
+) -> None:
+    run = RunDirectory(tmp_path)
+    create_run(run, tiny_recipe)
+    read: Callable[[], object]
+    file, read = {
+        "loss": (run.metrics_file, run.metrics),
+        "num_images": (run.evaluations_file, run.evaluations),
+    }.get("loss" if "lr" in row else "num_images" if "num_images" in row else "", (run.commands_file, run.commands))
+    append_row(file, (METRICS | {"step": 5} if "lr" in row else EVALUATION if "num_images" in row else BEGAN))
+    read()
+    append_row(file, row | change)
+    with pytest.raises(RunError, match=re.escape(f"{file} is damaged in line 2: ")) as caught:
+        read()
+    assert what in caught.value.what
+    assert caught.value.hint.startswith("delete that line")
+
+
+@pytest.mark.parametrize(
+    "line", [b"3", b"[]", b"null", b"{", b"x", b'{"step": 1}{"step": 2}', b"\xff\xfe{}", b"\0", b"[" * 100_000, b"  "]
+)
+def test_lines_that_are_no_rows(tmp_path: Path, line: bytes) -> None:
+    run = RunDirectory(tmp_path)
+    for file, read in ((run.evaluations_file, run.evaluations), (run.commands_file, run.commands)):
+        file.write_bytes(line + b"\n")
+        with pytest.raises(RunError, match="is damaged in line 1: "):
+            read()
+        file.write_bytes(line)  # the writer was killed
+        assert read() == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "3", "[]", "[" * 100_000, json.dumps(RESULT | {"steps": "10"}), json.dumps({"steps": 10}),
+        json.dumps(RESULT | {"interruptions": [3]}), json.dumps(RESULT | {"top1": 1e9}),
+        json.dumps(RESULT | {"plan": 3}), json.dumps(RESULT | {"checkpoint": None}),
+    ],
+)  # fmt: skip
+def test_a_damaged_result_is_made_anew(tmp_path: Path, content: str) -> None:
+    run = RunDirectory(tmp_path)
+    run.result_file.write_text(content)
+    with pytest.raises(RunError, match=r"result\.json is damaged: ") as caught:
+        run.result()
+    assert "made anew" in caught.value.hint
+
+
+@pytest.mark.parametrize("damage", [b"\xff", b"\0", b"seed = 1e999999\n", b"[[[", b"x" * 10_000])
+def test_a_damaged_recipe_is_made_anew_once_it_is_deleted(tmp_path: Path, tiny_recipe: Recipe, damage: bytes) -> None:
+    run = RunDirectory(tmp_path)
+    create_run(run, tiny_recipe)
+    run.recipe_file.write_bytes(damage + run.recipe_file.read_bytes())
+    with pytest.raises(RecipeError) as caught:
+        run.recipe()
+    assert str(run.recipe_file) in caught.value.what
+    assert len(caught.value.what) < 500
+    assert "may be deleted" in caught.value.hint
+
+
+def test_a_recipe_with_a_byte_order_mark_and_line_ends_of_windows_is_read(tmp_path: Path, tiny_recipe: Recipe) -> None:
+    run = RunDirectory(tmp_path)
+    create_run(run, tiny_recipe)
+    run.recipe_file.write_bytes(b"\xef\xbb\xbf" + run.recipe_file.read_bytes().replace(b"\n", b"\r\n"))
+    assert run.recipe() == tiny_recipe

@@ -74,4 +74,4 @@ def test_overflows_of_fp16_are_counted(photo_root: Path, tiny_recipe: Recipe) ->
         sums = torch.tensor([16.0, 4, 4, 16])
         for gradient in (1.0, float("inf"), float("nan")):
             meter.add(sums, [torch.ones(3), torch.tensor([gradient, 0])])
-        assert meter.row(3, torch.zeros(()))["overflows"] == 2
+        assert meter.row(3, torch.zeros(())).overflows == 2

@@ -1,21 +1,33 @@
 import io
 import re
-from typing import Any
 
 import pytest
 
 from imagesprint.console import Console
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.schedule import Schedule
+from imagesprint.runs.rows import MetricsRow
 from imagesprint.training.cadence import Cadence
 from imagesprint.training.progress import ProgressLine
 from imagesprint.training.time_keeping import TimeKeeper
 from imagesprint.training.time_plan import TimePlan
 
-ROW: dict[str, Any] = {
-    "phase": 2, "loss": 2.34567, "top1": 54.32, "lr": 0.0021, "image_size": 224, "images_per_second": 14200.4,
-    "data_wait": 0.031,
-}  # fmt: skip
+ROW = MetricsRow(
+    0,
+    0,
+    2,
+    2.34567,
+    2.3,
+    0.04567,
+    54.32,
+    77.0,
+    0.0021,
+    2048,
+    224,
+    images_per_second=14200.4,
+    data_wait=0.031,
+    seconds=1.0,
+)
 
 
 def line_at(

@@ -6,6 +6,7 @@ import pytest
 
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
+from imagesprint.runs.rows import MetricsRow
 from imagesprint.training.cadence import Cadence
 from imagesprint.training.time_keeping import TimeKeeper
 from imagesprint.training.time_plan import TimePlan, Timetable, Work
@@ -23,14 +24,10 @@ CADENCE = Cadence(SCHEDULE, 2, None, 51)
 PLAN = TimePlan(5.0, (1.0, 2.0), 10.0, 0.5, ("data", "compute"), "made up")
 
 
-def row(phase: int, steps: int, seconds: float) -> dict[str, float]:
+def row(phase: int, steps: int, seconds: float) -> MetricsRow:
     batch_size = RECIPE.phases[phase].batch_size
-    return {
-        "phase": phase,
-        "batch_size": batch_size,
-        "seconds": seconds,
-        "images_per_second": steps * batch_size / seconds,
-    }
+    speed = steps * batch_size / seconds
+    return MetricsRow(100, 0, phase, 1, 1, 0, 50, 100, 0.1, batch_size, 16, speed, 0, seconds)
 
 
 def test_work_of_a_command_that_goes_on() -> None:

@@ -14,6 +14,7 @@ from imagesprint.runs.processes import is_launcher, run_ranks
 
 if TYPE_CHECKING:
     from imagesprint.evaluating.checkpoints import EvaluatedCheckpoint
+    from imagesprint.evaluating.details import Details
 
 EXAMPLES = """\
   imagesprint evaluate RUN --data ROOT
@@ -107,8 +108,8 @@ def _views(evaluated: "Sequence[EvaluatedCheckpoint]") -> str:
     return table(["top-1 % of", "plain", *names], rows)
 
 
-def _classes(details: dict[str, Any]) -> str:
-    judged = sorted((row for row in details["per_class"] if row["num_images"]), key=lambda row: row["top1"])
+def _classes(details: "Details") -> str:
+    judged = sorted((row for row in details["per_class"] if row["num_images"]), key=lambda row: row["top1"] or 0.0)
     worst = [(row["class"], row["num_images"], f"{row['top1']:.2f}") for row in judged[:SHOWN]]
     pairs = [(row["class"], row["taken_for"], row["count"]) for row in details["confusions"][:SHOWN]]
     return "\n".join(

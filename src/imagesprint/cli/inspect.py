@@ -59,13 +59,13 @@ def _numbers(text: str) -> list[int]:
 def _of_step(run_directory: Path, step: int, root: "Root") -> tuple[str, list[int]]:
     """The variant and the sample ids that `step` of a run reads."""
     from imagesprint.loading.sampler import Sampler
+    from imagesprint.recipes.library import load_recipe
     from imagesprint.recipes.schedule import Schedule
-    from imagesprint.recipes.toml_format import from_toml
 
     file = run_directory / "recipe.toml"
     if not file.is_file():
         raise UsageError(f"there is no run {run_directory}: it has no recipe.toml", "name a run directory")
-    recipe = from_toml(file.read_text(encoding="utf-8"), origin=str(file))
+    recipe = load_recipe(file)
     schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
     if step > schedule.total_steps:
         raise UsageError(f"--step {step}: the run has {schedule.total_steps} steps", "give one of them")

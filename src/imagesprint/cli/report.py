@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if len(args.runs) == 1:
         report = write_report(args.runs[0], options, console)
     elif options == ReportOptions():
-        report = write_comparison(args.runs)
+        report = write_comparison(args.runs, console)
     else:
         raise UsageError("--reference, --data and --price are for the report of one run", "name one run, or leave them")
     show(args, {"report": report}, f"report      {report}")

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
+from imagesprint.evaluating.details import Details
 from imagesprint.evaluating.judging import Judge, Judged
 from imagesprint.evaluating.recording import Recorder
 from imagesprint.evaluating.views import Options
@@ -21,6 +22,7 @@ from imagesprint.model.weights import list_checkpoints
 from imagesprint.records.dataset import open_root
 from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.ranks import Ranks, open_ranks
+from imagesprint.runs.rows import EvaluationRow
 
 POLL_SECONDS = 1.0  # between two looks at a run that is being watched
 FIGURES = ("num_images", "top1", "top5", "loss")
@@ -42,7 +44,7 @@ class EvaluatedCheckpoint:
     top5: float
     loss: float
     views: tuple[dict[str, Any], ...]
-    details: dict[str, Any]
+    details: Details
 
 
 def find_checkpoints(paths: Sequence[Path]) -> list[Path]:
@@ -109,11 +111,13 @@ class _Evaluation:
 
     def judge(self, paths: Sequence[Path], tell: bool = False) -> list[EvaluatedCheckpoint]:
         """Judge and record; with `tell`, show a line a checkpoint."""
+        if self._ranks.is_main:
+            self._recorder.look(paths)
         evaluated = []
         for judged in self._judge.judge(paths):
             one = _evaluated(judged)
             figures = {key: getattr(one, key) for key in ("step", "epoch", *FIGURES)}
-            self._recorder.record(judged.path, {**figures, "checkpoint": f"checkpoints/{judged.path.name}"})
+            self._recorder.record(judged.path, EvaluationRow(**figures, checkpoint=f"checkpoints/{judged.path.name}"))
             if tell:
                 self._console.line(f"evaluated   {one.path}: epoch {one.epoch:g}, top-1 {one.top1:.2f}%")
             evaluated.append(one)
@@ -158,10 +162,14 @@ def _evaluated(judged: Judged) -> EvaluatedCheckpoint:
         path=str(judged.path),
         step=plain["step"],
         epoch=plain["epoch"],
-        **{key: plain[key] for key in FIGURES},
-        views=tuple({"view": other["view"], **{key: other[key] for key in FIGURES}} for other in others),
+        **_figures(plain),
+        views=tuple({"view": other["view"], **_figures(other)} for other in others),
         details=plain["details"],
     )
+
+
+def _figures(result: Mapping[str, object]) -> dict[str, Any]:
+    return {key: result[key] for key in FIGURES}
 
 
 def _written(runs: Sequence[WatchedRun]) -> dict[Path, float]:

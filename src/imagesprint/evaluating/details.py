@@ -1,18 +1,41 @@
 """What lies behind an accuracy: classes, confusions, calibration and the worst mistakes."""
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imagesprint.evaluating.outcomes import Outcomes
+from imagesprint.runs.rows import Count, Number, Percent, Share
 
 CALIBRATION_BINS = 15  # as in Guo et al. 2017, "On calibration of modern neural networks", section 4
 MOST_PAIRS = 20
 MOST_MISTAKES = 24
 
+ClassResult = TypedDict("ClassResult", {"class": str, "num_images": Count, "top1": Percent | None})
+Confusion = TypedDict("Confusion", {"class": str, "taken_for": str, "count": Number})
+Mistake = TypedDict("Mistake", {"sample_id": Count, "class": str, "taken_for": str, "probability": Share})
 
-def details(outcomes: Outcomes, labels: NDArray[np.int32], classes: tuple[str, ...]) -> dict[str, Any]:
+
+class CalibrationBin(TypedDict):
+    """Images to whose first class the model gave about the same `probability`, in percent."""
+
+    num_images: Number
+    probability: Percent
+    top1: Percent
+
+
+class Details(TypedDict):
+    """See `details`."""
+
+    per_class: list[ClassResult]
+    confusions: list[Confusion]
+    calibration_error: Percent
+    calibration: list[CalibrationBin]
+    mistakes: list[Mistake]
+
+
+def details(outcomes: Outcomes, labels: NDArray[np.int32], classes: tuple[str, ...]) -> Details:
     """Plain types. `labels` [N] are the true classes, from 0; figures named in percent are in 0..100.
 
     per_class: class, num_images, top1 (in percent, None without images), in the order of the labels. confusions: class,
@@ -41,7 +64,7 @@ def details(outcomes: Outcomes, labels: NDArray[np.int32], classes: tuple[str, .
     }
 
 
-def _per_class(outcomes: Outcomes, labels: NDArray[np.int32], classes: tuple[str, ...]) -> list[dict[str, Any]]:
+def _per_class(outcomes: Outcomes, labels: NDArray[np.int32], classes: tuple[str, ...]) -> list[ClassResult]:
     counts = np.bincount(labels, minlength=len(classes)).tolist()
     right = np.bincount(labels[outcomes.top1], minlength=len(classes)).tolist()
     return [
@@ -50,9 +73,7 @@ def _per_class(outcomes: Outcomes, labels: NDArray[np.int32], classes: tuple[str
     ]
 
 
-def _confusions(
-    predicted: NDArray[np.int64], labels: NDArray[np.int32], classes: tuple[str, ...]
-) -> list[dict[str, Any]]:
+def _confusions(predicted: NDArray[np.int64], labels: NDArray[np.int32], classes: tuple[str, ...]) -> list[Confusion]:
     pairs, counts = np.unique(labels.astype(np.int64) * len(classes) + predicted, return_counts=True)
     most = np.argsort(-counts, kind="stable")[:MOST_PAIRS].tolist()
     return [
@@ -65,12 +86,16 @@ def _confusions(
     ]
 
 
-def _calibration(outcomes: Outcomes) -> list[dict[str, Any]]:
+def _calibration(outcomes: Outcomes) -> list[CalibrationBin]:
     """Bins of equal width, open below: (0, 1/15], (1/15, 2/15], …"""
     number = np.ceil(outcomes.probability * CALIBRATION_BINS).astype(np.int64) - 1
-    rows = []
-    for inside in (number == b for b in range(CALIBRATION_BINS)):
-        if inside.any():
-            share = {"probability": outcomes.probability[inside].mean(), "top1": outcomes.top1[inside].mean()}
-            rows.append({"num_images": int(inside.sum()), **{key: 100 * float(x) for key, x in share.items()}})
-    return rows
+    bins = (number == b for b in range(CALIBRATION_BINS))
+    return [
+        {
+            "num_images": int(inside.sum()),
+            "probability": 100 * float(outcomes.probability[inside].mean()),
+            "top1": 100 * float(outcomes.top1[inside].mean()),
+        }
+        for inside in bins
+        if inside.any()
+    ]

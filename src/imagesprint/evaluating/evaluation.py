@@ -10,6 +10,7 @@ from imagesprint.loading.loader import EvaluationLoader
 from imagesprint.model.weights import TrainedModel
 from imagesprint.records.dataset import Dataset, Root
 from imagesprint.runs.ranks import Ranks
+from imagesprint.runs.rows import EvaluationRow
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,6 @@ def accuracy(outcomes: Outcomes, fallbacks: int = 0) -> Accuracy:
     return Accuracy(len(outcomes), top1, top5, float(outcomes.loss.mean()), fallbacks)
 
 
-def evaluation_row(accuracy: Accuracy, step: int, epoch: float, checkpoint: Path | None) -> dict[str, Any]:
+def evaluation_row(accuracy: Accuracy, step: int, epoch: float, checkpoint: Path | None) -> EvaluationRow:
     """A row of evaluations.jsonl; `checkpoint` is relative to the run, None where none was written at this step."""
-    return {
-        "step": step,
-        "epoch": epoch,
-        **accuracy.figures(),
-        "checkpoint": None if checkpoint is None else str(checkpoint),
-    }
+    return EvaluationRow(step, epoch, **accuracy.figures(), checkpoint=None if checkpoint is None else str(checkpoint))

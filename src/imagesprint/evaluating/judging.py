@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,14 +13,12 @@ from imagesprint.evaluating.details import details
 from imagesprint.evaluating.evaluation import accuracy, check_classes
 from imagesprint.evaluating.evaluation_images import EvaluationImages
 from imagesprint.evaluating.outcomes import COLUMNS, judge, read_table
-from imagesprint.evaluating.results_kept import ResultsKept
+from imagesprint.evaluating.results_kept import Result, ResultsKept
 from imagesprint.evaluating.views import View
 from imagesprint.model.weights import TrainedModel, load_model
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import Dataset, Root
 from imagesprint.runs.ranks import Ranks
-
-Result = dict[str, Any]  # of one view: view (its name), step, epoch, num_images, top1, top5, loss, details, data
 
 
 @dataclass(frozen=True)
@@ -143,13 +140,19 @@ class Judge:
         outcomes = read_table(table)
         if outcomes is None:
             return None
-        result = {
+        data = self._kept.data(self._root.variants[int(facts[2])])
+        assert data is not None  # it was read from
+        judged = accuracy(outcomes)
+        result: Result = {
             "view": view.name,
             "step": int(facts[0]),
             "epoch": facts[1],
-            **accuracy(outcomes).figures(),
+            "num_images": judged.num_images,
+            "top1": judged.top1,
+            "top5": judged.top5,
+            "loss": judged.loss,
             "details": details(outcomes, self._labels, self._root.classes),
-            "data": self._kept.data(self._root.variants[int(facts[2])]),
+            "data": data,
         }
         try:
             self._kept.keep(path, view, result)

@@ -3,20 +3,46 @@
 import hashlib
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypedDict
 
 import torch
 
 from imagesprint.errors import CheckpointError
+from imagesprint.evaluating.details import Details
 from imagesprint.evaluating.views import View
 from imagesprint.files import write_text
 from imagesprint.images.decoders import decoder_name
 from imagesprint.records.dataset import Root
 from imagesprint.runs.directory import RunDirectory
+from imagesprint.runs.rows import Count, Epochs, Number, Percent, from_json
 
 FOLDER = "evaluated"
 _FORMAT = 1  # a result of another one is not read
+_SEAL: Final = "sha256"  # of the rest; files of earlier versions have none
+
+
+class KeptData(TypedDict):
+    """What a result was made from: the variant, its validation split, and the variants to choose from."""
+
+    variant: str
+    fingerprint: str
+    variants: list[str]
+
+
+class Result(TypedDict):
+    """What a checkpoint came to by one view."""
+
+    view: str
+    step: Count
+    epoch: Epochs
+    num_images: Number
+    top1: Percent
+    top5: Percent
+    loss: float
+    details: Details
+    data: KeptData
 
 
 def run_of(checkpoint: Path) -> RunDirectory | None:
@@ -38,7 +64,7 @@ class ResultsKept:
         self._machine = [_FORMAT, decoder_name(), device.type, str(torch.__version__)]
         self._data: dict[str, str] = {}
 
-    def find(self, checkpoint: Path, view: View) -> dict[str, Any] | None:
+    def find(self, checkpoint: Path, view: View) -> Result | None:
         """What `keep` was given for the same checkpoint, view and data; None where there is nothing."""
         file = self._file(checkpoint, view)
         if file is None or not file.exists():
@@ -47,17 +73,18 @@ class ResultsKept:
         same = result is not None and result["data"] == self.data(result["data"]["variant"])
         return result if same else None
 
-    def keep(self, checkpoint: Path, view: View, result: dict[str, Any]) -> None:
-        """Write `result`, plain types with the `data` that it came from. Raises OSError."""
+    def keep(self, checkpoint: Path, view: View, result: Result) -> None:
+        """Write `result`. Raises OSError."""
         file = self._file(checkpoint, view)
         if file is not None:
             file.parent.mkdir(exist_ok=True)
-            write_text(file, json.dumps({"checkpoint": checkpoint.name, **result}) + "\n")
+            content = {"checkpoint": checkpoint.name, **result}
+            write_text(file, json.dumps(content | {_SEAL: _seal(content)}) + "\n")
 
-    def data(self, variant: str) -> dict[str, Any]:
-        """What says which images: the variant that was judged, its validation split, and those to choose from."""
+    def data(self, variant: str) -> KeptData | None:
+        """What says which images those of a variant are; None where the root has no such variant."""
         if variant not in self._root.variants:
-            return {}
+            return None
         if variant not in self._data:
             self._data[variant] = self._root.dataset(variant, "validation").fingerprint
         return {"variant": variant, "fingerprint": self._data[variant], "variants": list(self._root.variants)}
@@ -70,13 +97,27 @@ class ResultsKept:
         return run.path / FOLDER / f"{checkpoint.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 
-def read_result(file: Path) -> dict[str, Any] | None:
+def read_result(file: Path) -> Result | None:
     """What a file of RUN/evaluated says; None where it is damaged."""
     try:
-        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(file.read_bytes().decode())
+        result = from_json(Result, content)
+        seal = content.pop(_SEAL, None)
+    except (OSError, ValueError, RecursionError):
         return None
-    return result
+    return result if seal in (None, _seal(content)) and _holds_together(result) else None
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _holds_together(result: Result) -> bool:
+    """Whether what is read from the details is there."""
+    details = result["details"]
+    judged = [row for row in details["per_class"] if row["num_images"]]
+    known = all(row["top1"] is not None for row in judged)
+    return bool(judged) and known and all(row["sample_id"] < result["num_images"] for row in details["mistakes"])
 
 
 def checkpoint_hash(path: Path) -> str:

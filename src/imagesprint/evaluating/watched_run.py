@@ -6,6 +6,7 @@ from typing import Final
 
 from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.history import DONE, History
+from imagesprint.runs.rows import Ended
 from imagesprint.runs.run_lock import is_locked
 
 FINISHED: Final = "finished"
@@ -33,10 +34,10 @@ class WatchedRun:
             self._last, self._since = last, time.monotonic()
         if last is None or time.monotonic() - self._since < GRACE_SECONDS or is_locked(self.run.path):
             return None
-        if "ended" in last:
-            reason = "as it was told to" if last["reason"] == DONE else last["reason"]
-            return f"its training ended after step {last['step']} ({reason})"
-        return f"process {last['process']}, its training, was killed" if last["host"] == socket.gethostname() else None
+        if isinstance(last, Ended):
+            reason = "as it was told to" if last.reason == DONE else last.reason
+            return f"its training ended after step {last.step} ({reason})"
+        return f"process {last.process}, its training, was killed" if last.host == socket.gethostname() else None
 
     def last_sign(self) -> float:
         """When the training last wrote to its logs, in seconds since 1970 by the clock of their disk."""

@@ -1,17 +1,20 @@
 """Plots of a run: loss, learning rate and accuracy over the steps, with the phases shaded."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from imagesprint.errors import UsageError
-from imagesprint.files import read_rows, write_atomically
+from imagesprint.files import write_atomically
+from imagesprint.measuring.reporting.line_chart import MOST
 from imagesprint.runs.directory import RunDirectory
+from imagesprint.runs.rows import EvaluationRow, MetricsRow
 
-Rows = list[dict[str, Any]]
+Rows = Sequence[MetricsRow | EvaluationRow]
+Draw = Callable[[Axes, list[MetricsRow], list[EvaluationRow]], None]
 SHADES = ("#f2f2f2", "#ffffff")
 TRAINING, VALIDATION, SECOND = "#0072b2", "#d55e00", "#009e73"  # Okabe and Ito: told apart by the colour-blind, too
 
@@ -21,24 +24,24 @@ def save_plots(run: RunDirectory) -> list[Path]:
 
     Raises UsageError where nothing was logged yet.
     """
-    metrics, evaluations = read_rows(run.metrics_file), run.evaluations()
+    metrics, evaluations = run.metrics(), run.evaluations()
     if not metrics:
         raise UsageError(
             f"{run.path} holds no logged steps", "train first: imagesprint train RECIPE --data ROOT --output RUN"
         )
     folder = run.path / "plots"
     folder.mkdir(exist_ok=True)
-    draws: dict[str, Callable[[Axes, Rows, Rows], None]] = {"loss": _loss, "lr": _lr, "accuracy": _accuracy}
+    draws: dict[str, Draw] = {"loss": _loss, "lr": _lr, "accuracy": _accuracy}
     return [_save(folder / f"{name}.png", draw, metrics, evaluations) for name, draw in draws.items()]
 
 
-def _save(path: Path, draw: Callable[[Axes, Rows, Rows], None], metrics: Rows, evaluations: Rows) -> Path:
+def _save(path: Path, draw: Draw, metrics: list[MetricsRow], evaluations: list[EvaluationRow]) -> Path:
     figure = Figure(figsize=(8, 4.2), dpi=110, layout="constrained")
     axes = figure.subplots()
     _shade_phases(axes, metrics)
     draw(axes, metrics, evaluations)
     axes.set_xlabel("step")
-    axes.set_xlim(0, 1.01 * metrics[-1]["step"])  # room for the last marker
+    axes.set_xlim(0, 1.01 * metrics[-1].step)  # room for the last marker
     axes.grid(alpha=0.3)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -46,14 +49,14 @@ def _save(path: Path, draw: Callable[[Axes, Rows, Rows], None], metrics: Rows, e
     return path
 
 
-def _shade_phases(axes: Axes, metrics: Rows) -> None:
+def _shade_phases(axes: Axes, metrics: list[MetricsRow]) -> None:
     """A band a phase, with its image size written at its foot."""
     starts: dict[int, int] = {}
     before = 0
     for row in metrics:
-        starts.setdefault(row["phase"], before)
-        before = row["step"]
-    sizes = {row["phase"]: row["image_size"] for row in metrics}
+        starts.setdefault(row.phase, before)
+        before = row.step
+    sizes = {row.phase: row.image_size for row in metrics}
     ends = [*list(starts.values())[1:], before]
     for (phase, start), end in zip(starts.items(), ends, strict=True):
         axes.axvspan(start, end, color=SHADES[phase % 2], zorder=0)
@@ -66,40 +69,31 @@ def _shade_phases(axes: Axes, metrics: Rows) -> None:
         )
 
 
-def _loss(axes: Axes, metrics: Rows, evaluations: Rows) -> None:
-    steps = [row["step"] for row in metrics]
-    axes.plot(steps, [row["loss"] for row in metrics], color=TRAINING, label="training, with weight decay")
-    axes.plot(steps, [row["cross_entropy"] for row in metrics], color=SECOND, label="training, cross-entropy")
-    axes.plot(
-        [row["step"] for row in evaluations],
-        [row["loss"] for row in evaluations],
-        "o-",
-        color=VALIDATION,
-        label="validation",
-    )
+def _plot(axes: Axes, rows: Rows, key: str, color: str, style: str = "-", label: str | None = None) -> None:
+    values = [getattr(row, key) for row in rows]
+    heights = [value if abs(value) < MOST else math.nan for value in values]
+    axes.plot([row.step for row in rows], heights, style, color=color, label=label)
+
+
+def _loss(axes: Axes, metrics: list[MetricsRow], evaluations: list[EvaluationRow]) -> None:
+    _plot(axes, metrics, "loss", TRAINING, label="training, with weight decay")
+    _plot(axes, metrics, "cross_entropy", SECOND, label="training, cross-entropy")
+    _plot(axes, evaluations, "loss", VALIDATION, "o-", "validation")
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
 
 
-def _lr(axes: Axes, metrics: Rows, _: Rows) -> None:
-    axes.plot([row["step"] for row in metrics], [row["lr"] for row in metrics], color=TRAINING)
+def _lr(axes: Axes, metrics: list[MetricsRow], _: list[EvaluationRow]) -> None:
+    _plot(axes, metrics, "lr", TRAINING)
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)
 
 
-def _accuracy(axes: Axes, metrics: Rows, evaluations: Rows) -> None:
-    axes.plot(
-        [row["step"] for row in metrics],
-        [row["top1"] for row in metrics],
-        color=TRAINING,
-        label="training top-1 (augmented)",
-    )
-    for key, color in (("top1", VALIDATION), ("top5", SECOND)):
-        label = f"validation {key.replace('top', 'top-')}"
-        axes.plot(
-            [row["step"] for row in evaluations], [row[key] for row in evaluations], "o-", color=color, label=label
-        )
+def _accuracy(axes: Axes, metrics: list[MetricsRow], evaluations: list[EvaluationRow]) -> None:
+    _plot(axes, metrics, "top1", TRAINING, label="training top-1 (augmented)")
+    _plot(axes, evaluations, "top1", VALIDATION, "o-", "validation top-1")
+    _plot(axes, evaluations, "top5", SECOND, "o-", "validation top-5")
     axes.set_ylabel("accuracy in %")
     axes.set_ylim(0, 101)
     axes.legend(frameon=False, loc="center right")

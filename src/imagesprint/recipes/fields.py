@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import reprlib
 import types
 import typing
 from collections.abc import Iterable
@@ -14,6 +15,8 @@ from imagesprint.recipes.recipe import Phase, Recipe
 _ONE = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _MANY = {int: "whole numbers", float: "numbers"}
 _BOOLS = {"true": True, "false": False}
+_BITS = 64  # of TOML's integers, with their sign
+_SHOWN = 80  # characters
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,11 @@ def from_plain(kind: Kind, value: object, where: str) -> Any:
 
 
 def _scalar(kind: Kind, item: object, value: object, where: str) -> Any:
-    if kind.auto and item == "auto":
+    if kind.auto and type(item) is str and item == "auto":
         return 0
-    if kind.base is float and type(item) is int:
-        try:
-            return float(item)
-        except OverflowError:
-            raise _wrong_type(kind, value, where) from None
-    if type(item) is not kind.base:
+    if type(item) is int and kind.base in (int, float) and item.bit_length() < _BITS:
+        return kind.base(item)
+    if type(item) is not kind.base or kind.base is int:
         raise _wrong_type(kind, value, where)
     return item
 
@@ -100,9 +100,15 @@ def from_text(kind: Kind, text: str, where: str) -> Any:
 
 
 def _wrong_type(kind: Kind, value: object, where: str) -> RecipeError:
-    shown = value if isinstance(value, str) and value else repr(value)
     example = {0: "", 2: ", such as [0, 6]", 3: ", such as [128, 128, 128]"}[kind.length]
-    return RecipeError(f"{where}: expected {kind}, found {shown}", f"give {kind}{example}")
+    return RecipeError(f"{where}: expected {kind}, found {shown(value)}", f"give {kind}{example}")
+
+
+def shown(value: object) -> str:
+    """`value`, whatever it is, in a few words for a message."""
+    if type(value) is int and value.bit_length() >= _BITS:  # Python does not write out the largest
+        return f"a number of {value.bit_length()} bits"
+    return value[:_SHOWN] if isinstance(value, str) and value else reprlib.repr(value)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -114,4 +120,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def unknown_key(key: str, known: Iterable[str], where: str) -> RecipeError:
     """The error for a key that no field has; its hint suggests the nearest or lists all."""
     names = list(known)
-    return RecipeError(f"{where}: unknown key {key!r}", did_you_mean(key, names) or f"the keys are {', '.join(names)}")
+    return RecipeError(
+        f"{where}: unknown key {shown(key)!r}", did_you_mean(key, names) or f"the keys are {', '.join(names)}"
+    )

@@ -2,11 +2,11 @@
 
 import json
 import tomllib
-from typing import Any
+from typing import Any, TypeGuard
 
 from imagesprint.console import UNPRINTABLE
 from imagesprint.errors import RecipeError
-from imagesprint.recipes.fields import from_plain, kinds, unknown_key
+from imagesprint.recipes.fields import from_plain, kinds, shown, unknown_key
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.validation import validate
 
@@ -28,8 +28,11 @@ def _fields(table: Recipe | Phase) -> dict[str, Any]:
     }
 
 
-def from_dict(data: dict[str, Any], origin: str = "recipe") -> Recipe:
-    """The validated recipe that `to_dict` gave; fields left out have their defaults. RecipeError names `origin`."""
+def from_dict(data: object, origin: str = "recipe") -> Recipe:
+    """The validated recipe that `to_dict` gave; fields left out have their defaults.
+
+    RecipeError names `origin` and what is wrong, whatever `data` is.
+    """
     try:
         recipe = _recipe(data)
         validate(recipe)
@@ -38,9 +41,11 @@ def from_dict(data: dict[str, Any], origin: str = "recipe") -> Recipe:
     return recipe
 
 
-def _recipe(data: dict[str, Any]) -> Recipe:
+def _recipe(data: object) -> Recipe:
+    if not _is_table(data):
+        raise RecipeError(f"expected a table, found {shown(data)}", "give name = … and phases = […]")
     rows = data.get("phases", [])
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if not isinstance(rows, list) or not all(_is_table(row) for row in rows):
         raise RecipeError("phases: expected a list of rows", "write phases = [{ epochs = [0, 6], … }, …]")
     phases = []
     for index, row in enumerate(rows):
@@ -49,6 +54,10 @@ def _recipe(data: dict[str, Any]) -> Recipe:
         phases.append(Phase(**{"epochs": None, **values}))
     settings = {key: value for key, value in data.items() if key != "phases"}
     return Recipe(phases=tuple(phases), **_values(Recipe, settings, "", "recipe", _REQUIRED_OF_RECIPE))
+
+
+def _is_table(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
 
 
 def _values(

@@ -6,12 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from imagesprint.errors import RankError, RecipeError
-from imagesprint.recipes.fields import did_you_mean, from_plain, kinds
+from imagesprint.recipes.fields import did_you_mean, from_plain, kinds, shown
 from imagesprint.recipes.recipe import BAD_RECORDS, CROPS, METHODS, MODELS, PRECISIONS, STRIDES, Phase, Recipe
 
 MAX_SEED = 2**63 - 1  # a TOML integer has 64 bits with sign
 # Above 2**31 the random draws, which count epochs in 32 bits, have the numbers that `prepare` draws with.
 MAX_BOUND = 2**31 - 1
+# Of one forward pass: no device holds what a network makes of more. It is what memory is asked for.
+MAX_PIXELS = 2**31
+MAX_SIDE = 65_535  # pixels: a JPEG's
 ASPECTS = (0.01, 100.0)  # far beyond any use; towards 0 and infinity the crops' arithmetic ends in overflows
 
 
@@ -40,7 +43,7 @@ def _check_plain(where: str, value: Any) -> None:
 def _choose(where: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         hint = did_you_mean(value, known) or f"choose one of {', '.join(known)}"
-        raise RecipeError(f"{where}: unknown value {value!r}", hint)
+        raise RecipeError(f"{where}: unknown value {shown(value)!r}", hint)
 
 
 def _within(where: str, value: float, rule: str, good: bool) -> None:
@@ -84,6 +87,8 @@ def _check_evaluation(recipe: Recipe) -> None:
     for name in ("eval_resize", "eval_image_size", "eval_batch_size"):
         value = getattr(recipe, name)
         _within(name, value, "at least 1", value >= 1)
+    _within("eval_resize", recipe.eval_resize, f"at most {MAX_SIDE}", recipe.eval_resize <= MAX_SIDE)
+    _check_pixels("eval_batch_size", recipe.eval_batch_size, recipe.eval_image_size)
     _within("eval_every", recipe.eval_every, "at least 0 epochs (0: at the end alone)", recipe.eval_every >= 0)
     if recipe.eval_image_size > recipe.eval_resize:
         raise RecipeError(
@@ -93,11 +98,19 @@ def _check_evaluation(recipe: Recipe) -> None:
         )
 
 
+def _check_pixels(where: str, images: int, size: int) -> None:
+    if images * size**2 > MAX_PIXELS:
+        raise RecipeError(
+            f"{where}: {images} images of {size} px at once are out of range",
+            f"no device holds more than {max(1, MAX_PIXELS // size**2)} of them",
+        )
+
+
 def _check_source(where: str, source: str) -> None:
     digits = source.isascii() and source.isdigit() and not source.startswith("0")
-    if source != "full" and not digits:
+    if source != "full" and not (digits and len(source) <= len(str(MAX_SIDE))):
         raise RecipeError(
-            f"{where}: unknown variant {source!r}", "give full or the shorter side in pixels, such as 160"
+            f"{where}: unknown variant {shown(source)!r}", "give full or the shorter side in pixels, such as 160"
         )
 
 
@@ -110,6 +123,7 @@ def _check_phase(row: str, phase: Phase) -> None:
         value = getattr(phase, name)
         _within(f"{row}.{name}", value, "at least 1", value >= 1)
     _within(f"{row}.micro_batch", phase.micro_batch, "at least 1, or auto", phase.micro_batch >= 0)
+    _check_pixels(f"{row}.micro_batch", max(1, phase.micro_batch), phase.image_size)
     if phase.micro_batch and phase.batch_size % phase.micro_batch:
         nearest = max(1, round(phase.batch_size / phase.micro_batch)) * phase.micro_batch
         raise RecipeError(

@@ -2,16 +2,21 @@
 
 import json
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from imagesprint.errors import RunError, UsageError
-from imagesprint.files import TEMPORARY_PATTERN, read_rows, write_rows, write_text
+from imagesprint.errors import CheckpointError, RecipeError, RunError, UsageError
+from imagesprint.files import TEMPORARY_PATTERN, parse_rows, write_atomically, write_text
+from imagesprint.model.checkpoint import read_training_checkpoint
 from imagesprint.model.weights import list_checkpoints
 from imagesprint.recipes.compare import Difference, differences
+from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Recipe
-from imagesprint.recipes.toml_format import from_toml, to_toml
+from imagesprint.recipes.toml_format import to_toml
+from imagesprint.runs.rows import Command, EvaluationRow, MetricsRow, RunResult, from_json, read_command
 from imagesprint.runs.run_lock import LOCK
 
 
@@ -54,41 +59,76 @@ class RunDirectory:
         return self.path / "tensorboard"
 
     def recipe(self) -> Recipe | None:
-        """The resolved recipe of the run in this directory; None where there is no run yet."""
+        """The resolved recipe of the run in this directory; None where there is no run yet. Raises RecipeError."""
         if not self.recipe_file.exists():
             return None
-        return from_toml(self.recipe_file.read_text(encoding="utf-8"), origin=str(self.recipe_file))
+        try:
+            return load_recipe(self.recipe_file)
+        except RecipeError as error:
+            hint = "once a run has a checkpoint, its recipe.toml may be deleted: the same train command makes it anew"
+            raise RecipeError(error.what, hint) from error
 
-    def result(self) -> dict[str, Any] | None:
-        """What a finished run came to, as `train --json` prints it; None where it is not finished."""
+    def result(self) -> RunResult | None:
+        """What a finished run came to; None where it is not finished. Raises RunError."""
         if not self.result_file.exists():
             return None
         try:
-            result: dict[str, Any] = json.loads(self.result_file.read_text(encoding="utf-8"))
-        except ValueError as error:
+            return from_json(RunResult, json.loads(self.result_file.read_bytes().decode()))
+        except (ValueError, RecursionError) as error:
             raise RunError(
                 f"{self.result_file} is damaged: {error}", "delete it and run the same command again: it is made anew"
             ) from error
-        return result
 
-    def write_result(self, result: dict[str, Any]) -> None:
-        write_text(self.result_file, json.dumps(result, indent=2) + "\n")
+    def write_result(self, result: RunResult) -> None:
+        write_text(self.result_file, json.dumps(asdict(result), indent=2) + "\n")
 
     def checkpoints(self) -> list[Path]:
         """Checkpoint files, oldest first."""
         return list_checkpoints(self.path)
 
-    def evaluations(self) -> list[dict[str, Any]]:
-        """Rows of evaluations.jsonl by step; of several evaluations of one checkpoint the last."""
-        latest = {row["step"]: row for row in read_rows(self.evaluations_file)}
+    def metrics(self) -> list[MetricsRow]:
+        """Rows of metrics.jsonl, by step. Raises RunError where one is damaged, or not of this run's recipe."""
+        recipe, rows = self.recipe(), [MetricsRow(0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 1)]
+
+        def parse(value: Any) -> MetricsRow:
+            row, before = from_json(MetricsRow, value), rows[-1]
+            if row.step <= before.step or row.phase < before.phase:
+                raise ValueError(f"step {row.step} of phase {row.phase} follows step {before.step} of {before.phase}")
+            if recipe is not None and row.phase >= len(recipe.phases):
+                raise ValueError(f"phase {row.phase} is not in recipe.toml")
+            rows.append(row)
+            return row
+
+        return parse_rows(self.metrics_file, parse, "delete that line: what it says of its steps is lost, no more")
+
+    def evaluations(self) -> list[EvaluationRow]:
+        """Rows of evaluations.jsonl by step; of several evaluations of one checkpoint the last. Raises RunError."""
+        latest = {row.step: row for row in self._all_evaluations()}
         return [latest[step] for step in sorted(latest)]
 
+    def _all_evaluations(self) -> list[EvaluationRow]:
+        hint = "delete that line: imagesprint evaluate makes it anew"
+        return parse_rows(self.evaluations_file, lambda value: from_json(EvaluationRow, value), hint)
+
+    def commands(self) -> list[Command]:
+        """Rows of commands.jsonl, oldest first. Raises RunError."""
+        hint = "delete that line: what it says of interruptions is lost, no more"
+        return parse_rows(self.commands_file, read_command, hint)
+
     def rewind(self, step: int) -> None:
-        """Drop logged rows after `step`: the steps behind it are about to be computed again."""
-        for file in (self.metrics_file, self.evaluations_file):
-            rows = read_rows(file)
-            if file.exists():
-                write_rows(file, [row for row in rows if row["step"] <= step])
+        """Drop logged rows after `step`: the steps behind it are about to be computed again. Raises RunError."""
+        _keep_lines(self.metrics_file, [row.step <= step for row in self.metrics()])
+        _keep_lines(self.evaluations_file, [row.step <= step for row in self._all_evaluations()])
+
+
+def _keep_lines(path: Path, kept: Sequence[bool]) -> None:
+    """Leave those of the whole lines of a .jsonl file that are `kept`, as they are."""
+    if path.exists():
+        content = path.read_bytes()
+        lines = [line for line in content.split(b"\n")[:-1] if line]
+        left = b"".join(line + b"\n" for line, is_kept in zip(lines, kept, strict=True) if is_kept)
+        if left != content:
+            write_atomically(path, lambda file: file.write(left))
 
 
 def resolve_precision(recipe: Recipe, run: RunDirectory, precision: str) -> Recipe:
@@ -109,10 +149,11 @@ def check_run(path: Path, recipe: Recipe, resume: str) -> None:
     run = RunDirectory(path)
     if run.result() is None:
         _check_writable(path)
-    stored, begun = run.recipe(), bool(run.checkpoints())
+    begun = bool(run.checkpoints())
+    stored = run.recipe() or trained_recipe(run)
     if resume == "require" and not begun:
         raise UsageError(f"--resume require: {path} holds no checkpoint", "leave --resume away to start a run")
-    if stored is None:
+    if stored is None and not begun:
         if path.exists() and not all(_is_leftover(file) for file in path.iterdir()):
             raise UsageError(f"{path} is not empty and holds no run", "choose a new directory for --output")
         return
@@ -120,17 +161,49 @@ def check_run(path: Path, recipe: Recipe, resume: str) -> None:
         raise UsageError(
             f"--resume never: {path} already holds a run", "choose a new directory for --output, or leave --resume away"
         )
-    # A run that would have stopped at a bad record met none so far: to go on with substitutes changes nothing before.
-    allowed = Difference("bad_records", "stop", "substitute")
-    changed = [change for change in differences(stored, recipe) if change != allowed]
-    if changed and begun:
+    if begun and stored is not None and recipe_changes(stored, recipe):
+        trained = trained_recipe(run)
+        if trained is not None and not recipe_changes(trained, recipe):
+            raise wrong_recipe_file(run, recipe_changes(trained, stored))
+        check_same_recipe(path, stored, recipe)
+
+
+def trained_recipe(run: RunDirectory) -> Recipe | None:
+    """The recipe that the newest whole checkpoint of `run` was trained by; None where there is none."""
+    for path in reversed(run.checkpoints()):
+        with suppress(CheckpointError):
+            return read_training_checkpoint(path).recipe
+    return None
+
+
+def wrong_recipe_file(run: RunDirectory, changed: Sequence[Difference]) -> RunError:
+    """The error for a recipe.toml that has `changed` from what was trained."""
+    first = changed[0]
+    return RunError(
+        f"{run.recipe_file} is not what the run's checkpoints were trained by: {first.key} is {first.b!r}, was "
+        f"{first.a!r}",
+        "delete it and give the same train command again: it is made anew",
+    )
+
+
+def check_same_recipe(run: Path, stored: Recipe, recipe: Recipe) -> None:
+    """Raise UsageError where `recipe` would not go on with what was trained by `stored` in the directory `run`."""
+    changed = recipe_changes(stored, recipe)
+    if changed:
         listed = "; ".join(f"{change.key} was {change.a!r}, is {change.b!r}" for change in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise UsageError(
-            f"{path} holds a run of another recipe: {listed}{more}",
+            f"{run} holds a run of another recipe: {listed}{more}",
             "choose another --output, or give the recipe and the --set of that run "
-            f"(imagesprint recipes show {path}/recipe.toml)",
+            f"(imagesprint recipes show {run}/recipe.toml)",
         )
+
+
+def recipe_changes(stored: Recipe, recipe: Recipe) -> list[Difference]:
+    """What differs, but for what changes nothing of what was trained before."""
+    # A run that would have stopped at a bad record met none so far: to go on with substitutes changes nothing before.
+    allowed = Difference("bad_records", "stop", "substitute")
+    return [change for change in differences(stored, recipe) if change != allowed]
 
 
 def create_run(run: RunDirectory, recipe: Recipe) -> None:

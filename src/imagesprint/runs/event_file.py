@@ -7,8 +7,14 @@ import os
 import re
 import socket
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from imagesprint.errors import RecordError
+from imagesprint.records.tfrecord import iter_records
+
+Point = tuple[int, float, float]  # step, seconds since 1970, value
 
 
 class EventFile:
@@ -27,12 +33,15 @@ class EventFile:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._write(step=purge_from, session_log=start)
 
-    def scalars(self, values: dict[str, float], step: int) -> None:
-        """Add a point to each of the tags. Raises OSError, which names the file, where it cannot be written."""
+    def scalars(self, values: Mapping[str, float], step: int, at: float | None = None) -> None:
+        """Add a point to each of the tags, of the time `at` or now.
+
+        Raises OSError, which names the file, where it cannot be written.
+        """
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         for tag, value in values.items():
-            self._write(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
+            self._write(step=step, at=at, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
         try:
             self._file.flush()
         except OSError as error:
@@ -42,8 +51,75 @@ class EventFile:
         with suppress(OSError):  # what could not be written was an error then
             self._file.close()
 
-    def _write(self, **fields: object) -> None:
-        self._writer.write(self._proto.Event(wall_time=time.time(), **fields).SerializeToString())
+    def _write(self, at: float | None = None, **fields: object) -> None:
+        seconds = time.time() if at is None else at
+        self._writer.write(self._proto.Event(wall_time=seconds, **fields).SerializeToString())
+
+
+def read_scalars(folder: Path) -> dict[str, list[Point]]:
+    """The points of each tag as TensorBoard has them from the files in `folder`: of each up to its first damage."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    found: dict[str, list[Point]] = {}
+    for file in _event_files(folder):
+        for payload in _sound_records(file):
+            try:
+                event = Event.FromString(payload)
+            except DecodeError:
+                break
+            if event.session_log.status == SessionLog.START:
+                found = {tag: [point for point in points if point[0] < event.step] for tag, points in found.items()}
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    found.setdefault(value.tag, []).append((event.step, event.wall_time, value.simple_value))
+    return found
+
+
+def _sound_records(file: Path) -> Iterator[bytes]:
+    with suppress(RecordError):
+        for _, payload in iter_records(file):
+            yield payload
+
+
+def damage_of(file: Path) -> str:
+    """What is damaged in an event file, in words that name it; empty where nothing is."""
+    try:
+        for _ in iter_records(file):
+            pass
+    except RecordError as error:
+        return error.what.removeprefix("shard ")
+    return ""
+
+
+def mend(folder: Path, rows: Sequence[tuple[int, Mapping[str, float]]], step: int) -> bool:
+    """Have the files in `folder` show the points of `rows`, each once, up to `step`; whether they did not.
+
+    They are one file then. Points of other tags stay, and so does the time of those that were there.
+    """
+    found = {tag: [point for point in points if point[0] <= step] for tag, points in read_scalars(folder).items()}
+    wanted: dict[str, list[int]] = {}
+    for at, values in rows:
+        for tag in values:
+            wanted.setdefault(tag, []).append(at)
+    if all([point[0] for point in found.get(tag, ())] == steps for tag, steps in wanted.items()):
+        return False
+    times = {at: seconds for points in found.values() for at, seconds, _ in points}
+    others = [(at, {tag: value}) for tag, points in found.items() if tag not in wanted for at, _, value in points]
+    former = list(_event_files(folder))
+    file, seconds = EventFile(folder), min(times.values(), default=time.time())
+    for at, values in sorted([*rows, *others], key=lambda row: row[0]):
+        seconds = times.get(at, seconds)
+        file.scalars(values, at, seconds)
+    file.close()
+    for path in former:
+        path.unlink()
+    return True
+
+
+def _event_files(folder: Path) -> Iterable[Path]:
+    """In the order in which TensorBoard reads them."""
+    return sorted(file for file in folder.glob("*tfevents*") if file.is_file())
 
 
 def _next_name(folder: Path) -> str:

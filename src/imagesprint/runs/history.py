@@ -8,10 +8,12 @@ import os
 import socket
 import time
 from contextlib import suppress
-from typing import Any, Final
+from dataclasses import asdict
+from typing import Final
 
-from imagesprint.files import append_row, read_rows
+from imagesprint.files import append_row
 from imagesprint.runs.directory import RunDirectory
+from imagesprint.runs.rows import Began, Command, Ended, Interruption
 
 DONE: Final = "done"  # the reason of an end that was asked for: the recipe, or --stop-after
 
@@ -20,34 +22,33 @@ class History:
     """The file commands.jsonl of one run; written by rank 0 alone, under the lock."""
 
     def __init__(self, run: RunDirectory) -> None:
-        self._file = run.commands_file
+        self._run = run
 
     def begin(self, step: int, ranks: int) -> None:
         """Note that a command goes on from `step` on so many `ranks`."""
-        row = {"began": _now(), "step": step, "ranks": ranks, "process": os.getpid(), "host": socket.gethostname()}
-        append_row(self._file, row)
+        self._append(Began(_now(), step, ranks, os.getpid(), socket.gethostname()))
 
     def end(self, step: int, reason: str) -> None:
         """Note that it ends at `step`; `reason` is DONE, a signal's name or an error. A full disk may prevent that."""
         with suppress(OSError):
-            append_row(self._file, {"ended": _now(), "step": step, "reason": reason})
+            self._append(Ended(_now(), step, reason))
 
-    def last(self) -> dict[str, Any] | None:
-        """The newest row: `began`, `step`, `process` and `host`, or `ended`, `step` and `reason`; None before any."""
-        return next(reversed(read_rows(self._file)), None)
+    def _append(self, row: Command) -> None:
+        append_row(self._run.commands_file, asdict(row))
 
-    def interruptions(self) -> list[dict[str, Any]]:
-        """One object an interruption so far, oldest first: `reason`, and the `step` that the run went on from.
+    def last(self) -> Command | None:
+        """The newest row; None before any."""
+        return next(reversed(self._run.commands()), None)
 
-        `time` is when the command ended, None where it was killed and could not say.
-        """
-        found: list[dict[str, Any]] = []
-        for row, following in itertools.pairwise(read_rows(self._file)):
-            if "began" in row and "began" in following:
-                found.append({"reason": "killed", "step": following["step"], "time": None})
-            elif "ended" in row and row["reason"] != DONE:
-                found.append({"reason": row["reason"], "step": following["step"], "time": row["ended"]})
-        return found
+    def interruptions(self) -> tuple[Interruption, ...]:
+        """Those so far, oldest first."""
+        found: list[Interruption] = []
+        for row, following in itertools.pairwise(self._run.commands()):
+            if isinstance(row, Began) and isinstance(following, Began):
+                found.append(Interruption("killed", following.step))
+            elif isinstance(row, Ended) and row.reason != DONE:
+                found.append(Interruption(row.reason, following.step, row.ended))
+        return tuple(found)
 
 
 def _now() -> str:

@@ -1,11 +1,13 @@
 """The logs of a run: metrics.jsonl, evaluations.jsonl and TensorBoard, gap-free over resumes."""
 
+from dataclasses import asdict
 from types import TracebackType
-from typing import Any
+from typing import Final
 
-from imagesprint.files import append_row
+from imagesprint.files import append_row, is_cut
 from imagesprint.runs.directory import RunDirectory
-from imagesprint.runs.event_file import EventFile
+from imagesprint.runs.event_file import EventFile, damage_of, mend, read_scalars
+from imagesprint.runs.rows import EvaluationRow, MetricsRow
 
 # TensorBoard's names for the keys of a row of metrics.jsonl, and of evaluations.jsonl.
 METRIC_TAGS = {
@@ -21,6 +23,7 @@ METRIC_TAGS = {
     "data_wait": "data_wait",
 }
 EVALUATION_TAGS = {"top1": "eval/top1", "top5": "eval/top5", "loss": "eval/loss"}
+EVALUATOR: Final = "evaluate"  # the folder below tensorboard/ of those that are not training
 
 
 class RunLogs:
@@ -43,12 +46,52 @@ class RunLogs:
     ) -> None:
         self._events.close()
 
-    def metrics(self, row: dict[str, Any]) -> None:
-        """Log what the steps up to `row["step"]` did."""
-        append_row(self._run.metrics_file, row)
-        self._events.scalars({tag: row[key] for key, tag in METRIC_TAGS.items()}, row["step"])
+    def metrics(self, row: MetricsRow) -> None:
+        """Log what the steps up to `row.step` did."""
+        append_row(self._run.metrics_file, asdict(row))
+        self._events.scalars(_points(row), row.step)
 
-    def evaluation(self, row: dict[str, Any]) -> None:
+    def evaluation(self, row: EvaluationRow) -> None:
         """Log one evaluated checkpoint."""
-        append_row(self._run.evaluations_file, row)
-        self._events.scalars({tag: row[key] for key, tag in EVALUATION_TAGS.items()}, row["step"])
+        append_row(self._run.evaluations_file, asdict(row))
+        self._events.scalars(_points(row), row.step)
+
+
+def _points(row: MetricsRow | EvaluationRow) -> dict[str, float]:
+    tags = METRIC_TAGS if isinstance(row, MetricsRow) else EVALUATION_TAGS
+    return {tag: getattr(row, key) for key, tag in tags.items()}
+
+
+def remarks(run: RunDirectory, until: int | None = None) -> list[str]:
+    """What is wrong in the logs of `run` and yet no error, in words: lines cut short, steps without a row, damaged
+    TensorBoard files. `until` is the step that rows must reach.
+
+    Raises RunError where one of the rows is damaged otherwise, so that it is known before work is done.
+    """
+    run.evaluations()
+    run.commands()
+    files = (run.metrics_file, run.evaluations_file, run.commands_file)
+    found = [f"{file}: its last line is cut short and is passed over" for file in files if is_cut(file)]
+    rows = run.metrics()
+    spans = [(row.before, row.step) for row in rows if until is None or row.step <= until]
+    ends = [0, *(end for _, end in spans)]
+    starts = [*(start for start, _ in spans), ends[-1] if until is None else until]
+    gaps = [(end, start) for end, start in zip(ends, starts, strict=True) if start > end]
+    found += [f"{run.metrics_file} has no row for the steps {end + 1} to {start}" for end, start in gaps]
+    damage = (damage_of(file) for file in sorted(run.tensorboard.rglob("*tfevents*")) if file.is_file())
+    return found + [f"{what}: TensorBoard shows nothing behind it" for what in damage if what]
+
+
+def mend_tensorboard(run: RunDirectory, step: int) -> bool:
+    """Write what training's TensorBoard files should show up to `step` anew where they do not; whether that was so.
+
+    They were damaged or cut, or the command before was killed between a row and its points.
+    """
+    metrics = [row for row in run.metrics() if row.step <= step]
+    shown = read_scalars(run.tensorboard)
+    elsewhere = {at for at, _, _ in read_scalars(run.tensorboard / EVALUATOR).get(EVALUATION_TAGS["top1"], ())}
+    own = {at for at, _, _ in shown.get(EVALUATION_TAGS["top1"], ())}
+    evaluations = [row for row in run.evaluations() if row.step <= step]
+    evaluations = [row for row in evaluations if row.step in own or row.step not in elsewhere]
+    rows: list[MetricsRow | EvaluationRow] = [*metrics, *evaluations]
+    return mend(run.tensorboard, [(row.step, _points(row)) for row in sorted(rows, key=lambda row: row.step)], step)

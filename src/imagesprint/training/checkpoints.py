@@ -84,7 +84,7 @@ class Checkpoints:
             f"checkpoint  {written.path.name}: training waited {1e3 * written.waited:.1f} ms, "
             f"written in {written.seconds:.2f} s"
         )
-        top1 = {row["step"]: row["top1"] for row in self._run.evaluations()} if self._keep.best else {}
+        top1 = {row.step: row.top1 for row in self._run.evaluations()} if self._keep.best else {}
         steps = [int(path.stem[len("step-") :]) for path in self._run.checkpoints()]
         dispensable = self._keep.dispensable(steps, self._schedule, top1)
         self._writer.meanwhile(lambda: self._remove([checkpoint_path(self._run.path, step) for step in dispensable]))

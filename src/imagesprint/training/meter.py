@@ -1,7 +1,6 @@
 """What training did between two logged steps: sums on the device, one host read a window."""
 
 import time
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch import Tensor
 from imagesprint.loading.loader import Loader
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.runs.ranks import Ranks
+from imagesprint.runs.rows import MetricsRow
 from imagesprint.training.cadence import LOG_EVERY
 from imagesprint.training.guards import LossGuard
 from imagesprint.training.stage_times import StageTimes
@@ -47,7 +47,7 @@ class Meter:
         if self._counts_overflows:
             self._overflows += ~torch.stack(torch._foreach_norm(gradients)).isfinite().all()
 
-    def row(self, step: int, l2: Tensor) -> dict[str, Any]:
+    def row(self, step: int, l2: Tensor) -> MetricsRow:
         """The row of metrics.jsonl for the window that ends after `step` steps; starts the next window.
 
         `loss` is cross-entropy plus `l2`; top1 and top5 are in percent over the window's training images; `lr` is
@@ -57,28 +57,29 @@ class Meter:
         """
         values = torch.cat((self._sums, l2.double()[None], self._overflows, self._losses[: self._steps]))
         loss, correct1, correct5, images, penalty, overflows, *losses = self._ranks.read(values)
-        stages = self._stages.row(time.perf_counter() - self._began)
+        stages, of_ranks = self._stages.row(time.perf_counter() - self._began)
         seconds = time.perf_counter() - self._began
         waited = self._loader.wait_seconds - self._waited
         cross_entropy, lr = loss / images, self._schedule.lr(step - 1)
         self._guard.check(step, losses, penalty)
         phase = self._schedule.phase(step - 1)
         self.start_window()
-        return {
-            "step": step,
-            "epoch": self._schedule.epochs_done(step),
-            "phase": self._schedule.phase_index(step - 1),
-            "loss": cross_entropy + penalty,
-            "cross_entropy": cross_entropy,
-            "l2": penalty,
-            "top1": 100 * correct1 / images,
-            "top5": 100 * correct5 / images,
-            "lr": lr,
-            "batch_size": phase.batch_size,
-            "image_size": phase.image_size,
-            "images_per_second": images / seconds,
-            "data_wait": min(1.0, waited / seconds),
-            "seconds": seconds,
-            "overflows": int(overflows),
-            **stages,
-        }
+        return MetricsRow(
+            step=step,
+            epoch=self._schedule.epochs_done(step),
+            phase=self._schedule.phase_index(step - 1),
+            loss=cross_entropy + penalty,
+            cross_entropy=cross_entropy,
+            l2=penalty,
+            top1=100 * correct1 / images,
+            top5=100 * correct5 / images,
+            lr=lr,
+            batch_size=phase.batch_size,
+            image_size=phase.image_size,
+            images_per_second=images / seconds,
+            data_wait=min(1.0, waited / seconds),
+            seconds=seconds,
+            overflows=int(overflows),
+            stages=stages,
+            ranks=of_ranks,
+        )

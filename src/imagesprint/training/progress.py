@@ -9,6 +9,7 @@ from imagesprint.recipes.library import builtin_names, load_recipe
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.runs.ranks import Ranks
+from imagesprint.runs.rows import MetricsRow
 from imagesprint.training.time_keeping import TimeKeeper
 
 
@@ -118,9 +119,9 @@ class ProgressLine:
 
     def __init__(self, console: Console, schedule: Schedule, keeper: TimeKeeper) -> None:
         self._console, self._schedule, self._time = console, schedule, keeper
-        self._last_row: dict[str, Any] | None = None
+        self._last_row: MetricsRow | None = None
 
-    def update(self, step: int, row: dict[str, Any] | None) -> None:
+    def update(self, step: int, row: MetricsRow | None) -> None:
         """Show that `step` steps are done; `row` is the newest row of metrics, if there is a new one."""
         self._last_row = row or self._last_row
         seconds = self._time.left(step)
@@ -128,13 +129,13 @@ class ProgressLine:
             return
         shown, left = self._last_row, duration(seconds)
         self._console.live(
-            f"step {step}/{self._schedule.total_steps}  loss {shown['loss']:.4f}  ETA {left}",
-            f"top-1 {shown['top1']:.1f}%",
-            f"{shown['images_per_second']:,.0f} images/s",
-            f"data wait {shown['data_wait']:.0%}",
+            f"step {step}/{self._schedule.total_steps}  loss {shown.loss:.4f}  ETA {left}",
+            f"top-1 {shown.top1:.1f}%",
+            f"{shown.images_per_second:,.0f} images/s",
+            f"data wait {shown.data_wait:.0%}",
             f"epoch {self._schedule.epochs_done(step):.2f}",
-            f"lr {shown['lr']:.4g}",
-            f"{shown['image_size']} px",
-            f"phase {shown['phase']}",
-            short=f"step {step}  loss {shown['loss']:.4g}  ETA {left}",
+            f"lr {shown.lr:.4g}",
+            f"{shown.image_size} px",
+            f"phase {shown.phase}",
+            short=f"step {step}  loss {shown.loss:.4g}  ETA {left}",
         )

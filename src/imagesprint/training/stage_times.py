@@ -2,15 +2,16 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import torch
 
 from imagesprint.images.decoding import STAGES
 from imagesprint.loading.loader import Loader
 from imagesprint.runs.ranks import Ranks
+from imagesprint.runs.rows import RankSeconds, StageSeconds
 from imagesprint.training.prefetch import DeviceBatches
 from imagesprint.training.step import TrainingStep
 
@@ -43,8 +44,8 @@ class StageTimes:
         yield
         self._pauses[name] += time.perf_counter() - began
 
-    def row(self, seconds: float) -> dict[str, Any]:
-        """Return the entries of a window of `seconds` that ends here, in seconds. Every rank calls it.
+    def row(self, seconds: float) -> tuple[StageSeconds, RankSeconds]:
+        """Return the `stages` and the `ranks` of a window of `seconds` that ends here, in seconds. Every rank calls it.
 
         `ranks` has for each rank in order its `own` time, without that in which it waited for others, and how long of
         it its device stood still for data (`data_wait`). `stages` has the median rank's `load`, how long its loader
@@ -60,14 +61,8 @@ class StageTimes:
         own, data_wait, *others = zip(*self._of_all(mine), strict=True)
         stages = dict(zip(_COUNTED, map(statistics.median_low, others), strict=True)) | self._pauses
         self._pauses = dict.fromkeys(PAUSES, 0.0)
-        return {
-            "stages": {name: round(value, _DIGITS) for name, value in stages.items()}
-            | {"threads": self._ranks.threads},
-            "ranks": {
-                "own": [round(value, _DIGITS) for value in own],
-                "data_wait": [round(value, _DIGITS) for value in data_wait],
-            },
-        }
+        rounded = {name: round(value, _DIGITS) for name, value in stages.items()}
+        return StageSeconds(**rounded, threads=self._ranks.threads), RankSeconds(_rounded(own), _rounded(data_wait))
 
     def _of_all(self, mine: list[float]) -> list[list[float]]:
         """The figures of each rank."""
@@ -78,3 +73,7 @@ class StageTimes:
         table = table.to(self._ranks.device)
         self._ranks.sum(table)
         return self._ranks.read(table)
+
+
+def _rounded(seconds: Iterable[float]) -> tuple[float, ...]:
+    return tuple(round(value, _DIGITS) for value in seconds)

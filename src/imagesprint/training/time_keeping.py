@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from imagesprint.recipes.recipe import Recipe
+from imagesprint.runs.rows import MetricsRow
 from imagesprint.training.cadence import Cadence
 from imagesprint.training.time_plan import TimePlan, Timetable
 
@@ -31,15 +32,15 @@ class TimeKeeper:
         """Note that the first step begins now."""
         self._start_up = time.monotonic() - self._began - sum(self._evaluations)
 
-    def steps(self, row: dict[str, Any]) -> bool:
+    def steps(self, row: MetricsRow) -> bool:
         """Count the steps of a row of metrics. Where there is no plan it makes one, and True is returned."""
-        self._counts[row["phase"]] += round(row["images_per_second"] * row["seconds"] / row["batch_size"])
-        self._seconds[row["phase"]] += row["seconds"]
+        self._counts[row.phase] += row.step - row.before
+        self._seconds[row.phase] += row.seconds
         if self.plan is not None:
             return False
-        phase, count = row["phase"], self._counts[row["phase"]]
+        phase, count = row.phase, self._counts[row.phase]
         # Time is near enough proportional to pixels.
-        steps = tuple(row["seconds"] / count * pixels / self._pixels[phase] for pixels in self._pixels)
+        steps = tuple(row.seconds / count * pixels / self._pixels[phase] for pixels in self._pixels)
         origin = f"estimated from the first {count} steps, without evaluations and checkpoints"
         self.plan = TimePlan(self._start_up, steps, 0.0, 0.0, (), origin)
         return True

@@ -4,7 +4,7 @@ import hashlib
 import signal
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from imagesprint.runs.checkpoint import checkpoint_path
 from imagesprint.runs.directory import RunDirectory, check_run, create_run, resolve_precision
 from imagesprint.runs.history import DONE, History
 from imagesprint.runs.keeping import KEEP_ALL, Keep
-from imagesprint.runs.logs import RunLogs
+from imagesprint.runs.logs import RunLogs, mend_tensorboard, remarks
 from imagesprint.runs.rank_watch import RANK_TIMEOUT
 from imagesprint.runs.ranks import Ranks, open_ranks
+from imagesprint.runs.rows import MetricsRow, RunResult
 from imagesprint.runs.run_lock import run_lock
 from imagesprint.runs.run_log import failure_log, run_log
 from imagesprint.runs.signals import StopSignals
@@ -104,9 +105,9 @@ def train(
         if ranks.is_main:
             check_run(output, recipe, options.resume)
         ranks.barrier()  # from here on every rank reads what rank 0 has checked
-        result = run.result()
+        result = run.result() if run.recipe_file.exists() else None
         if result is not None:
-            console.line(f"{output} is finished: {result['steps']} steps, nothing to do")
+            console.line(f"{output} is finished: {result.steps} steps, nothing to do")
             return _with_path(result, output)
         plan = None
         if planner is not None and ranks.is_main:
@@ -156,12 +157,12 @@ class _Training:
             self._work()
             self._ranks.barrier()  # the main rank has written all that the result is read from
             result = self._result()
-            show_comparison(self._console, result["plan"])
+            show_comparison(self._console, result.plan)
         except BaseException as error:
             self._end(_reason(error))
             raise
         self._end(DONE)
-        return result
+        return _with_path(result, self._run.path)
 
     def _end(self, reason: str) -> None:
         if self._ranks.is_main:
@@ -176,6 +177,8 @@ class _Training:
             signals = stack.enter_context(StopSignals())
             if self._ranks.is_main:
                 self._run.rewind(self._state.step)
+                if mend_tensorboard(self._run, self._state.step):
+                    self._console.warn(f"{self._run.tensorboard} lacked logged steps: it is made anew from the rows")
                 self._logs = stack.enter_context(RunLogs(self._run, purge_after=self._state.step))
                 self._checkpoints = stack.enter_context(
                     Checkpoints(self._run, self._state, self._cadence, self._keep, self._console)
@@ -194,7 +197,7 @@ class _Training:
         """
         step, missing = self._state.step, False
         if self._ranks.is_main and step > 0 and self._cadence.evaluate(step):
-            missing = all(row["step"] != step for row in self._run.evaluations())
+            missing = all(row.step != step for row in self._run.evaluations())
         return self._ranks.total(missing) > 0
 
     def _train(self, signals: StopSignals) -> None:
@@ -256,15 +259,16 @@ class _Training:
         show_compiling(self._console, shapes, seconds)
         return step
 
-    def _log(self, row: dict[str, Any], bad_records: BadRecords) -> None:
-        self._state.train_seconds += row["seconds"]
-        self._state.overflows += row["overflows"]
+    def _log(self, row: MetricsRow, bad_records: BadRecords) -> None:
+        self._state.train_seconds += row.seconds
+        self._state.overflows += row.overflows
         if self._time.steps(row):
             show_plan(self._console, self._time)
         self._state.bad_records += bad_records.count()
         if self._checkpoints is not None:
             self._checkpoints.look()
-            row["stages"]["checkpoint_writing"] = self._checkpoints.take_writing()
+            assert row.stages is not None
+            row = replace(row, stages=replace(row.stages, checkpoint_writing=self._checkpoints.take_writing()))
         if self._logs is not None:
             self._logs.metrics(row)
 
@@ -328,8 +332,10 @@ class _Training:
             self._console.line(
                 f"output      {self._run.path}, resumed after step {self._state.step} from {held.path.name}"
             )
+        for remark in remarks(self._run, self._state.step) if self._ranks.is_main else ():
+            self._console.warn(remark)
 
-    def _result(self) -> dict[str, Any]:
+    def _result(self) -> RunResult:
         """The result up to here; kept as result.json once the recipe is done."""
         state, step = self._state, self._state.step
         state.wall_seconds += self._lap()
@@ -337,23 +343,23 @@ class _Training:
             max(0, min(end, step) - start) * phase.batch_size
             for phase, (start, end) in zip(self._recipe.phases, self._schedule.bounds, strict=True)
         )
-        evaluated = {row["step"]: row for row in self._run.evaluations()}.get(step, {})
-        result = {
-            "steps": step,
-            "epochs": self._schedule.epochs_done(step),
-            "images_per_second": images / state.train_seconds,
-            "wall_seconds": state.wall_seconds,
-            "compile_seconds": state.compile_seconds,
-            "bad_records": state.bad_records,
-            "overflows": state.overflows,
-            "interruptions": self._history.interruptions(),
-            **{key: evaluated.get(key) for key in ("top1", "top5", "loss")},
-            "plan": self._time.comparison(),
-            "checkpoint": str(checkpoint_path(Path(), step)),
-        }
+        evaluated = next((row for row in self._run.evaluations() if row.step == step), None)
+        result = RunResult(
+            steps=step,
+            epochs=self._schedule.epochs_done(step),
+            images_per_second=images / state.train_seconds,
+            wall_seconds=state.wall_seconds,
+            compile_seconds=state.compile_seconds,
+            bad_records=state.bad_records,
+            overflows=state.overflows,
+            interruptions=self._history.interruptions(),
+            **{key: getattr(evaluated, key, None) for key in ("top1", "top5", "loss")},
+            plan=self._time.comparison(),
+            checkpoint=str(checkpoint_path(Path(), step)),
+        )
         if self._ranks.is_main and step == self._schedule.total_steps:
             self._run.write_result(result)
-        return _with_path(result, self._run.path)
+        return result
 
 
 def _reason(error: BaseException) -> str:
@@ -363,9 +369,9 @@ def _reason(error: BaseException) -> str:
     return "SIGINT" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
 
 
-def _with_path(result: dict[str, Any], run: Path) -> dict[str, Any]:
+def _with_path(result: RunResult, run: Path) -> dict[str, Any]:
     """The result with the path of its checkpoint from here: a run directory may be moved, so it holds relative ones."""
-    return result | {"checkpoint": str(run / result["checkpoint"])}
+    return asdict(result) | {"checkpoint": str(run / result.checkpoint)}
 
 
 def _fingerprint(recipe: Recipe, root: Root) -> str:

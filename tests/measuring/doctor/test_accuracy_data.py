@@ -14,6 +14,7 @@ from imagesprint.measuring.reporting.run_record import RunRecord
 from imagesprint.prepare.preparing import prepare
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import open_root
+from imagesprint.runs.rows import EvaluationRow
 
 MEAN = (130.0, 120.0, 110.0)
 
@@ -24,7 +25,8 @@ def look(tiny_recipe: Recipe) -> Callable[..., dict[str, Check]]:
 
     def checks(root: Path, num_images: int = 18, mean: Any = None, **checkpoint: Any) -> dict[str, Check]:
         recipe = tiny_recipe if mean is None else replace(tiny_recipe, mean=mean)
-        record = RunRecord(Path("run"), recipe, [], [{"num_images": num_images}], None, checkpoint, [], [])
+        row = EvaluationRow(4, 1.0, num_images, 50.0, 100.0, 1.0, None)
+        record = RunRecord(Path("run"), recipe, [], [row], None, checkpoint, [], [], [])
         found = data_checks(record, open_root(root))
         assert all(check.hint for check in found if check.status != OK)
         return {check.name: check for check in found}

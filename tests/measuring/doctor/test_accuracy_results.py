@@ -9,8 +9,11 @@ from imagesprint.measuring.doctor.check import FAILURE, OK, WARNING, Check
 from imagesprint.measuring.reporting.run_record import RunRecord
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
+from imagesprint.runs.rows import EvaluationRow, MetricsRow, RunResult
 
 CLASSES = [f"class{number}" for number in range(10)]
+LAST = MetricsRow(32, 8.0, 1, 1, 1, 0, 90.0, 100.0, 0.01, 16, 20, 100.0, 0, seconds=10.0)
+DONE = RunResult(32, 8.0, 100.0, 10.0)
 
 
 @pytest.fixture
@@ -18,17 +21,17 @@ def make(tiny_recipe: Recipe) -> Any:
     """Makes a finished run of 10 classes that is well, but for what is given."""
 
     def made(**changes: Any) -> dict[str, Check]:
-        row = {"step": 32, "lr": 0.01, "top1": 90.0, "images_per_second": 100.0, "window": 10.0}
-        evaluation = {"top1": changes.pop("evaluated", 88.0), "step": 32}
+        evaluation = EvaluationRow(32, 8.0, 60, changes.pop("evaluated", 88.0), 100.0, 1.0, None)
         parts: dict[str, Any] = {
             "path": Path("run"),
             "recipe": tiny_recipe,
-            "metrics": [row],
+            "metrics": [LAST],
             "evaluations": [evaluation],
-            "result": {"bad_records": 0, "overflows": 0},
+            "result": DONE,
             "checkpoint": {"classes": CLASSES},
             "judged": [],
             "log": [],
+            "remarks": [],
         }
         checks = result_checks(RunRecord(**(parts | changes)), Schedule(tiny_recipe, 70))
         assert all(check.hint for check in checks if check.status != OK)
@@ -77,20 +80,20 @@ def test_mistakes_without_a_pattern_are_no_shift(make: Any) -> None:
 
 
 def test_a_run_that_learns_little_has_no_wrong_labels(make: Any) -> None:
-    row = {"step": 32, "lr": 0.01, "top1": 25.0, "images_per_second": 100.0, "window": 10.0}
+    row = replace(LAST, top1=25.0)
     assert make(metrics=[row], evaluated=10.0)["labels"].status == OK
     assert make(evaluations=[])["labels"].detail == "nothing was evaluated and saved yet"
 
 
 def test_bad_records(make: Any) -> None:
-    many = make(result={"bad_records": 5, "overflows": 0})["bad records"]
+    many = make(result=replace(DONE, bad_records=5))["bad records"]
     assert (many.status, "5 times" in many.detail, "1,000 images" in many.detail) == (WARNING, True, True)
-    assert make(result={"bad_records": 1, "overflows": 0})["bad records"].status == OK
+    assert make(result=replace(DONE, bad_records=1))["bad records"].status == OK
 
 
 def test_overflows_are_a_matter_of_fp16(make: Any, tiny_recipe: Recipe) -> None:
-    assert "overflows" not in make(result={"overflows": 9})
-    found = make(recipe=replace(tiny_recipe, precision="fp16"), result={"overflows": 9})["overflows"]
+    assert "overflows" not in make(result=replace(DONE, overflows=9))
+    found = make(recipe=replace(tiny_recipe, precision="fp16"), result=replace(DONE, overflows=9))["overflows"]
     assert (found.status, "9 of 32 steps" in found.detail) == (WARNING, True)
 
 

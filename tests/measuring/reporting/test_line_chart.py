@@ -33,5 +33,12 @@ def test_names_are_text_and_the_drawing_says_its_last_values() -> None:
     assert 'role="img"' in text
 
 
+def test_what_is_no_number_has_no_point() -> None:
+    points = [(0.0, 1.0), (1.0, float("nan")), (2.0, float("inf")), (3.0, 1.7e308), (4.0, 3.0)]
+    text = draw(Chart("loss", [Line("a", points, "#000"), Line("b", points[1:4], "#000")], "x"))
+    assert text.count("<polyline") == 1
+    assert 'data-y-high="3.15' in text
+
+
 def test_a_chart_without_points_is_drawn() -> None:
     assert "<polyline" not in draw(Chart("empty", [Line("a", [], "#000")], "x"))

@@ -9,6 +9,7 @@ from imagesprint.errors import UsageError
 from imagesprint.measuring.reporting.references import Reference, find_reference, reference_names, verdict
 from imagesprint.measuring.reporting.run_record import RunRecord, read_run
 from imagesprint.recipes.library import load_recipe
+from imagesprint.runs.rows import RunResult
 
 IMAGENET = {"classes": [str(i) for i in range(1000)]}
 
@@ -43,7 +44,10 @@ def test_the_verdict_is_on_the_latest_point_that_both_have(
 def test_what_runs_came_to_is_compared_with_a_finished_run_alone(record: RunRecord) -> None:
     ends = reference("ends", (3, 70.0), (5, 80.0))
     assert verdict(record, ends)[1].startswith("No verdict yet")
-    assert verdict(replace(record, result={}), ends) == (False, "4.0 points under them at epoch 3")
+    assert verdict(replace(record, result=RunResult(16, 4.0, 98.0, 300.0)), ends) == (
+        False,
+        "4.0 points under them at epoch 3",
+    )
 
 
 def test_published_references_are_found_by_name_and_by_recipe(record: RunRecord) -> None:

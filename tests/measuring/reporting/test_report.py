@@ -89,7 +89,10 @@ def test_figures_are_those_of_the_files(write_run: Callable[..., Path], tmp_path
     assert "<b>1.20</b>cost, at 36 an hour" in text
     assert "Not finished: 16 steps, 4 epochs" in text
     (tmp_path / "run" / "result.json").write_text(
-        json.dumps({"wall_seconds": 300, "interruptions": [{"reason": "killed", "step": 8, "time": None}]})
+        json.dumps(
+            {"steps": 16, "epochs": 4.0, "images_per_second": 98.0, "wall_seconds": 300, "top1": None}
+            | {"interruptions": [{"reason": "killed", "step": 8, "time": None}]}
+        )
     )
     text = report(tmp_path / "run")
     assert "<b>5:00 min</b>wall time" in text
@@ -160,7 +163,7 @@ def test_mistakes_are_shown_with_their_pictures(
     result = {
         "view": "plain", "step": 8, "epoch": 2.0, "num_images": 18, "top1": 50.0, "top5": 100.0, "loss": 0.5,
         "details": details(outcomes, dataset.labels, dataset.classes),
-        "data": {"variant": "32", "fingerprint": dataset.fingerprint},
+        "data": {"variant": "32", "fingerprint": dataset.fingerprint, "variants": ["full", "32"]},
     }  # fmt: skip
     (run / "evaluated").mkdir()
     file = run / "evaluated" / "step-0000008-0.json"
@@ -174,13 +177,44 @@ def test_mistakes_are_shown_with_their_pictures(
     assert "<td>48 px</td><td>51.00</td><td>+1.00</td>" in text
     assert "<td>flower</td><td>china</td><td>9</td>" in text
     assert "Weakest class: flower" in (run / "model-card.md").read_text()
-    file.write_text(json.dumps(result | {"data": {"variant": "32", "fingerprint": "other"}}))
+    other = {"variant": "32", "fingerprint": "other", "variants": ["full", "32"]}
+    file.write_text(json.dumps(result | {"data": other}))
     assert "data:image/jpeg" not in report(run, data=photo_root)
 
 
 def test_a_run_without_evaluations_has_a_report_too(write_run: Callable[..., Path], tmp_path: Path) -> None:
     assert "Nothing was evaluated yet" in report(write_run(tmp_path / "run", 2))
     assert "Nothing was evaluated yet" in (tmp_path / "run" / "model-card.md").read_text()
+
+
+@pytest.mark.parametrize("figure", ["NaN", "Infinity", "1.7e308", "1e-320"])
+def test_figures_that_nobody_can_draw(write_run: Callable[..., Path], tmp_path: Path, figure: str) -> None:
+    run = write_run(tmp_path / "run", 8)
+    for name, key in (("evaluations", "loss"), ("metrics", "lr"), ("metrics", "loss")):
+        if name == "metrics" and not figure.startswith("1"):
+            continue  # what is no number ends a training before it is logged
+        lines = (run / f"{name}.jsonl").read_text().splitlines()
+        lines[-1] = json.dumps(json.loads(lines[-1]) | {key: float(figure)})
+        (run / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    assert "<polyline" in report(run)
+
+
+def test_what_is_wrong_with_the_files_is_said(
+    write_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", 8)
+    (run / "log.txt").write_bytes(b"2026 device      \xff\xfe\0\n")
+    (run / "evaluated").mkdir()
+    (run / "evaluated" / "step-0000008-0.json").write_text("{}")
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "step-0000008.pt").write_bytes(b"PK")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9')
+    write_report(run, ReportOptions(), Console())
+    said = capsys.readouterr().err
+    for part in ("metrics.jsonl: its last line is cut short", "step-0000008-0.json is damaged: imagesprint evaluate"):
+        assert part in said
+    assert "step-0000008.pt" in said
 
 
 def test_what_is_no_run_is_wrong_usage(tmp_path: Path, tiny_recipe: Recipe) -> None:

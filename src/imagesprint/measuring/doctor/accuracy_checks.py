@@ -24,7 +24,7 @@ def accuracy_checks(run: Path, data: Path | None) -> list[Check]:
         *result_checks(record, schedule),
         *recipe_checks(record.recipe),
         resolution(record.recipe, root),
-        *(schedule_checks(record.recipe, schedule, record.last["step"]) if schedule is not None else ()),
+        *(schedule_checks(record.recipe, schedule, record.last.step) if schedule is not None else ()),
         *(data_checks(record, root) if root is not None else ()),
     ]
 
@@ -35,5 +35,5 @@ def _schedule(record: RunRecord, root: Root | None) -> Schedule | None:
     if num_train is None and root is not None:
         num_train = len(root.dataset(root.nearest(record.recipe.phases[0].source), "train"))
     schedule = None if num_train is None else Schedule(record.recipe, num_train)
-    is_of_run = schedule is not None and record.last["step"] <= schedule.total_steps
+    is_of_run = schedule is not None and record.last.step <= schedule.total_steps
     return schedule if is_of_run else None  # `data` is of another size: the checks of it say so

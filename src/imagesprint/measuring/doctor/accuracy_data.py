@@ -69,7 +69,7 @@ def _evaluated(record: RunRecord, validation: Dataset) -> Check:
     name, there = "evaluated images", len(validation)
     if not record.evaluations:
         return ok(name, "nothing was evaluated yet")
-    judged = record.evaluations[-1]["num_images"]
+    judged = record.evaluations[-1].num_images
     if judged == there:
         return ok(name, f"all {there:,}, each once")
     found = f"{judged:,}, but {validation.path} has {there:,} validation images"

@@ -1,7 +1,7 @@
 """What the figures of a run tell of its accuracy."""
 
 from collections import Counter
-from typing import Any, Final
+from typing import Final
 
 from imagesprint.images.decoders import decoder_name
 from imagesprint.measuring.doctor.check import Check, failure, ok, warning
@@ -18,17 +18,23 @@ _MANY_BAD: Final = 0.001  # of the images: what `prepare --max-rejected` takes f
 
 def result_checks(record: RunRecord, schedule: Schedule | None) -> list[Check]:
     """What the logs, the newest checkpoint and the results of `evaluate` say; `schedule` where it is known."""
-    checks = [_finished(record, schedule), _labels(record), _bad_records(record), _decoder(record)]
+    checks = [_files(record), _finished(record, schedule), _labels(record), _bad_records(record), _decoder(record)]
     return [*checks, _overflows(record)] if record.recipe.precision == "fp16" else checks
 
 
+def _files(record: RunRecord) -> Check:
+    if not record.remarks:
+        return ok("files", "all are whole")
+    return warning("files", "; ".join(record.remarks), "the weights do not depend on it")
+
+
 def _finished(record: RunRecord, schedule: Schedule | None) -> Check:
-    step = record.last["step"]
+    step = record.last.step
     if record.result is not None:
         return ok("finished", f"all {step:,} steps are done")
     found = f"{step:,}{f' of {schedule.total_steps:,}' if schedule else ''} steps are done"
     hint = "give the same train command again: most of the accuracy comes where the learning rate falls"
-    return warning("finished", f"{found}, at learning rate {record.last['lr']:.3g}", hint)
+    return warning("finished", f"{found}, at learning rate {record.last.lr:.3g}", hint)
 
 
 def _labels(record: RunRecord) -> Check:
@@ -37,7 +43,7 @@ def _labels(record: RunRecord) -> Check:
     if not record.evaluations or not classes:
         return ok(name, "nothing was evaluated and saved yet")
     chance = 100 / len(classes)
-    learnt, judged = record.last["top1"], record.evaluations[-1]["top1"]
+    learnt, judged = record.last.top1, record.evaluations[-1].top1
     found = f"top-1 {learnt:.1f}% in training, {judged:.1f}% in evaluation, {chance:.1f}% by chance"
     shift = _shift(record, classes)
     if shift:
@@ -58,7 +64,7 @@ def _shift(record: RunRecord, classes: list[str]) -> int:
     """By how many classes most mistakes of the newest evaluation in RUN/evaluated are off; 0: by no one number."""
     if not record.judged or record.judged[0]["top1"] > 50 or len(classes) < 3:
         return 0
-    confusions: list[dict[str, Any]] = record.judged[0]["details"]["confusions"]
+    confusions = record.judged[0]["details"]["confusions"]
     number = {name: index for index, name in enumerate(classes)}
     shifts: Counter[int] = Counter()
     for row in confusions:
@@ -71,8 +77,8 @@ def _shift(record: RunRecord, classes: list[str]) -> int:
 
 
 def _bad_records(record: RunRecord) -> Check:
-    count = (record.result or record.checkpoint).get("bad_records", 0)
-    images = sum(row["images_per_second"] * row["window"] for row in record.metrics)
+    count = record.total("bad_records")
+    images = sum(row.images_per_second * row.seconds for row in record.metrics)
     if not count:
         return ok("bad records", "none")
     found = f"{count:,} times another record stood in for a bad one, in {images:,.0f} images"
@@ -81,9 +87,9 @@ def _bad_records(record: RunRecord) -> Check:
 
 
 def _overflows(record: RunRecord) -> Check:
-    count = (record.result or record.checkpoint).get("overflows", 0)
-    found = f"{count:,} of {record.last['step']:,} steps were lost to gradients that fp16 cannot hold"
-    if count <= _MANY_OVERFLOWS * record.last["step"]:
+    count = record.total("overflows")
+    found = f"{count:,} of {record.last.step:,} steps were lost to gradients that fp16 cannot hold"
+    if count <= _MANY_OVERFLOWS * record.last.step:
         return ok("overflows", found)
     return warning("overflows", found, "train anew with --set precision=bf16, or a lower --set loss_scale=64")
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from imagesprint.errors import UsageError
-from imagesprint.files import read_rows
 from imagesprint.measuring.doctor.check import Check, ok
 from imagesprint.measuring.limits.limit_checks import limit_checks
 from imagesprint.measuring.limits.run_figures import PhaseFigures, read_figures
@@ -16,6 +15,7 @@ from imagesprint.measuring.limits.verdict import Limit, find_limits
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import Root, open_root
 from imagesprint.runs.directory import RunDirectory
+from imagesprint.runs.rows import Began
 
 
 def diagnose_run(path: Path, data: Path | None) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def diagnose_run(path: Path, data: Path | None) -> dict[str, Any]:
         phases = read_figures(run)
     except UsageError as error:
         return {"checks": [ok("stages", error.what, error.hint)], "bottleneck": None, "phases": []}
-    hosts = [row["host"] for row in read_rows(run.commands_file) if "host" in row]
+    hosts = [row.host for row in run.commands() if isinstance(row, Began)]
     is_here = hosts[-1:] == [socket.gethostname()]
     return diagnose(phases, recipe, root, cores_here() if is_here else 0)
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from imagesprint.console import Console
 from imagesprint.measuring.limits.diagnosis import diagnose
-from imagesprint.measuring.limits.run_figures import PhaseFigures, phase_figures
+from imagesprint.measuring.limits.run_figures import PhaseFigures, Window, phase_figures
 from imagesprint.measuring.limits.setting import cores_here
 from imagesprint.measuring.step_timing import (
     TimedTraining,
@@ -128,15 +128,9 @@ class _Measuring:
             stages, waited = StageTimes(loader, batches, training.step, ranks), loader.wait_seconds
             stages.start_window()
             seconds = sum(training.seconds(batches, phase, steps, 0))
-            row = {
-                "steps": steps,
-                "is_first": False,
-                "seconds": seconds,
-                "images_per_second": steps * phase.batch_size / seconds,
-                "data_wait": (loader.wait_seconds - waited) / seconds,
-                **stages.row(seconds),
-            }
-        return phase_figures(training.recipe.phases.index(phase), [row])
+            speed, waiting = steps * phase.batch_size / seconds, (loader.wait_seconds - waited) / seconds
+            window = Window(steps, seconds, speed, waiting, *stages.row(seconds))
+        return phase_figures(training.recipe.phases.index(phase), [window])
 
     def _reduction_alone(self) -> float | None:
         """Seconds of summing over the ranks what a step sums; None for one rank."""

@@ -3,16 +3,25 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
-from typing import Any
 
 from imagesprint.errors import UsageError
-from imagesprint.files import read_rows
 from imagesprint.images.decoding import STAGES as DECODER_STAGES
 from imagesprint.measuring.limits.figures import Figures
 from imagesprint.runs.directory import RunDirectory
+from imagesprint.runs.rows import Began, MetricsRow, RankSeconds, StageSeconds
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True)
+class Window:
+    """So many `steps` as a row of metrics.jsonl tells of them; `is_first` of those that a command began with."""
+
+    steps: int
+    seconds: float
+    images_per_second: float
+    data_wait: float
+    stages: StageSeconds
+    ranks: RankSeconds
+    is_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,59 +41,60 @@ class PhaseFigures:
 def read_figures(run: RunDirectory) -> list[PhaseFigures]:
     """Return the figures of each phase that the run came to, in order.
 
-    Raises UsageError where nothing was logged, or by a version that did not log its stages.
+    Raises UsageError where nothing was logged, or by a version that did not log its stages; RunError where the run is
+    damaged.
     """
-    rows = read_rows(run.metrics_file)
+    rows = run.metrics()
     if not rows:
         raise UsageError(f"{run.path} holds no logged steps yet", "look again after ten steps")
-    begun = {row["step"] for row in read_rows(run.commands_file) if "began" in row}
-    windows = [
-        row | {"steps": row["step"] - before["step"], "is_first": before["step"] in begun}
-        for before, row in pairwise([{"step": 0}, *rows])
-    ]
-    by_phase = {phase: [row for row in group if "stages" in row] for phase, group in groupby(windows, _phase)}
-    found = [phase_figures(phase, group) for phase, group in by_phase.items() if group]
-    if not found:
+    begun = {row.step for row in run.commands() if isinstance(row, Began)}
+    by_phase: dict[int, list[Window]] = {}
+    for before, row in zip([0, *(row.step for row in rows)], rows, strict=False):
+        window = _window(row, before, before in begun)
+        if window is not None:
+            by_phase.setdefault(row.phase, []).append(window)
+    if not by_phase:
         raise UsageError(f"{run.path} was logged by a version that noted no stages", "train a few steps with this one")
-    return found
+    return [phase_figures(phase, windows) for phase, windows in by_phase.items()]
 
 
-def _phase(row: Row) -> int:
-    phase: int = row["phase"]
-    return phase
+def _window(row: MetricsRow, before: int, is_first: bool) -> Window | None:
+    if row.stages is None or row.ranks is None:
+        return None
+    return Window(row.step - before, row.seconds, row.images_per_second, row.data_wait, row.stages, row.ranks, is_first)
 
 
-def phase_figures(phase: int, rows: Sequence[Row]) -> PhaseFigures:
-    """Return the figures of rows of metrics of one phase, to which the number of `steps` and `is_first` were added.
+def phase_figures(phase: int, windows: Sequence[Window]) -> PhaseFigures:
+    """Return the figures of the windows of one phase.
 
-    The first row of a command, in which all is done for the first time, does not count where there are others; nor do
-    rows of another number of ranks than the last.
+    The first of a command, in which all is done for the first time, does not count where there are others; nor do
+    those of another number of ranks than the last.
     """
-    world_size = len(rows[-1]["ranks"]["own"])
-    same = [row for row in rows if len(row["ranks"]["own"]) == world_size]
-    rows = [row for row in same if not row["is_first"]] or same
-    steps = sum(row["steps"] for row in rows)
-    last = rows[-1]["stages"]
-    decoder = "native" if last["resize"] > 0 else "pillow"  # which counts resizing as jpeg
-    return PhaseFigures(phase, steps, world_size, last["threads"], decoder, _figures(rows, steps))
+    world_size = len(windows[-1].ranks.own)
+    same = [window for window in windows if len(window.ranks.own) == world_size]
+    windows = [window for window in same if not window.is_first] or same
+    steps = sum(window.steps for window in windows)
+    last = windows[-1].stages
+    decoder = "native" if last.resize > 0 else "pillow"  # which counts resizing as jpeg
+    return PhaseFigures(phase, steps, world_size, last.threads, decoder, _figures(windows, steps))
 
 
-def _figures(rows: Sequence[Row], steps: int) -> Figures:
-    def total(key: str) -> float:
-        return float(sum(row["stages"].get(key, 0.0) for row in rows)) / steps
+def _figures(windows: Sequence[Window], steps: int) -> Figures:
+    def total(stage: str) -> float:
+        return float(sum(getattr(window.stages, stage) for window in windows)) / steps
 
-    step = sum(row["seconds"] for row in rows) / steps
-    own = [sum(times) / steps for times in zip(*(row["ranks"]["own"] for row in rows), strict=True)]
-    data_wait = [sum(times) / steps for times in zip(*(row["ranks"]["data_wait"] for row in rows), strict=True)]
+    step = sum(window.seconds for window in windows) / steps
+    own = [sum(times) / steps for times in zip(*(window.ranks.own for window in windows), strict=True)]
+    data_wait = [sum(times) / steps for times in zip(*(window.ranks.data_wait for window in windows), strict=True)]
     last, typical = max(own), statistics.median_low(own)
     stood_still = data_wait[own.index(typical)]
     # On a GPU that is for both, in the proportion in which its host waited for them.
-    for_data, for_copies = sum(row["data_wait"] * row["seconds"] for row in rows) / steps, total("copy_wait")
+    for_data, for_copies = sum(window.data_wait * window.seconds for window in windows) / steps, total("copy_wait")
     copy_part = for_copies / (for_data + for_copies) if for_copies > 0 else 0.0
     parts = {stage: total(stage) for stage in DECODER_STAGES}
     whole = sum(parts.values()) or 1.0
     return Figures(
-        images=sum(row["images_per_second"] * row["seconds"] for row in rows) / steps,
+        images=sum(window.images_per_second * window.seconds for window in windows) / steps,
         step=step,
         load=total("load"),
         read_share=(parts["read"] + parts["crc"]) / whole,

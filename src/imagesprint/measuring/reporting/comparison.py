@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from imagesprint.console import duration
+from imagesprint.console import Console, duration
 from imagesprint.errors import UsageError
 from imagesprint.files import write_text
 from imagesprint.measuring.reporting.curves import axis_unit, switchable
@@ -23,7 +23,7 @@ CURVES = (
 )
 
 
-def write_comparison(paths: Sequence[Path]) -> Path:
+def write_comparison(paths: Sequence[Path], console: Console) -> Path:
     """Write comparison.html into the first of the run directories `paths`; returns where it lies.
 
     Raises UsageError for what is no run, and for more runs than there are colours.
@@ -31,6 +31,8 @@ def write_comparison(paths: Sequence[Path]) -> Path:
     if len(paths) > len(COLOURS):
         raise UsageError(f"{len(paths)} runs are more than can be told apart", f"name at most {len(COLOURS)}")
     records = [read_run(path) for path in paths]
+    for remark in (remark for record in records for remark in record.remarks):
+        console.warn(remark)
     named = list(zip(names(records), records, strict=True))
     first, *others = named
     body = [
@@ -56,9 +58,9 @@ def _results(named: Sequence[Named]) -> str:
             [
                 name,
                 record.recipe.name,
-                f"{last['epoch']:g}" + ("" if record.result is not None else ", not finished"),
-                f"{record.evaluations[-1]['top1']:.2f}" if best else "",
-                f"{best['top1']:.2f}, epoch {best['epoch']:g}" if best else "",
+                f"{last.epoch:g}" + ("" if record.result is not None else ", not finished"),
+                f"{record.evaluations[-1].top1:.2f}" if best else "",
+                f"{best.top1:.2f}, epoch {best.epoch:g}" if best else "",
                 duration(record.wall_seconds),
             ]
         )
@@ -66,18 +68,15 @@ def _results(named: Sequence[Named]) -> str:
 
 
 def _curves(named: Sequence[Named], axis: str) -> str:
-    unit, x_label = axis_unit(axis, max((record.last for _, record in named), key=lambda row: row["seconds"]))
+    unit, x_label = axis_unit(axis, max(record.train_seconds for _, record in named))
     charts = []
     for title, rows, key in CURVES:
-        lines = [
-            Line(
-                name,
-                [(row[axis] / unit, row[key]) for row in getattr(record, rows)],
-                colour,
-                markers=rows == "evaluations",
-            )
-            for (name, record), colour in zip(named, COLOURS, strict=False)
-        ]
+        lines = []
+        for (name, record), colour in zip(named, COLOURS, strict=False):
+            own = getattr(record, rows)
+            places = zip(record.along(own, axis), own, strict=True)
+            points = [(x / unit, getattr(row, key)) for x, row in places]
+            lines.append(Line(name, points, colour, markers=rows == "evaluations"))
         charts.append(draw(Chart(title, lines, x_label)))
     return "".join(charts)
 

@@ -6,11 +6,13 @@ import numpy as np
 
 from imagesprint.measuring.reporting.line_chart import COLOURS, Chart, Line, draw
 from imagesprint.measuring.reporting.references import Reference
-from imagesprint.measuring.reporting.run_record import AXES, Row, RunRecord
+from imagesprint.measuring.reporting.run_record import AXES, RunRecord
+from imagesprint.runs.rows import EvaluationRow, MetricsRow
 
 LABELS = {"epoch": "Epochs", "step": "Steps", "seconds": "Training time"}
 TRAINING, VALIDATION, SECOND, THIRD = COLOURS[:4]
 GREY = "#666666"
+Rows = Sequence[MetricsRow | EvaluationRow]
 UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 
@@ -27,11 +29,15 @@ def switchable(draw_over: Callable[[str], str]) -> str:
 
 def draw_curves(record: RunRecord, reference: Reference | None, axis: str) -> str:
     """Accuracy, loss, learning rate, image size, throughput and waiting for data over `axis`, phases shaded."""
-    unit, x_label = axis_unit(axis, record.last)
-    bands = [(span.start[axis] / unit, span.end[axis] / unit, f"{span.image_size} px") for span in record.spans()]
+    unit, x_label = axis_unit(axis, record.train_seconds)
+    bands = [
+        (getattr(span.start, axis) / unit, getattr(span.end, axis) / unit, f"{span.image_size} px")
+        for span in record.spans()
+    ]
 
-    def line(label: str, rows: Sequence[Row], key: str, colour: str, scale: float = 1, markers: bool = False) -> Line:
-        return Line(label, [(row[axis] / unit, scale * row[key]) for row in rows], colour, markers)
+    def line(label: str, rows: Rows, key: str, colour: str, scale: float = 1, markers: bool = False) -> Line:
+        places = zip(record.along(rows, axis), rows, strict=True)
+        return Line(label, [(x / unit, scale * getattr(row, key)) for x, row in places], colour, markers)
 
     def chart(title: str, *lines: Line, y_range: tuple[float, float] | None = None) -> str:
         return draw(Chart(title, lines, x_label, bands, y_range))
@@ -61,23 +67,23 @@ def draw_curves(record: RunRecord, reference: Reference | None, axis: str) -> st
             chart(
                 "Time spent waiting for data, %",
                 line("waiting", metrics, "data_wait", TRAINING, scale=100),
-                y_range=(0, max(10.0, *(102 * row["data_wait"] for row in metrics))),
+                y_range=(0, max(10.0, *(102 * row.data_wait for row in metrics))),
             ),
         ]
     )
 
 
-def axis_unit(axis: str, last: Row) -> tuple[float, str]:
-    """What to divide an axis by, and its label, for a run that ends at the row `last`."""
+def axis_unit(axis: str, seconds: float) -> tuple[float, str]:
+    """What to divide an axis by, and its label, for a run that trained so many `seconds`."""
     if axis != "seconds":
         return 1.0, LABELS[axis].lower()
-    return next((unit, f"{name} of training") for unit, name in UNITS if last["seconds"] >= 2 * unit or unit == 1)
+    return next((unit, f"{name} of training") for unit, name in UNITS if seconds >= 2 * unit or unit == 1)
 
 
 def _reference_line(record: RunRecord, reference: Reference, axis: str, unit: float) -> Line:
     points = [point for point in reference.points if axis != "seconds" or "seconds" in point]
     if axis == "step":  # where this run was, or is going to be, at the reference's epochs
-        epochs, steps = zip(*((row["epoch"], row["step"]) for row in record.metrics), strict=True)
+        epochs, steps = zip(*((row.epoch, row.step) for row in record.metrics), strict=True)
         points = [point | {"step": float(np.interp(point["epoch"], epochs, steps))} for point in points]
         points = [point for point in points if point["epoch"] <= epochs[-1]]
     places = [(point[axis] / unit, point["top1"]) for point in points]

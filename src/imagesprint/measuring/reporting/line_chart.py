@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 # Okabe and Ito: told apart by the colour-blind, too
@@ -11,6 +11,7 @@ WIDTH, HEIGHT = 480, 250  # user units; shown at about their number of pixels, s
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 22, 40
 MOST_POINTS = 400  # of a line: more than that are less than a pixel apart
 MOST_MARKERS = 60
+MOST = 1e300  # what is above, or no number at all, has no place on an axis
 NARROWEST_BAND = 46  # units, to write its label into
 
 
@@ -39,7 +40,8 @@ class Chart:
 
 def draw(chart: Chart) -> str:
     """The chart as a figure element: title, legend and drawing."""
-    lines = [line for line in chart.lines if line.points]
+    lines = [replace(line, points=[point for point in line.points if abs(point[1]) < MOST]) for line in chart.lines]
+    lines = [line for line in lines if line.points]
     legend = "".join(f"<span>{_swatch(line)}{escape(line.label)}</span>" for line in lines) if len(lines) > 1 else ""
     return (
         f"<figure><figcaption><b>{escape(chart.title)}</b><div class=legend>{legend}</div></figcaption>"

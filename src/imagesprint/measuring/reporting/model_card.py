@@ -19,7 +19,7 @@ def model_card(record: RunRecord) -> str:
         "",
         "## Training",
         "",
-        f"- {record.last['step']:,} steps, {record.last['epoch']:g} epochs"
+        f"- {record.last.step:,} steps, {record.last.epoch:g} epochs"
         + (f" of {known['num_train']:,} images in {len(known['classes']):,} classes" if known else ""),
         f"- {duration(record.wall_seconds)} in all, {recipe.precision}, seed {recipe.seed}"
         + (f", PyTorch {known['torch']}" if "torch" in known else ""),
@@ -32,12 +32,12 @@ def model_card(record: RunRecord) -> str:
         return printable_lines("\n".join([*lines, "Nothing was evaluated yet.", ""]))
     lines += ["| epoch | images | top-1 % | top-5 % | loss |", "|---|---|---|---|---|"]
     for title, row in (("last", record.evaluations[-1]), ("best", best)):
-        figures = f"{row['num_images']:,} | {row['top1']:.2f} | {row['top5']:.2f} | {row['loss']:.4f}"
-        lines.append(f"| {row['epoch']:g}, {title} | {figures} |")
+        figures = f"{row.num_images:,} | {row.top1:.2f} | {row.top5:.2f} | {row.loss:.4f}"
+        lines.append(f"| {row.epoch:g}, {title} | {figures} |")
     if record.judged:
         details = record.judged[0]["details"]
         judged = [row for row in details["per_class"] if row["num_images"]]
-        worst = min(judged, key=lambda row: row["top1"])
+        worst = min(judged, key=lambda row: row["top1"] or 0.0)
         name = printable(worst["class"])
         lines += [
             "",

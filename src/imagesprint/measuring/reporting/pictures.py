@@ -3,10 +3,11 @@
 import base64
 import io
 from html import escape
-from typing import Any
 
 from PIL import Image
 
+from imagesprint.evaluating.details import Mistake
+from imagesprint.evaluating.results_kept import KeptData
 from imagesprint.images.decoding import open_rgb
 from imagesprint.loading.load import read_encoded
 from imagesprint.measuring.reporting.page import Markup
@@ -16,7 +17,7 @@ SIDE = 224  # pixels of the longer side: sharp on screens of two pixels a point
 SHOWN = 12
 
 
-def validation_images(root: Root, data: dict[str, Any]) -> Dataset | None:
+def validation_images(root: Root, data: KeptData) -> Dataset | None:
     """The images that a result of RUN/evaluated was made from; None where `root` holds others."""
     if data["variant"] not in root.variants:
         return None
@@ -24,12 +25,12 @@ def validation_images(root: Root, data: dict[str, Any]) -> Dataset | None:
     return dataset if dataset.fingerprint == data["fingerprint"] else None
 
 
-def show_mistakes(dataset: Dataset, mistakes: list[dict[str, Any]]) -> Markup:
+def show_mistakes(dataset: Dataset, mistakes: list[Mistake]) -> Markup:
     """The surest mistakes with their pictures. Raises DataError where one cannot be read."""
     return Markup(f"<div class=pictures>{''.join(_figure(dataset, mistake) for mistake in mistakes[:SHOWN])}</div>")
 
 
-def _figure(dataset: Dataset, mistake: dict[str, Any]) -> str:
+def _figure(dataset: Dataset, mistake: Mistake) -> str:
     name, taken_for = escape(mistake["class"]), escape(mistake["taken_for"])
     alt = f"an image of {name} that was taken for {taken_for}"
     return (

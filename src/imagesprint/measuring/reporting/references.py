@@ -61,7 +61,7 @@ def find_reference(record: RunRecord, wanted: str | None) -> Reference | None:
 
 def verdict(record: RunRecord, reference: Reference) -> tuple[bool, str]:
     """Whether the run keeps up with `reference` at the latest point that both have, and a sentence that says so."""
-    ours = [(row["epoch"], row["top1"]) for row in record.evaluations]
+    ours = [(row.epoch, row.top1) for row in record.evaluations]
     if reference.kind == "ends":
         ours = ours[-1:] if record.result is not None else []
     passed = [point for point in reference.points if ours and point["epoch"] <= ours[-1][0] + 0.005]
@@ -88,7 +88,11 @@ def _read(name: str) -> Reference:
 
 
 def _from_run(ours: RunRecord, other: RunRecord) -> Reference:
-    points = tuple({key: row[key] for key in ("epoch", "top1", "top5", "seconds")} for row in other.evaluations)
+    seconds = other.along(other.evaluations, "seconds")
+    points = tuple(
+        {"epoch": row.epoch, "top1": row.top1, "top5": row.top5, "seconds": at}
+        for row, at in zip(other.evaluations, seconds, strict=True)
+    )
     if not points:
         raise UsageError(f"--reference {other.path}: nothing was evaluated there", "imagesprint evaluate it first")
     return Reference(names([ours, other])[1], other.recipe.model, (), "curve", f"the run {other.path}", points)

@@ -41,6 +41,8 @@ def write_report(path: Path, options: ReportOptions, console: Console) -> Path:
     Raises UsageError where there is no run, or nothing that the options name.
     """
     record = read_run(path)
+    for remark in record.remarks:
+        console.warn(remark)
     reference = find_reference(record, options.reference)
     dataset = _images(record, options.data, console)
     links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in SECTIONS)

@@ -8,42 +8,54 @@ from typing import Any
 
 import numpy as np
 
-from imagesprint.errors import ImagesprintError, UsageError
-from imagesprint.evaluating.results_kept import FOLDER, read_result
-from imagesprint.files import read_rows
+from imagesprint.errors import CheckpointError, UsageError
+from imagesprint.evaluating.results_kept import FOLDER, Result, read_result
 from imagesprint.model.checkpoint import read_training_checkpoint
 from imagesprint.recipes.recipe import Recipe
-from imagesprint.runs.directory import RunDirectory
+from imagesprint.runs.directory import RunDirectory, recipe_changes, wrong_recipe_file
+from imagesprint.runs.logs import remarks
+from imagesprint.runs.rows import EvaluationRow, MetricsRow, RunResult
 
-Row = dict[str, Any]
+# Of a checkpoint, for the report.
+_FACTS = ("wall_seconds", "classes", "class_texts", "num_train", "data", "decoder", "torch", "bad_records", "overflows")
 AXES = ("epoch", "step", "seconds")  # what curves may run over; seconds are those spent on steps
 
 
 @dataclass(frozen=True)
-class Span:
-    """A phase as far as it was trained: its first and last place on each axis, and its image size."""
+class Place:
+    """A moment of a run, on each axis."""
 
-    start: Row
-    end: Row
+    epoch: float = 0.0
+    step: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Span:
+    """A phase as far as it was trained: its first and last place, and its image size."""
+
+    start: Place
+    end: Place
     image_size: int
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """`metrics` and `evaluations` are the rows of the files of that name, oldest first, each with its `seconds` of
-    training since the start; the seconds that a row of metrics is about are its `window`. `checkpoint` holds what the
-    newest says beside its tensors, empty where none can be read. `judged` are the results of RUN/evaluated for the
-    newest step that was judged, the plain one first, empty where there are none.
+    """`metrics` and `evaluations` are the rows of the files of that name, by step. `checkpoint` holds what the newest
+    says beside its tensors, empty where none can be read. `judged` are the results of RUN/evaluated for the newest
+    step that was judged, the plain one first, empty where there are none. `remarks` says what is wrong with the files,
+    one sentence each.
     """
 
     path: Path
     recipe: Recipe
-    metrics: list[Row]
-    evaluations: list[Row]
-    result: Row | None
-    checkpoint: Row
-    judged: list[Row]
+    metrics: list[MetricsRow]
+    evaluations: list[EvaluationRow]
+    result: RunResult | None
+    checkpoint: dict[str, Any]
+    judged: list[Result]
     log: list[str]
+    remarks: list[str]
 
     @property
     def name(self) -> str:
@@ -51,34 +63,55 @@ class RunRecord:
         return self.path.resolve().name
 
     @property
-    def last(self) -> Row:
+    def last(self) -> MetricsRow:
         """The newest row of metrics."""
         return self.metrics[-1]
 
     @property
-    def best(self) -> Row | None:
+    def best(self) -> EvaluationRow | None:
         """The evaluation of the highest top-1; None where nothing was evaluated."""
-        return max(self.evaluations, key=lambda row: (row["top1"], row["step"]), default=None)
+        return max(self.evaluations, key=lambda row: (row.top1, row.step), default=None)
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds spent on the steps that were logged."""
+        return sum(row.seconds for row in self.metrics)
 
     @property
     def wall_seconds(self) -> float:
         """Seconds since the start with evaluations and checkpoints; of an unfinished run up to its last checkpoint."""
-        known = self.result or self.checkpoint
-        return float(known["wall_seconds"] if "wall_seconds" in known else self.last["seconds"])
+        return self.total("wall_seconds", self.train_seconds)
 
     @property
     def has_top5(self) -> bool:
         """Whether top-5 says anything: not among five classes or fewer."""
-        return any(row["top5"] < 100 for row in self.evaluations)
+        return any(row.top5 < 100 for row in self.evaluations)
+
+    def total(self, key: str, otherwise: float = 0) -> float:
+        """A figure of the whole run, as its result or else its newest checkpoint has it."""
+        total: float = self.checkpoint.get(key, otherwise) if self.result is None else getattr(self.result, key)
+        return total
+
+    def along(self, rows: Sequence[MetricsRow | EvaluationRow], axis: str) -> list[float]:
+        """The places of `rows` on one of AXES."""
+        if axis != "seconds":
+            return [getattr(row, axis) for row in rows]
+        seconds = np.cumsum([row.seconds for row in self.metrics])
+        places: list[float] = np.interp(
+            [row.step for row in rows], [row.step for row in self.metrics], seconds
+        ).tolist()
+        return places
 
     def spans(self) -> list[Span]:
         """The phases that were begun, in order."""
         spans: list[Span] = []
-        before: Row = dict.fromkeys(AXES, 0)
-        for _, rows in groupby(self.metrics, key=lambda row: row["phase"]):
-            last = list(rows)[-1]
-            spans.append(Span(before, last, last["image_size"]))
-            before = last
+        before = Place()
+        for _, rows in groupby(self.metrics, key=lambda row: row.phase):
+            own = list(rows)
+            seconds = before.seconds + sum(row.seconds for row in own)
+            place = Place(own[-1].epoch, own[-1].step, seconds)
+            spans.append(Span(before, place, own[-1].image_size))
+            before = place
         return spans
 
 
@@ -89,58 +122,51 @@ def names(records: Sequence[RunRecord]) -> list[str]:
 
 
 def read_run(path: Path) -> RunRecord:
-    """Read the run at `path`. Raises UsageError where there is no run or nothing was logged yet."""
+    """Read the run at `path`. Raises UsageError where there is no run or nothing was logged yet, RunError where one of
+    its files is damaged.
+    """
     run = RunDirectory(path)
     recipe = run.recipe()
     if recipe is None:
         raise UsageError(f"{path} holds no run", "name the --output of an imagesprint train")
-    metrics = read_rows(run.metrics_file)
+    metrics = run.metrics()
     if not metrics:
         raise UsageError(
             f"{path} holds no logged steps", "train first: imagesprint train RECIPE --data ROOT --output RUN"
         )
-    seconds = np.cumsum([row["seconds"] for row in metrics])
-    steps = [row["step"] for row in metrics]
-    log = path / "log.txt"
-    return RunRecord(
-        path,
-        recipe,
-        [row | {"window": row["seconds"], "seconds": float(at)} for row, at in zip(metrics, seconds, strict=True)],
-        [row | {"seconds": float(np.interp(row["step"], steps, seconds))} for row in run.evaluations()],
-        run.result(),
-        _facts(run),
-        _judged(path),
-        log.read_text(encoding="utf-8").splitlines() if log.exists() else [],
-    )
+    found = remarks(run)
+    checkpoint, judged = _facts(run, recipe, found), _judged(path, found)
+    log = run.log_file.read_text(encoding="utf-8", errors="replace").splitlines() if run.log_file.exists() else []
+    return RunRecord(path, recipe, metrics, run.evaluations(), run.result(), checkpoint, judged, log, found)
 
 
-def _facts(run: RunDirectory) -> Row:
-    """What the newest checkpoint says, and how many weights its model has."""
+def _facts(run: RunDirectory, recipe: Recipe, found: list[str]) -> dict[str, Any]:
+    """What the newest whole checkpoint says, and how many weights its model has; adds to the remarks `found`."""
     for path in reversed(run.checkpoints()):
         try:
             held = read_training_checkpoint(path)
-        except ImagesprintError:  # a damaged one says nothing
+        except CheckpointError as error:
+            found.append(error.what)
             continue
-        keys = (
-            "wall_seconds",
-            "classes",
-            "class_texts",
-            "num_train",
-            "data",
-            "decoder",
-            "torch",
-            "bad_records",
-            "overflows",
-        )
+        changed = recipe_changes(held.recipe, recipe)
+        if changed:
+            raise wrong_recipe_file(run, changed)
         weights = sum(value.numel() for key, value in held.model.items() if "running" not in key)
-        facts = {key: getattr(held, key) for key in keys if getattr(held, key)}  # what older files lack is empty
+        facts = {key: getattr(held, key) for key in _FACTS if getattr(held, key)}  # what older files lack is empty
         return facts | {"path": path, "num_weights": weights}
     return {}
 
 
-def _judged(path: Path) -> list[Row]:
-    found = [result for file in (path / FOLDER).glob("*.json") if (result := read_result(file)) is not None]
-    newest = max((result["step"] for result in found), default=0)
-    latest = {result["view"]: result for result in found if result["step"] == newest}
+def _judged(path: Path, found: list[str]) -> list[Result]:
+    """The results of the newest step that was judged; adds to the remarks `found`."""
+    results = []
+    for file in sorted((path / FOLDER).glob("*.json")):
+        result = read_result(file)
+        if result is None:
+            found.append(f"{file} is damaged: imagesprint evaluate makes it anew")
+        else:
+            results.append(result)
+    newest = max((result["step"] for result in results), default=0)
+    latest = {result["view"]: result for result in results if result["step"] == newest}
     plain = latest.pop("plain", None)
     return [] if plain is None else [plain, *latest.values()]

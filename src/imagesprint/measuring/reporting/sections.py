@@ -5,13 +5,15 @@ from html import escape
 import numpy as np
 
 from imagesprint.console import duration
+from imagesprint.evaluating.details import ClassResult
 from imagesprint.measuring.reporting.curves import draw_curves, switchable
 from imagesprint.measuring.reporting.page import Markup, cards, facts, table
 from imagesprint.measuring.reporting.pictures import show_mistakes
 from imagesprint.measuring.reporting.references import Reference, verdict
-from imagesprint.measuring.reporting.run_record import Row, RunRecord
+from imagesprint.measuring.reporting.run_record import RunRecord
 from imagesprint.recipes.toml_format import to_toml
 from imagesprint.records.dataset import Dataset
+from imagesprint.runs.rows import MetricsRow
 
 EXTREMES = 8  # classes at either end
 PAIRS = 10
@@ -24,10 +26,10 @@ def summary(record: RunRecord, reference: Reference | None, price: float | None)
     figures = {}
     if best is not None:
         newest = record.evaluations[-1]
-        figures[f"top-1 at epoch {newest['epoch']:g}"] = f"{newest['top1']:.2f}%"
+        figures[f"top-1 at epoch {newest.epoch:g}"] = f"{newest.top1:.2f}%"
         if record.has_top5:
-            figures["top-5"] = f"{newest['top5']:.2f}%"
-        figures[f"best top-1, epoch {best['epoch']:g}"] = f"{best['top1']:.2f}%"
+            figures["top-5"] = f"{newest.top5:.2f}%"
+        figures[f"best top-1, epoch {best.epoch:g}"] = f"{best.top1:.2f}%"
     figures["wall time"] = duration(record.wall_seconds)
     figures["training images/s"] = f"{_mean(record.metrics, 'images_per_second'):,.0f}"
     figures["waiting for data"] = f"{_mean(record.metrics, 'data_wait'):.1%}"
@@ -36,8 +38,7 @@ def summary(record: RunRecord, reference: Reference | None, price: float | None)
     state = "Finished" if record.result is not None else "Not finished"
     lines = [
         f"<h1>{escape(record.recipe.name)}: {escape(record.recipe.model)}</h1>",
-        f"<p class=faint>{state}: {last['step']:,} steps, {last['epoch']:g} epochs; directory {escape(record.name)}."
-        "</p>",
+        f"<p class=faint>{state}: {last.step:,} steps, {last.epoch:g} epochs; directory {escape(record.name)}.</p>",
     ]
     if reference is not None:
         keeps_up, sentence = verdict(record, reference)
@@ -51,7 +52,7 @@ def summary(record: RunRecord, reference: Reference | None, price: float | None)
 def data_section(record: RunRecord) -> list[str]:
     """What it was trained and judged on."""
     known, recipe = record.checkpoint, record.recipe
-    judged = f"{record.evaluations[-1]['num_images']:,}" if record.evaluations else "none yet"
+    judged = f"{record.evaluations[-1].num_images:,}" if record.evaluations else "none yet"
     if not known:
         return ["<h2 id=data>Data</h2>", facts({"validation images": judged})]
     classes = known["classes"]
@@ -73,17 +74,17 @@ def training_section(record: RunRecord, reference: Reference | None) -> list[str
     """Phases and curves."""
     rows = []
     for span, phase in zip(record.spans(), record.recipe.phases, strict=False):
-        inside = [row for row in record.metrics if span.start["step"] < row["step"] <= span.end["step"]]
+        inside = [row for row in record.metrics if span.start.step < row.step <= span.end.step]
         rows.append(
             [
-                f"{span.start['epoch']:g}–{span.end['epoch']:g}",
-                f"{span.start['step']:,}–{span.end['step']:,}",
+                f"{span.start.epoch:g}–{span.end.epoch:g}",
+                f"{span.start.step:,}–{span.end.step:,}",
                 f"{phase.image_size} px",
                 phase.batch_size,
                 phase.micro_batch,
                 f"{phase.lr[0]:g} → {phase.lr[1]:g} {phase.method}",
                 f"{_mean(inside, 'images_per_second'):,.0f}",
-                duration(span.end["seconds"] - span.start["seconds"]),
+                duration(span.end.seconds - span.start.seconds),
             ]
         )
     header = ["epochs", "steps", "images", "batch", "micro-batch", "learning rate", "images/s", "time"]
@@ -186,9 +187,9 @@ def misc_section(record: RunRecord) -> list[str]:
 
 
 def _interruptions(record: RunRecord, resumed: int) -> str:
-    listed = (record.result or {}).get("interruptions")
+    listed = record.result.interruptions if record.result is not None else ()
     if listed:
-        return "; ".join(f"{one['reason']}, resumed after step {one['step']:,}" for one in listed)
+        return "; ".join(f"{one.reason}, resumed after step {one.step:,}" for one in listed)
     return f"resumed {resumed} times" if resumed else "none"
 
 
@@ -197,12 +198,12 @@ def _evaluations(record: RunRecord) -> str:
         return "<p>Nothing was evaluated yet.</p>"
     rows = [
         [
-            f"{row['epoch']:g}",
-            row["step"],
-            f"{row['top1']:.2f}" + (" ★" if row is record.best else ""),
-            f"{row['top5']:.2f}",
-            f"{row['loss']:.4f}",
-            row["num_images"],
+            f"{row.epoch:g}",
+            row.step,
+            f"{row.top1:.2f}" + (" ★" if row is record.best else ""),
+            f"{row.top5:.2f}",
+            f"{row.loss:.4f}",
+            row.num_images,
         ]
         for row in record.evaluations
     ]
@@ -212,8 +213,8 @@ def _evaluations(record: RunRecord) -> str:
     return f"<details><summary>All {len(rows)} evaluations</summary>{whole}</details>"
 
 
-def _classes(per_class: list[Row]) -> str:
-    judged = sorted((row for row in per_class if row["num_images"]), key=lambda row: -row["top1"])
+def _classes(per_class: list[ClassResult]) -> str:
+    judged = sorted((row for row in per_class if row["num_images"]), key=lambda row: -(row["top1"] or 0.0))
     if len(judged) <= 2 * EXTREMES:
         return _bars("class", judged)
     return (
@@ -222,7 +223,7 @@ def _classes(per_class: list[Row]) -> str:
     )
 
 
-def _bars(title: str, rows: list[Row]) -> str:
+def _bars(title: str, rows: list[ClassResult]) -> str:
     drawn = [
         [
             row["class"],
@@ -235,6 +236,6 @@ def _bars(title: str, rows: list[Row]) -> str:
     return table([title, "images", "top-1 %", ""], drawn)
 
 
-def _mean(rows: list[Row], key: str) -> float:
+def _mean(rows: list[MetricsRow], key: str) -> float:
     """The mean of `key` over the time of the rows."""
-    return float(np.average([row[key] for row in rows], weights=[row["window"] for row in rows]))
+    return float(np.average([getattr(row, key) for row in rows], weights=[row.seconds for row in rows]))

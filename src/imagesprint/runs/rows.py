@@ -1,0 +1,226 @@
+"""The rows of a run's files: what each may hold, and how JSON becomes one. A row is what `asdict` makes of it.
+
+Keys that were added later have a default, so that what an earlier version wrote is read; unknown ones are passed over,
+so that what a later version wrote is.
+"""
+
+import reprlib
+import sys
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
+
+T = TypeVar("T")
+
+# Numbers with what they may be, the ends included. None of these is NaN or infinite.
+Count = Annotated[int, (0, 2**63 - 1)]
+Number = Annotated[int, (1, 2**63 - 1)]
+Percent = Annotated[float, (0, 100)]
+Share = Annotated[float, (0, 1)]
+Figure = Annotated[float, (0, sys.float_info.max)]
+Epochs = Annotated[float, (0, 2**31)]
+Speed = Annotated[float, (0, 1e12)]  # images a second
+Seconds = Annotated[float, (0, 1e12)]
+Window = Annotated[float, (1e-9, 1e12)]  # seconds by which something is divided
+Difference = Annotated[float, (-1e12, 1e12)]  # of two clocks' seconds, and so now and then a little below 0
+
+_NAMES: Final = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+@dataclass(frozen=True)
+class StageSeconds:
+    """What the stages of a window of steps took: see `training.stage_times.StageTimes.row`."""
+
+    load: Difference
+    read: Difference = 0.0
+    crc: Difference = 0.0
+    jpeg: Difference = 0.0
+    resize: Difference = 0.0
+    copy: Difference = 0.0
+    copy_wait: Difference = 0.0
+    checkpoint: Difference = 0.0
+    evaluation: Difference = 0.0
+    threads: Number = 1
+    checkpoint_writing: Difference = 0.0
+
+
+@dataclass(frozen=True)
+class RankSeconds:
+    """For each rank in order its `own` time, and how long of it its device stood still for data."""
+
+    own: tuple[Difference, ...]
+    data_wait: tuple[Difference, ...]
+
+    def __post_init__(self) -> None:
+        if not self.own or len(self.own) != len(self.data_wait):
+            raise ValueError(f"ranks: own has {len(self.own)} figures, data_wait {len(self.data_wait)}")
+
+
+@dataclass(frozen=True)
+class MetricsRow:
+    """A line of metrics.jsonl: what the steps since the one before did, up to `step`. See `training.meter.Meter.row`.
+
+    `stages` and `ranks` are None where they were not logged yet.
+    """
+
+    step: Count
+    epoch: Epochs
+    phase: Count
+    loss: Figure
+    cross_entropy: Figure
+    l2: Figure
+    top1: Percent
+    top5: Percent
+    lr: Figure
+    batch_size: Number
+    image_size: Number
+    images_per_second: Speed
+    data_wait: Share
+    seconds: Window
+    overflows: Count = 0
+    stages: StageSeconds | None = None
+    ranks: RankSeconds | None = None
+
+    @property
+    def before(self) -> int:
+        """The step that its first one follows, as its number of images says."""
+        return self.step - round(self.images_per_second * self.seconds / self.batch_size)
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """A line of evaluations.jsonl: what a checkpoint came to. `loss` is no number where the weights gave none.
+
+    `checkpoint` is its path within the run, None where none was written at this step.
+    """
+
+    step: Count
+    epoch: Epochs
+    num_images: Number
+    top1: Percent
+    top5: Percent
+    loss: float
+    checkpoint: str | None
+
+
+@dataclass(frozen=True)
+class Began:
+    """A line of commands.jsonl: a `train` command that goes on from `step`."""
+
+    began: str
+    step: Count
+    ranks: Number = 1
+    process: Count = 0
+    host: str = ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A line of commands.jsonl: it ended at `step`, for `reason`."""
+
+    ended: str
+    step: Count
+    reason: str
+
+
+Command = Began | Ended
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """Why a command ended before the run was done, and the `step` that the next went on from.
+
+    `time` is when, None where it was killed and could not say.
+    """
+
+    reason: str
+    step: Count
+    time: str | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """result.json, and what `train --json` prints: see `training.training.train`.
+
+    `plan` is what `TimeKeeper.comparison` says; `checkpoint` is a path within the run.
+    """
+
+    steps: Count
+    epochs: Epochs
+    images_per_second: Speed
+    wall_seconds: Seconds
+    compile_seconds: Seconds = 0.0
+    bad_records: Count = 0
+    overflows: Count = 0
+    interruptions: tuple[Interruption, ...] = ()
+    top1: Percent | None = None
+    top5: Percent | None = None
+    loss: float | None = None
+    plan: dict[str, Any] | None = None
+    checkpoint: str = ""
+
+
+def read_command(value: Any) -> Command:
+    """The line of commands.jsonl that `value` is. Raises ValueError."""
+    if isinstance(value, dict) and "began" in value:
+        return from_json(Began, value)
+    return from_json(Ended, value)
+
+
+def from_json(kind: type[T], value: Any, name: str = "") -> T:
+    """`value`, as json.loads gives it, as a `kind`: a dataclass or TypedDict of what is declared here, or one of these.
+
+    A whole number does for a float, nothing else is converted. Raises ValueError that names the key and the value;
+    `name` is that of the value itself.
+    """
+    read: T = _read(kind, value, name)
+    return read
+
+
+def _read(kind: Any, value: Any, name: str) -> Any:
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return None if value is None else _read(args[0], value, name)
+    if origin is Annotated:
+        return _within(_read(args[0], value, name), args[1], name)
+    if origin in (tuple, list):
+        items = _of_type(list, "a list", value, name)
+        return origin(_read(args[0], item, f"{name}.{index}") for index, item in enumerate(items))
+    if origin is dict:
+        return _of_type(dict, "an object", value, name)
+    if is_dataclass(kind) or is_typeddict(kind):
+        return _read_object(kind, _of_type(dict, "an object", value, name), f"{name}." if name else "")
+    if kind is float and type(value) is int:
+        return float(value) if abs(value) <= sys.float_info.max else float("inf")
+    return _of_type(kind, _NAMES[kind], value, name)
+
+
+def _of_type(kind: type, wanted: str, value: Any, name: str) -> Any:
+    if type(value) is not kind:
+        raise ValueError(f"{name or 'it'}: expected {wanted}, found {reprlib.repr(value)}")
+    return value
+
+
+def _within(value: float, ends: tuple[float, float], name: str) -> float:
+    if not ends[0] <= value <= ends[1]:  # true for NaN, too
+        raise ValueError(f"{name}: {reprlib.repr(value)} is not in {ends[0]:g}..{ends[1]:g}")
+    return value
+
+
+def _read_object(kind: Any, value: Mapping[str, Any], prefix: str) -> Any:
+    kinds, required = _declared(kind)
+    missing = sorted(required - value.keys())
+    if missing:
+        raise ValueError(f"{prefix}{missing[0]} is missing")
+    return kind(**{key: _read(kinds[key], value[key], prefix + key) for key in kinds if key in value})
+
+
+@cache
+def _declared(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
+    """The types of the keys of a dataclass or TypedDict, and which of them must be there."""
+    kinds = get_type_hints(kind, include_extras=True)
+    if is_typeddict(kind):
+        return kinds, kind.__required_keys__
+    return kinds, frozenset(field.name for field in fields(kind) if field.default is MISSING)

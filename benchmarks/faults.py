@@ -33,6 +33,9 @@ from chaos_invariants import broken_promises
 from digits import prepare_digits
 from PIL import Image
 
+from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.toml_format import to_toml
+
 SHORT = -1  # of faults.c
 RANKS = 2
 WAYS: dict[str, tuple[str, ...]] = {  # what each operation may come to
@@ -54,7 +57,7 @@ WAYS: dict[str, tuple[str, ...]] = {  # what each operation may come to
     "list": ("EIO",),
     "stat": ("EIO",),
 }
-TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp$")  # the name that `files.write_atomically` gives
+TEMPORARY = re.compile(r"(?<=/)\.([^/]+)\.\d+\.tmp$")  # the name that `files.write_atomically` gives
 TEMPORARY_SHARD = re.compile(r"\.parts/(\d+|full)-(.+)\.\d+\.tmp$")
 OPERATION = re.compile(r"cannot (be )?(\w+)|no (space|image|checkpoint|file)|lock")
 
@@ -132,7 +135,7 @@ class Faults:
         self._clear(command)
         code, said = self._run(command, fault)
         hit = [line.split("\t") for line in (self._scratch / "log").read_text().splitlines() if line[:3] == "HIT"]
-        wrong = self._wrong(command, code, said, hit[0][3]) if hit else "never came to that call"
+        wrong = self._wrong(command, fault, code, said, hit[0][3]) if hit else "never came to that call"
         message = said.partition("error: ")[2].partition("\nhint: ")[0]
         verdict = "went on" if code == "0" else "said"
         if not wrong:
@@ -141,8 +144,8 @@ class Faults:
             wrong = wrong or self._misfit(command, "again: ")
         return Outcome(fault, code, (message or said).replace(str(self.place), "…"), wrong or verdict)
 
-    def _wrong(self, command: Command, code: str, said: str, path: str) -> str:
-        """Return what is wrong with the end of a command in which a call on `path` was struck, or nothing."""
+    def _wrong(self, command: Command, fault: Fault, code: str, said: str, path: str) -> str:
+        """Return what is wrong with the end of a command in which `fault` struck a call on `path`, or nothing."""
         if code == "0":
             return self._misfit(command, "exit code 0, but ")
         if code not in ("1", "2"):
@@ -154,13 +157,17 @@ class Faults:
         if path.startswith("tmp/"):
             whole.append(str(self.place / "tmp"))
         message = said.partition("error: ")[2].partition("\nhint: ")[0]
+        if fault.way.endswith("lasting"):  # on a full disk another file may be the first to say so
+            whole = [str(self.place)]
         if not any(name in message for name in whole):
             return "the message does not name the path"
         return "" if OPERATION.search(message) else "the message does not name the operation"
 
     def _misfit(self, command: Command, before: str) -> str:
         found = command.differences(self.place / command.result, self._expected(command))
-        found += [f"left over: {file}" for file in self.place.glob("tmp/*")]
+        found += [
+            f"left over: {file}" for file in self.place.glob("tmp/*imagesprint-*")
+        ]  # torch leaves folders of its own
         return before + "; ".join(found) if found else ""
 
     def _expected(self, command: Command) -> Path:
@@ -219,10 +226,13 @@ def train_command(place: Path) -> Command:
     """Two ranks, a ResNet-20, eight steps with four checkpoints of which the last two stay, two evaluations."""
     prepare_digits(place, 40)
     shutil.rmtree(place / "images")
+    sizes = {"eval_source": "16", "eval_resize": 16, "eval_image_size": 16, "eval_batch_size": 4, "eval_every": 1}
+    phases = tuple(Phase((n, n + 1), (0.1, 0.1), "constant", 8, 4, 16, ("16", "full")[n], 0.3) for n in range(2))
+    recipe = Recipe(name="faults", model="resnet20", precision="fp32", phases=phases, **sizes)
+    (place / "faults.toml").write_text(to_toml(recipe))
     words = [
-        *("train", "demo", "--data", str(place / "data"), "--output", str(place / "run"), "--processes", str(RANKS)),
-        *("--set", "phases.*.batch_size=8", "--set", "phases.*.micro_batch=4", "--set", "eval_batch_size=4"),
-        *("--stop-after", "8", "--checkpoint-every", "2", "--keep", "last:2", "--device", "cpu", "--quiet"),
+        *("train", str(place / "faults.toml"), "--data", str(place / "data"), "--output", str(place / "run")),
+        *("--processes", str(RANKS), "--checkpoint-every", "2", "--keep", "last:2", "--device", "cpu", "--quiet"),
     ]
     return Command("train", words, "run", broken_promises)
 
@@ -244,15 +254,26 @@ def to_text(outcomes: list[Outcome], calls: int) -> str:
     """Return the tables for people, in Markdown."""
     bad = [one for one in outcomes if one.verdict not in ("said", "went on")]
     lines = [f"{calls} calls, {len(outcomes)} injections, {len(bad)} bad", ""]
-    lines += ["| operation | way | injections | said, with path and operation | went on | bad |", "|---|---|---|---|---|---|"]
+    lines += [
+        "| operation | way | injections | said, with path and operation | went on | bad |",
+        "|---|---|---|---|---|---|",
+    ]
     for operation, ways in WAYS.items():
         for way in ways:
             own = [one.verdict for one in outcomes if (one.fault.operation, one.fault.way) == (operation, way)]
             said, on = own.count("said"), own.count("went on")
             if own:
                 lines.append(f"| {operation} | {way} | {len(own)} | {said} | {on} | {len(own) - said - on} |")
-    lines += ["", "| role | call | exit | message | verdict |", "|---|---|---|---|---|"] if bad else []
-    lines += [f"| {one.fault.role} | {_title(one.fault)} | {one.code} | {' '.join(one.said.split())[:300]} | {one.verdict} |" for one in bad]
+    lines += ["", "| role | call | how often | exit | message | verdict |", "|---|---|---|---|---|---|"] if bad else []
+    alike: dict[tuple[object, ...], list[Outcome]] = {}
+    for one in bad:
+        alike.setdefault((one.fault.role, one.fault.operation, one.fault.path, one.verdict[:40]), []).append(one)
+    for first, *others in alike.values():
+        said = " ".join(first.said.split())[:300]
+        lines.append(
+            f"| {first.fault.role} | {_title(first.fault)} | {1 + len(others)} | {first.code} | {said} "
+            f"| {' '.join(first.verdict.split())[:300]} |"
+        )
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """Carries out command lines for `faults.py`, each in a process of its own that is forked from this one.
 
-Started with `faults.c` preloaded. This process has imported what the verbs do, torch above all, which takes seconds, and
-so the ranks of `--processes` are forked from their launcher here, where they are started anew otherwise. It reads a
+Started with `faults.c` preloaded. This process has imported what the verbs do, torch above all, which takes seconds,
+and so the ranks of `--processes` are forked from their launcher here, where they are started anew otherwise. It reads a
 task a line, one JSON object, and answers each with its exit code, minus the signal that ended it, or "hangs".
 """
 
@@ -14,7 +14,7 @@ import tempfile
 import time
 import traceback
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 LAUNCHER = -1  # the role of what starts ranks; a rank's is its number, that of any other command 0
 SECONDS = 60.0  # after which a command counts as hanging
@@ -26,7 +26,7 @@ Task = dict[str, Any]
 class ForkedRank:
     """Takes the place of subprocess.Popen in `runs.processes`."""
 
-    task: Task = {}
+    task: ClassVar[Task] = {}
 
     def __init__(self, _: list[str], env: dict[str, str], stdin: int, stdout: Any, stderr: Any) -> None:  # noqa: ARG002
         self.returncode: int | None = None

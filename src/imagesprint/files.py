@@ -1,38 +1,70 @@
 """Writing files so that a reader, or the next run, never sees half of one."""
 
+import errno
 import fcntl
 import json
 import os
-from collections.abc import Callable
-from io import FileIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
-from imagesprint.errors import RunError
+from imagesprint.errors import FileError, RunError
 
 TEMPORARY_PATTERN = ".*.tmp"  # files that `write_atomically` had not finished when its process was killed
+_NO_LOCKS: Final = (
+    "choose a place on another disk: this one has no locks (Lustre has them where it is mounted with flock, NFS where "
+    "its lock service runs), and without them nothing keeps two commands from writing the same files"
+)
 _TAIL = 4096  # bytes read at a time when looking for the end of a line
+
+
+@contextmanager
+def naming(operation: str, path: Path, hint: str = "") -> Iterator[None]:
+    """Turn an OSError of the block into a FileError that names `operation`, a verb, and `path`, unless it is one."""
+    try:
+        yield
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError.of(operation, path, error, hint) from error
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Have `write` fill a temporary file beside `path`, sync it to the disk, and give it its name.
 
-    Where anything fails the temporary file is removed and what stood at `path` before still does.
+    Where anything fails the temporary file is removed, what stood at `path` before still does, and an OSError is a
+    FileError.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with naming("write", path):
+        try:
+            with temporary.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):  # the next command removes it
+                temporary.unlink(missing_ok=True)
+            raise
+    sync_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if there is one. Raises FileError."""
+    with naming("remove", path):
+        path.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names in the folder at `path` on the disk, too. Raises FileError."""
+    with naming("sync", path):
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -63,27 +95,41 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Append one object to a .jsonl file and sync it to the disk. Several processes may do so at the same time.
 
-    A last line that was cut short, by a kill or a full disk, gives way to the new one. An OSError names the file.
+    A last line that was cut short, by a kill or a full disk, gives way to the new one. Raises FileError.
     """
-    try:
-        with path.open("ab+", buffering=0) as file:
+    with naming("write", path), path.open("ab+", buffering=0) as file:
+        try:
             fcntl.flock(file, fcntl.LOCK_EX)  # or one could take another's line, half written, for cut short
-            file.truncate(_end_of_last_line(file))
-            rest = memoryview((json.dumps(row) + "\n").encode())
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        except OSError as error:
+            raise no_lock(path, error) from error
+        os.ftruncate(
+            file.fileno(), _end_of_last_line(file.fileno())
+        )  # which goes on after a signal; file's own does not
+        rest = memoryview((json.dumps(row) + "\n").encode())
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
 
 
-def _end_of_last_line(file: FileIO) -> int:
+def no_lock(path: Path, error: OSError) -> FileError:
+    """Return the error that the file at `path` cannot be locked, because of `error`."""
+    unsupported = error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+    return FileError.of("lock", path, error, _NO_LOCKS if unsupported else "")
+
+
+def _end_of_last_line(file: int) -> int:
     """Where the last line that is whole ends, in bytes."""
-    end = file.seek(0, os.SEEK_END)
+    end = os.fstat(file).st_size
     while end > 0:
         start = max(0, end - _TAIL)
-        file.seek(start)
-        newline = file.read(end - start).rfind(b"\n")
+        # One read may bring less than is there: to take its end for the file's would cut whole lines off.
+        tail = b""
+        while len(tail) < end - start:
+            more = os.pread(file, end - start - len(tail), start + len(tail))
+            if not more:
+                break
+            tail += more
+        newline = tail.rfind(b"\n")
         if newline >= 0:
             return start + newline + 1
         end = start

@@ -57,7 +57,7 @@ def test_folder_is_kept_while_it_holds_state_and_removed_when_empty(tmp_path: Pa
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
 def test_folder_that_may_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir(mode=0o500)
-    with pytest.raises(UsageError, match=r"cannot write to .*root: Permission denied"):
+    with pytest.raises(UsageError, match=r"cannot write to .*root/.parts: Permission denied"):
         Lock(tmp_path / "root")
 
 

@@ -147,7 +147,7 @@ class Faults:
     def _wrong(self, command: Command, fault: Fault, code: str, said: str, path: str) -> str:
         """Return what is wrong with the end of a command in which `fault` struck a call on `path`, or nothing."""
         if code == "0":
-            return self._misfit(command, "exit code 0, but ")
+            return self._misfit(command, "exit code 0, but ", tmp=not path.startswith("tmp/"))
         if code not in ("1", "2"):
             return f"ends with {code}"
         if "Traceback" in said or "this is a bug" in said or said.count("error: ") != 1:
@@ -163,11 +163,10 @@ class Faults:
             return "the message does not name the path"
         return "" if OPERATION.search(message) else "the message does not name the operation"
 
-    def _misfit(self, command: Command, before: str) -> str:
+    def _misfit(self, command: Command, before: str, tmp: bool = True) -> str:
+        """Return what is wrong with what the command left; in TMPDIR, what it could not remove, the next one does."""
         found = command.differences(self.place / command.result, self._expected(command))
-        found += [
-            f"left over: {file}" for file in self.place.glob("tmp/*imagesprint-*")
-        ]  # torch leaves folders of its own
+        found += [f"left over: {file}" for file in self.place.glob("tmp/*imagesprint-*") if tmp]
         return before + "; ".join(found) if found else ""
 
     def _expected(self, command: Command) -> Path:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -28,6 +29,13 @@ def naming(operation: str, path: Path, hint: str = "") -> Iterator[None]:
         raise
     except OSError as error:
         raise FileError.of(operation, path, error, hint) from error
+
+
+def system_error(error: BaseException | None) -> OSError | None:
+    """Return the OSError behind `error`, if there is one: libraries make others of it, such as torch a RuntimeError."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -78,10 +86,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     A last line without its end (the writer was killed in the middle of it) is left out. Raises RunError where
     another line is damaged.
     """
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    with naming("read", path):
+        if not path.exists():
+            return []
+        content = path.read_bytes()
     try:
+        lines = content.decode().split("\n")[:-1]
         return [json.loads(line) for line in lines if line]
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}", "repair or delete the line that is no JSON object") from error
@@ -102,9 +112,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
             fcntl.flock(file, fcntl.LOCK_EX)  # or one could take another's line, half written, for cut short
         except OSError as error:
             raise no_lock(path, error) from error
-        os.ftruncate(
-            file.fileno(), _end_of_last_line(file.fileno())
-        )  # which goes on after a signal; file's own does not
+        os.ftruncate(file.fileno(), _end_of_last_line(file))  # goes on after a signal; file.truncate does not
         rest = memoryview((json.dumps(row) + "\n").encode())
         while rest:
             rest = rest[file.write(rest) :]
@@ -117,15 +125,15 @@ def no_lock(path: Path, error: OSError) -> FileError:
     return FileError.of("lock", path, error, _NO_LOCKS if unsupported else "")
 
 
-def _end_of_last_line(file: int) -> int:
+def _end_of_last_line(file: FileIO) -> int:
     """Where the last line that is whole ends, in bytes."""
-    end = os.fstat(file).st_size
+    end = file.seek(0, os.SEEK_END)
     while end > 0:
         start = max(0, end - _TAIL)
-        # One read may bring less than is there: to take its end for the file's would cut whole lines off.
+        file.seek(start)
         tail = b""
-        while len(tail) < end - start:
-            more = os.pread(file, end - start - len(tail), start + len(tail))
+        while len(tail) < end - start:  # one read may bring less: what it lacks would count as cut off
+            more = file.read(end - start - len(tail))
             if not more:
                 break
             tail += more

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from imagesprint.errors import RunError, UsageError
-from imagesprint.files import TEMPORARY_PATTERN, read_rows, write_rows, write_text
+from imagesprint.files import TEMPORARY_PATTERN, naming, read_rows, remove, write_rows, write_text
 from imagesprint.model.weights import list_checkpoints
 from imagesprint.recipes.compare import Difference, differences
 from imagesprint.recipes.recipe import Recipe
@@ -55,16 +55,20 @@ class RunDirectory:
 
     def recipe(self) -> Recipe | None:
         """The resolved recipe of the run in this directory; None where there is no run yet."""
-        if not self.recipe_file.exists():
-            return None
-        return from_toml(self.recipe_file.read_text(encoding="utf-8"), origin=str(self.recipe_file))
+        with naming("read", self.recipe_file):
+            if not self.recipe_file.exists():
+                return None
+            text = self.recipe_file.read_text(encoding="utf-8")
+        return from_toml(text, origin=str(self.recipe_file))
 
     def result(self) -> dict[str, Any] | None:
         """What a finished run came to, as `train --json` prints it; None where it is not finished."""
-        if not self.result_file.exists():
-            return None
+        with naming("read", self.result_file):
+            if not self.result_file.exists():
+                return None
+            content = self.result_file.read_bytes()
         try:
-            result: dict[str, Any] = json.loads(self.result_file.read_text(encoding="utf-8"))
+            result: dict[str, Any] = json.loads(content)
         except ValueError as error:
             raise RunError(
                 f"{self.result_file} is damaged: {error}", "delete it and run the same command again: it is made anew"
@@ -138,17 +142,15 @@ def create_run(run: RunDirectory, recipe: Recipe) -> None:
 
     Removes what a killed process left half-written.
     """
-    try:
+    with naming("write", run.path):
         run.path.mkdir(parents=True, exist_ok=True)
-        for folder in (run.path, run.path / "checkpoints"):
-            for leftover in folder.glob(TEMPORARY_PATTERN):
-                leftover.unlink(missing_ok=True)
-        if run.recipe() != recipe:
-            write_text(run.recipe_file, to_toml(recipe))
-    except OSError as error:
-        raise UsageError(
-            f"--output {run.path} cannot be written: {error.strerror}", "choose another --output"
-        ) from error
+    for folder in (run.path, run.path / "checkpoints"):
+        with naming("read", folder):
+            leftovers = list(folder.glob(TEMPORARY_PATTERN))
+        for leftover in leftovers:
+            remove(leftover)
+    if run.recipe() != recipe:
+        write_text(run.recipe_file, to_toml(recipe))
 
 
 def _is_leftover(file: Path) -> bool:

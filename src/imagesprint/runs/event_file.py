@@ -10,6 +10,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from imagesprint.files import naming
+
 
 class EventFile:
     """A new event file in `folder`. `purge_from`: TensorBoard forgets what older files have of this step and later."""
@@ -19,8 +21,11 @@ class EventFile:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._proto = event_pb2
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / _next_name(folder)).open("xb")
+        with naming("write", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._path = folder / _next_name(folder)
+        with naming("write", self._path):
+            self._file = self._path.open("xb")
         self._writer = RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
         if purge_from is not None:
@@ -28,22 +33,21 @@ class EventFile:
             self._write(step=purge_from, session_log=start)
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        """Add a point to each of the tags. Raises OSError, which names the file, where it cannot be written."""
+        """Add a point to each of the tags. Raises FileError."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         for tag, value in values.items():
             self._write(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
-        try:
+        with naming("write", self._path):
             self._file.flush()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, self._file.name) from error
 
     def close(self) -> None:
         with suppress(OSError):  # what could not be written was an error then
             self._file.close()
 
     def _write(self, **fields: object) -> None:
-        self._writer.write(self._proto.Event(wall_time=time.time(), **fields).SerializeToString())
+        with naming("write", self._path):
+            self._writer.write(self._proto.Event(wall_time=time.time(), **fields).SerializeToString())
 
 
 def _next_name(folder: Path) -> str:

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from imagesprint.console import Console
 from imagesprint.errors import ImagesprintError
+from imagesprint.files import naming
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def run_log(path: Path, console: Console) -> Iterator[None]:
 
     warnings.showwarning, threading.excepthook = warn, thread_failed
     try:
-        with path.open("a") as crashes:
+        with naming("write", path), path.open("a") as crashes:
             faulthandler.enable(crashes)
             yield
     finally:

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError
+from imagesprint.files import naming, system_error
 from imagesprint.model.weights import read_training_checkpoint
 from imagesprint.runs.checkpoint import checkpoint_path
 from imagesprint.runs.checkpoint_writer import CheckpointWriter, Written
@@ -29,6 +30,8 @@ def newest_whole(run: RunDirectory) -> tuple[Path, dict[str, Any], dict[Path, Ch
         try:
             return path, read_training_checkpoint(path), damaged
         except CheckpointError as error:
+            if system_error(error) is not None:  # the disk's fault: the checkpoint may be sound
+                raise
             damaged[path] = error
     if damaged:
         raise next(iter(damaged.values()))
@@ -38,7 +41,8 @@ def newest_whole(run: RunDirectory) -> tuple[Path, dict[str, Any], dict[Path, Ch
 def set_aside(damaged: dict[Path, CheckpointError], whole: Path, console: Console) -> None:
     """Rename the `damaged` checkpoints, and say that the run goes on from `whole`."""
     for path, error in damaged.items():
-        path.rename(path.with_name(path.name + DAMAGED_SUFFIX))
+        with naming("rename", path):
+            path.rename(path.with_name(path.name + DAMAGED_SUFFIX))
         console.warn(f"{error.what}; it is kept as {path.name}{DAMAGED_SUFFIX}, and the run goes on from {whole.name}")
 
 

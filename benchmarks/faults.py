@@ -1,13 +1,14 @@
-"""Lets each call to the file system fail, one at a time: a small `prepare` and a small `train` of two ranks.
+"""Lets each call to the file system fail, one at a time: a small `prepare`, a small `train` of two ranks, its resume.
 
-    python benchmarks/faults.py [--commands prepare,train] [--sample N] [--seed 0] [--only TEXT] [--json]
+    python benchmarks/faults.py [--commands prepare,train,resume] [--sample N] [--seed 0] [--only TEXT] [--json]
 
 `faults.c`, preloaded, counts the calls of an undisturbed command on anything below one folder, the source, ROOT, RUN,
 TMPDIR and the cache, and then has the n-th one of its kind on its path fail, in each way that such a call may (`WAYS`).
 The command must end with one message that names the path and what was done to it, or come to what the undisturbed one
 came to. The same command again must come to the same: every byte of a ROOT; a run's weights, evaluations and logs.
 Prints a table in Markdown; exits 3 where a promise is broken. --sample takes so many injections of each command, by
-chance; --only those with TEXT in their line of the table. Needs a C compiler.
+chance, but each operation on each path before any a second time; --only those with TEXT in their line of the table.
+Needs a C compiler.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -90,12 +91,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, where it works and how what it leaves is compared: `differences(found, expected)` in words."""
+    """A command line, what it makes and how that is compared: `differences(found, expected)` in words.
+
+    `begun` is what is there before it begins.
+    """
 
     name: str
     words: list[str]
     result: str  # below the place
     differences: Callable[[Path, Path], list[str]]
+    begun: Path | None = None
 
 
 class Faults:
@@ -176,6 +181,8 @@ class Faults:
         for name in (command.result, "tmp", "cache"):
             shutil.rmtree(self.place / name, ignore_errors=True)
         (self.place / "tmp").mkdir()
+        if command.begun is not None:
+            shutil.copytree(command.begun, self.place / command.result)
 
     def _run(self, command: Command, fault: Fault | None) -> tuple[str, str]:
         task = {
@@ -223,8 +230,9 @@ def _contents(folder: Path) -> dict[Path, str]:
 
 def train_command(place: Path) -> Command:
     """Two ranks, a ResNet-20, eight steps with four checkpoints of which the last two stay, two evaluations."""
-    prepare_digits(place, 40)
-    shutil.rmtree(place / "images")
+    if not (place / "data").exists():
+        prepare_digits(place, 40)
+        shutil.rmtree(place / "images")
     sizes = {"eval_source": "16", "eval_resize": 16, "eval_image_size": 16, "eval_batch_size": 4, "eval_every": 1}
     phases = tuple(Phase((n, n + 1), (0.1, 0.1), "constant", 8, 4, 16, ("16", "full")[n], 0.3) for n in range(2))
     recipe = Recipe(name="faults", model="resnet20", precision="fp32", phases=phases, **sizes)
@@ -236,7 +244,20 @@ def train_command(place: Path) -> Command:
     return Command("train", words, "run", broken_promises)
 
 
-COMMANDS = {"prepare": prepare_command, "train": train_command}
+def resume_command(place: Path) -> Command:
+    """The same, begun by a command that was killed after its fourth step; a kill left a file half written."""
+    train, begun = train_command(place), place.parent / "begun"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "imagesprint", *train.words, "--stop-after", "4"]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=environment)
+    (place / train.result).rename(begun)
+    (begun / "checkpoints/.step-0000006.pt.1.tmp").touch()
+    history = begun / "commands.jsonl"
+    history.write_text(history.read_text().splitlines(keepends=True)[0])
+    return replace(train, name="resume", begun=begun)
+
+
+COMMANDS = {"prepare": prepare_command, "train": train_command, "resume": resume_command}
 
 
 def all_faults(calls: Counter[tuple[int, str, str]]) -> list[Fault]:
@@ -247,6 +268,18 @@ def all_faults(calls: Counter[tuple[int, str, str]]) -> list[Fault]:
         for nth in range(1, count + 1)
         for way in WAYS[operation]
     ]
+
+
+def sample(faults: list[Fault], count: int, generator: random.Random) -> list[Fault]:
+    """Return so many, by chance, but each operation of a role on a path once before any of them twice."""
+    seen: Counter[tuple[int, str, str]] = Counter()
+    rounds: list[tuple[int, int]] = []
+    shuffled = generator.sample(faults, len(faults))
+    for number, fault in enumerate(shuffled):
+        key = (fault.role, fault.operation, fault.path)
+        rounds.append((seen[key], number))
+        seen[key] += 1
+    return [shuffled[number] for _, number in sorted(rounds)[:count]]
 
 
 def to_text(outcomes: list[Outcome], calls: int) -> str:
@@ -296,7 +329,7 @@ def main() -> int:
             calls = faults.calls(command)
             chosen = [fault for fault in all_faults(calls) if args.only in _title(fault)]
             if args.sample is not None:
-                chosen = random.Random(args.seed).sample(chosen, min(args.sample, len(chosen)))
+                chosen = sample(chosen, args.sample, random.Random(args.seed))
             outcomes = [faults.inject(command, fault) for fault in chosen]
             found[name] = (sum(calls.values()), outcomes)
     finally:

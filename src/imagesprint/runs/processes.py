@@ -70,9 +70,10 @@ def _meeting_place() -> Iterator[str]:
         with suppress(OSError):  # where there are no locks, no launcher takes away the folder of another
             stack.enter_context(_locked(folder))
         # It gets its name once it is locked: another launcher takes away what is not.
-        made, folder = folder, folder.replace(f"new-{FOLDER_PREFIX}", FOLDER_PREFIX)
+        named = folder.replace(f"new-{FOLDER_PREFIX}", FOLDER_PREFIX)
         with _writing_tmpdir():
-            os.rename(made, folder)
+            os.rename(folder, named)
+        folder = named
         yield folder
 
 

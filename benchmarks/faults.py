@@ -1,14 +1,14 @@
 """Lets each call to the file system fail, one at a time: a small `prepare`, a small `train` of two ranks, its resume.
 
-    python benchmarks/faults.py [--commands prepare,train,resume] [--sample N] [--seed 0] [--only TEXT] [--json]
+    python benchmarks/faults.py [--commands prepare,train,resume] [--sample N,…] [--seed 0] [--only TEXT] [--json]
 
 `faults.c`, preloaded, counts the calls of an undisturbed command on anything below one folder, the source, ROOT, RUN,
 TMPDIR and the cache, and then has the n-th one of its kind on its path fail, in each way that such a call may (`WAYS`).
 The command must end with one message that names the path and what was done to it, or come to what the undisturbed one
 came to. The same command again must come to the same: every byte of a ROOT; a run's weights, evaluations and logs.
-Prints a table in Markdown; exits 3 where a promise is broken. --sample takes so many injections of each command, by
-chance, but each operation on each path before any a second time; --only those with TEXT in their line of the table.
-Needs a C compiler.
+Prints a table in Markdown; exits 3 where a promise is broken. --sample takes so many injections of each command (one
+number, or one a command), by chance, but each operation on each path before any a second time; --only those with TEXT
+in their line of the table. Needs a C compiler.
 """
 
 import argparse
@@ -316,21 +316,26 @@ def _title(fault: Fault) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commands", default=",".join(COMMANDS))
-    parser.add_argument("--sample", type=int, default=None)
+    parser.add_argument("--sample", default="")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    scratch, begun = Path(tempfile.mkdtemp(prefix="faults-")), time.monotonic()
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # in which to sync takes no time
+    scratch, begun = Path(tempfile.mkdtemp(prefix="faults-", dir=memory)), time.monotonic()
     faults, found = Faults(scratch), {}
     try:
-        for name in args.commands.split(","):
+        names = args.commands.split(",")
+        counts = [int(word) for word in args.sample.split(",") if word] or [10**9]
+        for name, count in zip(names, counts * len(names) if len(counts) == 1 else counts, strict=True):
             command = COMMANDS[name](faults.place)
             calls = faults.calls(command)
             chosen = [fault for fault in all_faults(calls) if args.only in _title(fault)]
-            if args.sample is not None:
-                chosen = sample(chosen, args.sample, random.Random(args.seed))
-            outcomes = [faults.inject(command, fault) for fault in chosen]
+            chosen = sample(chosen, count, random.Random(args.seed))
+            outcomes = []
+            for fault in chosen:
+                outcomes.append(faults.inject(command, fault))
+                print(outcomes[-1], file=sys.stderr, flush=True)
             found[name] = (sum(calls.values()), outcomes)
     finally:
         faults.close()

@@ -80,7 +80,8 @@ class RunDirectory:
 
     def checkpoints(self) -> list[Path]:
         """Checkpoint files, oldest first."""
-        return list_checkpoints(self.path)
+        with naming("read", self.path / "checkpoints"):
+            return list_checkpoints(self.path)
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Rows of evaluations.jsonl by step; of several evaluations of one checkpoint the last."""

@@ -36,7 +36,9 @@ def run_log(path: Path, console: Console) -> Iterator[None]:
 
     warnings.showwarning, threading.excepthook = warn, thread_failed
     try:
-        with naming("write", path), path.open("a") as crashes:
+        with naming("write", path):
+            crashes = path.open("a")
+        with crashes:
             faulthandler.enable(crashes)
             yield
     finally:

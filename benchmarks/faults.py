@@ -159,6 +159,8 @@ class Faults:
             return "no clear message"
         names = {path, TEMPORARY.sub(r"\1", path), TEMPORARY_SHARD.sub(r"\1/\2", path)}
         whole = [str(self.place / name) if name != "." else str(self.place) for name in names]
+        if path.endswith(" (deleted)"):  # no name is left to be told but the folder's
+            whole.append(str((self.place / path).parent))
         if path.startswith("tmp/"):
             whole.append(str(self.place / "tmp"))
         message = said.partition("error: ")[2].partition("\nhint: ")[0]

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,7 @@ def test_what_cannot_be_removed_is_said_and_removed_by_the_next(
     function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "root"
-    said = f"cannot remove {root}/.parts: Input/output error"
+    said = rf"cannot remove {root}/.parts(/lock)?: Input/output error"
     with pytest.raises(FileError, match=said) as raised, open_lock(root):
         monkeypatch.setattr(os, function, failing(errno.EIO))
     monkeypatch.undo()
@@ -100,6 +101,11 @@ def test_an_error_comes_before_one_in_cleaning_up(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "rmdir", failing(errno.EIO))
     with pytest.raises(ValueError, match="first"), open_lock(tmp_path / "root"):
         raise ValueError("first")
+
+
+def test_folder_that_is_gone_already(tmp_path: Path) -> None:
+    with open_lock(tmp_path / "root"):
+        shutil.rmtree(tmp_path / "root")
 
 
 def test_folder_that_another_process_has_begun_in_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,3 +47,13 @@ def test_rewinding_drops_what_is_computed_again(tmp_path: Path) -> None:
     run.rewind(9)
     assert read_rows(run.metrics_file) == [{"step": 5}]
     assert run.evaluations() == []
+
+
+def test_what_a_command_left_that_did_not_come_to_its_lock_is_no_obstacle(tmp_path: Path, tiny_recipe: Recipe) -> None:
+    """Where rank 0 cannot make the lock, the other ranks, which lose it, have the directory to log that in."""
+    for name in ("log.txt", ".lock", ".recipe.toml.1.tmp"):
+        (tmp_path / name).touch()
+    check_run(tmp_path, tiny_recipe, "auto")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UsageError, match="is not empty and holds no run"):
+        check_run(tmp_path, tiny_recipe, "auto")

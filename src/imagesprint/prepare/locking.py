@@ -66,9 +66,11 @@ class Lock:
         folder, removes = self._root / PARTS, False
         with naming("remove", folder, _LEFT_OVER):
             try:
-                removes = self._take(_ALL, wait=False) and os.listdir(folder) == [LOCK]
-                if removes:
-                    os.unlink(folder / LOCK)
+                with suppress(FileNotFoundError):  # somebody has removed it by hand
+                    removes = self._take(_ALL, wait=False) and os.listdir(folder) == [LOCK]
+                    if removes:
+                        with naming("remove", folder / LOCK, _LEFT_OVER):
+                            (folder / LOCK).unlink(missing_ok=True)
             finally:
                 os.close(self._file)  # before the folder goes: over NFS an open file stays in it under another name
             if removes:

@@ -71,9 +71,10 @@ def _read_plan(root: Path) -> dict[str, Any]:
     """Return the plan that was begun in `root`, empty if none was. Raises RecordError if it is damaged, FileError."""
     path = root / PARTS / _PLAN
     with naming("read", path):
-        if not path.exists():
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
             return {}
-        content = path.read_bytes()
     try:
         plan: dict[str, Any] = json.loads(content)
         if not all(is_variant_name(name) for name in plan["variants"]):

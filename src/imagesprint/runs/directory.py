@@ -155,7 +155,8 @@ def create_run(run: RunDirectory, recipe: Recipe) -> None:
 
 
 def _is_leftover(file: Path) -> bool:
-    return file.match(TEMPORARY_PATTERN) or file.name == LOCK
+    # The log: of ranks that lost the first one while that took the lock.
+    return file.match(TEMPORARY_PATTERN) or file.name in (LOCK, "log.txt")
 
 
 def _check_writable(path: Path) -> None:

@@ -1,5 +1,6 @@
 """The checkpoints of one `train` command: the one to go on from, and those that it writes."""
 
+import errno
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,8 +31,9 @@ def newest_whole(run: RunDirectory) -> tuple[Path, dict[str, Any], dict[Path, Ch
         try:
             return path, read_training_checkpoint(path), damaged
         except CheckpointError as error:
-            if system_error(error) is not None:  # the disk's fault: the checkpoint may be sound
-                raise
+            system = system_error(error)
+            if system is not None and system.errno not in (None, errno.EINVAL):  # which a cut file makes of a seek
+                raise  # the disk's fault: the checkpoint may be sound
             damaged[path] = error
     if damaged:
         raise next(iter(damaged.values()))

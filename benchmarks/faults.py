@@ -147,7 +147,8 @@ class Faults:
             code_again, said_again = self._run(command, None)
             wrong = f"again: exit code {code_again}: {said_again}" if code_again != "0" else ""
             wrong = wrong or self._misfit(command, "again: ")
-        return Outcome(fault, code, (message or said).replace(str(self.place), "…"), wrong or verdict)
+        told = said if wrong else message or said
+        return Outcome(fault, code, told.replace(str(self.place), "…"), wrong or verdict)
 
     def _wrong(self, command: Command, fault: Fault, code: str, said: str, path: str) -> str:
         """Return what is wrong with the end of a command in which `fault` struck a call on `path`, or nothing."""
@@ -155,7 +156,7 @@ class Faults:
             return self._misfit(command, "exit code 0, but ", tmp=not path.startswith("tmp/"))
         if code not in ("1", "2"):
             return f"ends with {code}"
-        if "Traceback" in said or "this is a bug" in said or said.count("error: ") != 1:
+        if "Traceback" in said or "this is a bug" in said or len(re.findall("^error: ", said, re.MULTILINE)) != 1:
             return "no clear message"
         names = {path, TEMPORARY.sub(r"\1", path), TEMPORARY_SHARD.sub(r"\1/\2", path)}
         whole = [str(self.place / name) if name != "." else str(self.place) for name in names]
@@ -249,6 +250,7 @@ def train_command(place: Path) -> Command:
 def resume_command(place: Path) -> Command:
     """The same, begun by a command that was killed after its fourth step; a kill left a file half written."""
     train, begun = train_command(place), place.parent / "begun"
+    shutil.rmtree(place / train.result, ignore_errors=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "imagesprint", *train.words, "--stop-after", "4"]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=environment)

@@ -27,7 +27,7 @@ def run_lock(run: Path) -> Iterator[None]:
         file = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise UsageError(
-            f"--output {run} cannot be written: {error.strerror}: {error.filename}", "choose another --output"
+            f"--output {run} cannot be written: {error.filename}: {error.strerror}", "choose another --output"
         ) from error
     try:
         _take(file, run)

@@ -103,8 +103,11 @@ class Console:
         """End the living line and close the log file, if any."""
         self._write("")
         if self._log is not None:
-            self._log.close()
-            self._log = None
+            log, self._log = self._log, None
+            try:
+                log.close()
+            except OSError as error:
+                self._write(f"warning: {log.name} cannot be written: {error.strerror}")
 
     def line(self, text: str = "") -> None:
         """Show one finished line."""

@@ -7,6 +7,7 @@ ImagesprintError            exit 1   something failed
 ├── DataError               exit 1   what was found in the data
 │   ├── ImageError                   bytes that are no image, or a damaged one
 │   └── RecordError                  a damaged or missing record, shard, index or dataset.json
+├── FileError               exit 1   a file that the system does not let us read or write; an OSError, too
 ├── RunError                exit 1   the run directory, a resume, a loss that is not finite
 │   ├── CheckpointError              a checkpoint or weight file that cannot be used
 │   ├── LostRankError                another rank is gone (exit 75, which --processes turns into 1)
@@ -15,6 +16,10 @@ ImagesprintError            exit 1   something failed
 │       └── CtrlCError      exit 130 and that signal was SIGINT
 └── CheckError              exit 3   a check or target was not met
 """
+
+from typing import Final
+
+FILE_HINT: Final = "see to its disk, space and permissions, then give the same command again"
 
 
 class ImagesprintError(Exception):
@@ -57,6 +62,24 @@ class ImageError(DataError):
 
 class RecordError(DataError):
     pass
+
+
+class FileError(ImagesprintError, OSError):
+    """What the operating system refused, with the operation and the path, which Python leaves out for open files.
+
+    It stays an OSError, with `errno`, `strerror` and `filename`, for those who can do without that file.
+    """
+
+    def __str__(self) -> str:
+        return self.what
+
+    @classmethod
+    def of(cls, operation: str, path: object, error: OSError, hint: str = "") -> "FileError":
+        """Return the error that `operation`, a verb, cannot be done to `path`, because of `error`."""
+        reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+        found = cls(f"cannot {operation} {path}: {reason}", hint or FILE_HINT)
+        found.errno, found.strerror, found.filename = error.errno, reason, str(path)
+        return found
 
 
 class RunError(ImagesprintError):

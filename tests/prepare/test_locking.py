@@ -1,13 +1,18 @@
 """Locks that one process holds while another wants them."""
 
+import errno
+import fcntl
 import os
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from imagesprint.console import Console
-from imagesprint.errors import UsageError
+from imagesprint.errors import FileError, UsageError
 from imagesprint.prepare.locking import Lock, open_lock
 
 QUIET = Console(quiet=True)
@@ -57,7 +62,7 @@ def test_folder_is_kept_while_it_holds_state_and_removed_when_empty(tmp_path: Pa
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
 def test_folder_that_may_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir(mode=0o500)
-    with pytest.raises(UsageError, match=r"cannot write to .*root: Permission denied"):
+    with pytest.raises(UsageError, match=r"cannot write to .*root/.parts: Permission denied"):
         Lock(tmp_path / "root")
 
 
@@ -66,3 +71,50 @@ def test_place_that_is_no_folder(tmp_path: Path) -> None:
     for root in (tmp_path / "file", tmp_path / "file/root"):
         with pytest.raises(UsageError, match="cannot write to"):
             Lock(root)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_file_system_without_locks(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "lockf", failing(number))
+    said = f"cannot lock {tmp_path}/root/.parts/lock: "
+    with pytest.raises(UsageError, match=said) as raised, open_lock(tmp_path / "root") as lock:
+        lock.take_beginning(QUIET)
+    assert "choose a place on another disk" in raised.value.hint
+
+
+@pytest.mark.parametrize("function", ["listdir", "unlink", "rmdir"])
+def test_what_cannot_be_removed_is_said_and_removed_by_the_next(
+    function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    said = rf"cannot remove {root}/.parts(/lock)?: Input/output error"
+    with pytest.raises(FileError, match=said) as raised, open_lock(root):
+        monkeypatch.setattr(os, function, failing(errno.EIO))
+    monkeypatch.undo()
+    assert "give the same command again" in raised.value.hint
+    with open_lock(root):
+        pass
+    assert list(root.iterdir()) == []
+
+
+def test_an_error_comes_before_one_in_cleaning_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "rmdir", failing(errno.EIO))
+    with pytest.raises(ValueError, match="first"), open_lock(tmp_path / "root"):
+        raise ValueError("first")
+
+
+def test_folder_that_is_gone_already(tmp_path: Path) -> None:
+    with open_lock(tmp_path / "root"):
+        shutil.rmtree(tmp_path / "root")
+
+
+def test_folder_that_another_process_has_begun_in_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_lock(tmp_path / "root"):
+        monkeypatch.setattr(os, "rmdir", failing(errno.ENOTEMPTY))
+
+
+def failing(number: int) -> Callable[..., NoReturn]:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    return fail

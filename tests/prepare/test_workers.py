@@ -1,5 +1,6 @@
 """Real processes that are killed."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import spawn
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
@@ -166,3 +168,15 @@ def test_fault_in_a_worker_is_not_taken_for_the_end_of_its_pipe(jobs: list[Shard
     outcome = _outcome(write_shard, replace(jobs[0], source=Unreadable()), lambda _: None)
     assert isinstance(outcome, RuntimeError)
     assert "OSError: cannot read" in str(outcome)
+
+
+def test_what_the_system_refuses_in_a_worker_is_told_as_it_is(
+    jobs: list[ShardJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = OSError(errno.EIO, "Input/output error", "/source/a.jpg")
+
+    def read(*_: object) -> NoReturn:
+        raise refused
+
+    monkeypatch.setattr(Unreadable, "read", read)
+    assert _outcome(write_shard, replace(jobs[0], source=Unreadable()), lambda _: None) is refused

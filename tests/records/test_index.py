@@ -115,3 +115,9 @@ def test_inconsistent_rows_are_named(tmp_path: Path, changes: dict[str, Any], ma
     dataclasses.replace(make_index(), **changes).write(tmp_path / "index")
     with pytest.raises(RecordError, match=match):
         Index.read(tmp_path / "index")
+
+
+def test_a_file_that_its_disk_does_not_give_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=f"^cannot read index {tmp_path}: Is a directory$") as raised:
+        Index.read(tmp_path)
+    assert "delete" not in raised.value.hint

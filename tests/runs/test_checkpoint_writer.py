@@ -1,3 +1,6 @@
+import errno
+import os
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +8,7 @@ import pytest
 import torch
 
 from imagesprint.errors import RunError, UsageError
+from imagesprint.runs.checkpoint import write_checkpoint
 from imagesprint.runs.checkpoint_writer import CheckpointWriter, Written
 from imagesprint.runs.disk_space import check_disk_space
 from imagesprint.runs.snapshot import Snapshot
@@ -56,3 +60,13 @@ def test_space_that_is_not_there_is_told_in_figures(tmp_path: Path) -> None:
     check_disk_space(tmp_path, 1, 10)
     with pytest.raises(UsageError, match=r"GiB left, but 7 checkpoints of 1048576\.00 GiB .* 8388608\.00 GiB"):
         check_disk_space(tmp_path, 1 << 50, 7)
+
+
+def test_the_system_s_reason_is_told_not_torch_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("imagesprint.runs.checkpoint.write_atomically", lambda _, write: write(Full()))
+    with pytest.raises(RunError, match=r"cannot write checkpoint .*step-0000001\.pt: No space left on device$"):
+        write_checkpoint(tmp_path, content(1, torch.ones(3)))

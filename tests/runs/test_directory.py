@@ -184,3 +184,13 @@ def test_a_recipe_with_a_byte_order_mark_and_line_ends_of_windows_is_read(tmp_pa
     create_run(run, tiny_recipe)
     run.recipe_file.write_bytes(b"\xef\xbb\xbf" + run.recipe_file.read_bytes().replace(b"\n", b"\r\n"))
     assert run.recipe() == tiny_recipe
+
+
+def test_what_a_command_left_that_did_not_come_to_its_lock_is_no_obstacle(tmp_path: Path, tiny_recipe: Recipe) -> None:
+    """Where rank 0 cannot make the lock, the other ranks, which lose it, have the directory to log that in."""
+    for name in ("log.txt", ".lock", ".recipe.toml.1.tmp"):
+        (tmp_path / name).touch()
+    check_run(tmp_path, tiny_recipe, "auto")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UsageError, match="is not empty and holds no run"):
+        check_run(tmp_path, tiny_recipe, "auto")

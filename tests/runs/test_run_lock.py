@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -36,3 +38,14 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be written"), run_lock(tmp_path / "file" / "run"):
         pass
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    said = f"^cannot lock {tmp_path}/.lock: Function not implemented$"
+    with pytest.raises(UsageError, match=said) as raised, run_lock(tmp_path):
+        pass
+    assert "choose a place on another disk" in raised.value.hint

@@ -77,7 +77,7 @@ def _carry_out(words: list[str]) -> int:
     except ImagesprintError as error:
         return _fail(words, error)
     except OSError as error:  # a full disk, a file that may not be read: no bug of ours
-        what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        what = f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}"
         return _report(words, what, "see to its space and permissions, then give the same command again", 1)
     except Exception as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"

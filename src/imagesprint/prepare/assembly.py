@@ -65,7 +65,7 @@ class Assembly:
         self._reject_duplicates(parts)
         for note in check_rejected(parts.root, self.plan, self.results, finished):
             self._console.warn(note)
-        with writing(parts.root):
+        with writing():
             parts.sweep_variants()
             for variant in parts.variants:
                 finish_variant(parts, variant, self.plan, self.results)

@@ -54,7 +54,7 @@ def _lost_classes(plan: Plan, split: str, rejected: list[dict[str, str]]) -> lis
 
 
 def finish_variant(parts: Parts, variant: str, plan: Plan, results: list[ShardResult]) -> None:
-    """Write the indexes, rejected.jsonl, converted.jsonl and, last, dataset.json of a variant. Raises OSError."""
+    """Write the indexes, rejected.jsonl, converted.jsonl and, last, dataset.json of a variant. Raises FileError."""
     folder = parts.root / variant
     splits = {}
     for split in SPLITS:

@@ -8,19 +8,21 @@ hold among machines that share a file system, and end with their process.
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from imagesprint.console import Console
-from imagesprint.errors import UsageError
+from imagesprint.errors import FileError, UsageError
+from imagesprint.files import naming, no_lock
 from imagesprint.records.dataset import PARTS
 
 LOCK = "lock"
 
 _BEGINNING = (0, 1)  # first byte and length
 _ALL = (0, 0)  # a length of 0 reaches to the end of any file
+_HELD = (errno.EACCES, errno.EAGAIN)  # what a lock that another process holds comes to
+_LEFT_OVER = "what was prepared is whole: give the same command again, it removes what is left"
 
 
 class Lock:
@@ -57,12 +59,22 @@ class Lock:
         self._release(_ALL)
 
     def close(self) -> None:
-        """Let go of everything; remove .parts if it holds nothing but the lock and nobody else is at work."""
-        if self._take(_ALL, wait=False):
-            with suppress(OSError):  # another process has removed it, where there are no locks
-                if os.listdir(self._root / PARTS) == [LOCK]:
-                    shutil.rmtree(self._root / PARTS)
-        os.close(self._file)
+        """Let go of everything; remove .parts if it holds nothing but the lock and nobody else is at work.
+
+        Raises FileError where it cannot be removed.
+        """
+        folder, removes = self._root / PARTS, False
+        with naming("remove", folder, _LEFT_OVER):
+            try:
+                with suppress(FileNotFoundError):  # somebody has removed it by hand
+                    removes = self._take(_ALL, wait=False) and os.listdir(folder) == [LOCK]
+                    if removes:
+                        with naming("remove", folder / LOCK, _LEFT_OVER):
+                            (folder / LOCK).unlink(missing_ok=True)
+            finally:
+                os.close(self._file)  # before the folder goes: over NFS an open file stays in it under another name
+            if removes:
+                _remove_folder(folder)
 
     def _take(self, span: tuple[int, int], wait: bool) -> bool:
         start, length = span
@@ -70,31 +82,39 @@ class Lock:
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), length, start)
             except OSError as error:
-                # Any other: a file system without locks, as over some networks. Nothing keeps a second one out there.
-                return error.errno not in (errno.EACCES, errno.EAGAIN)
-            if os.fstat(self._file).st_nlink:
-                return True
+                if error.errno in _HELD:
+                    return False
+                raise _refused(no_lock(self._root / PARTS / LOCK, error)) from error
+            with naming("read", self._root / PARTS / LOCK):
+                if os.fstat(self._file).st_nlink:
+                    return True
             # Whoever held it before has finished and removed the file: there is a new one, or none.
             os.close(self._file)
             self._file = _open(self._root)
 
     def _release(self, span: tuple[int, int]) -> None:
         start, length = span
-        with suppress(OSError):  # a file system without locks, as in _take
+        try:
             fcntl.lockf(self._file, fcntl.LOCK_UN, length, start)
+        except OSError as error:
+            raise _refused(no_lock(self._root / PARTS / LOCK, error)) from error
 
 
 @contextmanager
 def open_lock(root: Path) -> Iterator[Lock]:
-    """Open the lock of `root`, a folder that is made if need be. Raises UsageError if it cannot be written to.
+    """Open the lock of `root`, a folder that is made if need be.
 
-    In the end .parts is removed where it holds no state.
+    Raises UsageError if it cannot be written to or has no locks. In the end .parts is removed where it holds no state;
+    raises FileError if it cannot be.
     """
     lock = Lock(root)
     try:
         yield lock
-    finally:
-        lock.close()
+    except BaseException:
+        with suppress(FileError, UsageError):  # that error comes first; the next command removes what is left
+            lock.close()
+        raise
+    lock.close()
 
 
 def _open(root: Path) -> int:
@@ -112,5 +132,18 @@ def _open(root: Path) -> int:
             raise _cannot_write(root, error) from error
 
 
+def _remove_folder(folder: Path) -> None:
+    """Remove an empty folder; leave it to a process that has begun in it meanwhile. Raises OSError."""
+    try:
+        os.rmdir(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
+
+
+def _refused(error: FileError) -> UsageError:
+    return UsageError(error.what, error.hint)
+
+
 def _cannot_write(root: Path, error: OSError) -> UsageError:
-    return UsageError(f"cannot write to {root}: {error.strerror}", "choose another ROOT")
+    return UsageError(f"cannot write to {error.filename or root}: {error.strerror}", "choose another ROOT")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from imagesprint.errors import RecordError, UsageError
-from imagesprint.files import TEMPORARY_PATTERN, write_text
+from imagesprint.files import TEMPORARY_PATTERN, naming, remove, write_text
 from imagesprint.prepare.locking import LOCK
 from imagesprint.prepare.plan import Shard, differences
 from imagesprint.prepare.storing import coder
@@ -57,23 +57,31 @@ class ShardResult:
 
 
 def unfinished_variants(root: Path) -> tuple[str, ...]:
-    """Return the variants that a `prepare` into `root` has begun and not finished. Raises RecordError."""
+    """Return the variants that a `prepare` into `root` has begun and not finished. Raises RecordError, FileError."""
     begun = _read_plan(root).get("variants", [])
-    return tuple(variant for variant in begun if not (root / variant / FILE_NAME).exists())
+    return tuple(variant for variant in begun if not _is_finished(root / variant))
+
+
+def _is_finished(folder: Path) -> bool:
+    with naming("read", folder / FILE_NAME):
+        return (folder / FILE_NAME).exists()
 
 
 def _read_plan(root: Path) -> dict[str, Any]:
-    """Return the plan that was begun in `root`, empty if none was. Raises RecordError if it is damaged, OSError."""
+    """Return the plan that was begun in `root`, empty if none was. Raises RecordError if it is damaged, FileError."""
     path = root / PARTS / _PLAN
+    with naming("read", path):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return {}
     try:
-        plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        plan: dict[str, Any] = json.loads(content)
         if not all(is_variant_name(name) for name in plan["variants"]):
             raise ValueError(f"it has the variants {plan['variants']}")
-    except FileNotFoundError:
-        return {}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        folders = [entry for entry in root.iterdir() if is_variant_name(entry.name)]
-        unfinished = [str(folder) for folder in sorted(folders) if not (folder / FILE_NAME).exists()]
+        folders = [entry for entry in _entries(root) if is_variant_name(entry.name)]
+        unfinished = [str(folder) for folder in sorted(folders) if not _is_finished(folder)]
         raise RecordError(
             f"{path} is damaged: {error!r}",
             f"delete {' and '.join([str(root / PARTS), *unfinished])}, together, then give the same command again",
@@ -100,7 +108,7 @@ class Parts:
     def begin(self, made_by: dict[str, Any], own: Collection[str]) -> None:
         """Begin with this plan, or go on with it; `own` names the shards that nobody else works at.
 
-        Raises UsageError if another plan is unfinished, OSError.
+        Raises UsageError if another plan is unfinished, FileError.
         """
         now = {
             "variants": list(self.variants),
@@ -120,24 +128,26 @@ class Parts:
         else:
             self._begin_anew(now)
         for variant in self.variants:
-            (self.root / variant).mkdir(exist_ok=True)
+            with naming("write", self.root / variant):
+                (self.root / variant).mkdir(exist_ok=True)
 
     def _sweep(self, own: Collection[str]) -> None:
         """Remove what a killed run was writing of the shards `own`."""
-        for path in self.folder.glob("*.tmp"):
+        for path in _entries(self.folder):
             shard = _SHARD_NAME.search(path.name)
-            if shard and shard[0] in own:
-                path.unlink(missing_ok=True)
+            if path.suffix == ".tmp" and shard and shard[0] in own:
+                remove(path)
 
     def sweep_variants(self) -> None:
         """Remove what a killed run was writing in the end."""
         for variant in self.variants:
-            for path in (self.root / variant).glob(TEMPORARY_PATTERN):
-                path.unlink(missing_ok=True)
+            for path in _entries(self.root / variant):
+                if path.match(TEMPORARY_PATTERN):
+                    remove(path)
 
     def _begin_anew(self, plan: dict[str, Any]) -> None:
         for variant in self.variants:
-            if (self.root / variant).exists() and any((self.root / variant).iterdir()):
+            if _entries(self.root / variant):
                 raise UsageError(
                     f"{self.root / variant} is not empty, and prepare has not made what is in it",
                     "choose another ROOT, or move that folder away",
@@ -150,13 +160,13 @@ class Parts:
         return self.folder / f"{variant}-{name}.index.npz"
 
     def finish_shard(self, result: ShardResult) -> None:
-        """Note that a shard is finished in all variants. Raises OSError."""
+        """Note that a shard is finished in all variants. Raises FileError."""
         content = {"plan": self._plan_digest(), **asdict(result)}
         write_text(self._result_path(result.name), json.dumps(content) + "\n")
 
     def reopen_shard(self, name: str) -> None:
-        """Forget that a shard is finished: it is about to be written again. Raises OSError."""
-        self._result_path(name).unlink(missing_ok=True)
+        """Forget that a shard is finished: it is about to be written again. Raises FileError."""
+        remove(self._result_path(name))
 
     def find_result(self, shard: Shard) -> ShardResult | None:
         """Return the result of a shard if it is finished by this plan and its files are there, as long as they were."""
@@ -188,15 +198,21 @@ class Parts:
         return info == expected and (index.shard_names, len(index)) == ((info.name,), info.num_records)
 
     def _plan_digest(self) -> str:
-        """Return 64 hex digits that stand for what the plan says of any shard. Raises RecordError, OSError."""
+        """Return 64 hex digits that stand for what the plan says of any shard. Raises RecordError, FileError."""
         plan = {key: value for key, value in _read_plan(self.root).items() if key != "variants"}
         return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
     def clear(self) -> None:
-        """Forget everything: all is finished. Raises OSError."""
-        for path in self.folder.iterdir():
+        """Forget everything: all is finished. Raises FileError."""
+        for path in _entries(self.folder):
             if path.name != LOCK:
-                path.unlink()
+                remove(path)
 
     def _result_path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what lies in a folder; nothing where there is none. Raises FileError."""
+    with naming("read", folder):
+        return list(folder.iterdir()) if folder.is_dir() else []

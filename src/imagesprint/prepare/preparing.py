@@ -81,7 +81,7 @@ def prepare(
         if missing:
             assembly.join(Parts(root, missing, image_format), finished)
         if not unfinished_variants(root):
-            with writing(root):
+            with writing():
                 Parts(root, (), image_format).clear()
     return summarise(root, variants, written, assembly, time.monotonic() - begun)
 
@@ -89,7 +89,7 @@ def prepare(
 def _write_part(parts: Parts, plan: Plan, own: Part, assembly: Assembly, lock: Lock) -> None:
     """Begin, or go on, and write the shards of `own` that are not finished."""
     shards = own.shards(plan)
-    with writing(parts.root):
+    with writing():
         parts.begin(plan.made_by, {shard.name for shard in shards})
     lock.release_beginning()
     assembly.look(parts)

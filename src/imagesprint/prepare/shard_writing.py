@@ -2,16 +2,16 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
 from types import TracebackType
 
 import google_crc32c
 import numpy as np
 
-from imagesprint.errors import DataError, ImageError
+from imagesprint.errors import DataError, FileError, ImageError
+from imagesprint.files import naming
 from imagesprint.prepare.parts import CONTENT_BYTES, NO_IMAGE, Parts, ShardResult
 from imagesprint.prepare.plan import Shard
 from imagesprint.prepare.sources.source import Sample, Source
@@ -58,7 +58,7 @@ def write_shard(job: ShardJob, on_images: Callable[[int], None]) -> ShardResult:
     meanwhile or the shard cannot be written.
     """
     variants, parts, shard = job.parts.variants, job.parts, job.shard
-    with writing(parts.root):
+    with writing():
         parts.reopen_shard(shard.name)
     images = _Images(job)
     with ExitStack() as stack:
@@ -72,7 +72,7 @@ def write_shard(job: ShardJob, on_images: Callable[[int], None]) -> ShardResult:
                 on_images(_TICK)
         on_images(len(shard.samples) % _TICK)
         result = images.result({variant: writer.finish() for variant, writer in writers.items()})
-        with writing(parts.root):
+        with writing():
             parts.finish_shard(result)
     return result
 
@@ -121,14 +121,14 @@ class _Images:
 
 
 @contextmanager
-def writing(root: Path) -> Iterator[None]:
-    """Turn an OSError from writing below `root` into a DataError that says what to do."""
+def writing() -> Iterator[None]:
+    """Turn a FileError of writing a ROOT into a DataError that says what to do."""
     try:
         yield
-    except OSError as error:
+    except FileError as error:
         raise DataError(
-            f"cannot write {error.filename or root}: {error.strerror}",
-            "see to its space and permissions, then give the same command again: it goes on where it stopped",
+            error.what,
+            "see to its disk, space and permissions, then give the same command again: it goes on where it stopped",
         ) from error
 
 
@@ -153,12 +153,11 @@ class _ShardWriter:
     """
 
     def __init__(self, parts: Parts, variant: str, name: str) -> None:
-        self._root = parts.root
         self._path = parts.root / variant / name
         self._index_path = parts.index_path(variant, name)
         # A name of its own: a worker of a killed run may not have noticed yet that it is alone.
         self._temporary = parts.folder / f"{variant}-{name}.{os.getpid()}.tmp"
-        with writing(self._root):
+        with self._writing():
             self._file = self._temporary.open("wb")
         self._crc = 0
         self._size = 0
@@ -171,16 +170,16 @@ class _ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with writing(self._root):
-            try:
+        if error is not None:  # which comes first; the next command removes what is left
+            with suppress(OSError):
                 self._file.close()
-            finally:
+            with suppress(OSError):
                 self._temporary.unlink(missing_ok=True)
 
     def add(self, record: ImageRecord, label: int) -> None:
         payload, start = record.encode()
         pieces = frame_pieces(payload)
-        with writing(self._root):
+        with self._writing():
             self._file.writelines(pieces)
         self._rows.append((self._size, len(payload), start, len(record.encoded), label, record.height, record.width))
         self._boxes.append(record.boxes)
@@ -190,10 +189,16 @@ class _ShardWriter:
 
     def finish(self) -> ShardInfo:
         """Give the shard its name and write its part of the index."""
-        with writing(self._root):
+        with self._writing():
             self._file.flush()
             os.fsync(self._file.fileno())
+            self._file.close()
             self._temporary.replace(self._path)
             index = Index.of_shard(self._path.name, self._size, self._rows, self._boxes)
             index.write(self._index_path)
         return ShardInfo(self._path.name, self._size, len(self._rows), self._crc)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with writing(), naming("write", self._path):
+            yield

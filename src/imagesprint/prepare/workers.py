@@ -162,5 +162,7 @@ def _outcome(work: _Work[_Job, _Result], job: _Job, on_images: OnImages) -> _Res
         return work(job, on_images)
     except ImagesprintError as error:
         return error
+    except OSError as error:
+        return error if error.errno is not None else RuntimeError(traceback.format_exc())
     except Exception:  # it may not survive pickling: its text does
         return RuntimeError(traceback.format_exc())

@@ -8,12 +8,12 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from imagesprint.errors import RecordError
+from imagesprint.errors import FILE_HINT, RecordError
 from imagesprint.files import write_atomically
 from imagesprint.records.tfrecord import FRAME_BYTES
 
@@ -54,19 +54,24 @@ class Index:
         return len(self.label)
 
     def write(self, path: Path) -> None:
-        """Write the index to `path`, atomically. Raises OSError."""
+        """Write the index to `path`, atomically. Raises FileError."""
         arrays = {name: getattr(self, name).astype(dtype) for name, dtype in (_PER_RECORD | _OTHERS).items()}
         arrays[_SHARD_NAMES] = np.array([name.encode() for name in self.shard_names])
-        write_atomically(path, lambda file: _write_arrays(file, arrays))
+        content = _archive(arrays)
+        write_atomically(path, lambda file: file.write(content))
 
     @classmethod
     def read(cls, path: Path) -> "Index":
         """Read the index at `path`. Raises RecordError if it is missing, damaged or inconsistent."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in (*_PER_RECORD, *_OTHERS, _SHARD_NAMES)}
+            content = path.read_bytes()  # whole: zipfile calls a file damaged that its disk does not give
         except FileNotFoundError as error:
             raise RecordError(f"index {path} is missing", _hint(path)) from error
+        except OSError as error:
+            raise RecordError(f"cannot read index {path}: {error.strerror}", FILE_HINT) from error
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in (*_PER_RECORD, *_OTHERS, _SHARD_NAMES)}
         except Exception as error:  # a damaged zip or header makes zipfile and numpy raise nearly anything
             raise RecordError(f"index {path} is damaged: {error}", _hint(path)) from error
         problem = _find_misfit(arrays) or _find_impossible(arrays)
@@ -114,13 +119,16 @@ class Index:
         )
 
 
-def _write_arrays(file: BinaryIO, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+def _archive(arrays: dict[str, npt.NDArray[Any]]) -> memoryview:
+    """Return the bytes of the file: zipfile itself would write them in dozens of pieces."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
             data = io.BytesIO()
             np.lib.format.write_array(data, array, version=(1, 0), allow_pickle=False)
             # A bare ZipInfo carries the date 1980-01-01: the same rows must give the same bytes.
             archive.writestr(zipfile.ZipInfo(name + ".npy"), data.getbuffer())
+    return content.getbuffer()
 
 
 def _find_misfit(arrays: dict[str, npt.NDArray[Any]]) -> str:

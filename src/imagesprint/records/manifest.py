@@ -79,7 +79,7 @@ class Manifest:
         return self.made_by == INDEXED
 
     def write(self, folder: Path) -> None:
-        """Write `folder`/dataset.json, atomically. Raises OSError."""
+        """Write `folder`/dataset.json, atomically. Raises FileError."""
         content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
         write_text(folder / FILE_NAME, json.dumps(content, indent=1) + "\n")
 
@@ -124,7 +124,7 @@ class Manifest:
 
 
 def write_split(folder: Path, split: str, index: Index, shards: tuple[ShardInfo, ...]) -> SplitInfo:
-    """Write the index of a split into `folder`; return what dataset.json says of the split. Raises OSError."""
+    """Write the index of a split into `folder`; return what dataset.json says of the split. Raises FileError."""
     path = folder / f"{split}.index.npz"
     index.write(path)
     return SplitInfo(len(index), len(np.unique(index.label)), path.name, file_crc(path), shards)

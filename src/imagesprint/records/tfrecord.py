@@ -15,6 +15,7 @@ from pathlib import Path
 import google_crc32c
 
 from imagesprint.errors import RecordError
+from imagesprint.files import naming
 
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
@@ -102,9 +103,9 @@ def is_header(data: bytes) -> bool:
 
 
 def file_crc(path: Path) -> int:
-    """Return the plain CRC-32C of a whole file. Raises OSError."""
+    """Return the plain CRC-32C of a whole file. Raises FileError."""
     crc = 0
-    with path.open("rb", buffering=0) as file:
+    with naming("read", path), path.open("rb", buffering=0) as file:
         while chunk := file.read(_READ_CHUNK):
             crc = google_crc32c.extend(crc, chunk)
     return crc

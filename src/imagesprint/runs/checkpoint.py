@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from imagesprint.errors import RunError
-from imagesprint.files import write_atomically
+from imagesprint.files import system_error, write_atomically
 from imagesprint.model.weight_files import save_sealed
 
 
@@ -22,9 +22,10 @@ def write_checkpoint(run: Path, content: dict[str, Any]) -> Path:
     try:
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, lambda file: save_sealed(content, file))
-    except (OSError, RuntimeError) as error:  # torch.save turns a short write into a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch.save comes to a RuntimeError after the system's
+        system = system_error(error)
         raise RunError(
-            f"cannot write checkpoint {path}: {error}",
-            "free some space or fix the permissions, then run the same command again: it resumes",
+            f"cannot write checkpoint {path}: {error if system is None else system.strerror}",
+            "see to its disk, space and permissions, then run the same command again: it resumes",
         ) from error
     return path

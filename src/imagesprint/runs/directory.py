@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imagesprint.errors import CheckpointError, RecipeError, RunError, UsageError
-from imagesprint.files import TEMPORARY_PATTERN, parse_rows, write_atomically, write_text
+from imagesprint.files import TEMPORARY_PATTERN, naming, parse_rows, remove, write_atomically, write_text
 from imagesprint.model.checkpoint import read_training_checkpoint
 from imagesprint.model.weights import list_checkpoints
 from imagesprint.recipes.compare import Difference, differences
@@ -59,9 +59,13 @@ class RunDirectory:
         return self.path / "tensorboard"
 
     def recipe(self) -> Recipe | None:
-        """The resolved recipe of the run in this directory; None where there is no run yet. Raises RecipeError."""
-        if not self.recipe_file.exists():
-            return None
+        """The resolved recipe of the run in this directory; None where there is no run yet.
+
+        Raises RecipeError, FileError.
+        """
+        with naming("read", self.recipe_file):
+            if not self.recipe_file.exists():
+                return None
         try:
             return load_recipe(self.recipe_file)
         except RecipeError as error:
@@ -69,11 +73,13 @@ class RunDirectory:
             raise RecipeError(error.what, hint) from error
 
     def result(self) -> RunResult | None:
-        """What a finished run came to; None where it is not finished. Raises RunError."""
-        if not self.result_file.exists():
-            return None
+        """What a finished run came to; None where it is not finished. Raises RunError, FileError."""
+        with naming("read", self.result_file):
+            if not self.result_file.exists():
+                return None
+            content = self.result_file.read_bytes()
         try:
-            return from_json(RunResult, json.loads(self.result_file.read_bytes().decode()))
+            return from_json(RunResult, json.loads(content.decode()))
         except (ValueError, RecursionError) as error:
             raise RunError(
                 f"{self.result_file} is damaged: {error}", "delete it and run the same command again: it is made anew"
@@ -84,7 +90,8 @@ class RunDirectory:
 
     def checkpoints(self) -> list[Path]:
         """Checkpoint files, oldest first."""
-        return list_checkpoints(self.path)
+        with naming("read", self.path / "checkpoints"):
+            return list_checkpoints(self.path)
 
     def metrics(self) -> list[MetricsRow]:
         """Rows of metrics.jsonl, by step. Raises RunError where one is damaged, or not of this run's recipe."""
@@ -211,21 +218,20 @@ def create_run(run: RunDirectory, recipe: Recipe) -> None:
 
     Removes what a killed process left half-written.
     """
-    try:
+    with naming("write", run.path):
         run.path.mkdir(parents=True, exist_ok=True)
-        for folder in (run.path, run.path / "checkpoints"):
-            for leftover in folder.glob(TEMPORARY_PATTERN):
-                leftover.unlink(missing_ok=True)
-        if run.recipe() != recipe:
-            write_text(run.recipe_file, to_toml(recipe))
-    except OSError as error:
-        raise UsageError(
-            f"--output {run.path} cannot be written: {error.strerror}", "choose another --output"
-        ) from error
+    for folder in (run.path, run.path / "checkpoints"):
+        with naming("read", folder):
+            leftovers = list(folder.glob(TEMPORARY_PATTERN))
+        for leftover in leftovers:
+            remove(leftover)
+    if run.recipe() != recipe:
+        write_text(run.recipe_file, to_toml(recipe))
 
 
 def _is_leftover(file: Path) -> bool:
-    return file.match(TEMPORARY_PATTERN) or file.name == LOCK
+    # The log: of ranks that lost the first one while that took the lock.
+    return file.match(TEMPORARY_PATTERN) or file.name in (LOCK, "log.txt")
 
 
 def _check_writable(path: Path) -> None:

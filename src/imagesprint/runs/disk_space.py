@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from imagesprint.errors import UsageError
+from imagesprint.files import naming
 
 _GIB = 1 << 30
 
@@ -13,7 +14,9 @@ def check_disk_space(run: Path, checkpoint_bytes: int, checkpoints: int) -> None
 
     One more is needed while the next is written and the oldest is still there.
     """
-    needed, free = (checkpoints + 1) * checkpoint_bytes, shutil.disk_usage(run).free
+    with naming("read", run):
+        free = shutil.disk_usage(run).free
+    needed = (checkpoints + 1) * checkpoint_bytes
     if needed > free:
         raise UsageError(
             f"{run} has {free / _GIB:.2f} GiB left, but {checkpoints:,} checkpoints of {checkpoint_bytes / _GIB:.2f} "

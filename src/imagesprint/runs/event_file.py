@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from imagesprint.errors import RecordError
+from imagesprint.files import naming
 from imagesprint.records.tfrecord import iter_records
 
 Point = tuple[int, float, float]  # step, seconds since 1970, value
@@ -25,8 +26,11 @@ class EventFile:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._proto = event_pb2
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / _next_name(folder)).open("xb")
+        with naming("write", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._path = folder / _next_name(folder)
+        with naming("write", self._path):
+            self._file = self._path.open("xb")
         self._writer = RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
         if purge_from is not None:
@@ -34,18 +38,13 @@ class EventFile:
             self._write(step=purge_from, session_log=start)
 
     def scalars(self, values: Mapping[str, float], step: int, at: float | None = None) -> None:
-        """Add a point to each of the tags, of the time `at` or now.
-
-        Raises OSError, which names the file, where it cannot be written.
-        """
+        """Add a point to each of the tags, of the time `at` or now. Raises FileError."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         for tag, value in values.items():
             self._write(step=step, at=at, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
-        try:
+        with naming("write", self._path):
             self._file.flush()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, self._file.name) from error
 
     def close(self) -> None:
         with suppress(OSError):  # what could not be written was an error then
@@ -53,7 +52,8 @@ class EventFile:
 
     def _write(self, at: float | None = None, **fields: object) -> None:
         seconds = time.time() if at is None else at
-        self._writer.write(self._proto.Event(wall_time=seconds, **fields).SerializeToString())
+        with naming("write", self._path):
+            self._writer.write(self._proto.Event(wall_time=seconds, **fields).SerializeToString())
 
 
 def read_scalars(folder: Path) -> dict[str, list[Point]]:

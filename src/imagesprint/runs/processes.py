@@ -10,12 +10,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
 from types import FrameType
 from typing import IO
 
 from imagesprint.console import mute, printable_lines, write_result
 from imagesprint.errors import LostRankError, RankError, RunError
+from imagesprint.files import naming
 from imagesprint.runs.environment import LAUNCHER_VARIABLE, STORE_VARIABLE, is_launched
 from imagesprint.runs.signals import STOPPING, exit_code, heeded
 
@@ -63,15 +65,22 @@ def _meeting_place() -> Iterator[str]:
     for left in glob.glob(os.path.join(tempfile.gettempdir(), f"{FOLDER_PREFIX}*")):
         with suppress(OSError), _locked(left):
             shutil.rmtree(left)
-    made = tempfile.mkdtemp(prefix=f"new-{FOLDER_PREFIX}")
-    with _locked(made):
+    with _writing_tmpdir():
+        folder = tempfile.mkdtemp(prefix=f"new-{FOLDER_PREFIX}")
+    with ExitStack() as stack:
+        stack.callback(lambda: shutil.rmtree(folder, ignore_errors=True))
+        with suppress(OSError):  # where there are no locks, no launcher takes away the folder of another
+            stack.enter_context(_locked(folder))
         # It gets its name once it is locked: another launcher takes away what is not.
-        folder = made.replace(f"new-{FOLDER_PREFIX}", FOLDER_PREFIX)
-        os.rename(made, folder)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        named = folder.replace(f"new-{FOLDER_PREFIX}", FOLDER_PREFIX)
+        with _writing_tmpdir():
+            os.rename(folder, named)
+        folder = named
+        yield folder
+
+
+def _writing_tmpdir() -> AbstractContextManager[None]:
+    return naming("write", Path(tempfile.gettempdir()), "see to its space, or name another folder by TMPDIR")
 
 
 @contextmanager
@@ -90,8 +99,9 @@ class _Rank:
 
     def __init__(self, rank: int, count: int, arguments: Sequence[str], store: str) -> None:
         self.number = rank
-        self._stdout = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the rank)
-        self._stderr = tempfile.TemporaryFile() if rank else None  # noqa: SIM115
+        with _writing_tmpdir():
+            self._stdout = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the rank)
+            self._stderr = tempfile.TemporaryFile() if rank else None  # noqa: SIM115
         environment = os.environ | {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),

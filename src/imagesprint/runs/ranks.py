@@ -16,7 +16,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from imagesprint.errors import HungRankError, LostRankError, RankError, UsageError
 from imagesprint.runs.cores import cores_near, divide_cores
-from imagesprint.runs.environment import is_elastic, place
+from imagesprint.runs.environment import STORE_VARIABLE, is_elastic, place
 from imagesprint.runs.rank_watch import RANK_TIMEOUT, RankWatch
 from imagesprint.runs.standing_by import agree_on_size, await_end, end_told
 from imagesprint.runs.store import open_store
@@ -225,9 +225,13 @@ def _joining(rank: int, started: int) -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError) as error:
+        store = os.environ.get(STORE_VARIABLE)  # a file, which `--processes` made
         raise RankError(
-            f"rank {rank} of {started} cannot join the others: {str(error).splitlines()[0]}",
-            "start the ranks with --processes or torchrun, which set MASTER_ADDR and MASTER_PORT",
+            f"rank {rank} of {started} cannot join the others{f' over {store}' if store else ''}: "
+            f"{str(error).splitlines()[0]}",
+            "see to that disk, or name another folder by TMPDIR"
+            if store
+            else "start the ranks with --processes or torchrun, which set MASTER_ADDR and MASTER_PORT",
         ) from error
 
 

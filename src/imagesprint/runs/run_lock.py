@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from imagesprint.errors import UsageError
+from imagesprint.files import naming, no_lock
 
 LOCK: Final = ".lock"  # in the run directory; it says who holds, or last held, the lock
 
@@ -18,14 +19,16 @@ LOCK: Final = ".lock"  # in the run directory; it says who holds, or last held, 
 def run_lock(run: Path) -> Iterator[None]:
     """Hold the lock of the run directory `run`, which is made if need be.
 
-    Raises UsageError where another process holds it, naming that one, or where nothing can be written there. A file
-    system without locks keeps nobody out.
+    Raises UsageError where another process holds it, naming that one, where nothing can be written there, or where the
+    file system has no locks.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
         file = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise UsageError(f"--output {run} cannot be written: {error.strerror}", "choose another --output") from error
+        raise UsageError(
+            f"--output {run} cannot be written: {error.filename}: {error.strerror}", "choose another --output"
+        ) from error
     try:
         _take(file, run)
         yield
@@ -48,11 +51,13 @@ def _take(file: int, run: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
-            return
-        holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "another process"
+            refused = no_lock(run / LOCK, error)
+            raise UsageError(refused.what, refused.hint) from error
+        with naming("read", run / LOCK):
+            holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "another process"
         raise UsageError(
             f"{run} is in use by {holder}", "wait for it, stop it (a SIGTERM saves first), or choose another --output"
         ) from error
-    with os.fdopen(os.dup(file), "w") as out:
-        out.truncate(0)
+    with naming("write", run / LOCK), os.fdopen(os.dup(file), "w") as out:
+        os.ftruncate(file, 0)
         out.write(f"process {os.getpid()} on {socket.gethostname()}\n")

@@ -11,12 +11,15 @@ from typing import TextIO
 
 from imagesprint.console import Console
 from imagesprint.errors import ImagesprintError
+from imagesprint.files import naming
 
 
 @contextmanager
 def run_log(path: Path, console: Console) -> Iterator[None]:
     """Have all that `console` shows, Python's warnings, and tracebacks of threads and crashes, written to `path`."""
-    console.log_to(path)
+    with naming("write", path):
+        console.log_to(path)
+        crashes = path.open("a")
     shown, uncaught = warnings.showwarning, threading.excepthook
 
     def warn(
@@ -35,11 +38,12 @@ def run_log(path: Path, console: Console) -> Iterator[None]:
 
     warnings.showwarning, threading.excepthook = warn, thread_failed
     try:
-        with path.open("a") as crashes:
-            faulthandler.enable(crashes)
-            yield
+        faulthandler.enable(crashes)
+        yield
     finally:
         faulthandler.disable()
+        with suppress(OSError):  # what is written there goes past Python's buffers
+            crashes.close()
         warnings.showwarning, threading.excepthook = shown, uncaught
 
 

@@ -1,11 +1,13 @@
 """The checkpoints of one `train` command: the one to go on from, and those that it writes."""
 
+import errno
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError
+from imagesprint.files import naming, system_error
 from imagesprint.model.checkpoint import TrainingCheckpoint, read_training_checkpoint
 from imagesprint.runs.checkpoint import checkpoint_path
 from imagesprint.runs.checkpoint_writer import CheckpointWriter, Written
@@ -29,6 +31,9 @@ def newest_whole(run: RunDirectory) -> tuple[TrainingCheckpoint, dict[Path, Chec
         try:
             return read_training_checkpoint(path), damaged
         except CheckpointError as error:
+            system = system_error(error)
+            if system is not None and system.errno not in (None, errno.EINVAL):  # which a cut file makes of a seek
+                raise  # the disk's fault: the checkpoint may be sound
             damaged[path] = error
     if damaged:
         raise next(iter(damaged.values()))
@@ -38,7 +43,8 @@ def newest_whole(run: RunDirectory) -> tuple[TrainingCheckpoint, dict[Path, Chec
 def set_aside(damaged: dict[Path, CheckpointError], whole: Path, console: Console) -> None:
     """Rename the `damaged` checkpoints, and say that the run goes on from `whole`."""
     for path, error in damaged.items():
-        path.rename(path.with_name(path.name + DAMAGED_SUFFIX))
+        with naming("rename", path):
+            path.rename(path.with_name(path.name + DAMAGED_SUFFIX))
         console.warn(f"{error.what}; it is kept as {path.name}{DAMAGED_SUFFIX}, and the run goes on from {whole.name}")
 
 

@@ -8,17 +8,17 @@ WriteForeign = Callable[..., Path]
 def test_indexed_shards_are_verified_and_trained_on(
     imagesprint: Callable[..., Any], write_foreign: WriteForeign, tmp_path: Path
 ) -> None:
-    data = write_foreign(tmp_path / "data")
-    done = imagesprint("index", data, "--workers", 2)
+    data, root = write_foreign(tmp_path / "data"), tmp_path / "root"
+    done = imagesprint("index", data, "--index-dir", root, "--workers", 2)
     assert done.code == 0
     lines = done.stdout.splitlines()
-    assert lines[0].startswith(f"{data}/full indexed: 40 train, 6 validation images in 2 classes; it holds links")
+    assert lines[0].startswith(f"{root}/full indexed: 40 train, 6 validation images in 2 classes; it holds links")
     assert lines[1] == "labels count from 1: 1 is n00000001 china; 2 is n00000002 flower"
-    assert lines[-1] == f"next: imagesprint train small --data {data} --output RUN"
+    assert lines[-1] == f"next: imagesprint train small --data {root} --output RUN"
     assert "46/46 images  100%" in done.stderr
-    assert imagesprint("verify", data, "--decode").code == 0
+    assert imagesprint("verify", root, "--decode").code == 0
     settings = ("--set", "phases.*.batch_size=8", "--set", "phases.*.micro_batch=4")
-    flags = ("--data", data, "--output", tmp_path / "run", "--device", "cpu", "--stop-after", 1, "--json")
+    flags = ("--data", root, "--output", tmp_path / "run", "--device", "cpu", "--stop-after", 1, "--json")
     trained = imagesprint("train", "demo", *flags, *settings)
     assert trained.code == 0
     assert trained.json["steps"] == 1

@@ -46,6 +46,7 @@ def test_numbers_are_read_wherever_they_stand() -> None:
 def test_whole_sets_pass(check: object) -> None:
     assert callable(check)
     assert not check("train", [f"data/train-{i}-of-3.parquet" for i in range(3)])
+    assert not check("train", [f"train-{i}-of-3" for i in (1, 2, 3)])
     assert not check("train", ["a.parquet", "b.parquet"])
     assert not check("train", [])
 
@@ -55,6 +56,8 @@ def test_holes_and_two_generations_are_errors(check: object) -> None:
     assert callable(check)
     with pytest.raises(DataError, match=r"of 3 train shards 1 is missing: number 1 \(beside train-0-of-3\)"):
         check("train", ["train-0-of-3", "train-2-of-3"])
+    with pytest.raises(DataError, match="of 3 train shards 1 is missing: number 2"):
+        check("train", ["train-1-of-3", "train-3-of-3"])
     with pytest.raises(DataError, match="train-0-of-1-a and train-0-of-2-b are of two sets of train shards"):
         check("train", ["train-0-of-1-a", "train-0-of-2-b", "train-1-of-2-c"])
     with pytest.raises(DataError, match="of two sets"):

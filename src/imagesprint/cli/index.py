@@ -14,19 +14,27 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   imagesprint index imagenet               # imagenet/train-00000-of-01024 …, or imagenet/train/train-00000-of-01024 …
   imagesprint index imagenet/320           # one variant: shards in a folder named by the shorter side in pixels
+  imagesprint index /data/imagenet --index-dir imagenet   # /data is read-only: imagenet is then what to train on
   imagesprint index imagenet --workers 8 --json"""
 
 DESCRIPTION = """\
 Make TFRecords that another program wrote trainable as they are: the Inception script, TensorFlow's Model Garden,
 tensorflow_datasets. Every record is read and checked; the shards are not touched. Where DATA is not a variant itself
 (named full, or by the shorter side), DATA/full is made, with links to the shards, and DATA is then the ROOT to train
-on. Labels may count from 0 or 1: look at the first classes that are shown."""
+on; or DIR is, with --index-dir DIR. Classes are named by the records, else by labels.txt or label.labels.txt beside the
+shards. Labels may count from 0 or 1: look at the first classes that are shown."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "index", DESCRIPTION, EXAMPLES, run)
     parser.add_argument("data", metavar="DATA", type=Path, help="the folder of the TFRecords")
+    parser.add_argument(
+        "--index-dir",
+        metavar="DIR",
+        type=Path,
+        help="make DIR the ROOT instead, with links to the shards: for shards where one cannot write",
+    )
     parser.add_argument("--workers", metavar="N", type=positive, help="processes, default: as many as there are cores")
 
 
@@ -34,7 +42,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Index, then print what is there and what comes next."""
     from imagesprint.prepare.foreign.indexing import index_shards  # numpy and Pillow: not for --help
 
-    done = index_shards(args.data, console=console, workers=args.workers)
+    done = index_shards(args.data, console=console, index_dir=args.index_dir, workers=args.workers)
     following = f"imagesprint train small --data {done.root} --output RUN"
     value = {
         "root": done.root,

@@ -92,8 +92,11 @@ def _check_one_set(split: str, numbered: Sequence[tuple[str, Numbered]]) -> None
 
 
 def _missing(numbered: Sequence[tuple[str, Numbered]]) -> list[int]:
-    there = {entry.number for _, entry in numbered}
-    return [number for number in range(numbered[0][1].total) if number not in there] if numbered else []
+    if not numbered:
+        return []
+    there, total = {entry.number for _, entry in numbered}, numbered[0][1].total
+    first = 1 if 0 not in there and total in there else 0  # some programs count 1-of-3, 2-of-3, 3-of-3
+    return [number for number in range(first, first + total) if number not in there]
 
 
 def _said(split: str, numbered: Sequence[tuple[str, Numbered]], missing: Sequence[int]) -> str:

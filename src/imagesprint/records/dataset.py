@@ -241,7 +241,7 @@ class _OpenShard:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             self.fd = -1
-            raise RecordError(f"cannot open shard {path}: {error.strerror}", _verify(path.parent)) from error
+            raise _unreadable(path, f"cannot open shard {path}: {error.strerror}") from error
 
     def __del__(self) -> None:
         if self.fd >= 0:
@@ -317,10 +317,21 @@ def check_shard_size(path: Path, size: int) -> None:
     try:
         found = path.stat().st_size
     except OSError as error:
-        raise RecordError(f"shard {path} cannot be read: {error.strerror}", _verify(path.parent)) from error
+        raise _unreadable(path, f"shard {path} cannot be read: {error.strerror}") from error
     if found != size:
         raise RecordError(f"shard {path} is {found} bytes long, not {size}", _verify(path.parent))
 
 
 def _verify(path: Path) -> str:
     return f"imagesprint verify {path} lists all damage; prepare that folder again, or copy sound shards into it"
+
+
+def _unreadable(path: Path, what: str) -> RecordError:
+    """Return the error of a shard that cannot be opened; it may be a link that `index` made, to what was moved."""
+    if not path.is_symlink() or path.exists():
+        return RecordError(what, _verify(path.parent))
+    return RecordError(
+        f"shard {path} is a link to {os.readlink(path)}, which is not there",
+        f"bring it back, or delete {path.parent} and index the shards where they are now: "
+        f"imagesprint index DATA --index-dir {path.parent.parent}",
+    )

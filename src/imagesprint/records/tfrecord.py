@@ -93,9 +93,12 @@ def read_record(fd: int, offset: int, length: int, path: Path) -> bytes:
 def is_tfrecord(path: Path) -> bool:
     """Return whether the file begins with the header of a record and its CRC is right. Raises OSError."""
     with path.open("rb") as file:
-        header = file.read(HEADER_BYTES)
-    length, crc = header[: _LENGTH.size], header[_LENGTH.size :]
-    return len(header) == HEADER_BYTES and _CRC.unpack(crc)[0] == masked_crc(length)
+        return is_header(file.read(HEADER_BYTES))
+
+
+def is_header(data: bytes) -> bool:
+    """Return whether `data`, HEADER_BYTES or fewer, is the header of a record and its CRC is right."""
+    return len(data) == HEADER_BYTES and _CRC.unpack_from(data, _LENGTH.size)[0] == masked_crc(data[: _LENGTH.size])
 
 
 def file_crc(path: Path) -> int:

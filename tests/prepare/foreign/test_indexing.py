@@ -1,7 +1,10 @@
 import io
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 from PIL import Image
 
 from imagesprint.console import Console
-from imagesprint.errors import DataError, UsageError
+from imagesprint.errors import DataError, RecordError, UsageError
 from imagesprint.prepare.foreign.indexing import Indexing, index_shards
 from imagesprint.prepare.preparing import prepare
 from imagesprint.records.dataset import open_dataset, open_root
@@ -24,8 +27,8 @@ FOLDERS = {
 }
 
 
-def run(path: Path, workers: int = 1) -> Indexing:
-    return index_shards(path, console=Console(quiet=True), workers=workers)
+def run(path: Path, workers: int = 1, index_dir: str | Path | None = None) -> Indexing:
+    return index_shards(path, console=Console(quiet=True), index_dir=index_dir, workers=workers)
 
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -289,9 +292,143 @@ def test_prepare_into_what_is_indexed_is_refused(write_foreign: WriteForeign, tm
         prepare(photos, tmp_path, variants=("full", "32"), workers=1, console=Console(quiet=True))
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_to(write_foreign: WriteForeign, tmp_path: Path) -> None:
-    data = write_foreign(tmp_path / "data")
-    data.chmod(0o500)
-    with pytest.raises(DataError, match=f"cannot write {data}"):
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A folder that other users may enter, too: pytest's own ones are closed to them."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Root may write everywhere: be nobody for a while."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("name", ["data", "full"])
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_read(
+    write_foreign: WriteForeign, open_place: Path, name: str
+) -> None:
+    data = write_foreign(open_place / name)
+    damage(data / "train-00000-of-00002")
+    data.chmod(0o555)
+    with without_privileges(), pytest.raises(UsageError, match=f"cannot write in {data}: Permission denied") as caught:
         run(data)
+    assert "--index-dir DIR" in caught.value.hint
+
+
+def test_read_only_data_is_indexed_elsewhere(write_foreign: WriteForeign, open_place: Path, tmp_path: Path) -> None:
+    data = write_foreign(open_place / "data", **FOLDERS)
+    write_foreign(data / "320")
+    for folder in (data, *(entry for entry in data.rglob("*") if entry.is_dir())):
+        folder.chmod(0o555)
+    (open_place / "mine").mkdir(mode=0o777)
+    (open_place / "mine").chmod(0o777)
+    before = snapshot(data)
+    with without_privileges():
+        found = run(data, index_dir=open_place / "mine" / "root")
+    assert snapshot(data) == before
+    assert found.root == open_place / "mine" / "root"
+    assert [(variant.name, variant.is_linked, variant.is_new) for variant in found.variants] == [
+        ("full", True, True),
+        ("320", True, True),
+    ]
+    assert_sound(found.root)
+    assert_sound(found.root, "320")
+    found.root.rename(tmp_path / "moved")  # the links are absolute
+    assert_sound(tmp_path / "moved")
+    assert not run(data, index_dir=tmp_path / "moved").variants[0].is_new
+
+
+def test_an_index_elsewhere_may_be_given_relative_and_by_variant(
+    write_foreign: WriteForeign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_foreign(tmp_path / "data/full")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert run(Path("../data/full"), index_dir="a/b").root == tmp_path / "here/a/b"
+    monkeypatch.chdir(tmp_path)
+    assert_sound(Path("here/a/b"))
+    assert [path.name for path in (tmp_path / "data/full").iterdir() if "index" in path.name] == []
+
+
+def test_an_index_dir_that_is_the_data_itself(write_foreign: WriteForeign, tmp_path: Path) -> None:
+    write_foreign(tmp_path / "data/full")
+    (tmp_path / "alias").symlink_to("data")
+    assert not run(tmp_path / "data", index_dir=tmp_path / "alias").variants[0].is_linked
+    assert_sound(tmp_path / "data")
+
+
+def test_an_index_dir_that_is_no_folder(write_foreign: WriteForeign, tmp_path: Path) -> None:
+    data = write_foreign(tmp_path / "data")
+    with pytest.raises(UsageError, match=r"cannot write in .*train-00000-of-00002: File exists"):
+        run(data, index_dir=data / "train-00000-of-00002")
+
+
+def test_data_that_moved_from_under_its_index(write_foreign: WriteForeign, tmp_path: Path) -> None:
+    data, root = write_foreign(tmp_path / "data"), tmp_path / "root"
+    run(data, index_dir=root)
+    moved = data.rename(tmp_path / "moved")
+    link = root / "full" / "train-00000-of-00002"
+    with pytest.raises(RecordError) as caught:
+        open_dataset(root, "full", "train")
+    assert caught.value.what == f"shard {link} is a link to {data}/train-00000-of-00002, which is not there"
+    assert f"delete {root}/full and index" in caught.value.hint
+    assert f"imagesprint index DATA --index-dir {root}" in caught.value.hint
+    with pytest.raises(DataError, match=f"{link} is no link to {moved}/train-00000-of-00002") as caught_again:
+        run(moved, index_dir=root)
+    assert f"delete the folder {root}/full, which holds links" in caught_again.value.hint
+    shutil.rmtree(root / "full")
+    run(moved, index_dir=root)
+    assert_sound(root)
+
+
+def test_a_list_beside_the_shards_names_the_classes(write_foreign: WriteForeign, tmp_path: Path) -> None:
+    needed = ("image/encoded", "image/class/label")
+    data = write_foreign(
+        tmp_path / "data/320", change=lambda features: {name: features[name] for name in needed}, first_label=0
+    )
+    (tmp_path / "data/labels.txt").write_text("0:china\n1:flower\n")
+    assert run(data).variants[0].first_classes == {0: "china", 1: "flower"}
+    assert open_root(tmp_path / "data").classes == ("china", "flower")
+    assert verify(tmp_path / "data", Console(quiet=True)).is_sound
+
+
+def test_test_shards_are_no_validation_shards(write_foreign: WriteForeign, tmp_path: Path) -> None:
+    names = [f"cifar10-{split}.tfrecord-00000-of-00001" for split in ("train", "test")]
+    data = write_foreign(tmp_path / "data", names[:1], names[1:])
+    with pytest.raises(UsageError, match="there are no validation shards beside") as caught:
+        run(data)
+    command = caught.value.hint.rpartition(": ")[2]
+    assert command == f"ln -s {names[1]} {data}/cifar10-validation.tfrecord-00000-of-00001"
+    subprocess.run(command, shell=True, check=True)
+    run(data)
+    assert_sound(data)
+
+
+@pytest.mark.parametrize(("given", "lies"), [("data", "data/5.1.0"), ("data/train", "data"), ("data/val", "data")])
+def test_shards_one_level_below_or_above(write_foreign: WriteForeign, tmp_path: Path, given: str, lies: str) -> None:
+    write_foreign(tmp_path / lies, ["train/part-1"], ["val/part-1"])
+    stream = io.StringIO()
+    found = index_shards(tmp_path / given, console=Console(stream, quiet=True), workers=1)
+    assert found.root == tmp_path / lies
+    assert stream.getvalue() == (
+        f"warning: {tmp_path / given} does not hold the TFRecords of both splits, but {tmp_path / lies} does: "
+        "that is indexed\n"
+    )
+    assert_sound(tmp_path / lies)
+
+
+def test_shards_in_several_folders_below(write_foreign: WriteForeign, tmp_path: Path) -> None:
+    for version in ("5.0.0", "5.1.0"):
+        write_foreign(tmp_path / version)
+    with pytest.raises(UsageError, match="but in 2 of its folders") as caught:
+        run(tmp_path)
+    assert caught.value.hint == f"give one of them: {tmp_path}/5.0.0, {tmp_path}/5.1.0"

@@ -2,13 +2,16 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.foreign.shards import ForeignShard, find_shards
-from imagesprint.prepare.foreign.variant import scan_variant, write_variant
+from imagesprint.prepare.foreign.classes import NameList
+from imagesprint.prepare.foreign.shards import ForeignShard, FoundShards, find_shards, is_split_word, link_to_validation
+from imagesprint.prepare.foreign.variant import check_room, scan_variant, write_variant
+from imagesprint.prepare.names import split_of
 from imagesprint.records.dataset import FULL, PARTS, is_variant_name, reading
 from imagesprint.records.manifest import FILE_NAME, SPLITS, Manifest
 from imagesprint.records.tfrecord import file_crc
@@ -45,58 +48,70 @@ class Indexing:
 
 @dataclass(frozen=True)
 class _Target:
-    """A variant's folder, and the shards that belong to it."""
+    """A variant's folder, the folder whose shards belong to it, and those."""
 
     folder: Path
-    shards: tuple[ForeignShard, ...]
-    is_linked: bool
+    source: Path
+    found: FoundShards
+
+    @property
+    def shards(self) -> tuple[ForeignShard, ...]:
+        return self.found.shards
+
+    @property
+    def is_linked(self) -> bool:
+        return not (self.folder.exists() and self.folder.samefile(self.source))
 
     @property
     def is_there(self) -> bool:
         return (self.folder / FILE_NAME).exists()
 
 
-def index_shards(path: str | Path, *, console: Console, workers: int | None = None) -> Indexing:
+def index_shards(
+    path: str | Path, *, console: Console, index_dir: str | Path | None = None, workers: int | None = None
+) -> Indexing:
     """Index the shards in `path`, in place where it or its folders are named as variants, else by links in `path`/full.
 
-    Every record is read and its CRCs are checked, in `workers` processes (default: the cores that this process may
-    use). A variant that is indexed already is left alone. Raises UsageError if there are no shards of both splits or no
-    links can be made, DataError for what is wrong in them or has changed since they were indexed.
+    With `index_dir`, that is the ROOT instead, and all of its variants are of links. Every record is read and its CRCs
+    are checked, in `workers` processes (default: the cores that this process may use). A variant that is indexed
+    already is left alone. Raises UsageError if there are no shards of both splits or nothing can be written, DataError
+    for what is wrong in them or has changed since they were indexed.
     """
     begun = time.monotonic()
     path = Path(os.path.abspath(path))  # the folder's name counts, and what lies beside it
+    root = None if index_dir is None else Path(os.path.abspath(index_dir))
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
     if workers < 1:
         raise UsageError(f"--workers {workers} is less than 1", "leave it out to use all cores")
     with reading(path):
-        targets = _find_targets(path, console)
-    new = [target for target in targets if not target.is_there]
+        targets = _find_targets(path, root, console)
+        new = [target for target in targets if not target.is_there]
+        lists = [NameList.find(_folders_of_list(target)) for target in new]
+    for target in new:
+        check_room(target.folder, target.is_linked)  # before hours of reading, not after
     for target in targets:
-        if target in new:
-            _index(target, workers, console)
-        else:
+        if target not in new:
             _check_unchanged(target)
+    for target, listed in zip(new, lists, strict=True):
+        _index(target, listed, workers, console)
     variants = tuple(_describe(target, target in new) for target in targets)
     seconds = time.monotonic() - begun
     images = sum(sum(variant.images.values()) for variant in variants if variant.is_new)
     return Indexing(targets[0].folder.parent, variants, seconds, images / seconds)
 
 
-def _find_targets(path: Path, console: Console) -> list[_Target]:
-    """Return the variants to be: folders named as such, and the one of links to shards that lie in none of these."""
+def _find_targets(path: Path, root: Path | None, console: Console) -> list[_Target]:
+    """Return the variants to be of the shards in `path`, or one level above or below where those of both splits lie.
+
+    Notes on the shards are shown. Raises UsageError for variants that cannot be, and where there is none.
+    """
     if not path.is_dir():
         raise UsageError(f"there is no folder {path}", "give the folder that holds the TFRecords")
-    if is_variant_name(path.name):
-        targets = [_Target(path, _find(path, console), is_linked=False)]
-    else:
-        # Links in `path`/full are to the loose shards.
-        loose = _find(path, console)
-        targets = [_Target(path / FULL, loose, is_linked=True)]
-        targets += [
-            _Target(entry, _find(entry, console), is_linked=False)
-            for entry in sorted(path.iterdir())
-            if is_variant_name(entry.name) and entry.is_dir() and not (loose and entry.name == FULL)
-        ]
+    targets = _targets_in(path, root)
+    if not _are_complete(targets):
+        targets = _targets_near(path, root, console) or targets
+    for note in (note for target in targets for note in target.found.notes):
+        console.warn(note)
     targets = [target for target in targets if target.shards]
     if not targets:
         raise UsageError(
@@ -108,11 +123,52 @@ def _find_targets(path: Path, console: Console) -> list[_Target]:
     return targets
 
 
-def _find(folder: Path, console: Console) -> tuple[ForeignShard, ...]:
-    shards, notes = find_shards(folder)
-    for note in notes:
-        console.warn(note)
-    return tuple(shards)
+def _targets_in(path: Path, root: Path | None) -> list[_Target]:
+    """Return a target for a folder named as a variant, else for those in `path` and for shards that lie in none."""
+    if is_variant_name(path.name):
+        return [_Target((root or path.parent) / path.name, path, find_shards(path))]
+    loose = _Target((root or path) / FULL, path, find_shards(path))
+    return [loose] + [
+        _Target((root or path) / entry.name, entry, find_shards(entry))
+        for entry in sorted(path.iterdir())
+        # Links in `path`/full are to the loose shards.
+        if is_variant_name(entry.name) and entry.is_dir() and not (loose.shards and entry.name == FULL)
+    ]
+
+
+def _targets_near(path: Path, root: Path | None, console: Console) -> list[_Target]:
+    """Return the targets of the one folder near `path` that holds both splits, if there is one, and say so.
+
+    That is the folder above that of one split, or one below: tensorflow_datasets has a folder a version. Raises
+    UsageError if there are several.
+    """
+    if is_split_word(path.name):
+        near = [path.parent]
+    else:
+        near = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not _is_looked_at(entry.name)]
+    found = {place: targets for place in near if _are_complete(targets := _targets_in(place, root))}
+    if len(found) > 1:
+        raise UsageError(
+            f"the TFRecords of both splits are not in {path} itself, but in {len(found)} of its folders",
+            f"give one of them: {', '.join(map(str, found))}",
+        )
+    for place in found:
+        console.warn(f"{path} does not hold the TFRecords of both splits, but {place} does: that is indexed")
+    return next(iter(found.values()), [])
+
+
+def _are_complete(targets: Sequence[_Target]) -> bool:
+    return any(target.found.is_complete for target in targets)
+
+
+def _is_looked_at(name: str) -> bool:
+    """Return whether a folder is hidden, or one that `_targets_in` the folder above looks into."""
+    return name.startswith(".") or split_of(name) is not None or is_variant_name(name)
+
+
+def _folders_of_list(target: _Target) -> list[Path]:
+    """Return where the names of the classes may lie: with the shards, or beside the variants of a ROOT."""
+    return [target.source, target.source.parent] if is_variant_name(target.source.name) else [target.source]
 
 
 def _check(target: _Target) -> None:
@@ -120,10 +176,13 @@ def _check(target: _Target) -> None:
     folder, shards = target.folder, target.shards
     for split in SPLITS:
         if not any(shard.split == split for shard in shards):
-            raise UsageError(
-                f"there are no {split} shards beside {shards[0].path}",
-                f"name them as in {split}-00000-of-00128, or put them into a folder {split}",
-            )
+            hint = f"name them as in {split}-00000-of-00128, or put them into a folder {split}"
+            if split == "validation" and target.found.tests:
+                hint = (
+                    f"test images are never taken for validation by themselves; to do so, give every one of its shards "
+                    f"such a name: {link_to_validation(target.found.tests[0])}"
+                )
+            raise UsageError(f"there are no {split} shards beside {shards[0].path}", hint)
     if target.is_there:
         return
     if (folder.parent / PARTS).exists():
@@ -133,7 +192,7 @@ def _check(target: _Target) -> None:
         )
     if target.is_linked and folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty, and `index` has not made it", "move it away, or delete it")
-    below = [shard.path for shard in shards if shard.path.parent != folder]
+    below = [shard.path for shard in shards if shard.path.parent != target.source]
     if below and not target.is_linked:
         raise UsageError(
             f"{below[0]} does not lie in {folder} itself",
@@ -141,9 +200,9 @@ def _check(target: _Target) -> None:
         )
 
 
-def _index(target: _Target, workers: int, console: Console) -> None:
+def _index(target: _Target, listed: NameList | None, workers: int, console: Console) -> None:
     """Make a variant of sound shards, whole or not at all."""
-    found = scan_variant(target.folder, target.shards, workers, console)
+    found = scan_variant(target.folder, target.shards, listed, workers, console)
     for note in found.notes:
         console.warn(note)
     try:
@@ -166,6 +225,8 @@ def _check_unchanged(target: _Target) -> None:
         path, info = found[name].path, known[name]
         if found[name].num_bytes != info.bytes:
             changes.append(f"{name} is {found[name].num_bytes} bytes long, not {info.bytes}")
+        elif target.is_linked and not _leads_to(target.folder / name, path):
+            changes.append(f"{target.folder / name} is no link to {path}")
         elif path.stat().st_mtime > indexed_at and file_crc(path) != info.crc32c:
             changes.append(f"{name} has other bytes")
     if changes:
@@ -176,6 +237,10 @@ def _check_unchanged(target: _Target) -> None:
             f"shards of {target.folder} changed since they were indexed: {changes[0]}{more}",
             again if manifest.is_indexed else f"imagesprint verify {target.folder} lists all damage",
         )
+
+
+def _leads_to(link: Path, path: Path) -> bool:
+    return link.exists() and link.samefile(path)
 
 
 def _describe(target: _Target, is_new: bool) -> IndexedVariant:

@@ -7,20 +7,41 @@
 A file belongs to the split whose word is in its name or else in its folder's.
 """
 
-import itertools
 import re
+import shlex
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagesprint.errors import RecordError, UsageError
+from imagesprint.prepare.names import SPLIT_WORDS, TEST_WORDS, Numbered, check_begun, is_test, split_of
 from imagesprint.records.manifest import SPLITS
-from imagesprint.records.tfrecord import is_tfrecord
+from imagesprint.records.tfrecord import HEADER_BYTES, is_header, is_tfrecord
 
-_SPLIT_WORD = re.compile(r"(?<![a-z])(?:(train|training)|(val|valid|validation))(?![a-z])")
-_NUMBERED = re.compile(r"([0-9]+)-of-([0-9]+)$")
-_OWN_FILES = (".npz", ".json", ".jsonl", ".tmp")
-_GZIP = b"\x1f\x8b"
+# Files that lie beside shards under the shards' names: our own, indexes for DALI and others, checksums.
+_OURS = (".npz", ".json", ".jsonl", ".tmp")
+_CHECKSUMS = (".md5", ".sha1", ".sha256", ".sha512", ".crc", ".crc32", ".crc32c", ".sum", ".asc", ".sig")
+_BESIDE = frozenset((".idx", ".index", *_OURS, *_CHECKSUMS))
+_PACKED = r"(?:\.(?:gz|gzip|zz|z|zlib|zst|zstd|bz2|xz|lz4|sz|snappy))"
+_TFRECORD = r"\.tf_?rec(?:ord)?s?"
+# A name that ends in 00007-of-01024, in .tfrecord or in .tfrecord-7 is one that programs give to shards alone.
+_SHARD_NAME = re.compile(
+    rf"(?:[0-9]+-of-[0-9]+(?:{_TFRECORD}|\.records?)?|{_TFRECORD}(?:[-_.]?[0-9]+)?){_PACKED}?$", re.IGNORECASE
+)
+_TEST_WORD = re.compile(rf"(?<![a-z])(?:{'|'.join(TEST_WORDS)})(?![a-z])", re.IGNORECASE)
+
+# What compressed files begin with, and the program that unpacks them; zlib's are told by unpacking.
+_MAGICS = (
+    (b"\x1f\x8b", "gzip", "gunzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -d"),
+    (b"\xff\x06\x00\x00sNaPpY", "snappy", "snzip -d"),
+    (b"BZh", "bzip2", "bunzip2"),
+    (b"\xfd7zXZ\x00", "xz", "unxz"),
+    (b"\x04\x22\x4d\x18", "LZ4", "lz4 -d"),
+)
+_UNPACK_ZLIB = "python3 -c 'import sys, zlib; sys.stdout.buffer.write(zlib.decompress(sys.stdin.buffer.read()))'"
+_BEGIN = 4096  # bytes that tell how a file is compressed
 
 
 @dataclass(frozen=True)
@@ -33,37 +54,87 @@ class ForeignShard:
     name: str
 
 
-def find_shards(folder: Path) -> tuple[list[ForeignShard], tuple[str, ...]]:
-    """Return the shards in `folder` and in its folders named after a split, in order, and notes for the user.
+@dataclass(frozen=True)
+class FoundShards:
+    """The shards of a folder in order, the TFRecords of a test split beside them, and notes for the user."""
 
-    Raises UsageError for names that contradict each other, RecordError for a shard that does not begin with a sound
-    record, OSError.
+    shards: tuple[ForeignShard, ...]
+    tests: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether both splits have shards."""
+        return {shard.split for shard in self.shards} == set(SPLITS)
+
+
+def find_shards(folder: Path) -> FoundShards:
+    """Return the shards in `folder` and in its folders named after a split.
+
+    Raises UsageError for names that contradict each other, DataError where one of the numbered shards is missing
+    between others, RecordError for a shard that does not begin with a sound record, OSError.
     """
+    folders = [entry for entry in sorted(folder.iterdir()) if _says_split(entry.name) and entry.is_dir()]
+    named = [entry for entry in folders if is_split_word(entry.name)]
+    near = _files(folder, [folder, *named])
+    far = _files(folder, [entry for entry in folders if entry not in named])
     shards: list[ForeignShard] = []
     strays: list[Path] = []
-    for place in (folder, *(entry for entry in sorted(folder.iterdir()) if _is_split_folder(entry))):
+    unlike: list[Path] = []
+    notes: list[str] = []
+    for split in SPLITS:
+        # my_train/ is looked at only where train/ has nothing: train_logs/ beside it is none of ours.
+        found = _select(near[split], strays) or _select(far[split], strays)
+        of_split = [_make_shard(split, path) for path in found]
+        _check_names(of_split, folder)
+        notes += check_begun(split, map(str, found))
+        shards += of_split
+        numbered = [path for path in found if Numbered.of(path.name)]
+        unlike += [path for path in found if numbered and path not in numbered]
+    unused = [path for path in near[None] + far[None] if _SHARD_NAME.search(path.name) and _is_sound(path)]
+    tests = tuple(
+        path for path in unused if is_test(path.name) or (path.parent != folder and is_test(path.parent.name))
+    )
+    others = [path for path in unused if path not in tests]
+    empty = [shard.path for shard in shards if not shard.num_bytes]
+    counted = (
+        (strays, "files are no TFRecords and are left out"),
+        (tests, "TFRecords are of a test split and are left out"),
+        (others, "TFRecords do not say their split and are left out"),
+        (unlike, "shards are not numbered as those beside them: see that they are no copies"),
+        (empty, "shards are empty"),
+    )
+    notes += [f"{len(paths)} {what}, the first of them {paths[0]}" for paths, what in counted if paths]
+    return FoundShards(tuple(shards), tests, tuple(notes))
+
+
+def is_split_word(name: str) -> bool:
+    """Return whether `name` is a split's word and nothing more."""
+    return any(name.lower() in words for words in SPLIT_WORDS.values())
+
+
+def link_to_validation(test: Path) -> str:
+    """Return the command that gives a TFRecord of a test split a second name, as one of the validation split."""
+    if not _TEST_WORD.search(test.name):
+        return shlex.join(["ln", "-s", test.parent.name, str(test.parent.parent / "validation")])
+    return shlex.join(["ln", "-s", test.name, str(test.with_name(_TEST_WORD.sub("validation", test.name)))])
+
+
+def _says_split(name: str) -> bool:
+    return split_of(name) is not None or is_test(name)
+
+
+def _files(folder: Path, places: Sequence[Path]) -> dict[str | None, list[Path]]:
+    """Return the files in `places` that may be shards, by the split that their names say, or else their folders do."""
+    files: dict[str | None, list[Path]] = {**{split: [] for split in SPLITS}, None: []}
+    for place in places:
         for path in sorted(place.iterdir(), key=_by_number):
-            split = _split_of(path.name) or (_split_of(place.name) if place != folder else None)
-            if split is None or path.name.startswith(".") or path.suffix in _OWN_FILES or not path.is_file():
+            if path.name.startswith(".") or path.suffix.lower() in _BESIDE or ".tfevents." in path.name:
                 continue
-            if not _is_shard(path):
-                strays.append(path)
-                continue
-            name = path.name if _split_of(path.name) else f"{split}-{path.name}"
-            shards.append(ForeignShard(split, path, path.stat().st_size, name))
-    shards.sort(key=lambda shard: SPLITS.index(shard.split))
-    _check_names(shards)
-    notes = [f"{len(strays)} files are no TFRecords and are left out, the first of them {strays[0]}"] if strays else []
-    return shards, (*notes, *_missing(shards), *_empty(shards))
-
-
-def _is_split_folder(path: Path) -> bool:
-    return _SPLIT_WORD.fullmatch(path.name.lower()) is not None and path.is_dir()
-
-
-def _split_of(name: str) -> str | None:
-    match = _SPLIT_WORD.search(name.lower())
-    return match and ("train" if match[1] else "validation")
+            if path.is_file() or not path.exists():  # a link that leads nowhere may be a shard's
+                says = path.name if _says_split(path.name) or place == folder else place.name
+                files[split_of(says)].append(path)
+    return files
 
 
 def _by_number(path: Path) -> list[str | int]:
@@ -71,60 +142,92 @@ def _by_number(path: Path) -> list[str | int]:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", path.name))]
 
 
-def _number_and_total(path: Path) -> tuple[int, int] | None:
-    """Return (7, 1024) for a name that ends in 00007-of-01024."""
-    match = _NUMBERED.search(path.name)
-    return match and (int(match[1]), int(match[2]))
+def _make_shard(split: str, path: Path) -> ForeignShard:
+    name = path.name if split_of(path.name) else f"{split}-{path.name}"
+    return ForeignShard(split, path, path.stat().st_size, name)
 
 
-def _is_shard(path: Path) -> bool:
-    """Return whether the file is a TFRecord. Raises RecordError for one that is named like a shard and is not sound."""
-    if is_tfrecord(path):
-        return True
-    if not _NUMBERED.search(path.name) and ".tfrecord" not in path.name.lower():
+def _select(paths: Sequence[Path], strays: list[Path]) -> list[Path]:
+    """Return those of a split's files that are shards; add the others to `strays`.
+
+    Raises RecordError for one that is named as shards are, in general or beside it, and is none or is compressed.
+    """
+    sound = set(filter(_is_sound, paths))
+    forms = set(map(_form, sound))
+    selected = []
+    for path in paths:
+        if path in sound or _is_empty(path, is_named=bool(_SHARD_NAME.search(path.name)) or _form(path) in forms):
+            selected.append(path)
+        else:
+            strays.append(path)
+    return selected
+
+
+def _is_sound(path: Path) -> bool:
+    return path.exists() and is_tfrecord(path)
+
+
+def _form(path: Path) -> tuple[Path, str]:
+    """Return what the shards of one set have in common: the folder, and the name but for its numbers."""
+    return path.parent, re.sub(r"[0-9]+", "0", path.name)
+
+
+def _is_empty(path: Path, is_named: bool) -> bool:
+    """Return whether a file that is no TFRecord is an empty shard; `is_named`: it is named like a shard.
+
+    Raises RecordError for a shard that is not sound, OSError.
+    """
+    if not is_named and not path.exists():
         return False
     with path.open("rb") as file:
-        begin = file.read(len(_GZIP))
-    if not begin:
-        return True  # TensorFlow's writers leave shards empty where there are fewer records
-    if begin == _GZIP:
-        raise RecordError(f"shard {path} is compressed by gzip", "unpack all shards: a record must be read by itself")
-    raise RecordError(
-        f"shard {path}: the record at byte 0 has a damaged header",
-        "copy it anew from where it is sound, or rename it if it is no TFRecord",
-    )
+        begin = file.read(_BEGIN)
+    packed = _compression(begin)
+    if packed and (is_named or _has_packed_record(begin)):
+        name, program = packed
+        unpacked = re.sub(f"{_PACKED}$", "", path.name, flags=re.IGNORECASE)
+        raise RecordError(
+            f"shard {path} is compressed by {name}: its records cannot be read one by one",
+            f"unpack every shard into a folder NEW, this one by {program} < {shlex.quote(str(path))} > "
+            f"NEW/{shlex.quote(unpacked)}, then index NEW",
+        )
+    if begin and is_named:
+        raise RecordError(
+            f"shard {path}: the record at byte 0 has a damaged header",
+            "copy it anew from where it is sound, or rename it if it is no TFRecord",
+        )
+    return is_named  # TensorFlow's writers leave shards empty where there are fewer records
 
 
-def _check_names(shards: Sequence[ForeignShard]) -> None:
-    """Raise UsageError if two shards have one name, or if a split's names count to different totals."""
+def _compression(begin: bytes) -> tuple[str, str] | None:
+    """Return the name of the compression of a file that begins so, and what unpacks it; None for what is not."""
+    for magic, name, program in _MAGICS:
+        if begin.startswith(magic):
+            return name, program
+    unpacking = zlib.decompressobj()
+    try:
+        is_zlib = unpacking.decompress(begin) or unpacking.eof
+    except zlib.error:
+        return None
+    return ("zlib", _UNPACK_ZLIB) if is_zlib else None
+
+
+def _has_packed_record(begin: bytes) -> bool:
+    """Return whether what gzip or zlib packed begins with a record: its file is a shard, whatever its name."""
+    try:
+        return is_header(zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(begin, HEADER_BYTES))
+    except zlib.error:
+        return False
+
+
+def _check_names(shards: Sequence[ForeignShard], folder: Path) -> None:
+    """Raise UsageError if two shards of a split have one name, or lie in two folders named after it."""
     first: dict[str, ForeignShard] = {}
-    totals: dict[str, tuple[int, ForeignShard]] = {}
+    below = [shard for shard in shards if shard.path.parent != folder]
     for shard in shards:
         other = first.setdefault(shard.name, shard)
-        numbered = _number_and_total(shard.path)
-        if other is shard and numbered:
-            total, counted = totals.setdefault(shard.split, (numbered[1], shard))
-            other = shard if total == numbered[1] else counted
+        if shard in below and shard.path.parent != below[0].path.parent:
+            other = below[0]
         if other is not shard:
             raise UsageError(
                 f"{other.path} and {shard.path} are of two sets of shards", "move one of the sets into another folder"
             )
-
-
-def _missing(shards: Sequence[ForeignShard]) -> list[str]:
-    """Return a note for each split that has fewer shards than their names say."""
-    notes = []
-    for split in SPLITS:
-        found = dict(filter(None, (_number_and_total(shard.path) for shard in shards if shard.split == split)))
-        for total in set(found.values()):
-            if len(found) < total:
-                first = next(number for number in itertools.count() if number not in found)
-                notes.append(
-                    f"{total - len(found)} of {total:,} {split} shards are missing, the first is number {first}"
-                )
-    return notes
-
-
-def _empty(shards: Sequence[ForeignShard]) -> list[str]:
-    empty = [shard for shard in shards if not shard.num_bytes]
-    return [f"{len(empty)} shards are empty, the first of them {empty[0].path}"] if empty else []

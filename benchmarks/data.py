@@ -18,13 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from loaders import PACKAGES, installed_loaders
+
 from imagesprint.cli.output import table, to_json
 from imagesprint.console import Console
 from imagesprint.files import write_text
 from imagesprint.measuring.bench_data import ROUNDS, bench_data, work_of
 from imagesprint.measuring.contest import median_ratio, run_rounds
-from imagesprint.measuring.data_peers import installed_peers
 from imagesprint.measuring.data_programs import whole_loader
+from imagesprint.measuring.data_work import pillow
 from imagesprint.prepare.preparing import prepare
 
 THREADS = 2
@@ -57,7 +59,9 @@ def main() -> int:
         raw = raw_against_pillow(Path(folder), console)
         results = {}
         for name, (variant, size, _, _) in DATASETS.items():
-            results[name] = bench_data(Path(folder) / name, variant, size, THREADS, console)
+            results[name] = bench_data(
+                Path(folder) / name, variant, size, THREADS, console, installed_loaders(), PACKAGES
+            )
     rows = judge(results, raw["speedup"])
     if args.json is not None:
         done = {"begun": begun, "load": os.getloadavg(), "results": results, "raw_against_pillow": raw, "targets": rows}
@@ -73,7 +77,7 @@ def raw_against_pillow(folder: Path, console: Console) -> dict[str, float]:
     """One thread: our loader on raw pixels, and Pillow on the same photos as JPEGs."""
     raw = work_of(folder / "raw", "160", 128, 1)
     jpeg = work_of(folder / "C", "160", 128, 1)
-    programs = {"raw": partial(whole_loader, raw), "pillow": partial(installed_peers()["pillow"], jpeg)}
+    programs = {"raw": partial(whole_loader, raw), "pillow": partial(pillow, jpeg)}
     samples, _ = run_rounds(programs, (), ROUNDS, lambda name: console.live(f"raw against Pillow: {name}"))
     each = {
         name: [sample.seconds / work.images for sample in samples[name]]

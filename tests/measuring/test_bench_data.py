@@ -1,6 +1,5 @@
 """All that `bench data` compares has the same work. The whole is tested with the verb."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 from imagesprint.images.decoding import PillowDecoder
 from imagesprint.images.native_batches import Pool
 from imagesprint.images.native_library import is_available
-from imagesprint.measuring.data_peers import installed_peers
 from imagesprint.measuring.data_programs import TimedDecoder
 from imagesprint.measuring.data_work import Work
 
@@ -30,8 +28,3 @@ def test_the_loader_with_clocks_has_the_decoder_that_was_chosen(monkeypatch: pyt
     for chosen, portable in (("native", False), ("native-portable", True)):
         monkeypatch.setenv("IMAGESPRINT_DECODER", chosen)
         assert TimedDecoder()._pool.resizer == Pool(1, portable).resizer
-
-
-def test_pillow_is_always_there_and_other_peers_are_where_they_are_installed() -> None:
-    assert "pillow" in installed_peers()
-    assert ("opencv" in installed_peers()) == (importlib.util.find_spec("cv2") is not None)

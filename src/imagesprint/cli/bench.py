@@ -44,9 +44,9 @@ EXAMPLES = "\n".join((DATA_EXAMPLES, STEP_EXAMPLES, TRAIN_EXAMPLES))
 
 DATA_DESCRIPTION = """\
 Measure how fast prepared training images are loaded as random-resized crops: by 1, 2, 4, … threads, where the time
-goes, and beside others on the same images and crops: Pillow in torch's DataLoader, and OpenCV, tf.data and DALI
-where they are installed. All take turns, in five rounds; the figures are medians. Others have the images in memory;
-imagesprint reads them from the shards and checks them. It takes minutes on a machine that is else idle."""
+goes, and beside Pillow in torch's DataLoader on the same images and crops. They take turns, in five rounds; the
+figures are medians. Pillow has the images in memory; imagesprint reads them from the shards and checks them. It takes
+a minute or two on a machine that is else idle."""
 
 STEP_DESCRIPTION = """\
 Measure training steps of each shape that a recipe's phases have (image size, batch size, micro-batch), on noise that

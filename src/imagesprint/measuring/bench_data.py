@@ -5,7 +5,7 @@ import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any, Final
 from imagesprint.console import Console
 from imagesprint.images.decoders import decoder_name, use_native
 from imagesprint.measuring.contest import Open, Pass, Sample, median_ratio, run_rounds
-from imagesprint.measuring.data_peers import installed_peers
 from imagesprint.measuring.data_programs import (
     LEAD,
     beside_entropy,
@@ -23,7 +22,7 @@ from imagesprint.measuring.data_programs import (
     timed_loader,
     whole_loader,
 )
-from imagesprint.measuring.data_work import HELD_IMAGES, Work
+from imagesprint.measuring.data_work import HELD_IMAGES, Work, pillow
 from imagesprint.measuring.machine import processor, versions
 from imagesprint.records.dataset import Dataset, open_root
 
@@ -33,10 +32,8 @@ PASS_SECONDS: Final = 1.0  # of the loader; slower programs take longer
 OWN_ROUNDS: Final = 5 * ROUNDS  # of our parts beside each other: shorter and more, for they differ by a few percent
 
 LOADER, DECODER, ENTROPY, TIMED = "loader", "decoder alone", "entropy decoding alone", "loader with clocks"
-_PACKAGES = (
-    *("torch", "numpy", "pillow", "opencv-python-headless", "opencv-python", "ffcv"),
-    *("tensorflow", "tensorflow-cpu", "nvidia-dali-cuda120", "nvidia-dali-cuda130"),
-)
+PEERS: Final[Mapping[str, Callable[[Work], Pass]]] = {"pillow": pillow}
+_PACKAGES: Final = ("torch", "numpy", "pillow")
 
 Samples = dict[str, list[Sample]]
 
@@ -58,11 +55,18 @@ class Timing:
 
 
 def bench_data(
-    root: Path, variant: str | None, image_size: int, threads: int | None, console: Console
+    root: Path,
+    variant: str | None,
+    image_size: int,
+    threads: int | None,
+    console: Console,
+    peers: Mapping[str, Callable[[Work], Pass]] = PEERS,
+    packages: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure loading the training images of `variant` (by default the largest) with 1, 2, 4, … `threads` (all cores).
 
-    Return the object that `imagesprint bench data --json` prints. Raises UsageError where there is no such dataset.
+    Beside it `peers` do the same work, by name; `packages` are theirs, whose versions are told. Return the object that
+    `imagesprint bench data --json` prints. Raises UsageError where there is no such dataset.
     """
     opened = open_root(root)
     variant = variant or opened.variants[0]
@@ -78,12 +82,11 @@ def bench_data(
         progress.begin(count, OWN_ROUNDS)
         own, missing = run_rounds(_own_programs(short, dataset), {TIMED, ENTROPY}, OWN_ROUNDS, progress.show)
         progress.begin(count, ROUNDS)
-        peers = installed_peers()
         others, failed = run_rounds(_with_peers(work, peers), peers, ROUNDS, progress.show)
         left_out.update({**missing, **failed})
         contests.append((Contest(short, own), Contest(work, others)))
     progress.end()
-    return _result(dataset, contests, left_out)
+    return _result(dataset, contests, left_out, versions(*_PACKAGES, *packages))
 
 
 def _thread_counts(most: int) -> list[int]:
@@ -139,14 +142,19 @@ class _Progress:
         self._console.live(f"measured {self._all} passes", last=True)
 
 
-def _result(dataset: Dataset, contests: list[tuple[Contest, Contest]], left_out: Mapping[str, str]) -> dict[str, Any]:
+def _result(
+    dataset: Dataset,
+    contests: list[tuple[Contest, Contest]],
+    left_out: Mapping[str, str],
+    measured_with: Mapping[str, str],
+) -> dict[str, Any]:
     by_threads = [_at(own, others) for own, others in contests]
     work, last = contests[-1][1].work, by_threads[-1]
     first = contests[0][0]
     return {
         "bench": "data",
         "device": processor(),
-        "versions": versions(*_PACKAGES),
+        "versions": dict(measured_with),
         "data": dataset.path,
         "image_format": dataset.image_format,
         "images": len(dataset),

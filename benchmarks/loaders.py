@@ -1,4 +1,5 @@
-"""What others load images with, on the same work: Pillow and OpenCV in torch's DataLoader, tf.data, DALI, FFCV.
+"""What others load images with, for benchmarks/data.py: OpenCV, simplejpeg and torchvision in torch's DataLoader,
+tf.data, DALI, FFCV. None is a dependency; those that cannot be imported are left out.
 
 Each is given the encoded images in memory, with our crops and flips, and makes uint8 batches [N, S, S, 3] in RGB, as
 our loader does from the shards. (FFCV reads a file of its own and draws its own crops, from the same distribution.)
@@ -20,14 +21,18 @@ from numpy.typing import NDArray
 
 from imagesprint.images.native_library import Encoded
 from imagesprint.measuring.contest import Pass
-from imagesprint.measuring.data_work import Batches, Work
+from imagesprint.measuring.data_work import Batches, Work, in_data_loader, pillow
 
-Load = Callable[[Encoded, list[int], bool, int], NDArray[np.uint8]]  # image, box, flip, size
+# As `bench data` names the versions of what it measured.
+PACKAGES: Final = (
+    *("opencv-python-headless", "opencv-python", "simplejpeg", "torchvision", "ffcv"),
+    *("tensorflow", "tensorflow-cpu", "nvidia-dali-cuda120", "nvidia-dali-cuda130"),
+)
 
 
-def installed_peers() -> dict[str, Callable[[Work], Pass]]:
-    """Return the peers that can be imported here, by name."""
-    return {name: peer for name, (module, peer) in _PEERS.items() if _is_installed(module)}
+def installed_loaders() -> dict[str, Callable[[Work], Pass]]:
+    """Return Pillow, and the others that are installed here, by name."""
+    return {name: loader for name, (module, loader) in _LOADERS.items() if _is_installed(module)}
 
 
 def _is_installed(module: str) -> bool:
@@ -35,53 +40,6 @@ def _is_installed(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # of the package around it
         return False
-
-
-def _data_loader(work: Work, load: Load) -> Pass:
-    """torch's DataLoader with as many processes as `work` has threads; with one it works in this process."""
-    import torch
-    from torch.utils.data import DataLoader, Dataset
-
-    torch.set_num_threads(1)
-    batches = work.batches()
-
-    class Images(Dataset[Any]):
-        def __len__(self) -> int:
-            return work.images
-
-        def __getitem__(self, index: int) -> Any:
-            number, row = divmod(index, work.batch_size)
-            batch = batches.held[number % len(batches.held)]
-            box = batch.crops[row].tolist()
-            return torch.from_numpy(load(batch.encoded[row], box, bool(batch.flips[row]), work.image_size))
-
-    if work.threads == 1:
-        loader = DataLoader(Images(), work.batch_size)
-    else:  # fork: the images are shared, not copied
-        loader = DataLoader(
-            Images(),
-            work.batch_size,
-            num_workers=work.threads,
-            persistent_workers=True,
-            multiprocessing_context="fork",
-        )
-
-    def run() -> None:
-        for _ in loader:
-            pass
-
-    return run
-
-
-def _pillow(work: Work) -> Pass:
-    from PIL import Image
-
-    def load(data: Encoded, box: list[int], flip: bool, size: int) -> NDArray[np.uint8]:
-        image = Image.fromarray(data) if isinstance(data, np.ndarray) else Image.open(io.BytesIO(data)).convert("RGB")
-        image = image.crop((box[0], box[1], box[2], box[3])).resize((size, size), Image.Resampling.BILINEAR)
-        return np.array(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
-
-    return _data_loader(work, load)
 
 
 def _opencv(work: Work) -> Pass:
@@ -97,7 +55,39 @@ def _opencv(work: Work) -> Pass:
         small = cv2.flip(small, 1) if flip else small
         return np.asarray(small if is_raw else cv2.cvtColor(small, cv2.COLOR_BGR2RGB), np.uint8)
 
-    return _data_loader(work, load)
+    return in_data_loader(work, load)
+
+
+def _simplejpeg(work: Work) -> Pass:
+    import simplejpeg
+    from PIL import Image
+
+    def load(data: Encoded, box: list[int], flip: bool, size: int) -> NDArray[np.uint8]:
+        # The arguments are its defaults but for the DCT and the upsampling, which are libjpeg's exact ones.
+        decoded = data if isinstance(data, np.ndarray) else simplejpeg.decode_jpeg(data, fastdct=False)
+        window = Image.fromarray(decoded[box[1] : box[3], box[0] : box[2]])
+        small = np.asarray(window.resize((size, size), Image.Resampling.BILINEAR))
+        return np.ascontiguousarray(small[:, ::-1] if flip else small)
+
+    return in_data_loader(work, load)
+
+
+def _torchvision(work: Work) -> Pass:
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+    from torchvision.transforms.v2.functional import resized_crop
+
+    def load(data: Encoded, box: list[int], flip: bool, size: int) -> NDArray[np.uint8]:
+        if isinstance(data, np.ndarray):
+            image = torch.from_numpy(data).permute(2, 0, 1)
+        else:
+            image = decode_jpeg(torch.from_numpy(np.frombuffer(data, np.uint8).copy()), ImageReadMode.RGB)
+        left, top, right, bottom = box
+        small = resized_crop(image, top, left, bottom - top, right - left, [size, size], antialias=True)
+        pixels: NDArray[np.uint8] = (small.flip(-1) if flip else small).permute(1, 2, 0).contiguous().numpy()
+        return pixels
+
+    return in_data_loader(work, load)
 
 
 def _tf_data(work: Work) -> Pass:
@@ -239,9 +229,11 @@ def _check_jpegs(batches: Batches) -> None:
         raise NotImplementedError("it has no raw images")
 
 
-_PEERS: Final[Mapping[str, tuple[str, Callable[[Work], Pass]]]] = {
-    "pillow": ("PIL", _pillow),
+_LOADERS: Final[Mapping[str, tuple[str, Callable[[Work], Pass]]]] = {
+    "pillow": ("PIL", pillow),
     "opencv": ("cv2", _opencv),
+    "simplejpeg": ("simplejpeg", _simplejpeg),
+    "torchvision": ("torchvision", _torchvision),
     "tf.data": ("tensorflow", _tf_data),
     "tf.data, antialiased": ("tensorflow", _tf_data_antialiased),
     "dali": ("nvidia.dali", _dali),

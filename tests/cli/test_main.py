@@ -162,9 +162,13 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 @pytest.mark.parametrize(
     ("redirected", "code", "said"),
     [
-        ("recipes list >/dev/full", 1, "error: No space left on device: standard output"),
-        ("--help >/dev/full", 1, "error: No space left on device: standard output"),
-        ("recipes show small --toml >/dev/full", 1, "error: No space left on device: standard output"),
+        ("recipes list >/dev/full", 1, "error: cannot read or write standard output: No space left on device"),
+        ("--help >/dev/full", 1, "error: cannot read or write standard output: No space left on device"),
+        (
+            "recipes show small --toml >/dev/full",
+            1,
+            "error: cannot read or write standard output: No space left on device",
+        ),
         ("recipes list >&-", 0, ""),
         ("recipes lst >&-", 2, "error: unknown command 'lst'"),
         ("recipes lst --json >/dev/full", 2, ""),

@@ -261,7 +261,6 @@ def test_root_within_the_source(source: Path) -> None:
         ({"workers": 0}, "--workers 0"),
         ({"max_rejected": 2}, "--max-rejected 2"),
         ({"shards": 71}, "--shards 71"),
-        ({"val_fraction": 0.2}, "--val-fraction 0.2"),
     ],
 )
 def test_options_that_make_no_sense(photos: Path, tmp_path: Path, options: dict[str, Any], match: str) -> None:

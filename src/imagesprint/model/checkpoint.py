@@ -23,6 +23,7 @@ _REQUIRED = ("model", "step", "recipe", "classes", "num_train")
 _FOR_RESUMING = ("optimizer", "scaler", "ema", "train_seconds", "wall_seconds", "data", "decoder")
 _SCALER_KEYS = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
 _LARGEST = 2**63 - 1
+_NOT_OURS = "use another checkpoint: imagesprint train did not write this one so"
 _T = TypeVar("_T", bound=str | list[Any] | dict[Any, Any])
 
 
@@ -135,7 +136,7 @@ class _Keys:
     def fault(self, key: str, value: object, wanted: str) -> CheckpointError:
         return CheckpointError(
             f"{self.path}: {key} is {shown(value)}, not {wanted}",
-            "use another checkpoint: imagesprint train did not write this one so",
+            _NOT_OURS,
         )
 
     def typed(self, key: str, kind: type[_T], default: _T) -> _T:
@@ -166,7 +167,9 @@ class _Keys:
             return ()
         value = self.typed(key, list, [])
         if not value or not all(isinstance(name, str) for name in value) or number not in (None, len(value)):
-            raise self.fault(key, value, f"a list of {number or 'one or more'} names")
+            raise CheckpointError(
+                f"{self.path}: {key} is a list of {len(value)}, not of {number or 'one or more'} names", _NOT_OURS
+            )
         return tuple(value)
 
     def recipe(self) -> Recipe:
@@ -207,7 +210,7 @@ class _Keys:
             if not isinstance(name, str) or no_plain_tensor(tensor):
                 raise CheckpointError(
                     f"{self.path}: {key}.{name} is {no_plain_tensor(tensor) or 'no name'}, not a dense tensor",
-                    "use another checkpoint: imagesprint train did not write this one so",
+                    _NOT_OURS,
                 )
         return value
 

@@ -29,6 +29,7 @@ _NO_IMAGES: Final = frozenset((
     ".names", ".meta", ".xmp", ".aae", ".thm", ".db", ".sqlite", ".sqlite3", ".info", ".torrent",
     ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst", ".md5", ".sha1", ".sha256", ".crc",
     ".npy", ".npz", ".mat", ".pkl", ".pickle", ".h5", ".hdf5", ".parquet", ".arrow", ".feather", ".lmdb", ".mdb",
+    ".bak", ".orig", ".old", ".tmp", ".swp", ".lock", ".cache", ".jbf", ".inf",
     ".rec", ".idx", ".index", ".tfrecord", ".tfrecords", ".beton", ".pt", ".pth", ".ckpt", ".safetensors", ".onnx",
     ".py", ".pyc", ".ipynb", ".sh", ".bat", ".ps1", ".js", ".css", ".m", ".c", ".h", ".exe", ".dll", ".so",
     ".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mp3", ".wav",
@@ -41,6 +42,8 @@ _LITTER: Final = re.compile(
     r"\..*"  # hidden, such as .DS_Store, ._photo.jpg, .ipynb_checkpoints, .Trash-1000, .@__thumb
     r"|__macosx|icon\r|network trash folder|temporary items"  # macOS
     r"|(eh)?thumbs(_vista)?\.db|desktop\.ini|\$recycle\.bin|recycle[rd]"  # Windows
+    r"|.*:(zone\.identifier|encryptable)(:\$data)?"  # its second streams of a file, where they became files
+    r"|.*~|#.*#|~\$.*"  # editors
     r"|system volume information|found\.\d{3}"
     r"|@eadir|.*@syno(eastream|resource)|#recycle|#snapshot|@sharebin|@tmp"  # Synology
     r"|@recycle|@recently-snapshot|@__thumb|~snapshot"  # QNAP, NetApp

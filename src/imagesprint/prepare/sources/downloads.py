@@ -208,6 +208,9 @@ def sort_by_split(found: Found, source: Path) -> Splits:
     left_out = sorted(files["test"] + files[""])
     if left_out:
         notes.append(f"files of other splits are left out: {some(left_out)}")
+    images = tuple(itertools.islice((folder for folder in found.beside if _is_of_images(source, folder)), 4))
+    if images:
+        notes.append(f"of {source}, the {found.suffix} files are used and the folders {some(images)} left out")
     if not files["train"]:
         raise UsageError(
             f"no {found.suffix} file in {source} is of train by its name or its folder's: {some(found.files)}",

@@ -128,10 +128,10 @@ class Walk:
                 continue
             inner = []
             for entry in _entries(path, self._litter):
-                is_folder = _is_folder(entry)
-                if entry.is_symlink() and self._leads_astray(entry, is_folder, home):
+                leads_to_folder = is_folder(entry)
+                if entry.is_symlink() and self._leads_astray(entry, leads_to_folder, home):
                     continue
-                if is_folder:
+                if leads_to_folder:
                     inner.append((entry.path, seen | {identity}))
                 else:
                     yield entry
@@ -172,19 +172,19 @@ class Walk:
             *self.astray.note("links to the images of another class, or back to those of their own, are passed over"),
         ]
 
-    def _leads_astray(self, link: os.DirEntry[str], is_folder: bool, home: str) -> bool:
+    def _leads_astray(self, link: os.DirEntry[str], to_folder: bool, home: str) -> bool:
         """Return whether a link must not be followed; count it if it leaves `home`."""
         if not os.path.exists(link.path):
             return False
         target = os.path.realpath(link.path)
         owner = self._owner(target, self._homes)
         # A folder of its own class is found without the link. A file is not: people repeat images of rare classes.
-        astray = owner is not None or target in self._above if is_folder else owner not in (None, home)
+        astray = owner is not None or target in self._above if to_folder else owner not in (None, home)
         if astray:
             self.astray.add(f"{link.path} -> {target}")
         elif owner is None:
             self._outside.add(f"{link.path} -> {target}")
-            if is_folder:
+            if to_folder:
                 self._homes[target] = home
                 self._above.update(_parents(target))
         return astray
@@ -230,7 +230,8 @@ def _by_kind(entries: list[os.DirEntry[str]]) -> tuple[list[str], list[str]]:
     return folders, files
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether `entry` is a folder or leads to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself

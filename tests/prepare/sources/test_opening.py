@@ -1,3 +1,4 @@
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,7 +7,7 @@ from typing import Any
 import pytest
 
 from imagesprint.console import Console
-from imagesprint.errors import UsageError
+from imagesprint.errors import DataError, UsageError
 from imagesprint.prepare.defaults import SOURCES
 from imagesprint.prepare.preparing import prepare
 from imagesprint.prepare.sources.opening import open_source
@@ -105,6 +106,24 @@ def test_a_link_beside_to_the_newest_version_is_seen_through(tmp_path: Path) -> 
 def test_what_lies_beside_the_splits_is_not_looked_into(tmp_path: Path) -> None:
     make_tree(tmp_path, ["train/a/1", "train/b/1", "val/a/1", "old/x"])
     (tmp_path / "old/gone").symlink_to("nowhere")
+    assert set(open_source(tmp_path).scan().splits) == {"train", "validation"}
+
+
+def test_folder_beside_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_tree(tmp_path, ["train/a/1", "train/b/1", "val/a/1", "private/x"])
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "private").chmod(0)
+    really = os.scandir
+
+    def refuse(path: str | Path) -> object:  # root may read all
+        if Path(path).name == "private":
+            raise PermissionError(13, "Permission denied", str(path))
+        return really(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="loop is a broken link"):
+        open_source(tmp_path)
+    (tmp_path / "loop").unlink()
     assert set(open_source(tmp_path).scan().splits) == {"train", "validation"}
 
 

@@ -10,12 +10,13 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.images.finding import is_image, is_litter
+from imagesprint.images.finding import is_folder, is_image, is_litter
 from imagesprint.prepare.names import (
     SPLIT_WORDS,
     TEST_WORDS,
@@ -163,11 +164,15 @@ def _is_of_images(source: Path, folder: str) -> bool:
 
 
 def _list(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the names of the files in `folder`, in any order, and of the folders that are no litter, sorted."""
+    """Return the names of the files in `folder`, in any order, and of the folders that are no litter, sorted.
+
+    There are none in a folder that may not be read: it lies beside what is meant, or is missed there.
+    """
     names: list[str] = []
     folders: list[str] = []
-    for entry in os.scandir(folder):  # of 100,000 images, where it is the folder of a class: not a word more for each
-        (folders if entry.is_dir() else names).append(entry.name)
+    with suppress(PermissionError), os.scandir(folder) as entries:
+        for entry in entries:  # 100,000 images, where it is the folder of a class: not a word more for each
+            (folders if is_folder(entry) else names).append(entry.name)
     return names, sorted(name for name in folders if not is_litter(name))
 
 

@@ -9,6 +9,7 @@
 Classes are numbered in the sorted order of synsets; the development kit's own ids have another order.
 """
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -161,4 +162,4 @@ def _find_archives(path: Path) -> Path | None:
 
 
 def _holds_archives(path: Path) -> bool:
-    return (path / _TRAIN).exists() or (path / _VALIDATION).exists()
+    return os.path.exists(path / _TRAIN) or os.path.exists(path / _VALIDATION)  # False where it may not be looked at

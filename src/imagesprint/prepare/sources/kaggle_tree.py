@@ -177,7 +177,7 @@ def _find_tree(path: Path) -> Path | None:
         if real.relative_to(place) in (_IMAGES, *_IMAGES.parents) and (place / _IMAGES).is_dir():
             # A val that is sorted makes CLS-LOC class folders, and without val it is one tree of them.
             return place if real != place / _IMAGES or _is_flat(real / "val") else None
-    return sole_folder(path, lambda folder: (folder / _IMAGES).is_dir())
+    return sole_folder(path, lambda folder: os.path.isdir(folder / _IMAGES))
 
 
 def _is_flat(folder: Path) -> bool:

@@ -290,7 +290,11 @@ def test_outputs_of_programs_beside_the_classes(tmp_path: Path) -> None:
         (["cat/train/1", "cat/val/1", "dog/train/1", "dog/val/1"], "SOURCE/train/CLASS and SOURCE/val/CLASS"),
         (["cat/train/1", "dog/train/1"], "SOURCE/train/CLASS and SOURCE/val/CLASS"),
         (["cat/old/a/1", "dog/new/b/1"], "mv {0}/*/* {0}"),
-        (["cat/data/a/1", "dog/data/b/1"], "put the images straight into those"),
+        (["cat/data/a/1", "dog/data/b/1"], "put the images straight into them"),
+        (
+            ["Images/cat/1", "Images/dog/1", "Annotation/cat/1", "Annotation/dog/1"],
+            "holds the classes, give that as SOURCE",
+        ),
         (["tr/cat/1", "tr/dog/1", "va/cat/1", "va/dog/1"], "if tr and va are splits, name them train and val"),
         (["nette/train/a/1", "woof/train/b/1"], "give {0}/nette or {0}/woof as SOURCE"),
         (["train/a/1", "train/b/x/1"], "move it out of {0}/train if it is no class"),

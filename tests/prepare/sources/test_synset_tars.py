@@ -206,6 +206,12 @@ def test_tars_with_the_classes_in_them(tmp_path: Path, tars: dict[str, list[str]
         open_source(pack(tmp_path / "source", tars)).scan()
 
 
+def test_labels_far_from_their_images(tmp_path: Path) -> None:
+    names = [f"{i}.jpg" for i in range(99)] + [f"{i}.cls" for i in range(99)]
+    with pytest.raises(DataError, match=r"shard-0\.tar/0\.cls is a label, as in shards of WebDataset"):
+        open_source(pack(tmp_path / "source", {"shard-0.tar": names})).scan()
+
+
 @pytest.mark.parametrize("others", [["1.jpg", "old/2.jpg"], ["a/1.jpg", "a/b/2.jpg"], ["./b/1.jpg"], ["/b/1.jpg"]])
 def test_folders_in_the_tars_of_classes(tmp_path: Path, others: list[str]) -> None:
     source = pack(tmp_path / "source", {"a.tar": others, "b.tar": ["x/1.jpg", "y/1.jpg"]})

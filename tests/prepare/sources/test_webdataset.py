@@ -232,7 +232,16 @@ def test_labels_that_occur_nowhere_are_noted(tmp_path: Path) -> None:
         WebDataset(tmp_path).scan()
 
 
-@pytest.mark.parametrize("names", [["x_0.jpg", "x_0.xml"], ["x_0.jpg", "README.txt"], ["a.cls", "b.json"], []])
+@pytest.mark.parametrize("extension", ["index", "target", "npy", "txt", "cls.txt"])
+def test_samples_without_a_label_are_no_images_of_one_class(tmp_path: Path, extension: str) -> None:
+    write(tmp_path / "shard-000000.tar", {"a.jpg": "", f"a.{extension}": "1"})
+    with pytest.raises(DataError, match=f"1 of 1 samples have no label, the first of them a .of .*{extension}"):
+        open_source(tmp_path).scan()
+
+
+@pytest.mark.parametrize(
+    "names", [["x_0.jpg", "x_0.xml"], ["x_0.jpg", "README.txt"], ["x.jpg", "x.png", "x"], ["a.cls", "b.json"], []]
+)
 def test_tars_without_samples_are_not_taken(tmp_path: Path, names: list[str]) -> None:
     write(tmp_path / "x.tar", dict.fromkeys(names, ""))
     assert not WebDataset.fits(tmp_path)

@@ -226,8 +226,8 @@ def _too_deep(train: Path, deep: Sequence[str], everywhere: bool, inner: Sequenc
         hint = "let the splits be the outer folders: SOURCE/train/CLASS and SOURCE/val/CLASS"
     elif everywhere and len(set(firsts)) < len(firsts):  # to move them one up would mix what lies in them
         hint = (
-            f"if {' and '.join(deep[:3])} are splits, name them train and val; if they are classes, put the images "
-            "straight into those"
+            f"if {' and '.join(deep[:3])} are splits, name them train and val; if one of them holds the classes, give "
+            "that as SOURCE; if they are classes, put the images straight into them"
         )
     elif everywhere:
         hint = (

@@ -17,6 +17,7 @@ from pathlib import Path
 from imagesprint.errors import DataError, UsageError
 from imagesprint.images.finding import Walk
 from imagesprint.prepare.sources.annotations import collect_boxes
+from imagesprint.prepare.sources.downloads import some
 from imagesprint.prepare.sources.folders import (
     holds_images,
     list_images,
@@ -93,6 +94,8 @@ class KaggleTree:
         ]
         others = sorted(set(walk.look(self.path / _IMAGES)[0]) - set(_FOLDERS))
         notes += [f"of {_IMAGES}, {', '.join(others)} is left out"] if others else []
+        beside = [name for name in walk.look(self.path)[0] if name != _IMAGES.parts[0]]
+        notes += [f"of {self.path}, ILSVRC is used and {some(beside)} left out"] if beside else []
         return Listing(classes, splits, (*notes, *walk.notes()))
 
     def _train_samples(self, synset: str, label: int, images: list[tuple[str, int]]) -> list[Sample]:

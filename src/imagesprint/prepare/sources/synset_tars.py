@@ -107,11 +107,19 @@ class SynsetTars:
         )
 
     def _samples(self, files: dict[str, str], labels: dict[str, int], others: Tally) -> list[Sample]:
-        """Return the images in `files`, which are by class; count in `others` what is none."""
+        """Return the images in `files`, which are by class; count in `others` what is none.
+
+        Raises DataError for what is no tar of one class.
+        """
         samples = []
         for name, file in sorted(files.items()):
             for member in self._tars.members(file):
                 location = f"{file}/{member.path}"
+                if member.name.lower().endswith(".cls"):
+                    raise DataError(
+                        f"{location} is a label, as in shards of WebDataset, but its image does not lie next to it",
+                        "write the shards with KEY.jpg and KEY.cls one after the other",
+                    )
                 if is_no_image(member.name):
                     others.add(location)
                 else:

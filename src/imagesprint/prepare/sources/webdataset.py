@@ -32,7 +32,6 @@ _NAME_KEYS = ("class_name", "label_name", "synset")
 _NAME_FILES = ("classes.txt", "labels.txt")
 _NAMED = re.compile(r".+_\d+_(n\d{8})")
 _LABELS = ("cls", "class", "label", "json")  # the last part of a member's name; the first that is there is read
-_BESIDE_IMAGES = {*_LABELS, "txt"}  # txt has a caption
 _READERS = 8  # threads
 _TRIED = 5  # tars
 
@@ -178,7 +177,7 @@ def _are_samples(paths: list[str]) -> bool:
         keys.setdefault(key, set()).add(extension)
     return any(
         any(_is_image(extension) for extension in extensions)
-        and (set(map(_last_part, extensions)) & _BESIDE_IMAGES or _NAMED.fullmatch(key.rpartition("/")[2]))
+        and (any(map(_is_of_sample, extensions)) or _NAMED.fullmatch(key.rpartition("/")[2]))
         for key, extensions in keys.items()
     )
 
@@ -188,6 +187,11 @@ def _split_path(path: str) -> tuple[str, str]:
     folder, slash, name = path.rpartition("/")
     key, _, extension = name.partition(".")
     return folder + slash + key, extension.lower()
+
+
+def _is_of_sample(extension: str) -> bool:
+    """Return whether a member beside an image, of that extension, makes the two a sample; ImageNet's .xml do not."""
+    return not _is_image(extension) and _last_part(extension) not in ("", "xml")
 
 
 def _last_part(extension: str) -> str:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from imagesprint.prepare.sources.source import Sample, changed
 
 LAYOUT: Final = "the layout is SOURCE/train/CLASS/*.jpg and SOURCE/val/CLASS/*.jpg, or SOURCE/CLASS/*.jpg"
 _OF_MANY: Final = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar", ".parquet", ".arrow")
+_FIRST: Final = 1000  # files that tell what a folder holds: half a million annotations are slow to look at
 _FEW: Final = 20  # folders: among more, which are classes, none is looked into
 ANNOTATIONS: Final = "val_annotations.txt"  # Tiny ImageNet's classes of the files in val/images
 
@@ -79,7 +81,7 @@ def inner_folder(path: Path) -> Path | None:
         return None
     holding = [folder for folder in folders if holds_split(folder)]
     if len(folders) > 1 and not holding:
-        folders = [folder for folder in folders if _may_hold_images(folder, or_files_of_many=True)]
+        folders = [folder for folder in folders if any(map(_may_be_meant, islice(_names_below(folder), _FIRST)))]
     if len(folders) == 1:
         is_around = bool(holding) or (split_of(folders[0].name) is None and any(visible(folders[0])))
         return folders[0] if is_around else None
@@ -119,7 +121,7 @@ def holds_split(folder: Path) -> bool:
     """Return whether `folder` holds a folder of training images, in class folders."""
     for name in split_names(folder).get("train", []):
         for class_name in visible_folders(folder / name)[:1]:
-            return _may_hold_images(folder / name / class_name)
+            return not all(map(is_no_image, _names_below(folder / name / class_name)))
     return False
 
 
@@ -167,10 +169,13 @@ def stray_files(folder: Path, walk: Walk) -> list[str]:
     return strays.note(f"files of {folder} that lie in no class folder are left out")
 
 
-def _may_hold_images(folder: Path, or_files_of_many: bool = False) -> bool:
-    """Return whether a file in `folder` or below it may be an image, or else one of many images."""
-    names = (entry.name for entry in Walk([folder]).files(folder))
-    return any(not is_no_image(name) or (or_files_of_many and name.lower().endswith(_OF_MANY)) for name in names)
+def _names_below(folder: Path) -> Iterator[str]:
+    return (entry.name for entry in Walk([folder]).files(folder))
+
+
+def _may_be_meant(name: str) -> bool:
+    """Return whether a file may be an image by its name, or one of many images."""
+    return not is_no_image(name) or name.lower().endswith(_OF_MANY)
 
 
 def _is_validation(name: str, splits: Mapping[str, Path]) -> bool:

@@ -17,7 +17,7 @@ def test_suffixes_are_those_of_the_formats_that_are_opened() -> None:
 
 LITTER = """.DS_Store|._a.jpg|.ipynb_checkpoints|.git|.@__thumb|.Trash-1000|__MACOSX|Icon\r|Temporary Items|Thumbs.db|
 thumbs.DB|ehthumbs_vista.db|Desktop.ini|$RECYCLE.BIN|$Recycle.Bin|RECYCLER|System Volume Information|FOUND.000|@eaDir|
-@EADIR|1.jpg@SynoEAStream|#recycle|#snapshot|@Recently-Snapshot|@Recycle|lost+found|Picasa.ini|__pycache__"""
+1.jpg:Zone.Identifier|1.jpg:Zone.Identifier:$DATA|Thumbs.db:encryptable|1.jpg~|#1.jpg#|~$a.doc|@EADIR|1.jpg@SynoEAStream|#recycle|#snapshot|@Recently-Snapshot|@Recycle|lost+found|Picasa.ini|__pycache__"""
 
 
 @pytest.mark.parametrize("name", LITTER.replace("\n", "").split("|"))

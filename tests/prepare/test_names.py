@@ -39,7 +39,10 @@ def test_numbers_are_read_wherever_they_stand() -> None:
     assert Numbered.of("train-00001-of-00003") == Numbered("train-", 1, 3)
     assert Numbered.of("train-00001-of-00003-bbbb.parquet") == Numbered("train-", 1, 3)
     assert Numbered.of("x.tfrecord-2-of-4") == Numbered("x.tfrecord-", 2, 4)
+    assert Numbered.of("train_00001_OF_00003.parquet") == Numbered("train_", 1, 3)
+    assert Numbered.of("train.1of3.tar") == Numbered("train.", 1, 3)
     assert Numbered.of("train-0001.tar") is None
+    assert Numbered.of("a-1_of-3") is None
 
 
 @pytest.mark.parametrize("check", [check_whole, check_begun])
@@ -92,3 +95,18 @@ def test_the_first_shards_alone_are_an_error_or_a_note() -> None:
     assert check_begun("train", names) == (
         "of 1,024 train shards 1,020 are missing: numbers 4, 5, 6, 7, 8, …: what is there is all that is used",
     )
+
+
+def test_numbers_without_a_total() -> None:
+    with pytest.raises(DataError, match=r"of the train files that a/0\.tar is one of, 2 are missing: numbers 1, 2"):
+        check_whole("train", ["a/0.tar", "a/3.tar"])
+    with pytest.raises(DataError, match="a-000, a-0001 are of two sets of train files, numbered differently"):
+        check_whole("train", ["a-000", "a-0001"])
+    assert check_begun("train", ["a-0", "a-3", "b-5", "b-7"]) == (
+        "train shards a-… go up to number 3, but 2 are missing: numbers 1, 2",
+    )
+    for first in (1, 7):
+        assert check_whole("train", [f"a-{first:04}.tar", f"a-{first + 1:04}.tar"]) == (
+            f"the train files a-… begin with number {first}: are those before it elsewhere?",
+        )
+    assert not check_whole("train", ["a-1.tar", "a-2.tar", "2019.tar", "2021.tar"])

@@ -29,6 +29,7 @@ _NO_IMAGES: Final = frozenset((
     ".names", ".meta", ".xmp", ".aae", ".thm", ".db", ".sqlite", ".sqlite3", ".info", ".torrent",
     ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst", ".md5", ".sha1", ".sha256", ".crc",
     ".npy", ".npz", ".mat", ".pkl", ".pickle", ".h5", ".hdf5", ".parquet", ".arrow", ".feather", ".lmdb", ".mdb",
+    ".bak", ".orig", ".old", ".tmp", ".swp", ".lock", ".cache", ".jbf", ".inf",
     ".rec", ".idx", ".index", ".tfrecord", ".tfrecords", ".beton", ".pt", ".pth", ".ckpt", ".safetensors", ".onnx",
     ".py", ".pyc", ".ipynb", ".sh", ".bat", ".ps1", ".js", ".css", ".m", ".c", ".h", ".exe", ".dll", ".so",
     ".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mp3", ".wav",
@@ -41,6 +42,8 @@ _LITTER: Final = re.compile(
     r"\..*"  # hidden, such as .DS_Store, ._photo.jpg, .ipynb_checkpoints, .Trash-1000, .@__thumb
     r"|__macosx|icon\r|network trash folder|temporary items"  # macOS
     r"|(eh)?thumbs(_vista)?\.db|desktop\.ini|\$recycle\.bin|recycle[rd]"  # Windows
+    r"|.*:(zone\.identifier|encryptable)(:\$data)?"  # its second streams of a file, where they became files
+    r"|.*~|#.*#|~\$.*"  # editors
     r"|system volume information|found\.\d{3}"
     r"|@eadir|.*@syno(eastream|resource)|#recycle|#snapshot|@sharebin|@tmp"  # Synology
     r"|@recycle|@recently-snapshot|@__thumb|~snapshot"  # QNAP, NetApp
@@ -125,10 +128,10 @@ class Walk:
                 continue
             inner = []
             for entry in _entries(path, self._litter):
-                is_folder = _is_folder(entry)
-                if entry.is_symlink() and self._leads_astray(entry, is_folder, home):
+                leads_to_folder = is_folder(entry)
+                if entry.is_symlink() and self._leads_astray(entry, leads_to_folder, home):
                     continue
-                if is_folder:
+                if leads_to_folder:
                     inner.append((entry.path, seen | {identity}))
                 else:
                     yield entry
@@ -169,19 +172,19 @@ class Walk:
             *self.astray.note("links to the images of another class, or back to those of their own, are passed over"),
         ]
 
-    def _leads_astray(self, link: os.DirEntry[str], is_folder: bool, home: str) -> bool:
+    def _leads_astray(self, link: os.DirEntry[str], to_folder: bool, home: str) -> bool:
         """Return whether a link must not be followed; count it if it leaves `home`."""
         if not os.path.exists(link.path):
             return False
         target = os.path.realpath(link.path)
         owner = self._owner(target, self._homes)
         # A folder of its own class is found without the link. A file is not: people repeat images of rare classes.
-        astray = owner is not None or target in self._above if is_folder else owner not in (None, home)
+        astray = owner is not None or target in self._above if to_folder else owner not in (None, home)
         if astray:
             self.astray.add(f"{link.path} -> {target}")
         elif owner is None:
             self._outside.add(f"{link.path} -> {target}")
-            if is_folder:
+            if to_folder:
                 self._homes[target] = home
                 self._above.update(_parents(target))
         return astray
@@ -227,7 +230,8 @@ def _by_kind(entries: list[os.DirEntry[str]]) -> tuple[list[str], list[str]]:
     return folders, files
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether `entry` is a folder or leads to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself

@@ -1,12 +1,13 @@
 """What the names of a source's files and folders say: the split, and a shard's number among how many.
 
 One table of split words and one check of numbering serve every kind of source, so that `valid/`, `valid-00000.parquet`
-and `imagenet-valid-0000.tar` mean the same, and a shard that is missing is an error wherever it is missing.
+and `imagenet-valid-0000.tar` mean the same, and a shard that is missing is an error wherever it is missing. And one
+table of what files hold that is not what their names say, such as the page of a web server.
 """
 
 import itertools
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,10 +20,13 @@ SPLIT_WORDS: Final[Mapping[str, tuple[str, ...]]] = {
 # Never a validation split by themselves: who tunes by the test images has none left to test with.
 TEST_WORDS: Final = ("test", "testing", "eval", "evaluation")
 
+# What browsers and other programs put behind the names of downloads that have not ended.
+UNFINISHED: Final = (".part", ".partial", ".filepart", ".incomplete", ".crdownload", ".download", ".aria2")
+
 _WORD = re.compile(r"[a-z]+")
-_SEQUENCE = re.compile(r"(.*[^0-9])([0-9]+)(?:\.[A-Za-z_]+)?")
+_SEQUENCE = re.compile(r"(.*?)([0-9]+)(?:\.[A-Za-z_]+)?")
 _SHOWN = 5  # missing numbers
-_NUMBERED = re.compile(r"(?<![0-9])([0-9]+)-of-([0-9]+)(?![0-9])")
+_NUMBERED = re.compile(r"(?<![0-9])([0-9]+)([-_.]?)of\2([0-9]+)(?![0-9])", re.IGNORECASE)
 
 
 def split_of(name: str) -> str | None:
@@ -49,25 +53,45 @@ class Numbered:
     def of(cls, name: str) -> "Numbered | None":
         """Return what `name` says: train-00001-of-00003 and whatever follows; None where it has no such number."""
         match = _NUMBERED.search(name)
-        return match and cls(name[: match.start()], int(match[1]), int(match[2]))
+        return match and cls(name[: match.start()], int(match[1]), int(match[3]))
 
 
-def check_whole(split: str, names: Iterable[str]) -> None:
-    """Raise DataError if the numbered shards of a split are of two sets, or if one of them is missing.
+def check_whole(split: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Raise DataError if the shards of a split are of two sets, or if one of them is missing; return notes.
 
-    `names` are those of its files, with or without folders; those that are not numbered are passed over.
+    `names` are those of its files, with or without folders. They may be numbered with the total (train-00000-of-00002)
+    or without: 0000, 0001, … from 0 or 1 on, or from the middle, which is noted. Others are passed over.
     """
+    names = list(names)
     numbered = _numbered(names)
     _check_one_set(split, numbered)
     missing = _missing(numbered)
     if missing:
         raise _missing_error(split, numbered, missing)
+    notes = []
+    for entry in _sequences(names):
+        if entry.is_of_two_sets:
+            raise DataError(
+                f"{', '.join(entry.names[:3])}{', …' if len(entry.names) > 3 else ''} are of two sets of {split} "
+                "files, numbered differently",
+                "move one of the sets into another folder",
+            )
+        if entry.missing:
+            raise DataError(
+                f"of the {split} files that {entry.names[0]} is one of, {entry.missing.said}",
+                "download what is missing, or number the others without a gap",
+            )
+        if entry.widths and entry.first:
+            begin = f"the {split} files {entry.stem}… begin with number {entry.first}"
+            notes.append(f"{begin}: are those before it elsewhere?")
+    return tuple(notes)
 
 
 def check_begun(split: str, names: Iterable[str]) -> tuple[str, ...]:
     """As `check_whole`, but return a note instead where only shards behind the last one that is there are missing.
 
-    For shards that are read where they lie: the first few of many are a common trial; a hole is an accident.
+    For shards that are read where they lie: the first few of many are a common trial; a hole is an accident. Numbers
+    without a total, such as part-0001, may be something else, too: what seems to be missing of them is noted.
     """
     names = list(names)
     numbered = _numbered(names)
@@ -76,7 +100,44 @@ def check_begun(split: str, names: Iterable[str]) -> tuple[str, ...]:
     if missing and missing.first[0] < max(entry.number for _, entry in numbered):
         raise _missing_error(split, numbered, missing)
     begun = (f"{_said(split, numbered, missing)}: what is there is all that is used",) if missing else ()
-    return (*begun, *_gaps(split, (name for name in names if Numbered.of(name.rpartition("/")[2]) is None)))
+    gaps = (
+        f"{split} shards {entry.stem}… go up to number {entry.last}, but {entry.missing.said}"
+        for entry in _sequences(names)
+        if entry.missing
+    )
+    return (*begun, *gaps)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a file holds that is not what its name says, and what helps; `program` unpacks what is compressed."""
+
+    name: str
+    hint: str = ""
+    program: str = ""
+
+
+_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<error", b'{"error')
+_CONTENTS: Final = {  # by what it begins with
+    b"\x1f\x8b": Content("gzip", program="gunzip"),
+    b"BZh": Content("bzip2", program="bunzip2"),
+    b"\xfd7zXZ\x00": Content("xz", program="unxz"),
+    b"\x28\xb5\x2f\xfd": Content("zstd", program="unzstd"),
+    b"\x04\x22\x4d\x18": Content("lz4", program="lz4 -d"),
+    b"\xff\x06\x00\x00sNaPpY": Content("snappy", program="snzip -d"),
+    b"version https://git-lfs": Content("a pointer of git-lfs", "git lfs pull, where it was cloned"),
+    b"PK\x03\x04": Content("a zip archive", "unpack it"),
+    b"7z\xbc\xaf\x27\x1c": Content("a 7z archive", "unpack it"),
+    b"Rar!": Content("a rar archive", "unpack it"),
+    b"\x83\xaf\x70\xd1\x0d\x88\x4a\x3f": Content("an ArrayRecord or Riegeli file", "write the set anew as TFRecords"),
+}
+
+
+def content_of(begin: bytes) -> Content | None:
+    """Return what a file holds by its first bytes, if that is none of what a source is made of; else None."""
+    if begin.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGES):
+        return Content("a page of a web server", "download it again: is a login or a licence asked for?")
+    return next((content for magic, content in _CONTENTS.items() if begin.startswith(magic)), None)
 
 
 def _numbered(names: Iterable[str]) -> list[tuple[str, Numbered]]:
@@ -106,21 +167,6 @@ def _check_one_set(split: str, numbered: Sequence[tuple[str, Numbered]]) -> None
             )
 
 
-def _gaps(split: str, names: Iterable[str]) -> Iterator[str]:
-    """Yield a note for each gap in numbers without a total, such as part-0001: those may be something else, too."""
-    sequences: dict[str, set[int]] = {}
-    for name in names:
-        match = _SEQUENCE.fullmatch(name)
-        if match:
-            sequences.setdefault(match[1], set()).add(int(match[2]))
-    for stem, numbers in sequences.items():
-        count = max(numbers) - min(numbers) + 1 - len(numbers)
-        if count and min(numbers) <= 1:
-            first = next(number for number in itertools.count(min(numbers)) if number not in numbers)
-            last = max(numbers)
-            yield f"{split} shards {stem}… go up to number {last}, but {count:,} are missing, the first is {first}"
-
-
 def _range(numbers: Container[int], total: int) -> range:
     """Return the numbers that a set of `total` shards has; some programs count 1-of-3, 2-of-3, 3-of-3."""
     first = 1 if 0 not in numbers and total in numbers else 0
@@ -134,19 +180,26 @@ class _Missing:
     count: int
     first: tuple[int, ...]
 
+    @property
+    def said(self) -> str:
+        shown = ", ".join(map(str, self.first)) + (", …" if self.count > _SHOWN else "")
+        plural, verb = ("s", "are") if self.count > 1 else ("", "is")
+        return f"{self.count:,} {verb} missing: number{plural} {shown}"
+
+
+def _missing_of(numbers: Container[int], there: int, expected: range) -> _Missing | None:
+    absent = (number for number in expected if number not in numbers)
+    count = expected.stop - expected.start - there
+    return _Missing(count, tuple(itertools.islice(absent, min(count, _SHOWN)))) if count > 0 else None
+
 
 def _missing(numbered: Sequence[tuple[str, Numbered]]) -> _Missing | None:
-    if not numbered:
-        return None
-    there, total = {entry.number for _, entry in numbered}, numbered[0][1].total
-    absent = (number for number in _range(there, total) if number not in there)
-    return _Missing(total - len(there), tuple(itertools.islice(absent, _SHOWN))) if len(there) < total else None
+    there = {entry.number for _, entry in numbered}
+    return _missing_of(there, len(there), _range(there, numbered[0][1].total)) if numbered else None
 
 
 def _said(split: str, numbered: Sequence[tuple[str, Numbered]], missing: _Missing) -> str:
-    shown = ", ".join(map(str, missing.first)) + (", …" if missing.count > _SHOWN else "")
-    plural, verb = ("s", "are") if missing.count > 1 else ("", "is")
-    return f"of {numbered[0][1].total:,} {split} shards {missing.count:,} {verb} missing: number{plural} {shown}"
+    return f"of {numbered[0][1].total:,} {split} shards {missing.said}"
 
 
 def _missing_error(split: str, numbered: Sequence[tuple[str, Numbered]], missing: _Missing) -> DataError:
@@ -154,3 +207,47 @@ def _missing_error(split: str, numbered: Sequence[tuple[str, Numbered]], missing
     return DataError(
         f"{_said(split, numbered, missing)} (beside {name})", "download them again, or what they came with"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    """Files whose names have `stem` in common, and a number without a total: `digits`, as written, with the names."""
+
+    stem: str
+    digits: dict[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self.digits.values())
+
+    @property
+    def first(self) -> int:
+        return min(map(int, self.digits))
+
+    @property
+    def last(self) -> int:
+        return max(map(int, self.digits))
+
+    @property
+    def widths(self) -> set[int]:
+        """Of the numbers that are filled up with zeros; none where no number is."""
+        return {len(text) for text in self.digits if text.startswith("0") and len(text) > 1}
+
+    @property
+    def is_of_two_sets(self) -> bool:
+        return len(self.widths) > 1
+
+    @property
+    def missing(self) -> _Missing | None:
+        """What is missing before the last number; from another than 0 or 1 on they may count something else."""
+        numbers = set(map(int, self.digits))
+        return _missing_of(numbers, len(numbers), range(self.first, self.last + 1)) if self.first <= 1 else None
+
+
+def _sequences(names: Iterable[str]) -> list[_Sequence]:
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        match = _SEQUENCE.fullmatch(name)
+        if match and Numbered.of(name.rpartition("/")[2]) is None:
+            found.setdefault(match[1], {})[match[2]] = name
+    return [_Sequence(stem, digits) for stem, digits in found.items()]

@@ -271,5 +271,5 @@ def test_other_files_under_a_shards_name(tmp_path: Path, content: bytes, what: s
 def test_a_gap_in_numbers_without_a_total_is_noted(tmp_path: Path) -> None:
     write(tmp_path, "train-0000.tfrecord", "train-0001.tfrecord", "train-0003.tfrecord", "val-2012", "val-2014")
     assert find_shards(tmp_path).notes == (
-        f"train shards {tmp_path}/train-… go up to number 3, but 1 are missing, the first is 2",
+        f"train shards {tmp_path}/train-… go up to number 3, but 1 is missing: number 2",
     )

@@ -256,7 +256,7 @@ def test_litter_is_neither_class_nor_image(tmp_path: Path) -> None:
 
 def test_what_is_no_image_by_its_name_is_left_out(tmp_path: Path) -> None:
     tried = ["a/1.JPEG", "a/n01_1", "a/x.JPEG_1", "a/half.jpg.part", "a/photo.heic", "b/2.jfif"]
-    left_out = ["a/README", "a/urls.CSV", "a/1.jpg.txt", "b/b.tar.gz", "b/2.json", "b/notes.md"]
+    left_out = ["a/README", "a/urls.CSV", "a/1.jpg.txt", "b/b.tar.gz", "b/2.json", "b/2.jfif.bak"]
     listing = ClassFolders(make_tree(tmp_path, [*tried, *left_out])).scan()
     assert [location for location, _ in locations(listing.splits["train"])] == sorted(tried)
     assert listing.notes == (
@@ -289,7 +289,13 @@ def test_outputs_of_programs_beside_the_classes(tmp_path: Path) -> None:
         (["train/bird/owl/1", "train/bird/hen/1", "train/mammal/cat/1"], "mv {0}/train/*/* {0}/train"),
         (["cat/train/1", "cat/val/1", "dog/train/1", "dog/val/1"], "SOURCE/train/CLASS and SOURCE/val/CLASS"),
         (["cat/train/1", "dog/train/1"], "SOURCE/train/CLASS and SOURCE/val/CLASS"),
-        (["cat/data/a/1", "dog/data/b/1"], "mv {0}/*/* {0}"),
+        (["cat/old/a/1", "dog/new/b/1"], "mv {0}/*/* {0}"),
+        (["cat/data/a/1", "dog/data/b/1"], "put the images straight into them"),
+        (
+            ["Images/cat/1", "Images/dog/1", "Annotation/cat/1", "Annotation/dog/1"],
+            "holds the classes, give that as SOURCE",
+        ),
+        (["tr/cat/1", "tr/dog/1", "va/cat/1", "va/dog/1"], "if tr and va are splits, name them train and val"),
         (["nette/train/a/1", "woof/train/b/1"], "give {0}/nette or {0}/woof as SOURCE"),
         (["train/a/1", "train/b/x/1"], "move it out of {0}/train if it is no class"),
     ],
@@ -355,13 +361,20 @@ def test_tiny_imagenet_that_does_not_fit(tmp_path: Path, name: str, before: str,
         ClassFolders(tmp_path).scan()
 
 
+def test_tiny_imagenet_without_its_table(tmp_path: Path) -> None:
+    (make_tiny(tmp_path) / "val/val_annotations.txt").unlink()
+    with pytest.raises(DataError, match="val/images holds images, but nothing says of which classes") as caught:
+        ClassFolders(tmp_path).scan()
+    assert "put val_annotations.txt beside it" in caught.value.hint
+
+
 def test_tiny_imagenet_with_val_sorted_by_hand(tmp_path: Path) -> None:
     make_tiny(tmp_path)
     (tmp_path / "val/images").rename(tmp_path / "old")
     for i in range(3):
         (tmp_path / f"val/n0{3 - i}/images").mkdir(parents=True)
         (tmp_path / f"old/val_{i}.JPEG").rename(tmp_path / f"val/n0{3 - i}/images/val_{i}.JPEG")
-    (tmp_path / "old").rmdir()
+    (tmp_path / "old").rename(tmp_path / "val/images")  # empty, as scripts that sort leave it
     listing = ClassFolders(tmp_path).scan()
     assert sorted((sample.name, sample.label) for sample in listing.splits["validation"]) == [
         (f"val_{i}.JPEG", 2 - i) for i in range(3)

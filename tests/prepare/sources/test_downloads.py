@@ -138,6 +138,11 @@ def test_papers_and_scripts_beside_change_nothing(sort: Callable[..., Splits]) -
     assert sort("shards/train-0.tar", "docs/old/a.pdf", "scripts/x.py").files == {"train": ["shards/train-0.tar"]}
 
 
+def test_folders_of_images_beside_are_named(sort: Callable[..., Splits], tmp_path: Path) -> None:
+    found = sort("train-0.tar", "val-0.tar", "val/cat/1.jpg", "samples/1.png", "docs/x.md", "empty/")
+    assert found.notes == (f"of {tmp_path}/source, the .tar files are used and the folders samples/, val/ left out",)
+
+
 @pytest.mark.parametrize("beside", ["cat/1.jpg", "train/cat/1.jpg", "images/cat/1.jpg"])
 def test_folders_of_images_are_meant_rather_than_what_lies_below(tmp_path: Path, beside: str) -> None:
     for name in ("downloads/a.tar", beside):

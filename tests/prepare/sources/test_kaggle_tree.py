@@ -136,6 +136,33 @@ def test_litter_and_links_to_another_class(tree: Path) -> None:
     assert len(listing.notes) == 4
 
 
+def test_what_lies_beside_is_named(tree: Path) -> None:
+    expected = KaggleTree(tree).scan().splits
+    (tree / "train/cat").mkdir(parents=True)
+    (tree / "train/cat/1.jpg").touch()
+    (tree / IMAGES / "train/1.JPEG").touch()
+    listing = open_source(tree).scan()
+    assert listing.splits == expected
+    assert listing.notes == (
+        f"files of {tree / IMAGES / 'train'} that lie in no class folder are left out: 1.JPEG",
+        OTHERS,
+        f"of {tree}, ILSVRC is used and train left out",
+    )
+
+
+def test_sorted_val_without_the_tables_is_a_source_of_class_folders(tree: Path) -> None:
+    synset = next((tree / IMAGES / "train").iterdir()).name
+    for image in sorted((tree / IMAGES / "val").iterdir()):
+        (tree / IMAGES / "val" / synset).mkdir(exist_ok=True)
+        image.rename(tree / IMAGES / "val" / synset / image.name)
+    for table in tree.glob("LOC_*"):
+        table.unlink()
+    with pytest.raises(UsageError, match=r"there is no LOC_synset_mapping\.txt") as caught:
+        open_source(tree).scan()
+    assert f"or give {tree / IMAGES} as SOURCE" in caught.value.hint
+    assert open_source(tree / IMAGES).scan().splits["validation"]
+
+
 def test_table_that_is_no_csv(tree: Path) -> None:
     (tree / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "x" * 200_000)
     with pytest.raises(DataError, match=r"LOC_val_solution\.csv cannot be read: field larger"):

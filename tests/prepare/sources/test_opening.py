@@ -1,3 +1,4 @@
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,7 +7,7 @@ from typing import Any
 import pytest
 
 from imagesprint.console import Console
-from imagesprint.errors import UsageError
+from imagesprint.errors import DataError, UsageError
 from imagesprint.prepare.defaults import SOURCES
 from imagesprint.prepare.preparing import prepare
 from imagesprint.prepare.sources.opening import open_source
@@ -24,6 +25,14 @@ def test_tars_left_over_beside_class_folders_and_the_other_way_round(miniature: 
         (tmp_path / "photos" / name).touch()
     assert open_source(tmp_path / "photos").kind == "class-folders"
     assert open_source(tmp_path / "photos/val").kind == "class-folders"
+    (tmp_path / "photos/train/bad.tar").unlink()
+    for name in ("bbox.tar", "devkit.tar", "papers/x.tar"):  # more tars than folders
+        make_tree(tmp_path / "photos", [name])
+    assert open_source(tmp_path / "photos").kind == "class-folders"
+    for kind in ("ilsvrc", "kaggle"):  # where the images came from
+        (tmp_path / "photos/downloads").symlink_to(miniature / kind)
+        assert open_source(tmp_path / "photos").kind == "class-folders"
+        (tmp_path / "photos/downloads").unlink()
     shutil.copytree(miniature / "synset-tars", tmp_path / "tars")
     (tmp_path / "tars/meta").mkdir()
     assert open_source(tmp_path / "tars").kind == "synset-tars"
@@ -72,6 +81,8 @@ def make_tree(folder: Path, names: Sequence[str]) -> Path:
         (["train/train/a/1", "train/val/a/1"], "train"),
         (["images/train/a/1", "images/val/a/1", "labels/train/a/1.txt", "labels/val/a/1.txt"], "images"),
         (["my_train_data/train/a/1", "my_train_data/val/a/1"], "my_train_data"),
+        (["images/pie/1", "images/rice/1", "meta/train.txt", "meta/classes.txt"], "images"),
+        (["101_Objects/ant/1.jpg", "101_Objects/bass/1.jpg", "Annotations/ant/1.mat", "empty/.keep"], "101_Objects"),
     ],
 )
 def test_one_folder_too_many_is_seen_through(tmp_path: Path, names: list[str], inner: str) -> None:
@@ -84,6 +95,36 @@ def test_one_folder_too_many_is_seen_through(tmp_path: Path, names: list[str], i
 @pytest.mark.parametrize("names", [["train/a/1", "train/b/1"], ["a/1", "b/x/1"], ["a/1"], ["data/1.jpg"], ["train/1"]])
 def test_what_is_no_folder_too_many(tmp_path: Path, names: list[str]) -> None:
     assert open_source(make_tree(tmp_path, names)).path == tmp_path
+
+
+def test_a_link_beside_to_the_newest_version_is_seen_through(tmp_path: Path) -> None:
+    make_tree(tmp_path, ["v2/train/a/1", "v2/train/b/1", "v2/val/a/1"])
+    (tmp_path / "latest").symlink_to("v2")
+    assert open_source(tmp_path).path == tmp_path / "v2"
+
+
+def test_what_lies_beside_the_splits_is_not_looked_into(tmp_path: Path) -> None:
+    make_tree(tmp_path, ["train/a/1", "train/b/1", "val/a/1", "old/x"])
+    (tmp_path / "old/gone").symlink_to("nowhere")
+    assert set(open_source(tmp_path).scan().splits) == {"train", "validation"}
+
+
+def test_folder_beside_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_tree(tmp_path, ["train/a/1", "train/b/1", "val/a/1", "private/x"])
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "private").chmod(0)
+    really = os.scandir
+
+    def refuse(path: str | Path) -> object:  # root may read all
+        if Path(path).name == "private":
+            raise PermissionError(13, "Permission denied", str(path))
+        return really(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="loop is a broken link"):
+        open_source(tmp_path)
+    (tmp_path / "loop").unlink()
+    assert set(open_source(tmp_path).scan().splits) == {"train", "validation"}
 
 
 def test_other_kinds_in_a_folder_of_their_own(miniature: Path, tmp_path: Path) -> None:
@@ -99,6 +140,14 @@ def test_folder_of_images_is_one_class(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds 2 images, but no class folders") as caught:
         open_source(tmp_path / "a")
     assert f"give {tmp_path}; if not" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["n01.tar", "train.parquet"])
+def test_one_file_of_a_source(tmp_path: Path, name: str) -> None:
+    make_tree(tmp_path, [name])
+    with pytest.raises(UsageError, match="is no folder") as caught:
+        open_source(tmp_path / name)
+    assert caught.value.hint == f"give the folder it lies in: {tmp_path}"
 
 
 @pytest.mark.parametrize(

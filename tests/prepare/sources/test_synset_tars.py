@@ -185,6 +185,39 @@ def test_what_is_no_image_is_left_out(lay: Callable[..., Path]) -> None:
     )
 
 
+def pack(source: Path, tars: dict[str, list[str]]) -> Path:
+    source.mkdir(exist_ok=True)
+    for name, members in tars.items():
+        with tarfile.open(source / name, "w") as tar:
+            for member in members:
+                tar.addfile(tarfile.TarInfo(member))
+    return source
+
+
+@pytest.mark.parametrize(
+    "tars",
+    [
+        {"images.tar": ["x/cat/1.jpg", "x/dog/1.jpg"]},
+        {"a.tar": ["cat/1.jpg", "dog/1.jpg"], "b.tar": ["./cat/2.jpg", "./dog/2.jpg"]},
+    ],
+)
+def test_tars_with_the_classes_in_them(tmp_path: Path, tars: dict[str, list[str]]) -> None:
+    with pytest.raises(UsageError, match=r"^(images|a)\.tar holds images in several folders, (x/)?cat, (x/)?dog"):
+        open_source(pack(tmp_path / "source", tars)).scan()
+
+
+def test_labels_far_from_their_images(tmp_path: Path) -> None:
+    names = [f"{i}.jpg" for i in range(99)] + [f"{i}.cls" for i in range(99)]
+    with pytest.raises(DataError, match=r"shard-0\.tar/0\.cls is a label, as in shards of WebDataset"):
+        open_source(pack(tmp_path / "source", {"shard-0.tar": names})).scan()
+
+
+@pytest.mark.parametrize("others", [["1.jpg", "old/2.jpg"], ["a/1.jpg", "a/b/2.jpg"], ["./b/1.jpg"], ["/b/1.jpg"]])
+def test_folders_in_the_tars_of_classes(tmp_path: Path, others: list[str]) -> None:
+    source = pack(tmp_path / "source", {"a.tar": others, "b.tar": ["x/1.jpg", "y/1.jpg"]})
+    assert len(open_source(source).scan().classes) == 2
+
+
 def test_a_copy_is_no_class(lay: Callable[..., Path]) -> None:
     source = lay()
     shutil.copy(source / "n01440764.tar", source / "n01440764 (1).tar")
@@ -195,11 +228,9 @@ def test_a_copy_is_no_class(lay: Callable[..., Path]) -> None:
 def test_imagenets_own_files_in_a_folder_below(lay: Callable[..., Path], miniature: Path) -> None:
     source = lay("papers", [])
     shutil.copytree(miniature / "ilsvrc", source / "imagenet")
-    with pytest.raises(UsageError, match="are named like a split") as caught:
-        open_source(source).scan()
-    assert caught.value.hint == "give the folder of ImageNet's files itself as SOURCE: imagenet in it"
-    (source / "papers").rmdir()
-    assert open_source(source).kind == "ilsvrc"
+    (source / "papers/figure.png").touch()
+    found = open_source(source)
+    assert (found.kind, found.path) == ("ilsvrc", source / "imagenet")
 
 
 def rename(source: Path, names: Iterable[str]) -> None:
@@ -234,3 +265,11 @@ def test_tars_of_whole_splits_are_no_classes(lay: Callable[..., Path], names: li
         open_source(source).scan()
     rename(lay("", SYNSETS), ["bus", "car", "train"])
     assert "train" in [entry.name for entry in open_source(source).scan().classes]
+
+
+def test_what_is_wrong_with_such_tars_is_said_first(lay: Callable[..., Path]) -> None:
+    source = lay("", SYNSETS[:1])
+    rename(source, ["train"])
+    (source / "train.tar").write_bytes(gzip.compress((source / "train.tar").read_bytes()))
+    with pytest.raises(DataError, match=r"train\.tar is compressed with gzip"):
+        open_source(source).scan()

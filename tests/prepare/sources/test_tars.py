@@ -180,10 +180,10 @@ def test_the_end_mark_of_the_tar_around_is_no_other(tmp_path: Path, cut: int) ->
 @pytest.mark.parametrize(
     ("pack", "what", "hint"),
     [
-        (gzip.compress, "is compressed with gzip", "gzip -dc FILE > FILE.plain && mv FILE.plain FILE"),
-        (bz2.compress, "is compressed with bzip2", "bzip2 -dc"),
-        (lzma.compress, "is compressed with xz", "xz -dc"),
-        (lambda data: b"\x28\xb5\x2f\xfd" + data, "is compressed with zstd", "zstd -dc"),
+        (gzip.compress, "is compressed with gzip", "gunzip < FILE > FILE.plain && mv FILE.plain FILE"),
+        (bz2.compress, "is compressed with bzip2", "bunzip2 <"),
+        (lzma.compress, "is compressed with xz", "unxz <"),
+        (lambda data: b"\x28\xb5\x2f\xfd" + data, "is compressed with zstd", "unzstd <"),
         (lambda data: b"PK\3\4" + data, "is a zip archive", "unpack it"),
         (lambda _: b"\n <!DOCTYPE html><title>403", "is a page of a web server", "login"),
         (

@@ -111,6 +111,10 @@ def test_shards_beside_class_folders_are_by_the_way(tmp_path: Path) -> None:
         ({"n/a.jpg": "", "n/a.json": "1", "m/a.jpg": "", "m/a.json": "0"}, 1),
         ({"a.jpg": "", "a.cls": "dog", "b.jpg": "", "b.json": '{"class": "cat"}'}, 1),
         ({"a.mask.png": "", "a.jpg": "", "a.cls": "1", "b.rgb.png": "", "b.cls": "0"}, 1),
+        ({"a.image.jpg": "", "a.label.cls": "1", "b.input.jpg": "", "b.target.cls": "0"}, 1),
+        ({"a.jpg": "", "a.label": "1", "b.jpg": "", "b.class": "0"}, 1),
+        ({"a.jpg": "", "a.cls": "1", "a.coarse.cls": "7", "b.jpg": "", "b.meta.json": '{"label": 0}'}, 1),
+        ({"a.jpg": "", "a.cls": "1.0", "b.jpg": "", "b.json": '{"label": 0.0}'}, 1),
         ({"n02_7_n02012849.JPEG": "", "ILSVRC2012_val_00000001_n01440764.JPEG": ""}, 1),
     ],
 )
@@ -127,6 +131,7 @@ def test_where_labels_are(tmp_path: Path, files: dict[str, str], label: int) -> 
         ({"classes.txt": "cat\ndog\n"}, ["cat", "dog"]),
         ({"labels.txt": "0:cat\n1:dog\n\n"}, ["cat", "dog"]),
         ({"labels.txt": "crane\ncrane"}, ["crane (0)", "crane (1)"]),
+        ({"classes.txt": "\ufeffcat\r\ndog\r\n"}, ["cat", "dog"]),
     ],
 )
 def test_names_of_classes_beside(tmp_path: Path, names: dict[str, str], expected: list[str]) -> None:
@@ -137,6 +142,12 @@ def test_names_of_classes_beside(tmp_path: Path, names: dict[str, str], expected
     write_shards(tmp_path, {"train-0.tar": [0, 1, 2]})
     with pytest.raises(DataError, match=r"there is a label 2 in the shards of .*, but 2 classes are named"):
         WebDataset(tmp_path).scan()
+
+
+def test_names_of_classes_above_the_shards(tmp_path: Path) -> None:
+    write_shards(tmp_path, {"shards/train-0.tar": [0, 1, 0]})
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert [entry.name for entry in WebDataset(tmp_path).scan().classes] == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("with_cls", [True, False])
@@ -155,6 +166,23 @@ def test_samples_without_an_image_are_left_out(tmp_path: Path) -> None:
     listing = scanned(tmp_path, {"a.jpg": "", "a.cls": "0", "b.cls": "0", "c.json": "{}", "README": ""})
     assert labels_of(listing) == [0]
     assert listing.notes == ("3 samples have no image and are left out",)
+    assert scanned(tmp_path, {"a.jpg": "", "a.cls": "0", "b.cls": "0"}).notes == (
+        "1 sample has no image and is left out",
+    )
+
+
+def test_what_the_first_tars_do_not_tell_the_next_do(tmp_path: Path) -> None:
+    for i in range(6):
+        write(tmp_path / f"data/test_images_{i}.tar", {"ILSVRC2012_test_00000001.JPEG": ""})
+    write(tmp_path / "data/train_images_0.tar", {"n01440764_18_n01440764.JPEG": ""})
+    write(tmp_path / "data/val_images.tar", {"ILSVRC2012_val_00000293_n01440764.JPEG": ""})
+    listing = open_source(tmp_path).scan()
+    assert [entry.name for entry in listing.classes] == ["n01440764"]
+    assert {split: len(samples) for split, samples in listing.splits.items()} == {"train": 1, "validation": 1}
+    write(tmp_path / "data/train_images_0.tar", {})
+    write(tmp_path / "data/train_images_1.tar", {"n01440764_18_n01440764.JPEG": ""})
+    with pytest.raises(DataError, match=r"train_images_0\.tar is an empty tar"):
+        open_source(tmp_path).scan()
 
 
 @pytest.mark.parametrize(
@@ -186,6 +214,7 @@ def test_samples_without_an_image_are_left_out(tmp_path: Path) -> None:
             {"b.jpg": "", "b.cls": "cat"},
             r"some labels are numbers and some are names: 0 of .*a.jpg and 'cat' of .*b.jpg",
         ),
+        ({"b.jpg": "", "b.fine.cls": "0", "b.coarse.cls": "1"}, "sample b .* has 2 labels: fine.cls, coarse.cls"),
         ({"b.jpg": "", "b.png": "", "b.cls": "0"}, "sample b in train-0000.tar has 2 images: jpg, png"),
     ],
 )
@@ -203,7 +232,16 @@ def test_labels_that_occur_nowhere_are_noted(tmp_path: Path) -> None:
         WebDataset(tmp_path).scan()
 
 
-@pytest.mark.parametrize("names", [["x_0.jpg", "x_0.xml"], ["x_0.jpg", "README.txt"], ["a.cls", "b.json"], []])
+@pytest.mark.parametrize("extension", ["index", "target", "npy", "txt", "cls.txt"])
+def test_samples_without_a_label_are_no_images_of_one_class(tmp_path: Path, extension: str) -> None:
+    write(tmp_path / "shard-000000.tar", {"a.jpg": "", f"a.{extension}": "1"})
+    with pytest.raises(DataError, match=f"1 of 1 samples have no label, the first of them a .of .*{extension}"):
+        open_source(tmp_path).scan()
+
+
+@pytest.mark.parametrize(
+    "names", [["x_0.jpg", "x_0.xml"], ["x_0.jpg", "README.txt"], ["x.jpg", "x.png", "x"], ["a.cls", "b.json"], []]
+)
 def test_tars_without_samples_are_not_taken(tmp_path: Path, names: list[str]) -> None:
     write(tmp_path / "x.tar", dict.fromkeys(names, ""))
     assert not WebDataset.fits(tmp_path)

@@ -19,7 +19,17 @@ from pathlib import Path
 
 from imagesprint.errors import DataError, RecordError, UsageError
 from imagesprint.prepare.foreign.classes import LIST_NAMES
-from imagesprint.prepare.names import SPLIT_WORDS, TEST_WORDS, Numbered, check_begun, is_test, split_of
+from imagesprint.prepare.names import (
+    SPLIT_WORDS,
+    TEST_WORDS,
+    UNFINISHED,
+    Content,
+    Numbered,
+    check_begun,
+    content_of,
+    is_test,
+    split_of,
+)
 from imagesprint.records.manifest import SPLITS
 from imagesprint.records.tfrecord import HEADER_BYTES, is_header, is_tfrecord
 
@@ -28,7 +38,7 @@ _OURS = (".npz", ".json", ".jsonl", ".tmp")
 _CHECKSUMS = (".md5", ".sha1", ".sha256", ".sha512", ".crc", ".crc32", ".crc32c", ".sum", ".asc", ".sig")
 _BESIDE = frozenset((".idx", ".index", *_OURS, *_CHECKSUMS))
 _PACKED = r"(?:\.(?:gz|gzip|zz|z|zlib|zst|zstd|bz2|xz|lz4|sz|snappy))"
-_PENDING = r"(?:\.(?:part|partial|crdownload|download|filepart|incomplete|aria2))"
+_PENDING = f"(?:{'|'.join(map(re.escape, UNFINISHED))})"
 _TFRECORD = r"\.tf_?rec(?:ord)?s?"
 # A name that ends in 00007-of-01024, in .tfrecord or in .tfrecord-7 is one that programs give to shards alone.
 _SHARD_NAME = re.compile(
@@ -37,22 +47,6 @@ _SHARD_NAME = re.compile(
 )
 _TEST_WORD = re.compile(rf"(?<![a-z])(?:{'|'.join(TEST_WORDS)})(?![a-z])", re.IGNORECASE)
 
-# What compressed files begin with, and the program that unpacks them; zlib's are told by unpacking.
-_MAGICS = (
-    (b"\x1f\x8b", "gzip", "gunzip"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -d"),
-    (b"\xff\x06\x00\x00sNaPpY", "snappy", "snzip -d"),
-    (b"BZh", "bzip2", "bunzip2"),
-    (b"\xfd7zXZ\x00", "xz", "unxz"),
-    (b"\x04\x22\x4d\x18", "LZ4", "lz4 -d"),
-)
-# What others that are named as shards begin with, what that is, and what helps.
-_OTHERS = (
-    (b"version https://git-lfs", "a pointer of git-lfs", "git lfs pull, where it was cloned"),
-    (b"<", "a page of a web server", "download it again: is a login or a licence asked for?"),
-    (b"PK\x03\x04", "a zip archive", "unpack it"),
-    (b"\x83\xaf\x70\xd1\x0d\x88\x4a\x3f", "an ArrayRecord or Riegeli file", "write the set anew as TFRecords"),
-)
 _UNPACK_ZLIB = "python3 -c 'import sys, zlib; sys.stdout.buffer.write(zlib.decompress(sys.stdin.buffer.read()))'"
 _BEGIN = 4096  # bytes that tell how a file is compressed
 
@@ -211,17 +205,15 @@ def _is_empty(path: Path, is_named: bool) -> bool:
         return False
     with path.open("rb") as file:
         begin = file.read(_BEGIN)
-    packed = _compression(begin)
-    if packed and (is_named or _has_packed_record(begin)):
-        name, program = packed
+    content = content_of(begin) or _zlib(begin)
+    if content and content.program and (is_named or _has_packed_record(begin)):
         raise RecordError(
-            f"shard {path} is compressed by {name}: its records cannot be read one by one",
-            f"unpack every shard into a folder NEW, this one by {program} < {shlex.quote(str(path))} > "
+            f"shard {path} is compressed by {content.name}: its records cannot be read one by one",
+            f"unpack every shard into a folder NEW, this one by {content.program} < {shlex.quote(str(path))} > "
             f"NEW/{shlex.quote(_unpacked(path))}, then index NEW",
         )
-    for magic, name, hint in _OTHERS:
-        if is_named and begin.startswith(magic):
-            raise RecordError(f"shard {path} is {name}, no TFRecord", hint)
+    if content and is_named:
+        raise RecordError(f"shard {path} is {content.name}, no TFRecord", content.hint)
     if begin and is_named:
         raise RecordError(
             f"shard {path}: the record at byte 0 has a damaged header",
@@ -235,17 +227,14 @@ def _unpacked(path: Path) -> str:
     return re.sub(f"{_PACKED}$", "", path.name, flags=re.IGNORECASE)
 
 
-def _compression(begin: bytes) -> tuple[str, str] | None:
-    """Return the name of the compression of a file that begins so, and what unpacks it; None for what is not."""
-    for magic, name, program in _MAGICS:
-        if begin.startswith(magic):
-            return name, program
+def _zlib(begin: bytes) -> Content | None:
+    """Return that a file which begins so is compressed by zlib, which has no sign of its own; None for what is not."""
     unpacking = zlib.decompressobj()
     try:
         is_zlib = unpacking.decompress(begin) or unpacking.eof
     except zlib.error:
         return None
-    return ("zlib", _UNPACK_ZLIB) if is_zlib else None
+    return Content("zlib", program=_UNPACK_ZLIB) if is_zlib else None
 
 
 def _has_packed_record(begin: bytes) -> bool:

@@ -32,6 +32,7 @@ from imagesprint.prepare.sources.folders import (
     read_file,
     reading_source,
     split_names,
+    stray_files,
     unwrap,
     visible_folders,
 )
@@ -81,7 +82,7 @@ class ClassFolders:
         labels = {name: label for label, name in enumerate(classes)}
         homes = {split: self._homes(folder, train, labels) for split, folder in folders.items()}
         walk = Walk([home for split in homes.values() for home in split])
-        strays = [note for folder in folders.values() for note in _stray_files(folder, walk)]
+        strays = [note for folder in folders.values() for note in stray_files(folder, walk)]
         splits = {split: self._samples(homes[split], walk) for split in homes}
         if not splits["train"]:
             raise DataError(f"there are no images in {train}", LAYOUT)
@@ -110,16 +111,21 @@ class ClassFolders:
     def _homes(self, folder: Path, train: Path, labels: Mapping[str, int]) -> dict[Path, int]:
         """Return the folders of a split's images with their labels; _ANY where each file has one of its own."""
         names = list(labels) if folder == train else visible_folders(folder)
-        unknown = sorted(set(names) - set(labels))
-        if unknown == names == ["images"] and (folder / ANNOTATIONS).exists():
-            return {folder / "images": _ANY}
+        unknown = sorted(name for name in set(names) - set(labels) if any(visible(folder / name)))
+        if unknown == names == ["images"]:
+            if (folder / ANNOTATIONS).exists():
+                return {folder / "images": _ANY}
+            raise DataError(
+                f"{folder / 'images'} holds images, but nothing says of which classes they are",
+                f"put {ANNOTATIONS} beside it, if they are Tiny ImageNet's, or sort them into one folder a class",
+            )
         if unknown:
             raise DataError(
                 f"class {unknown[0]!r} is in {folder} but not in {train}"
                 + (f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""),
                 f"{GIVE_IMAGES}; are the folders of both splits named alike?",
             )
-        return {folder / name: labels[name] for name in names}
+        return {folder / name: labels[name] for name in names if name in labels}
 
     def _samples(self, homes: Mapping[Path, int], walk: Walk) -> list[Sample]:
         return [
@@ -138,11 +144,12 @@ class ClassFolders:
         for sample in samples:
             layers[sample.label].add("/".join(sample.location.split("/")[start:-1]))
         deep = [label for label, names in enumerate(layers) if "" not in names]
-        names = set().union(*(layers[label] for label in deep))
+        inner = [layers[label] for label in deep]
+        names = set().union(*inner)
         is_one = len(names) == 1 and not any("/" in name or split_of(name) for name in names)
         plain = is_one and (names <= _IMAGES or 1 < len(deep) == len(classes))
         if deep and not plain:
-            raise _too_deep(train, [classes[label] for label in deep], len(deep) == len(classes), names)
+            raise _too_deep(train, [classes[label] for label in deep], len(deep) == len(classes), inner)
         below = Tally()
         for label in set(range(len(classes))) - set(deep):
             for name in sorted(layers[label] - {""}):
@@ -209,13 +216,19 @@ def _annotated(samples: Sequence[Sample], folder: Path, labels: Mapping[str, int
     return [replace(sample, label=found[sample.name]) for sample in samples]
 
 
-def _too_deep(train: Path, deep: Sequence[str], everywhere: bool, names: set[str]) -> UsageError:
-    """Return the error for the class folders `deep`, whose images lie in folders of these `names` alone."""
+def _too_deep(train: Path, deep: Sequence[str], everywhere: bool, inner: Sequence[set[str]]) -> UsageError:
+    """Return the error for the class folders `deep`, whose images lie in the folders `inner` of each alone."""
+    firsts = [name for names in inner for name in {name.partition("/")[0] for name in names}]
     sources = [str(train / name) for name in deep if holds_split(train / name)]
     if sources:
         hint = f"give {' or '.join(sources[:3])} as SOURCE"
-    elif all(split_of(name.partition("/")[0]) for name in names):
+    elif all(map(split_of, firsts)):
         hint = "let the splits be the outer folders: SOURCE/train/CLASS and SOURCE/val/CLASS"
+    elif everywhere and len(set(firsts)) < len(firsts):  # to move them one up would mix what lies in them
+        hint = (
+            f"if {' and '.join(deep[:3])} are splits, name them train and val; if one of them holds the classes, give "
+            "that as SOURCE; if they are classes, put the images straight into them"
+        )
     elif everywhere:
         hint = (
             f"if the folders in it are classes, move them one up: mv {shlex.quote(str(train))}/*/* "
@@ -250,14 +263,6 @@ def _doubts(classes: Sequence[str], train: Path, one_tree: bool) -> list[str]:
         return [f"{train} holds a single class, {classes[0]}: is it the right folder?"]
     named = [name for name in classes if one_tree and name.lower() in _NO_CLASSES]
     return [f"{' and '.join(named)} in {train} is taken for a class, as it holds images: is it one?"] if named else []
-
-
-def _stray_files(folder: Path, walk: Walk) -> list[str]:
-    strays = Tally()
-    for name in walk.look(folder)[1]:
-        if name != ANNOTATIONS:
-            strays.add(name)
-    return strays.note(f"files of {folder} that lie in no class folder are left out")
 
 
 def _lines(path: Path) -> list[str]:

@@ -9,17 +9,26 @@ not what its name says.
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.images.finding import is_image, is_litter
-from imagesprint.prepare.names import SPLIT_WORDS, TEST_WORDS, Numbered, check_whole, is_test, split_of
+from imagesprint.images.finding import is_folder, is_image, is_litter
+from imagesprint.prepare.names import (
+    SPLIT_WORDS,
+    TEST_WORDS,
+    UNFINISHED,
+    Numbered,
+    check_whole,
+    content_of,
+    is_test,
+    split_of,
+)
 from imagesprint.prepare.sources.source import Sample, check_every_class
 
-GZIP_MAGIC: Final = b"\x1f\x8b"
 COMPRESSED: Final = {  # by suffix: the name, and the command that unpacks
     ".gz": ("gzip", "gunzip"),
     ".tgz": ("gzip", "gunzip"),
@@ -30,19 +39,8 @@ COMPRESSED: Final = {  # by suffix: the name, and the command that unpacks
     ".zst": ("zstd", "unzstd --rm"),
     ".lz4": ("lz4", "lz4 -dm --rm"),
 }
-_COMPRESSION = {
-    GZIP_MAGIC: "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\x04\x22\x4d\x18": "lz4",
-}
-_ARCHIVES = {b"PK\x03\x04": "a zip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a rar archive"}
-_LFS = b"version https://git-lfs"
-_UNFINISHED = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".aria2")
 _MOST_FOLDERS = 100  # more than these are classes, and slow to look into
 _COPY = re.compile(r"(.+?)(?: ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?|_copy)")
-_SEQUENCE = re.compile(r"(.*?)(\d+)")
 _MOST_CLASSES = 100_000
 
 
@@ -166,11 +164,15 @@ def _is_of_images(source: Path, folder: str) -> bool:
 
 
 def _list(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the names of the files in `folder`, in any order, and of the folders that are no litter, sorted."""
+    """Return the names of the files in `folder`, in any order, and of the folders that are no litter, sorted.
+
+    There are none in a folder that may not be read: it lies beside what is meant, or is missed there.
+    """
     names: list[str] = []
     folders: list[str] = []
-    for entry in os.scandir(folder):  # of 100,000 images, where it is the folder of a class: not a word more for each
-        (folders if entry.is_dir() else names).append(entry.name)
+    with suppress(PermissionError), os.scandir(folder) as entries:
+        for entry in entries:  # 100,000 images, where it is the folder of a class: not a word more for each
+            (folders if is_folder(entry) else names).append(entry.name)
     return names, sorted(name for name in folders if not is_litter(name))
 
 
@@ -180,7 +182,7 @@ def _is_place(name: str) -> bool:
 
 def _is_unfinished(name: str, suffix: str | tuple[str, ...]) -> bool:
     stem, extension = os.path.splitext(name.lower())
-    return extension in _UNFINISHED and stem.endswith(suffix)
+    return extension in UNFINISHED and stem.endswith(suffix)
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,9 @@ def sort_by_split(found: Found, source: Path) -> Splits:
     left_out = sorted(files["test"] + files[""])
     if left_out:
         notes.append(f"files of other splits are left out: {some(left_out)}")
+    images = tuple(itertools.islice((folder for folder in found.beside if _is_of_images(source, folder)), 4))
+    if images:
+        notes.append(f"of {source}, the {found.suffix} files are used and the folders {some(images)} left out")
     if not files["train"]:
         raise UsageError(
             f"no {found.suffix} file in {source} is of train by its name or its folder's: {some(found.files)}",
@@ -249,10 +254,7 @@ def _said_split(path: str) -> str:
 
 
 def check_set(split: str, files: Sequence[str]) -> tuple[str, ...]:
-    """Raise DataError if `files`, those of a split, are of two sets or one is missing; return notes.
-
-    Their names may be numbered with the total (train-00000-of-00002) or without (0000, 0001).
-    """
+    """Raise DataError if `files`, those of a split, are of two sets or one is missing; return notes."""
     partial = [file for file in files if re.search(r"(?i)(?<![a-z])partial(?![a-z])", file)]
     if partial:
         raise DataError(
@@ -260,14 +262,14 @@ def check_set(split: str, files: Sequence[str]) -> tuple[str, ...]:
             "download the whole from the main branch; or, to use that part, rename it without the word partial",
         )
     check_copies(split, files)
-    check_whole(split, files)
+    notes = check_whole(split, files)
     loose = [file for file in files if Numbered.of(os.path.basename(file)) is None]
     if 0 < len(loose) < len(files):
         numbered = next(file for file in files if file not in loose)
         raise DataError(
             f"{loose[0]} and {numbered} are of two sets of {split} files", "move one of the sets into another folder"
         )
-    return _check_sequences(split, loose)
+    return notes
 
 
 def check_copies(split: str, files: Sequence[str]) -> None:
@@ -284,62 +286,19 @@ def check_copies(split: str, files: Sequence[str]) -> None:
             raise DataError(f"{other} and {file} are one {split} file twice, by their names", "remove one of them")
 
 
-def _check_sequences(split: str, files: Iterable[str]) -> tuple[str, ...]:
-    """Check files that are numbered without a total: from 0 or 1 on, none may be missing before the last."""
-    sequences: dict[str, dict[str, str]] = {}
-    for file in files:
-        match = _SEQUENCE.fullmatch(os.path.splitext(file)[0])
-        if match:
-            sequences.setdefault(match[1], {})[match[2]] = file
-    notes = []
-    for stem, numbered in sequences.items():
-        widths = {len(text) for text in numbered if text.startswith("0") and len(text) > 1}
-        numbers = {int(text) for text in numbered}
-        if len(widths) > 1:
-            raise DataError(
-                f"{some(sorted(numbered.values()))} are of two sets of {split} files, numbered differently",
-                "move one of the sets into another folder",
-            )
-        if min(numbers) <= 1:
-            _check_no_gap(split, min(numbered.values()), numbers)
-        elif widths:
-            notes.append(f"the {split} files {stem}… begin with number {min(numbers)}: are those before it elsewhere?")
-    return tuple(notes)
-
-
-def _check_no_gap(split: str, first: str, numbers: set[int]) -> None:
-    count = max(numbers) - min(numbers) + 1 - len(numbers)
-    if count:
-        missing = itertools.islice((n for n in itertools.count(min(numbers)) if n not in numbers), min(count, 5))
-        raise DataError(
-            f"of the {split} files that {first} is one of, {count:,} {'are' if count > 1 else 'is'} missing: "
-            f"number{'s' if count > 1 else ''} {', '.join(map(str, missing))}{', …' if count > 5 else ''}",
-            "download what is missing, or number the others without a gap",
-        )
-
-
 def other_content(place: str, head: bytes) -> DataError | None:
     """Return the error that the file at `place` is something else than its name says by its first bytes, or None."""
-    begin = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         return DataError(f"{place} is empty: it has 0 bytes", "download it again, or remove it")
-    if head.startswith(_LFS):
-        return DataError(f"{place} is a pointer of git-lfs, not the file itself", "git lfs pull, where it was cloned")
-    if begin.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b'{"error')):
+    content = content_of(head)
+    if content is None:
+        return None
+    if content.program:
         return DataError(
-            f"{place} is a page of a web server, not the file itself: {head[:40]!r}",
-            "download it again: is a login or a licence asked for?",
+            f"{place} is compressed with {content.name}, whatever its name says: nothing in it can be read in place",
+            f"unpack it: {content.program} < FILE > FILE.plain && mv FILE.plain FILE",
         )
-    for magic, name in _COMPRESSION.items():
-        if head.startswith(magic):
-            return DataError(
-                f"{place} is compressed with {name}, whatever its name says: nothing in it can be read in place",
-                f"unpack it: {name} -dc FILE > FILE.plain && mv FILE.plain FILE",
-            )
-    for magic, name in _ARCHIVES.items():
-        if head.startswith(magic):
-            return DataError(f"{place} is {name}, whatever its name says", "unpack it")
-    return None
+    return DataError(f"{place} is {content.name}, not what its name says: it begins with {head[:40]!r}", content.hint)
 
 
 def number_classes(

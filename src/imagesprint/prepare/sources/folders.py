@@ -1,17 +1,21 @@
 """Images that lie as files in folders: which folder holds which split of them, listing them, and reading them."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.images.finding import Walk, is_no_image, visible
+from imagesprint.images.finding import Tally, Walk, is_litter, is_no_image, visible
 from imagesprint.prepare.names import SPLIT_WORDS, is_test, split_of
 from imagesprint.prepare.sources.source import Sample, changed
 
 LAYOUT: Final = "the layout is SOURCE/train/CLASS/*.jpg and SOURCE/val/CLASS/*.jpg, or SOURCE/CLASS/*.jpg"
+_OF_MANY: Final = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar", ".parquet", ".arrow")
+_FIRST: Final = 1000  # files that tell what a folder holds: half a million annotations are slow to look at
+_FEW: Final = 20  # folders: among more, which are classes, none is looked into
 ANNOTATIONS: Final = "val_annotations.txt"  # Tiny ImageNet's classes of the files in val/images
 
 
@@ -67,16 +71,29 @@ def holds_images(folder: Path) -> bool:
 def inner_folder(path: Path) -> Path | None:
     """Return the folder in `path` that holds a source, where `path` is no more than a folder around it; else None.
 
-    That is the only folder there is, if it holds no images itself, or the only one that holds a split for training.
+    That is the only folder there is, if it holds no images itself, or the only one that holds a split for training, or
+    anything that may be an image or many: annotations and papers may lie beside it.
     """
     folders = [path / name for name in visible_folders(path)]
-    if any(map(holds_images, folders)):
+    places = {os.path.realpath(folder) for folder in folders if not folder.is_symlink()}
+    folders = [folder for folder in folders if not folder.is_symlink() or os.path.realpath(folder) not in places]
+    if (len(folders) > 1 and split_names(path)) or any(map(holds_images, folders)):
         return None
     holding = [folder for folder in folders if holds_split(folder)]
+    if len(folders) > 1 and not holding:
+        folders = [folder for folder in folders if any(map(_may_be_meant, islice(_names_below(folder), _FIRST)))]
     if len(folders) == 1:
         is_around = bool(holding) or (split_of(folders[0].name) is None and any(visible(folders[0])))
         return folders[0] if is_around else None
-    return holding[0] if len(holding) == 1 and not split_names(path) else None
+    return holding[0] if len(holding) == 1 else None
+
+
+def sole_folder(path: Path, holds: Callable[[Path], bool]) -> Path | None:
+    """Return the one folder in `path` that `holds` says of; None for none, several, too many, or beside splits."""
+    with os.scandir(path) as entries:
+        folders = [path / entry.name for entry in entries if os.path.isdir(entry.path) and not is_litter(entry.name)]
+    found = [folder for folder in folders if holds(folder)] if len(folders) <= _FEW else []
+    return found[0] if len(found) == 1 and not split_names(path) else None
 
 
 def split_names(path: Path) -> dict[str, list[str]]:
@@ -104,8 +121,7 @@ def holds_split(folder: Path) -> bool:
     """Return whether `folder` holds a folder of training images, in class folders."""
     for name in split_names(folder).get("train", []):
         for class_name in visible_folders(folder / name)[:1]:
-            home = folder / name / class_name
-            return any(not is_no_image(entry.name) for entry in Walk([home]).files(home))
+            return not all(map(is_no_image, _names_below(folder / name / class_name)))
     return False
 
 
@@ -142,6 +158,24 @@ def unwrap(folder: Path) -> Path:
             break
         folder = folder / inner[0]
     return folder
+
+
+def stray_files(folder: Path, walk: Walk) -> list[str]:
+    """Return the note that files lie straight in `folder`, which holds class folders."""
+    strays = Tally()
+    for name in walk.look(folder)[1]:
+        if name != ANNOTATIONS:
+            strays.add(name)
+    return strays.note(f"files of {folder} that lie in no class folder are left out")
+
+
+def _names_below(folder: Path) -> Iterator[str]:
+    return (entry.name for entry in Walk([folder]).files(folder))
+
+
+def _may_be_meant(name: str) -> bool:
+    """Return whether a file may be an image by its name, or one of many images."""
+    return not is_no_image(name) or name.lower().endswith(_OF_MANY)
 
 
 def _is_validation(name: str, splits: Mapping[str, Path]) -> bool:

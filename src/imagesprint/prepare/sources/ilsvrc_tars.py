@@ -9,14 +9,17 @@
 Classes are numbered in the sorted order of synsets; the development kit's own ids have another order.
 """
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from imagesprint.errors import DataError, UsageError
+from imagesprint.images.finding import visible
 from imagesprint.prepare.sources.annotations import Boxes, collect_boxes
 from imagesprint.prepare.sources.devkit import Devkit
-from imagesprint.prepare.sources.folders import reading_source
+from imagesprint.prepare.sources.downloads import some
+from imagesprint.prepare.sources.folders import reading_source, sole_folder
 from imagesprint.prepare.sources.ilsvrc_classes import to_classes
 from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
 from imagesprint.prepare.sources.tars import Member, Tars, unpack
@@ -26,6 +29,7 @@ _VALIDATION = "ILSVRC2012_img_val.tar"
 _DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 _TRAIN_BOXES = "ILSVRC2012_bbox_train_v2.tar.gz"
 _VALIDATION_BOXES = "ILSVRC2012_bbox_val_v3.tgz"
+_FILES = (_TRAIN, _VALIDATION, _DEVKIT, _TRAIN_BOXES, _VALIDATION_BOXES)
 _READERS = 8  # threads
 
 
@@ -36,13 +40,13 @@ class IlsvrcTars:
     form: str = f"ImageNet's official files: {_TRAIN}, {_VALIDATION}, {_DEVKIT}"
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._tars = Tars(path)
+        self.path = _find_archives(path) or path
+        self._tars = Tars(self.path)
 
     @staticmethod
     def fits(path: Path) -> bool:
-        """Tell whether one of the archives of images is there."""
-        return (path / _TRAIN).exists() or (path / _VALIDATION).exists()
+        """Tell whether one of the archives of images is there, or in one folder below."""
+        return _find_archives(path) is not None
 
     def scan(self) -> Listing:
         """Return all samples; without "validation" where that archive is missing.
@@ -72,6 +76,8 @@ class IlsvrcTars:
             splits["validation"] = self._validation_samples(devkit.ground_truth, labels, notes)
         splits["train"] = self._train_samples(inner_tars, labels, notes)
         check_every_class(list(labels), splits["train"], _TRAIN)
+        others = [name for names in visible(self.path) for name in names if name not in _FILES]
+        notes += [f"of {self.path}, {some(others)} {'are' if len(others) > 1 else 'is'} left out"] if others else []
         return Listing(classes, splits, (*notes, *self._tars.notes))
 
     def _inner_tars(self) -> dict[str, Member]:
@@ -149,3 +155,11 @@ class IlsvrcTars:
             notes.append(f"there is no {archive}, so its images have no bounding boxes")
             return {}
         return collect_boxes(unpack(path), synset_of)
+
+
+def _find_archives(path: Path) -> Path | None:
+    return path if _holds_archives(path) else sole_folder(path, _holds_archives)
+
+
+def _holds_archives(path: Path) -> bool:
+    return os.path.exists(path / _TRAIN) or os.path.exists(path / _VALIDATION)  # False where it may not be looked at

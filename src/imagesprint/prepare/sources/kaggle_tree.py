@@ -15,13 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.images.finding import Walk, is_litter
+from imagesprint.images.finding import Walk
 from imagesprint.prepare.sources.annotations import collect_boxes
+from imagesprint.prepare.sources.downloads import some
 from imagesprint.prepare.sources.folders import (
     holds_images,
     list_images,
     read_file,
     reading_source,
+    sole_folder,
+    stray_files,
     visible_folders,
 )
 from imagesprint.prepare.sources.ilsvrc_classes import to_classes
@@ -33,7 +36,6 @@ _ANNOTATIONS = Path("ILSVRC/Annotations/CLS-LOC")
 _MAPPING = "LOC_synset_mapping.txt"
 _SOLUTION = "LOC_val_solution.csv"
 _FOLDERS = ("train", "val")
-_FEW = 20  # folders: among more, which are classes, none is looked into
 
 
 class KaggleTree:
@@ -84,13 +86,16 @@ class KaggleTree:
             for sample in self._train_samples(synset, label, list_images(walk, train / synset, self.path))
         ]
         check_every_class(list(labels), splits["train"], train)
-        notes = [
+        notes = stray_files(train, walk)
+        notes += [
             f"there is no {_ANNOTATIONS / folder}, so its images have no bounding boxes"
             for folder in _FOLDERS
             if (self.path / _IMAGES / folder).is_dir() and not (self.path / _ANNOTATIONS / folder).is_dir()
         ]
         others = sorted(set(walk.look(self.path / _IMAGES)[0]) - set(_FOLDERS))
         notes += [f"of {_IMAGES}, {', '.join(others)} is left out"] if others else []
+        beside = [name for name in walk.look(self.path)[0] if name != _IMAGES.parts[0]]
+        notes += [f"of {self.path}, ILSVRC is used and {some(beside)} left out"] if beside else []
         return Listing(classes, splits, (*notes, *walk.notes()))
 
     def _train_samples(self, synset: str, label: int, images: list[tuple[str, int]]) -> list[Sample]:
@@ -143,7 +148,10 @@ class KaggleTree:
     def _lines(self, name: str, purpose: str) -> list[str]:
         path = self._table(name)
         if not path.exists():
-            raise UsageError(f"there is no {name} in {self.path}", f"put it beside ILSVRC: it has {purpose}")
+            hint = f"put it beside ILSVRC: it has {purpose}"
+            if visible_folders(self.path / _IMAGES / "val"):
+                hint += f"; or give {self.path / _IMAGES} as SOURCE, as val is sorted into class folders there"
+            raise UsageError(f"there is no {name} in {self.path}", hint)
         return path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
 
     def _table(self, name: str) -> Path:
@@ -172,10 +180,7 @@ def _find_tree(path: Path) -> Path | None:
         if real.relative_to(place) in (_IMAGES, *_IMAGES.parents) and (place / _IMAGES).is_dir():
             # A val that is sorted makes CLS-LOC class folders, and without val it is one tree of them.
             return place if real != place / _IMAGES or _is_flat(real / "val") else None
-    with os.scandir(path) as entries:
-        folders = [path / entry.name for entry in entries if os.path.isdir(entry.path) and not is_litter(entry.name)]
-    found = [folder for folder in folders if (folder / _IMAGES).is_dir()] if len(folders) <= _FEW else []
-    return found[0] if len(found) == 1 else None
+    return sole_folder(path, lambda folder: os.path.isdir(folder / _IMAGES))
 
 
 def _is_flat(folder: Path) -> bool:

@@ -36,8 +36,11 @@ def open_source(path: Path, kind: str | None = None) -> Source:
         if not path.exists():
             raise UsageError(f"there is no source folder {path}", hint)
         if not path.is_dir():
-            packed = path.name.lower().endswith(_ARCHIVES)
-            raise UsageError(f"the source {path} is no folder", "unpack it, and give the folder" if packed else hint)
+            if path.name.lower().endswith(_ARCHIVES):
+                hint = "unpack it, and give the folder"
+            elif path.name.lower().endswith((".tar", ".parquet")):
+                hint = f"give the folder it lies in: {path.resolve().parent}"
+            raise UsageError(f"the source {path} is no folder", hint)
         places = [path]
         while (inner := inner_folder(places[-1])) is not None and not inner.samefile(path):
             places.append(inner)

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from imagesprint.errors import DataError
 from imagesprint.records.manifest import ClassInfo
 
-GIVE_IMAGES: Final = "give it training images, or remove it"
+GIVE_IMAGES: Final = "give it training images, or move it away"
 
 
 @dataclass(frozen=True, slots=True)

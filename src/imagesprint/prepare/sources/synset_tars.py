@@ -20,7 +20,7 @@ from imagesprint.prepare.sources.downloads import (
     shows_images,
     some,
 )
-from imagesprint.prepare.sources.folders import reading_source
+from imagesprint.prepare.sources.folders import holds_split, reading_source
 from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
 from imagesprint.prepare.sources.tars import Tars
 from imagesprint.records.manifest import ClassInfo
@@ -44,13 +44,16 @@ class SynsetTars:
     def fits(path: Path) -> bool:
         """Tell whether there are more tars than folders beside them, which would be those of classes.
 
-        Or folders of synsets and tars of other synsets: half of them is unpacked. Or nothing but compressed tars.
+        Or folders of synsets and tars of other synsets: half of them is unpacked. Or nothing but compressed tars. But
+        not beside a folder of training images.
         """
         found = find_files(path, ".tar")
         if not found.places:
             compressed = find_files(path, _COMPRESSED_TARS)
             return len(compressed.files) > 1 and not compressed.beside
         folders = {_folder_name(folder) for folder in found.beside}
+        if any(split_of(name) == "train" for name in folders) and holds_split(path):
+            return False  # train.tar, val.tar and test.tar, left beside what they held
         packed = {_stem(file) for file in found.files} - folders
         is_half_unpacked = all(any(map(_SYNSET.fullmatch, names)) for names in (folders, packed))
         return len(found.files) > len(folders) or is_half_unpacked or len(found.places) > 1
@@ -85,7 +88,7 @@ class SynsetTars:
                 "add its training images, or remove it",
             )
         notes = [*found.notes(self.path), *self._check_folders(found, set(classes))]
-        _check_names(list(splits["train"].values()))
+        self._check_names(list(splits["train"].values()))
         left_out = [*splits[""].values(), *splits["test"].values()]
         if left_out:
             notes.append(f"tars of no split, or of another, are left out: {some(left_out)}")
@@ -94,6 +97,7 @@ class SynsetTars:
             split: self._samples(splits[split], labels, others) for split in ("train", "validation") if splits[split]
         }
         check_every_class(classes, samples["train"], self.path)
+        self._check_depth(splits["train"], samples["train"])
         notes += others.note("files in the tars that are no images by their names are left out")
         return Listing(
             tuple(ClassInfo(name, synset=name, text=name) for name in classes),
@@ -103,16 +107,49 @@ class SynsetTars:
         )
 
     def _samples(self, files: dict[str, str], labels: dict[str, int], others: Tally) -> list[Sample]:
-        """Return the images in `files`, which are by class; count in `others` what is none."""
+        """Return the images in `files`, which are by class; count in `others` what is none.
+
+        Raises DataError for what is no tar of one class.
+        """
         samples = []
         for name, file in sorted(files.items()):
             for member in self._tars.members(file):
                 location = f"{file}/{member.path}"
+                if member.name.lower().endswith(".cls"):
+                    raise DataError(
+                        f"{location} is a label, as in shards of WebDataset, but its image does not lie next to it",
+                        "write the shards with KEY.jpg and KEY.cls one after the other",
+                    )
                 if is_no_image(member.name):
                     others.add(location)
                 else:
                     samples.append(Sample(location, labels[name], member.num_bytes, member.offset))
         return samples
+
+    def _check_names(self, files: list[str]) -> None:
+        """Raise UsageError where all tars are named like splits: the classes are in them."""
+        stems = [_stem(file) for file in files]
+        if not all(split_of(stem) is not None or is_test(stem) for stem in stems):
+            return
+        self._tars.members(files[0])  # it may be no tar at all
+        raise UsageError(
+            f"{some(files)} {'are' if len(files) > 1 else 'is'} named like a split, not like a class",
+            "unpack each into a folder of its name, if the folders in it are the classes: tar -xf FILE; if they are "
+            "shards of WebDataset, write them with KEY.cls or KEY.json for each image",
+        )
+
+    def _check_depth(self, files: dict[str, str], samples: list[Sample]) -> None:
+        """Raise UsageError where every tar has images in several folders beside each other: those are the classes."""
+        places = [files[name] for name in sorted(files)]
+        folders: list[set[str]] = [set() for _ in places]
+        for sample in samples:
+            folders[sample.label].add(os.path.dirname(sample.location[len(places[sample.label]) + 1 :]))
+        if all(map(_are_apart, folders)):
+            raise UsageError(
+                f"{places[0]} holds images in several folders, {some(sorted(folders[0]))}"
+                + (", and so does every other tar" if len(places) > 1 else ""),
+                "if those are the classes, unpack the tars into one folder, and give that: tar -xf FILE -C NEW",
+            )
 
     def _check_folders(self, found: Found, classes: set[str]) -> list[str]:
         """Return the note that folders beside the tars are left out. Raises DataError for one of a class of its own."""
@@ -166,15 +203,10 @@ def _folder_name(folder: str) -> str:
     return os.path.basename(folder.rstrip("/"))
 
 
-def _check_names(files: list[str]) -> None:
-    """Raise UsageError where all tars are named like splits: the classes are in them."""
-    stems = [_stem(file) for file in files]
-    if not all(split_of(stem) is not None or is_test(stem) for stem in stems):
-        return
-    hint = "unpack each into a folder of its name, if the folders in it are the classes: tar -xf FILE"
-    if any(stem.startswith("ILSVRC2012_img_") for stem in stems):
-        hint = f"give the folder of ImageNet's files itself as SOURCE: {os.path.dirname(files[0]) or '.'} in it"
-    raise UsageError(f"{some(files)} {'are' if len(files) > 1 else 'is'} named like a split, not like a class", hint)
+def _are_apart(folders: set[str]) -> bool:
+    """Return whether some of `folders` are not below the uppermost of them."""
+    top = min(folders, key=len)
+    return bool(top) and any(folder != top and not folder.startswith(f"{top}/") for folder in folders)
 
 
 def _doubts(classes: list[str]) -> tuple[str, ...]:

@@ -20,7 +20,8 @@ from typing import Self
 
 from imagesprint.errors import DataError
 from imagesprint.images.finding import is_litter
-from imagesprint.prepare.sources.downloads import GZIP_MAGIC, other_content
+from imagesprint.prepare.names import content_of
+from imagesprint.prepare.sources.downloads import other_content
 from imagesprint.prepare.sources.source import Sample, Stamp
 
 _CHUNK = 1 << 20
@@ -269,9 +270,8 @@ def _unpack(file: io.BufferedReader, place: str) -> Iterator[tuple[str, bytes]]:
 
 def _plain(file: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile:
     """Return a stream of what is in `file` once unzipped; browsers may have done that already, whatever its name."""
-    if file.peek(2)[:2] != GZIP_MAGIC:
-        return file
-    return gzip.GzipFile(fileobj=file)
+    content = content_of(file.peek(2))
+    return gzip.GzipFile(fileobj=file) if content and content.name == "gzip" else file
 
 
 class _NoEndMarkError(tarfile.ReadError):

@@ -2,9 +2,10 @@
 
     imagenet1k-train-0000.tar, …  imagenet1k-validation-00.tar, …      or  train/00000.tar, …  val/00000.tar, …
 
-KEY is a member's path up to the first dot in its name. The label is the text of KEY.cls, else "label" (or "cls",
-"class") in KEY.json: a number that counts the classes from 0, or a class's name. Numbered classes are named by
-classes.txt or labels.txt beside the shards, one a line, else by "class_name" (or "label_name", "synset") in KEY.json,
+KEY is a member's path up to the first dot in its name; what else is before the last dot does not matter: KEY.image.jpg.
+The label is the text of KEY.cls (or .class, .label), else "label" (or "cls", "class") in KEY.json: a number that counts
+the classes from 0, or a class's name. Numbered classes are named by classes.txt or labels.txt beside the shards or in
+the folder that is given, one a line, else by "class_name" (or "label_name", "synset") in KEY.json,
 else by their numbers. Hugging Face's ImageNet-1k, as it came before it was parquet, has the synset at the end of an
 image's name instead: n01440764_10026_n01440764.JPEG.
 """
@@ -19,6 +20,7 @@ from typing import Any
 
 from imagesprint.errors import DataError
 from imagesprint.images.finding import is_image
+from imagesprint.prepare.names import is_test
 from imagesprint.prepare.sources.downloads import find_files, number_classes, some, sort_by_split
 from imagesprint.prepare.sources.folders import reading_source
 from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
@@ -29,8 +31,9 @@ _LABEL_KEYS = ("label", "cls", "class")
 _NAME_KEYS = ("class_name", "label_name", "synset")
 _NAME_FILES = ("classes.txt", "labels.txt")
 _NAMED = re.compile(r".+_\d+_(n\d{8})")
-_BESIDE_IMAGES = {"cls", "json", "txt"}  # txt has a caption
+_LABELS = ("cls", "class", "label", "json")  # the last part of a member's name; the first that is there is read
 _READERS = 8  # threads
+_TRIED = 5  # tars
 
 
 class WebDataset:
@@ -45,9 +48,12 @@ class WebDataset:
 
     @staticmethod
     def fits(path: Path) -> bool:
-        """Tell whether the first of the tars begins with samples."""
+        """Tell whether the first of the tars begins with samples, passing over those without files or of test."""
         found = find_files(path, ".tar")
-        return bool(found.files) and not found.is_by_the_way(path) and _are_samples(first_paths(path / found.files[0]))
+        if not found.files or found.is_by_the_way(path):
+            return False
+        begins = (first_paths(path / file) for file in sorted(found.files, key=is_test)[:_TRIED])
+        return _are_samples(next(filter(None, begins), []))
 
     def scan(self) -> Listing:
         """Return all samples; without "validation" where there are no such shards.
@@ -74,7 +80,8 @@ class WebDataset:
         classes, samples, more = _number(read, names, f"the shards of {self.path}")
         without_image = sum(shard.without_image for shard in shards)
         if without_image:
-            more += (f"{without_image:,} samples have no image and are left out",)
+            said = "samples have no image and are" if without_image > 1 else "sample has no image and is"
+            more += (f"{without_image:,} {said} left out",)
         return Listing(
             tuple(ClassInfo(name, synset=name, text=name) for name in classes),
             samples,
@@ -93,8 +100,8 @@ class WebDataset:
             image = _image_of(key, members, archive)
             if image is None:
                 shard.without_image += 1
-            elif "cls" in members or "json" in members:
-                said_by[image] = members.get("cls") or members["json"]
+            elif label := _label_of(key, members, archive):
+                said_by[image] = label
             elif named := _NAMED.fullmatch(image.stem):
                 shard.samples.append((image, named[1]))
             else:
@@ -117,10 +124,10 @@ class WebDataset:
             shard.add_name(label, _parse(f"{shard.archive}/{member.path}", data))
 
     def _names_beside(self, folder: str) -> list[str] | None:
-        """Return the lines of the first file of names in `folder`, None where there is none."""
-        for path in (self.path / folder / name for name in _NAME_FILES):
+        """Return the lines of the first file of names in `folder` or above it, None where there is none."""
+        for path in (place / name for place in (self.path / folder, self.path) for name in _NAME_FILES):
             if path.exists():
-                lines = path.read_text("utf-8", "replace").rstrip().splitlines()
+                lines = path.read_text("utf-8-sig", "replace").rstrip().splitlines()
                 # "0:daisy", as TensorFlow's slim has it, or "daisy".
                 return [line.removeprefix(f"{i}:").strip() for i, line in enumerate(lines)]
         return None
@@ -170,7 +177,7 @@ def _are_samples(paths: list[str]) -> bool:
         keys.setdefault(key, set()).add(extension)
     return any(
         any(_is_image(extension) for extension in extensions)
-        and (extensions & _BESIDE_IMAGES or _NAMED.fullmatch(key.rpartition("/")[2]))
+        and (any(map(_is_of_sample, extensions)) or _NAMED.fullmatch(key.rpartition("/")[2]))
         for key, extensions in keys.items()
     )
 
@@ -180,6 +187,15 @@ def _split_path(path: str) -> tuple[str, str]:
     folder, slash, name = path.rpartition("/")
     key, _, extension = name.partition(".")
     return folder + slash + key, extension.lower()
+
+
+def _is_of_sample(extension: str) -> bool:
+    """Return whether a member beside an image, of that extension, makes the two a sample; ImageNet's .xml do not."""
+    return not _is_image(extension) and _last_part(extension) not in ("", "xml")
+
+
+def _last_part(extension: str) -> str:
+    return extension.rpartition(".")[2]
 
 
 def _is_image(extension: str) -> bool:
@@ -192,9 +208,23 @@ def _image_of(key: str, members: dict[str, Member], archive: str) -> Member | No
     if len(plain) > 1:
         raise DataError(
             f"sample {key} in {archive} has {len(plain)} images: {', '.join(plain)}",
-            "prepare takes one a sample: write the shards without the others",
+            "prepare takes one a sample: write the shards without the others; a key has no dot in its name",
         )
     return members[plain[0]] if plain else None
+
+
+def _label_of(key: str, members: dict[str, Member], archive: str) -> Member | None:
+    """Return the member that says the label: KEY.cls, or what is as clear."""
+    for kind in _LABELS:
+        named = [extension for extension in members if _last_part(extension) == kind]
+        if kind in named or len(named) == 1:
+            return members[kind if kind in named else named[0]]
+        if named:
+            raise DataError(
+                f"sample {key} in {archive} has {len(named)} labels: {', '.join(named)}",
+                f"prepare reads one: name it KEY.{kind}",
+            )
+    return None
 
 
 def _parse(place: str, data: bytes) -> dict[str, Any]:
@@ -208,9 +238,12 @@ def _parse(place: str, data: bytes) -> dict[str, Any]:
 
 
 def _to_label(place: str, said: Any) -> int | str:
+    if isinstance(said, float) and said.is_integer():
+        said = int(said)
     if isinstance(said, str):
         said = said.strip()
-        said = int(said) if re.fullmatch(r"-?\d{1,18}", said, re.ASCII) else said
+        number = re.fullmatch(r"(-?\d{1,18})(?:\.0*)?", said, re.ASCII)
+        said = int(number[1]) if number else said
     if type(said) is int and said >= 0:
         return said
     if isinstance(said, str) and said and said.isprintable():

@@ -110,3 +110,9 @@ def test_numbers_without_a_total() -> None:
             f"the train files a-… begin with number {first}: are those before it elsewhere?",
         )
     assert not check_whole("train", ["a-1.tar", "a-2.tar", "2019.tar", "2021.tar"])
+
+
+def test_days_are_no_sequence() -> None:
+    assert not check_whole("train", ["photos-2026-01-01.tar", "photos-2026-01-03.tar"])
+    with pytest.raises(DataError, match="1 is missing: number 2"):
+        check_whole("train", ["photos-2026-01.tar", "photos-2026-03.tar"])

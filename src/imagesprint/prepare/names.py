@@ -25,6 +25,7 @@ UNFINISHED: Final = (".part", ".partial", ".filepart", ".incomplete", ".crdownlo
 
 _WORD = re.compile(r"[a-z]+")
 _SEQUENCE = re.compile(r"(.*?)([0-9]+)(?:\.[A-Za-z_]+)?")
+_DATE: Final = re.compile(r"[0-9]{4}[-_.][0-9]{2}[-_.]$")  # before the day, of which none is missing
 _SHOWN = 5  # missing numbers
 _NUMBERED = re.compile(r"(?<![0-9])([0-9]+)([-_.]?)of\2([0-9]+)(?![0-9])", re.IGNORECASE)
 
@@ -248,6 +249,6 @@ def _sequences(names: Iterable[str]) -> list[_Sequence]:
     found: dict[str, dict[str, str]] = {}
     for name in names:
         match = _SEQUENCE.fullmatch(name)
-        if match and Numbered.of(name.rpartition("/")[2]) is None:
+        if match and Numbered.of(name.rpartition("/")[2]) is None and not _DATE.search(match[1]):
             found.setdefault(match[1], {})[match[2]] = name
     return [_Sequence(stem, digits) for stem, digits in found.items()]

@@ -141,7 +141,7 @@ class _Keys:
     def typed(self, key: str, kind: type[_T], default: _T) -> _T:
         value = self.content.get(key, default)
         if not isinstance(value, kind) or (isinstance(value, str) and not value.isprintable()):
-            raise self.fault(key, value, f"a {kind.__name__}")
+            raise self.fault(key, value, "text on one line" if kind is str else f"a {kind.__name__}")
         return value
 
     def count(self, key: str, at_least: int = 0) -> int:

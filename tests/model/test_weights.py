@@ -242,6 +242,7 @@ BAD_VALUES: dict[str, Callable[[torch.Tensor], Any]] = {
     "a complex tensor": lambda value: value.to(torch.complex64),
     "a tensor of a type that is not computed with": lambda value: value.to(torch.float8_e5m2),
     "of torch.int8, not torch.float32": lambda value: value.to(torch.int8),
+    "not finite in torch.float32": lambda value: torch.full_like(value, 1e300, dtype=torch.float64),
     "not finite": lambda value: torch.full_like(value, float("nan")),
     "numpy": lambda value: value.numpy(),
 }

@@ -204,19 +204,28 @@ def test_names_in_errors_are_text(flag: str, capsys: pytest.CaptureFixture[str])
     assert ("Traceback" in err) == (flag == "--verbose")
 
 
-def test_no_process_that_is_started_imports_from_the_current_folder(photos: Path, tmp_path: Path) -> None:
-    """The script is what pip makes of an entry point: only its own folder is on the path."""
+@pytest.mark.parametrize("start", ["script", "-m"])
+def test_no_process_that_is_started_imports_from_the_current_folder(photos: Path, tmp_path: Path, start: str) -> None:
+    """The script is what pip makes of an entry point: only its own folder is on the path; `-m` puts this one there."""
     script, here = tmp_path / "bin" / "imagesprint", tmp_path / "here"
     script.parent.mkdir()
     script.write_text(
         "import sys\nfrom imagesprint.cli.main import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
     )
-    for module in ("random", "socket", "pickle", "threading", "torch/__init__"):
+    for module in ("random", "socket", "pickle", "threading", "json", "numpy", "torch/__init__"):
         (here / module).parent.mkdir(parents=True, exist_ok=True)
         (here / module).with_suffix(".py").write_text("raise RuntimeError('the wrong one')")
-    words = ["prepare", str(photos), "root", "--variants", "32", "--shards", "2", "--workers", "2"]
-    done = subprocess.run([sys.executable, script, *words], cwd=here, capture_output=True, text=True, check=False)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *([script] if start == "script" else ["-m", "imagesprint"]), *words]
+        return subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
+
+    done = run("prepare", str(photos), "root", "--variants", "32", "--shards", "2", "--workers", "2")
     assert done.returncode == 0, done.stderr
+    done = run("train", "small", "--data", "no", "--output", "run", "--processes", "2")
+    assert done.stderr.startswith("error: there is no folder no\n"), done.stderr
+    assert done.returncode == 2
 
 
 def test_ctrl_c_from_outside(tmp_path: Path) -> None:

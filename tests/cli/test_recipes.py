@@ -2,13 +2,14 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from imagesprint.cli.main import main
 from imagesprint.recipes.library import builtin_names, load_recipe
-from imagesprint.recipes.toml_format import from_dict, from_toml
+from imagesprint.recipes.toml_format import from_dict, from_toml, to_toml
 
 Capture = pytest.CaptureFixture[str]
 IMAGENET = "1281167"
@@ -124,3 +125,13 @@ def test_diff_is_exact(tmp_path: Path, capsys: Capture) -> None:
     assert main(["recipes", "diff", str(tmp_path / "a.toml"), str(tmp_path / "b.toml")]) == 0
     row = capsys.readouterr().out.splitlines()[-1].split()
     assert row == ["weight_decay", "0.25", "0.2500000001"]
+
+
+def test_a_recipe_s_name_is_one_line_of_text(tmp_path: Path, capsys: Capture) -> None:
+    named = replace(load_recipe("small"), name="a\x1b[2J\nerror: $x$ \u202e猫")
+    (tmp_path / "named.toml").write_text(to_toml(named), encoding="utf-8")
+    for words in (("show",), ("diff", "small")):
+        assert main(["recipes", *words, str(tmp_path / "named.toml")]) == 0
+        said = capsys.readouterr()
+        assert r"a\x1b[2J\nerror: $x$ \u202e猫" in said.out
+        assert not any(line.startswith("error") for line in said.out.splitlines())

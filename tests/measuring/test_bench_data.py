@@ -1,13 +1,18 @@
 """All that `bench data` compares has the same work. The whole is tested with the verb."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
+from imagesprint.console import printable
 from imagesprint.images.decoding import PillowDecoder
 from imagesprint.images.native_batches import Pool
 from imagesprint.images.native_library import is_available
+from imagesprint.measuring.data_plot import plain, save_figure
 from imagesprint.measuring.data_programs import TimedDecoder
 from imagesprint.measuring.data_work import Work
 
@@ -28,3 +33,18 @@ def test_the_loader_with_clocks_has_the_decoder_that_was_chosen(monkeypatch: pyt
     for chosen, portable in (("native", False), ("native-portable", True)):
         monkeypatch.setenv("IMAGESPRINT_DECODER", chosen)
         assert TimedDecoder()._pool.resizer == Pool(1, portable).resizer
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", [r"$\frac{", "$x$ and $y$", r"a\$b$", "\x1b[2J\n训练\ud800"])
+def test_names_in_a_figure_are_text(tmp_path: Path, name: str) -> None:
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    axes.plot([1, 2], label=plain(name))
+    label = axes.legend().get_texts()[0]
+    save_figure(figure, tmp_path / "a.png", name)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.format == "PNG"
+    for shown in (*figure.texts, label):
+        preprocess: Any = shown._preprocess_math  # type: ignore[attr-defined]
+        assert preprocess(shown.get_text()) == (printable(name), False)

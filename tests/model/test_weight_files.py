@@ -1,5 +1,6 @@
 import gzip
 import io
+import lzma
 import pickle
 import struct
 import sys
@@ -136,6 +137,7 @@ def other_files(folder: Path) -> dict[str, tuple[bytes, str]]:
         "Keras 3": (held.getvalue(), r"a zip archive of other things \(config.json\)"),
         "TorchScript": (script.getvalue(), "a TorchScript archive"),
         "gzip": (gzip.compress(legacy), "compressed by gzip"),
+        "xz": (lzma.compress(legacy), "compressed by xz"),
         "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of git-lfs"),
         "tar": ((folder / "tar").read_bytes(), r"a tar archive of other things \(cat.jpg\)"),
         "pickle": (pickle.dumps({"a": 1}), "a pickle that torch.save did not write"),

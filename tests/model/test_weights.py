@@ -54,6 +54,20 @@ class Settings(dict[str, Any]):
     """As Lightning keeps hyperparameters: a dict of its own kind."""
 
 
+class OfOtherDevice:
+    """Saved as a tensor of a device that only its plug-in knows."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value = value
+
+    def __reduce__(self) -> Any:
+        return torch._utils._rebuild_device_tensor_from_cpu_tensor, (self.value, torch.float32, "xla:0", False)
+
+
+class OfOtherClass(torch.Tensor):
+    pass
+
+
 class Stage(Enum):
     FIT = "fit"
 
@@ -105,6 +119,12 @@ def saved_by(program: str, state: State) -> Any:
         },
         "a dict with figures": {**state, "epoch": 3, "args": args},
         "a list": [prefixed("module.", state), optimizer_state(state)],
+        "SwAV": {
+            **prefixed("module.", {**state, "projection_head.0.weight": torch.ones(5, 64), "mean": torch.ones(3)}),
+        },
+        "an unusual type beside": {"model": state, "rng": [torch.ones(3, dtype=torch.uint16)]},
+        "tensors of a class": {key: value.as_subclass(OfOtherClass) for key, value in state.items()},
+        "tensors of a device": {key: OfOtherDevice(value) for key, value in state.items()},
         "the module": {"model": _with_weights(state), "epoch": 3},
         "without counters": {key: value for key, value in state.items() if "num_batches" not in key},
     }
@@ -165,6 +185,10 @@ PROGRAMS = {
     "a part compiled": "",
     "a dict with figures": "",
     "a list": " of 0 without the prefix module.",
+    "SwAV": " without the prefix module.",
+    "an unusual type beside": " of model",
+    "tensors of a class": "",
+    "tensors of a device": "",
     "the module": " of model",
     "without counters": "",
 }
@@ -178,7 +202,8 @@ def test_what_other_programs_save_is_a_start(
     torch.save(saved_by(program, state), tmp_path / "a.ckpt", _use_new_zipfile_serialization=not legacy)
     lines = check_start(tmp_path / "a.ckpt", state)
     assert lines[0].partition(" tensors")[2] == told, lines
-    assert len(lines) == (1 if program in ("a part compiled", "without counters") else 2), lines
+    is_all = program in ("a part compiled", "without counters") or program.startswith("tensors of")
+    assert len(lines) == (1 if is_all else 2), lines
 
 
 def test_what_is_left_is_told(tmp_path: Path, state: State) -> None:
@@ -215,7 +240,9 @@ BAD_VALUES: dict[str, Callable[[torch.Tensor], Any]] = {
     "a sparse tensor": lambda value: value.to_sparse(),
     "without values": lambda value: value.to("meta"),
     "a complex tensor": lambda value: value.to(torch.complex64),
+    "a tensor of a type that is not computed with": lambda value: value.to(torch.float8_e5m2),
     "of torch.int8, not torch.float32": lambda value: value.to(torch.int8),
+    "not finite in torch.float32": lambda value: torch.full_like(value, 1e300, dtype=torch.float64),
     "not finite": lambda value: torch.full_like(value, float("nan")),
     "numpy": lambda value: value.numpy(),
 }
@@ -232,6 +259,26 @@ def test_tensors_that_are_no_weights_are_named(
     with pytest.raises(CheckpointError, match=f"layer1.0.bn1.bias .*{found}"):
         start_from(model, tmp_path / "a.pt")
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_types_that_torch_does_not_compute_with_are_named_where_they_are_read(tmp_path: Path, state: State) -> None:
+    from safetensors.torch import save_file
+
+    small = {key: value.contiguous().to(torch.float8_e4m3fn) for key, value in state.items()}
+    again = {key: value.clone() for key, value in small.items()}
+    save_file({**prefixed("a.", small), **prefixed("b.", again)}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="several networks that fit"):
+        start_from(build_model(RECIPE, 5), tmp_path / "a.safetensors")
+    save_file(small, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"is a tensor of torch.float8_e4m3fn"):
+        start_from(build_model(RECIPE, 5), tmp_path / "a.safetensors")
+    save_checkpoint(tmp_path / "a.pt")
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    for dtype in (torch.float8_e4m3fn, torch.bits8):
+        content["model"]["bn1.bias"] = torch.empty(16, dtype=dtype)
+        torch.save(content, tmp_path / "a.pt")
+        with pytest.raises(CheckpointError, match=rf"model.bn1.bias is a tensor of {dtype}, not a dense tensor"):
+            load_model(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

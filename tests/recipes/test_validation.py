@@ -108,6 +108,8 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("aspect", (1.0, 101.0)),
         ("min_object_covered", 1.1),
         ("std", (58.0, 0.0, 57.0)),
+        ("std", (58.0, 1e-320, 57.0)),  # 0 in float32
+        ("mean", (1e300, 0.0, 0.0)),
         ("mean", (float("inf"), 0.0, 0.0)),
         ("mean", (128.0, 128.0)),
         ("eval_source", "256px"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from imagesprint.console import Console
+from imagesprint.errors import CheckpointError
 from imagesprint.model.weights import load_model
 from imagesprint.using.prediction import predict
 
@@ -48,6 +49,14 @@ def test_names_are_the_words_of_the_classes_where_the_checkpoint_has_them(
     for name, known in (("words", {"uno", "due", "nulla"}), ("before", {"one", "two", "zero"})):
         (prediction,) = predict(load_model(tmp_path / f"{name}.pt"), image, 3, Console(quiet=True))
         assert {candidate.name for candidate in prediction.top} == known
+
+
+def test_a_model_that_answers_no_numbers_is_an_error(digit_images: Path, digit_run: Path) -> None:
+    model = load_model(digit_run)
+    torch.nn.init.constant_(model.network.get_buffer("bn1.running_var"), -1.0)
+    image = next(digit_images.glob("*/*.jpg"))
+    with pytest.raises(CheckpointError, match=f"gives no numbers for {image}"):
+        predict(model, [image], 1, Console.silent())
 
 
 def test_evaluate_predict_and_onnx_agree_on_every_validation_image(

@@ -17,7 +17,7 @@ from imagesprint.cli.parsing import (
     check_plot,
     positive,
 )
-from imagesprint.console import Console
+from imagesprint.console import Console, printable
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.overrides import apply_overrides
 from imagesprint.recipes.recipe import Recipe
@@ -167,8 +167,9 @@ def _finish(
 def _as_text(result: Mapping[str, Any]) -> str:
     lines = [
         head(result),
-        f"{result['data']}: {result['images']:,} images of {result['mean_bytes']:,.0f} bytes → {result['image_size']} "
-        f"px, batches of {result['batch_size']}, decoder {result['decoder']}, medians of {result['rounds']} rounds",
+        f"{printable(str(result['data']))}: {result['images']:,} images of {result['mean_bytes']:,.0f} bytes → "
+        f"{result['image_size']} px, batches of {result['batch_size']}, decoder {result['decoder']}, "
+        f"medians of {result['rounds']} rounds",
         "",
         _speeds(result["by_threads"]),
         *(f"{name} is left out: {why}" for name, why in result["left_out"].items()),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imagesprint.cli.output import table
-from imagesprint.console import duration
+from imagesprint.console import duration, printable
 
 
 def head(result: Mapping[str, Any]) -> str:
@@ -37,7 +37,7 @@ def _training(result: Mapping[str, Any]) -> str:
     seconds = sum(row["compile_seconds"] for row in result["phases"])
     mode = f"compiled in {seconds:.1f} s" if result["compiled"] else "eager"
     return (
-        f"{result['recipe']}: {result['model']}, {result['precision']}, {mode}, "
+        f"{printable(result['recipe'])}: {result['model']}, {result['precision']}, {mode}, "
         f"{ranks} rank{'s' if ranks > 1 else ''} of {result['threads']} CPU threads"
     )
 
@@ -108,7 +108,7 @@ def train_text(result: Mapping[str, Any]) -> str:
         [
             head(result),
             _training(result),
-            f"{result['data']}, decoder {result['decoder']}",
+            f"{printable(str(result['data']))}, decoder {result['decoder']}",
             f"medians of {result['rounds']} rounds of {result['steps']} steps on images and as many on synthetic data",
             "",
             table(["px", "batch", "micro", "images/s", "synthetic", "share", "data wait", "of the time"], rows),

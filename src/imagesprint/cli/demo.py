@@ -12,7 +12,7 @@ from typing import Any
 from imagesprint.cli.output import show
 from imagesprint.cli.parsing import Parser, add_verb
 from imagesprint.cli.train import summary
-from imagesprint.console import Console
+from imagesprint.console import Console, printable
 from imagesprint.errors import UsageError
 from imagesprint.files import TEMPORARY_PATTERN, write_atomically, write_text
 
@@ -98,23 +98,22 @@ def _write_digits(folder: Path, console: Console) -> None:
 def _closing(result: dict[str, Any], folder: Path, run_directory: Path, report: Path) -> str:
     command = _command()
     data, output = shlex.quote(str(folder / "data")), shlex.quote(str(folder / "run-2"))
-    return "\n".join(
-        [
-            "",
-            summary(run_directory, result).rsplit("\n", 1)[0],
-            f"report      {report}",
-            f"plots       {run_directory / 'plots'}",
-            f"shards      {folder / 'data'}",
-            f"curves      {command.replace('imagesprint', 'tensorboard')} --logdir {run_directory / 'tensorboard'}",
-            "",
-            "try next",
-            f"  {command} train demo --data {data} --output {output} --set seed=1 --processes 2",
-            f"  {command} evaluate {shlex.quote(str(run_directory))} --data {data}",
-            f"  {command} verify {data}",
-            f"  {command} prepare YOUR_PHOTOS ROOT --variants 160 --val-fraction 0.2    # YOUR_PHOTOS/CLASS/*.jpg",
-            f"  {command} train small --data ROOT --output RUN",
-        ]
-    )
+    lines = [
+        "",
+        *summary(run_directory, result).splitlines()[:-1],
+        f"report      {report}",
+        f"plots       {run_directory / 'plots'}",
+        f"shards      {folder / 'data'}",
+        f"curves      {command.replace('imagesprint', 'tensorboard')} --logdir {run_directory / 'tensorboard'}",
+        "",
+        "try next",
+        f"  {command} train demo --data {data} --output {output} --set seed=1 --processes 2",
+        f"  {command} evaluate {shlex.quote(str(run_directory))} --data {data}",
+        f"  {command} verify {data}",
+        f"  {command} prepare YOUR_PHOTOS ROOT --variants 160 --val-fraction 0.2    # YOUR_PHOTOS/CLASS/*.jpg",
+        f"  {command} train small --data ROOT --output RUN",
+    ]
+    return "\n".join(map(printable, lines))
 
 
 def _command() -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from imagesprint.cli.output import show
 from imagesprint.cli.parsing import Parser, add_verb
-from imagesprint.console import Console
+from imagesprint.console import Console, printable
 from imagesprint.using.format_names import SUFFIXES
 
 EXAMPLES = """\
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from imagesprint.using.exporting import LIMIT, export  # imports torch
 
     done = export(args.model, args.file, args.format, console)
-    text = f"written     {done.file}, {done.bytes:,} bytes\nchecked     in {done.runtime}: "
-    show(args, done, f"{text}logits differ by at most {done.max_difference:.2g} (limit {LIMIT:g}) on two photos")
+    written = printable(f"written     {done.file}, {done.bytes:,} bytes")
+    checked = f"logits differ by at most {done.max_difference:.2g} (limit {LIMIT:g}) on two photos"
+    show(args, done, f"{written}\nchecked     in {done.runtime}: {checked}")
     return 0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show
 from imagesprint.cli.parsing import Parser, add_verb, positive
-from imagesprint.console import Console
+from imagesprint.console import Console, printable
 from imagesprint.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def run(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001
         variant = args.variant or variant
     write_contact_sheet(root.dataset(variant, args.split), ids, args.output)
     value = {"output": args.output, "variant": variant, "ids": ids}
-    show(args, value, f"{len(ids)} samples of {variant} in {args.output}: {', '.join(map(str, ids))}")
+    text = f"{len(ids)} samples of {variant} in {args.output}: {', '.join(map(str, ids))}"
+    show(args, value, printable(text))
     return 0
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from imagesprint.cli.bench_text import rate
 from imagesprint.cli.output import table
-from imagesprint.console import duration
+from imagesprint.console import duration, printable
 
 
 def plan_text(result: Mapping[str, Any]) -> str:
@@ -16,7 +16,8 @@ def plan_text(result: Mapping[str, Any]) -> str:
     if is_measured:
         machine = f"{result['ranks']} rank{plural} of this machine: {result['machine']}"
     lines = [
-        f"{result['recipe']}: {result['model']}, {result['epochs']:g} epochs of {result['num_train']:,} images",
+        f"{printable(result['recipe'])}: {result['model']}, "
+        f"{result['epochs']:g} epochs of {result['num_train']:,} images",
         f"on {machine}",
         "",
         _phases(result["phases"]),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_verb
-from imagesprint.console import Console
+from imagesprint.console import Console, printable
 from imagesprint.prepare.defaults import IMAGE_FORMAT, MAX_REJECTED, QUALITY, SOURCES, VARIANTS
 from imagesprint.runs.environment import rank_variable
 
@@ -123,14 +123,15 @@ def _to_value(done: "Summary") -> dict[str, Any]:
 def _to_lines(done: "Summary") -> list[str]:
     counts = ", ".join(f"{count:,} {split}" for split, count in done.images.items())
     rejected = sum(done.rejected.values())
-    lines = [f"{done.root}: {counts} images in {done.classes:,} classes, {rejected:,} files rejected"]
+    root = printable(str(done.root))
+    lines = [f"{root}: {counts} images in {done.classes:,} classes, {rejected:,} files rejected"]
     if rejected:
         lines.append(f"rejected: {_counts(done.rejected)}")
     if done.converted:
         lines.append(f"converted to JPEG or pixels in RGB: {_counts(done.converted)}")
     if rejected and not done.missing:
         first = next(iter(done.variants))
-        lines.append(f"the rejected files, with reasons: {done.root / first / 'rejected.jsonl'}")
+        lines.append(f"the rejected files, with reasons: {root}/{first}/rejected.jsonl")
     lines.append(table(["variant", "bytes", "bytes an image", "CPU s", ""], _rows(done)))
     if done.cpu_seconds:
         lines.append(f"reading and decoding took {done.cpu_seconds.get('decode', 0.0):.1f} CPU s for all variants")
@@ -138,7 +139,7 @@ def _to_lines(done: "Summary") -> list[str]:
     lines.append(worked if done.written or done.missing else "nothing was left to do")
     if done.missing:
         lines.append("missing: " + ", ".join(_missing(done)))
-    return [*lines, f"next: {_next(done)}"]
+    return [*lines, printable(f"next: {_next(done)}")]
 
 
 def _rows(done: "Summary") -> list[list[object]]:

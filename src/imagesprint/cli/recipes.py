@@ -6,7 +6,7 @@ from typing import Any
 
 from imagesprint.cli.output import show, table, write_csv
 from imagesprint.cli.parsing import Parser, add_verb, positive
-from imagesprint.console import Console, write_result
+from imagesprint.console import Console, printable, write_result
 from imagesprint.errors import UsageError
 from imagesprint.recipes.compare import differences
 from imagesprint.recipes.fields import kinds
@@ -77,7 +77,8 @@ def run_diff(args: argparse.Namespace, _: Console) -> int:
     found = [difference for difference in differences(a, b) if difference.key != "name"]
     value = {"a": a.name, "b": b.name, "differences": found}
     rows = [(item.key, _value_text(item.a), _value_text(item.b)) for item in found]
-    show(args, value, table(["", a.name, b.name], rows) if found else f"{a.name} and {b.name} do not differ")
+    same = printable(f"{a.name} and {b.name} do not differ")
+    show(args, value, table(["", a.name, b.name], rows) if found else same)
     return 0
 
 
@@ -99,7 +100,7 @@ def _write_schedule(schedule: Schedule, path: Path) -> None:
 
 
 def _as_text(recipe: Recipe, schedule: Schedule | None) -> str:
-    lines = [f"{recipe.name}: {recipe.model}, {_length(recipe)}"]
+    lines = [printable(f"{recipe.name}: {recipe.model}, {_length(recipe)}")]
     if recipe.name in builtin_names() and load_recipe(recipe.name) == recipe:
         lines += ["", builtin_notes(recipe.name)]
     lines += ["", _phase_table(recipe, schedule)]

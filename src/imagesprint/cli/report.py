@@ -5,7 +5,7 @@ from pathlib import Path
 
 from imagesprint.cli.output import show
 from imagesprint.cli.parsing import Parser, add_verb
-from imagesprint.console import Console
+from imagesprint.console import Console, printable
 from imagesprint.errors import UsageError
 
 EXAMPLES = """\
@@ -45,5 +45,5 @@ def run(args: argparse.Namespace, console: Console) -> int:
         report = write_comparison(args.runs, console)
     else:
         raise UsageError("--reference, --data and --price are for the report of one run", "name one run, or leave them")
-    show(args, {"report": report}, f"report      {report}")
+    show(args, {"report": report}, printable(f"report      {report}"))
     return 0

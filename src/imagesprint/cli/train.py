@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagesprint.cli.output import show
 from imagesprint.cli.parsing import Parser, add_compile_flag, add_device_flags, add_set_flag, add_verb, positive
-from imagesprint.console import Console, duration
+from imagesprint.console import Console, duration, printable
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.overrides import apply_overrides
 from imagesprint.recipes.recipe import Recipe
@@ -100,7 +100,7 @@ def _dry_run(args: argparse.Namespace, recipe: Recipe, root: "Root", console: Co
     schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
     show_recipe(console, recipe, schedule, args.processes)
     text = f"nothing was trained: leave --dry-run away to train {schedule.total_steps:,} steps into {args.output}"
-    show(args, {"dry_run": True, "steps": schedule.total_steps, "output": args.output}, text)
+    show(args, {"dry_run": True, "steps": schedule.total_steps, "output": args.output}, printable(text))
     return 0
 
 
@@ -115,4 +115,4 @@ def summary(run: Path, result: dict[str, Any]) -> str:
         lines.append(f"accuracy    top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}%, loss {result['loss']:.4f}")
     lines.append(f"checkpoint  {result['checkpoint']}")
     lines.append(f"next        imagesprint report {run}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

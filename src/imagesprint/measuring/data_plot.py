@@ -1,5 +1,6 @@
 """The plot of `bench data`: images a second against threads, and where one thread's time goes."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from imagesprint.console import printable
 from imagesprint.errors import UsageError
 from imagesprint.files import write_atomically
 
@@ -20,14 +22,22 @@ def save_plot(result: Mapping[str, Any], path: Path) -> None:
     speeds, stages = figure.subplots(1, 2)
     _draw_speeds(speeds, result)
     _draw_stages(stages, result)
-    figure.suptitle(f"{result['data']}, {result['mean_bytes'] / 1000:,.0f} kB → {result['image_size']} px")
-    save_figure(figure, path)
+    title = f"{result['data']}, {result['mean_bytes'] / 1000:,.0f} kB → {result['image_size']} px"
+    save_figure(figure, path, title)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG. Raises UsageError where `path` cannot be written."""
+def plain(text: str) -> str:
+    """Text from outside for a figure, in which what stands between dollars would be a formula."""
+    return printable(text).replace("$", r"\$")
+
+
+def save_figure(figure: Figure, path: Path, title: str) -> None:
+    """Write a figure under its title as a PNG. Raises UsageError where `path` cannot be written."""
+    figure.suptitle(plain(title))
     try:
-        write_atomically(path, lambda file: figure.savefig(file, format="png"))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name in a script that the font lacks
+            write_atomically(path, lambda file: figure.savefig(file, format="png"))
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", "choose another file for --plot") from None
 

@@ -32,5 +32,6 @@ def save_plot(result: Mapping[str, Any], path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     plural = "" if threads == 1 else "s"
-    figure.suptitle(f"{result['model']}, {result['image_size']} px, {threads} thread{plural}, {result['device']}")
-    save_figure(figure, path)
+    save_figure(
+        figure, path, f"{result['model']}, {result['image_size']} px, {threads} thread{plural}, {result['device']}"
+    )

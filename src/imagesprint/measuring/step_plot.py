@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from imagesprint.measuring.data_plot import COLOURS, save_figure
+from imagesprint.measuring.data_plot import COLOURS, plain, save_figure
 
 _LIMITS = {  # keys of `memory_bound`, and what they mean
     "eager": "memory bound, each operation by itself",
@@ -19,8 +19,7 @@ _LIMITS = {  # keys of `memory_bound`, and what they mean
 def save_plot(result: Mapping[str, Any], path: Path) -> None:
     """Write the result of `bench_step` or `bench_train` as a PNG. Raises UsageError where `path` cannot be written."""
     figure = _step_figure(result) if result["bench"] == "step" else _train_figure(result)
-    figure.suptitle(f"{result['recipe']}: {result['model']}, {result['precision']}, {result['device']}")
-    save_figure(figure, path)
+    save_figure(figure, path, f"{result['recipe']}: {result['model']}, {result['precision']}, {result['device']}")
 
 
 def _step_figure(result: Mapping[str, Any]) -> Figure:
@@ -39,7 +38,7 @@ def _step_figure(result: Mapping[str, Any]) -> Figure:
 def _train_figure(result: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(8, 4.2), dpi=110, layout="constrained")
     axes = figure.subplots()
-    labels = {"images_per_second": f"from {result['data']}", "synthetic_images_per_second": "synthetic"}
+    labels = {"images_per_second": plain(f"from {result['data']}"), "synthetic_images_per_second": "synthetic"}
     _draw_bars(axes, result["phases"], labels)
     _end_bars(axes)
     return figure

@@ -119,8 +119,8 @@ def check_values(given: Tensor, own: Tensor, where: str) -> None:
         fault = f"has the shape {list(given.shape)}, not {list(own.shape)}"
     elif given.is_floating_point() != own.is_floating_point():
         fault = f"is of {given.dtype}, not {own.dtype}"
-    elif not given.isfinite().all():
-        fault = "has values that are not finite"
+    elif not given.to(own.dtype).isfinite().all():  # 1e300 is finite in float64 alone
+        fault = f"has values that are not finite in {own.dtype}"
     else:
         return
     raise CheckpointError(f"{where} {fault}", "use another checkpoint")
@@ -142,7 +142,7 @@ class _Keys:
     def typed(self, key: str, kind: type[_T], default: _T) -> _T:
         value = self.content.get(key, default)
         if not isinstance(value, kind) or (isinstance(value, str) and not value.isprintable()):
-            raise self.fault(key, value, f"a {kind.__name__}")
+            raise self.fault(key, value, "text on one line" if kind is str else f"a {kind.__name__}")
         return value
 
     def count(self, key: str, at_least: int = 0) -> int:

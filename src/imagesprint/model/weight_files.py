@@ -4,8 +4,8 @@ A checkpoint's seal is the SHA-256 of all its bytes, in the file itself: torch.s
 in an archive's comment is passed over by torch.load. The seal is that comment, put there when the archive is complete;
 the hash is that of the archive without one.
 
-What others save is a pickle in all its forms but safetensors, and a pickle may call any function. Here it may call the
-three that build tensors; an object of any other class (the `argparse.Namespace` beside the weights) becomes an `Inert`.
+What others save is a pickle in all its forms but safetensors, and a pickle may call any function. Here it may call
+those that build tensors; an object of any other class (the `argparse.Namespace` beside the weights) becomes an `Inert`.
 """
 
 import hashlib
@@ -34,16 +34,19 @@ _CHUNK: Final = 1 << 20
 
 _LEGACY_MAGIC: Final = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # torch.save's before 1.6: a number, in a pickle of its own
 _MAX_SAFETENSORS_HEADER: Final = 100_000_000  # the format's own limit, in bytes
+_UNPACK: Final = "unpack it, and name the file of weights in it"
 _TAKES: Final = "init takes what torch.save or safetensors wrote: convert it to a state dict"
 # By its first bytes: what a file is that torch.save never wrote, and what to do with it.
 _OTHERS: Final = {
     b"\x89HDF": ("an HDF5 file, as Keras writes them", _TAKES),
     b"\x1f\x8b": ("compressed by gzip", "unpack it first: gunzip FILE"),
+    b"BZh": ("compressed by bzip2", "unpack it first: bunzip2 FILE"),
+    b"\xfd7zXZ": ("compressed by xz", "unpack it first: unxz FILE"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "unpack it first: unzstd FILE"),
     b"version https://git-lfs": ("a pointer of git-lfs, not the file that it stands for", "fetch that: git lfs pull"),
     b"<": ("a page of the web or XML: the download gave an answer, not the file", "download it again"),
     b"\x80": ("a pickle that torch.save did not write", _TAKES),
 }
-
 
 # By the function that would have built them: tensors that serve as no weights, and so are not built.
 _UNBUILT: Final = {
@@ -51,8 +54,15 @@ _UNBUILT: Final = {
     "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
     "torch._utils._rebuild_nested_tensor": "a nested tensor",
     "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without values (meta)",
+    "torch._utils._rebuild_tensor_v3": "a tensor of a type that is not computed with (float8, uint16 …)",
     "torch._utils._rebuild_wrapper_subclass": "a tensor of a class of its own",
     "torch._utils._rebuild_device_tensor_from_numpy": "a tensor of another device's own form",
+}
+
+# What torch computes with. Of the others (float8, int4, bits8 …) it cannot even say whether their values are finite.
+_NUMBERS: Final = {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
 }
 
 
@@ -150,6 +160,7 @@ def no_plain_tensor(value: Any) -> str | None:
         "a sparse tensor": value.layout is not torch.strided,
         "a tensor without values (meta)": value.device.type == "meta",
         "a complex tensor": value.is_complex(),
+        f"a tensor of {value.dtype}": value.dtype not in _NUMBERS,
         f"a {type(value).__name__}": type(value) not in (Tensor, torch.nn.Parameter),
     }
     return next((what for what, is_so in faults.items() if is_so), None)
@@ -231,8 +242,13 @@ def _tensor(storage: Any, offset: int, shape: tuple[int, ...], strides: tuple[in
     return torch.empty(0, dtype=storage.dtype).set_(untyped, offset, torch.Size(shape), tuple(strides))
 
 
-def _parameter(tensor: Any, *_: Any) -> Any:
+def _itself(tensor: Any, *_: Any) -> Any:
     return tensor
+
+
+def _plain(build: Any, _: Any, arguments: tuple[Any, ...], *__: Any) -> Any:
+    """A tensor of a subclass, or with attributes, as one without: of a known function or class, like all in a file."""
+    return build(*arguments)
 
 
 _KNOWN: Final = {
@@ -240,8 +256,10 @@ _KNOWN: Final = {
     ("__builtin__", "set"): _Builder(frozenset),  # as Python 2 called it, and protocol 2 still does
     ("torch._utils", "_rebuild_tensor"): _Builder(_tensor),
     ("torch._utils", "_rebuild_tensor_v2"): _Builder(_tensor),
-    ("torch._utils", "_rebuild_parameter"): _Builder(_parameter),
-    ("torch._utils", "_rebuild_parameter_with_state"): _Builder(_parameter),
+    ("torch._utils", "_rebuild_parameter"): _Builder(_itself),
+    ("torch._utils", "_rebuild_parameter_with_state"): _Builder(_itself),
+    ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): _Builder(_itself),
+    ("torch._tensor", "_rebuild_from_type_v2"): _Builder(_plain),
 }
 
 
@@ -251,6 +269,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _KNOWN:
             return _KNOWN[module, name]
+        if name == "UntypedStorage":
+            return StorageType("ByteStorage")  # type: ignore[no-untyped-call]
         if module == "torch" and name.endswith("Storage"):
             return StorageType(name)  # type: ignore[no-untyped-call]
         return type(name, (Inert,), {"origin": f"{module}.{name}"})
@@ -315,7 +335,7 @@ def _check_archive(path: Path, sealed: bool) -> None:
             "save its weights: torch.save(torch.jit.load(FILE).state_dict(), NEW)",
         )
     if "data.pkl" not in names:
-        raise CheckpointError(f"{path} is a zip archive of other things ({', '.join(names[:3])})", _TAKES)
+        raise CheckpointError(f"{path} is a zip archive of other things ({', '.join(names[:3])})", _UNPACK)
 
 
 def _check_tar(path: Path) -> None:
@@ -326,7 +346,7 @@ def _check_tar(path: Path) -> None:
     except (tarfile.TarError, EOFError) as error:
         raise _damaged(path, str(error)) from error
     if not {"storages", "tensors", "pickle"} <= members.keys() or not all(members.values()):
-        raise CheckpointError(f"{path} is a tar archive of other things ({', '.join(list(members)[:3])})", _TAKES)
+        raise CheckpointError(f"{path} is a tar archive of other things ({', '.join(list(members)[:3])})", _UNPACK)
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:

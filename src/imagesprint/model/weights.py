@@ -43,7 +43,7 @@ class _Found:
     """A state dict in a file: at `place`, keys of dicts in one another, under the names that begin with `prefix`.
 
     `tensors` are by the model's own names, `keys` are theirs in the file; `wrong` of the model's are missing there or
-    of another shape, `unknown` are there beside them.
+    of another shape, `unknown` are there beside them in the same parts of the network: it is another one.
     """
 
     place: tuple[str, ...]
@@ -69,7 +69,7 @@ class _Found:
 
     def same(self, other: "_Found") -> bool:
         return self.tensors.keys() == other.tensors.keys() and all(
-            isinstance(value, Tensor) and isinstance(other.tensors[key], Tensor) and value.equal(other.tensors[key])
+            not (no_plain_tensor(value) or no_plain_tensor(other.tensors[key])) and value.equal(other.tensors[key])
             for key, value in self.tensors.items()
         )
 
@@ -107,7 +107,7 @@ def start_from(model: nn.Module, path: Path, console: Console | None = None) -> 
 
 def _find(content: object, own: Mapping[str, Tensor]) -> Iterator[_Found]:
     """Every state dict in `content` that has a tensor by a name of the model."""
-    names = {_bare(key): key for key in own}
+    names, parts = {_bare(key): key for key in own}, {_part(key) for key in own}
     for place, table in _tables(content, (), set()):
         keys = {_bare(key): key for key in table}
         if len(keys) < len(table):  # two names differ in a wrapper alone: they are two networks
@@ -120,18 +120,13 @@ def _find(content: object, own: Mapping[str, Tensor]) -> Iterator[_Found]:
         for prefix, group in groups.items():
             tensors = {key: table[theirs] for key, theirs in group.items()}
             wrong = [key for key in _body(own) if not _fits(tensors.get(key), own[key])]
-            start = min(
-                (key.removesuffix(name) for name, key in group.items() if key.endswith(name)), key=len, default=""
-            )
-            # Another network beside this one, such as its average, is not a part of it.
-            others = tuple(other for other, rows in groups.items() if other != prefix and len(rows) >= len(_body(own)))
             used = set(group.values())
             unknown = [
                 key
                 for name, key in keys.items()
-                if name.startswith(prefix) and key.startswith(start) and key not in used and _is_layer(table[key])
-                if not name.removeprefix(prefix).startswith(HEAD_PREFIXES) and not name.endswith(COUNTER)
-                if not name.startswith(tuple(other for other in others if other.startswith(prefix)))
+                if name.startswith(prefix) and key not in used and _is_layer(table[key])
+                # What belongs to no part of the model lies beside it: another network, a head by its own name.
+                if _part(name.removeprefix(prefix)) in parts and not name.removeprefix(prefix).startswith(HEAD_PREFIXES)
             ]
             yield _Found(place, prefix, tensors, group, wrong, unknown)
 
@@ -214,6 +209,11 @@ def _tell(
 
 def _bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _part(name: str) -> str:
+    """The part of a network that a name belongs to; all stages are one: `layer` for layer1.0.conv1.weight."""
+    return name.partition(".")[0].rstrip("0123456789")
 
 
 def _starts(name: str) -> Iterator[int]:

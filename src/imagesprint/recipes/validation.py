@@ -78,8 +78,10 @@ def _check_settings(recipe: Recipe) -> None:
             f"aspect: [{low}, {high}] is no range of width over height",
             f"give {ASPECTS[0]:g} ≤ low ≤ high ≤ {ASPECTS[1]:g}",
         )
+    for value in recipe.mean:
+        _within("mean", value, "in -1e6..1e6 (pixels are in 0..255)", abs(value) <= 1e6)
     for value in recipe.std:
-        _within("std", value, "above 0 (pixels are in 0..255)", value > 0)
+        _within("std", value, "in 1e-6..1e6 (pixels are in 0..255)", 1e-6 <= value <= 1e6)
 
 
 def _check_evaluation(recipe: Recipe) -> None:

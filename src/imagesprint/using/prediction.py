@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imagesprint.console import Console
+from imagesprint.errors import CheckpointError
 from imagesprint.loading.ring import Ring
 from imagesprint.model.weights import TrainedModel, load_model
 from imagesprint.progress import Progress
@@ -51,7 +52,8 @@ def predict_files(model: Path, images: Sequence[Path], top: int, device: str, co
 def predict(model: TrainedModel, images: Sequence[Path], top: int, console: Console) -> list[Prediction]:
     """Return the `top` likeliest classes of each of `images`, on the model's device, in batches of `eval_batch_size`.
 
-    Their order is kept. A file that is not there or no image has its error in its place.
+    Their order is kept. A file that is not there or no image has its error in its place. Raises CheckpointError where
+    the model's answer is no number.
     """
     model.eval()
     reader = ImageReader(model.recipe)
@@ -65,6 +67,11 @@ def predict(model: TrainedModel, images: Sequence[Path], top: int, console: Cons
         for row, path in enumerate(paths):
             if row in failures:
                 predictions.append(Prediction(path, (), failures[row]))
+            elif not probabilities[row].isfinite().all():
+                raise CheckpointError(
+                    f"the model gives no numbers for {path}: its weights are beyond what float32 holds",
+                    "use another checkpoint",
+                )
             else:
                 predictions.append(Prediction(path, _candidates(model, probabilities[row], top)))
         if len(batches) > 1:

@@ -30,8 +30,7 @@ def save_plot(result: Mapping[str, Any], path: Path) -> None:
     axes.set_xlim(0, 1.02 * total / unit)
     axes.set_xlabel(name)
     axes.legend(frameon=False, fontsize="small", ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    figure.suptitle(f"{result['recipe']} on {result['ranks']} × {result['machine']}")
-    save_figure(figure, path)
+    save_figure(figure, path, f"{result['recipe']} on {result['ranks']} × {result['machine']}")
 
 
 def _draw_parts(axes: Axes, result: Mapping[str, Any], unit: float) -> None:

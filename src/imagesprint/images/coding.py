@@ -40,8 +40,10 @@ _MAX_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 _MAX_JPEG_BYTES = 4
 _JPEG_BLOCK = 16  # pixels a side
 
-_SOI, _SOS, _EOI = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"  # where a JPEG, its pixels and its end begin
-_APP0, _APP14, _APP15, _COM = 0xE0, 0xEE, 0xEF, 0xFE  # markers, behind 0xFF
+_SOI: Final = b"\xff\xd8"  # how a JPEG begins
+_EOI, _SOS, _APP0, _APP14, _APP15, _COM = 0xD9, 0xDA, 0xE0, 0xEE, 0xEF, 0xFE  # markers, behind 0xFF
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xCC}  # markers that tell how an image is coded
+_DECODED_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # sequential and progressive, by Huffman or arithmetic codes
 _NO_SEGMENTS = (0x01, *range(0xD0, 0xD8))  # markers that stand alone
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")  # as libjpeg searches for one
 
@@ -64,7 +66,7 @@ def load_image(data: bytes) -> Image.Image:
     """
     if data.startswith(_SOI) and is_available():
         check_jpeg(data)
-    elif data.startswith(_SOI) and data.rfind(_EOI) < data.rfind(_SOS):  # Pillow looks for no end
+    elif data.startswith(_SOI) and all(code != _EOI for code, _, _ in _segments(data)):  # Pillow looks for no end
         raise ImageError("damaged: no end-of-image marker follows the image")
     image = _open(data)
     with _reasons(data):
@@ -74,9 +76,7 @@ def load_image(data: bytes) -> Image.Image:
 
 def check_image(data: bytes) -> None:
     """Raise the ImageError that `open_image` would; natively no pixel of a JPEG is computed for that."""
-    if data.startswith(_SOI) and is_available():
-        check_jpeg(data)
-    else:
+    if not (data.startswith(_SOI) and is_available() and check_jpeg(data)):
         open_image(data)
 
 
@@ -133,27 +133,49 @@ def _what_else(data: bytes) -> str:
     return f"no image: it begins with {data[:16]!r}"
 
 
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The markers of a JPEG behind its first, and where their segments begin, with their length, and end.
+
+    As libjpeg goes on: past bytes that are none, fillers and the codes of a scan; a length below 2 counts as 2.
+    """
+    place = len(_SOI)
+    while header := _MARKER.search(data, place):
+        code, begin = header[1][0], header.end()
+        place = begin
+        if code not in _NO_SEGMENTS:
+            place += max(2, int.from_bytes(data[begin : begin + 2], "big"))
+        yield code, begin, place
+
+
 def _essence(data: bytes) -> bytes:
     """A JPEG without what libjpeg passes over in its headers, at some of which Pillow's own parser stops: metadata,
     markers of other programs with a wrong length, stray bytes. What tells its colours stays.
 
-    Raises ImageError where no image follows them.
+    Raises ImageError where no image follows them, or one that is coded as libjpeg does not decode it.
     """
-    kept, place = [_SOI], len(_SOI)
-    while header := _MARKER.search(data, place):
-        code, place = header[1][0], header.end()
-        if code in _NO_SEGMENTS:
-            continue
-        length = int.from_bytes(data[place : place + 2], "big")
-        segment = data[place : place + length]
-        place += length
-        if code == _SOS[1]:
-            return b"".join((*kept, data[header.start() :]))
-        if length < 2 or len(segment) < length:
+    kept = [_SOI]
+    for code, begin, end in _segments(data):
+        segment = data[begin:end]
+        if code == _SOS:
+            return b"".join((*kept, b"\xff\xda", data[begin:]))
+        if code == _EOI or end > len(data):
             break
-        if (not _APP0 <= code <= _APP15 and code != _COM) or _tells_colours(code, segment):
-            kept += (header[0][-2:], segment)
+        if code in _FRAMES:
+            _check_frame(code, segment)
+        is_foreign = _APP0 <= code <= _APP15 or code == _COM or code in _NO_SEGMENTS
+        if not is_foreign or _tells_colours(code, segment):
+            kept += (bytes([0xFF, code]), segment)
     raise ImageError("damaged: its headers end before an image begins")
+
+
+def _check_frame(code: int, segment: bytes) -> None:
+    """Raise ImageError for a JPEG that libjpeg does not decode; `segment` begins with its length."""
+    if code not in _DECODED_FRAMES:
+        raise ImageError(f"unsupported: a lossless or hierarchical JPEG, as its marker 0xFF{code:X} says")
+    if len(segment) > 7 and segment[2] != 8:
+        raise ImageError(f"unsupported: a JPEG of {segment[2]} bits a channel, and of JPEGs those of 8 are read")
+    if len(segment) > 7 and segment[7] not in (1, 3, 4):
+        raise ImageError(f"unsupported: a JPEG of {segment[7]} channels, and of JPEGs those of 1, 3 and 4 are read")
 
 
 def _tells_colours(code: int, segment: bytes) -> bool:

@@ -4,6 +4,7 @@ import io
 import re
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -27,6 +28,8 @@ _OTHER_FORMATS: Final = (
     (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
     (4, b"JXL ", "JPEG XL"),
     (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"II*\0", "a TIFF of floats, of many channels, of a camera or cut short"),  # of those Pillow cannot open
+    (0, b"MM\0*", "a TIFF of floats, of many channels, of a camera or cut short"),
     (0, b"%PDF", "PDF"),
     (0, b"%!PS", "PostScript"),
     (0, b"\0\0\1\0", "ICO"),
@@ -45,6 +48,10 @@ _EOI, _SOS, _APP0, _APP14, _APP15, _COM = 0xD9, 0xDA, 0xE0, 0xEE, 0xEF, 0xFE  # 
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xCC}  # markers that tell how an image is coded
 _DECODED_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # sequential and progressive, by Huffman or arithmetic codes
 _NO_SEGMENTS = (0x01, *range(0xD0, 0xD8))  # markers that stand alone
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNKS: Final = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # without which there is no image; libpng calls them critical
+
+_TIFF_BITS, _TIFF_LIGHT, _TIFF_SAMPLES = 258, 262, 339  # tags
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")  # as libjpeg searches for one
 
 
@@ -95,14 +102,27 @@ def _open(data: bytes) -> Image.Image:
     if not data:
         raise ImageError("empty: the file has 0 bytes")
     with _reasons(data):
-        image = Image.open(io.BytesIO(_essence(data) if data.startswith(_SOI) else data), formats=FORMATS)
+        image = Image.open(io.BytesIO(_essence(data)), formats=FORMATS)
         if max(image.size) > _MAX_JPEG_SIDE:
             raise ImageError(
                 f"too large: {image.width} × {image.height} pixels, but a JPEG's side is at most {_MAX_JPEG_SIDE:,}"
             )
-        if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-            raise ImageError(f"unsupported: {image.format} of 32 bits a channel, for which there is no usual range")
+        _check_range(image)
     return image
+
+
+def _check_range(image: Image.Image) -> None:
+    """Raise ImageError where it is unknown which values are black and white, or where Pillow takes them wrongly."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    bits = tags.get(_TIFF_BITS, (32,))[0]
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF") or tags.get(_TIFF_SAMPLES, (1,))[0] == 2:
+        kind = "signed " if bits < 32 else ""
+        raise ImageError(
+            f"unsupported: {image.format} of {kind}{bits} bits a channel, for which there is no usual range"
+        )
+    if image.mode.startswith("I;16") and (bits < 16 or tags.get(_TIFF_LIGHT) == 0):
+        white = " with white as 0" if tags.get(_TIFF_LIGHT) == 0 else ""
+        raise ImageError(f"unsupported: TIFF of {bits} bits a channel{white}, which Pillow reads wrongly")
 
 
 @contextmanager
@@ -128,9 +148,39 @@ def _what_else(data: bytes) -> str:
         found = ["SVG"]
     if found:
         return f"unsupported: it is {found[0]}, and of images {', '.join(FORMATS)} are read"
-    if data.startswith((_SOI, b"\x89PNG", b"GIF8", b"RIFF")):
+    if data.startswith((_SOI, b"\x89PNG", b"GIF8", b"BM")) or data[8:12] == b"WEBP":
         return f"damaged: it cannot be opened, and begins with {data[:16]!r}"
     return f"no image: it begins with {data[:16]!r}"
+
+
+def _essence(data: bytes) -> bytes:
+    """An image without what is beside it, at some of which Pillow stops. Raises ImageError where it is damaged."""
+    if data.startswith(_SOI):
+        return _jpeg_essence(data)
+    return _png_essence(data) if data.startswith(_PNG) else data
+
+
+def _png_essence(data: bytes) -> bytes:
+    """A PNG without metadata, of which Pillow refuses long and damaged ones, and further frames.
+
+    Raises ImageError where a checksum of the rest is wrong, at which Pillow does not look. It may lack its end mark.
+    """
+    kept, place = [_PNG], len(_PNG)
+    while place < len(data):
+        kind, end = data[place + 4 : place + 8], place + 12 + int.from_bytes(data[place : place + 4], "big")
+        if kind in _PNG_CHUNKS and kind != b"IEND":
+            if end > len(data):
+                raise ImageError(f"damaged: cut short in its {kind.decode()}")
+            if zlib.crc32(data[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+                raise ImageError(f"damaged: the checksum of its {kind.decode()} is wrong")
+        if kind == b"IDAT" and data[25] == 3 and kept[-1][4:8] == b"IHDR":
+            raise ImageError("damaged: its palette is missing")  # for which Pillow would take black
+        if kind in _PNG_CHUNKS:
+            kept.append(data[place:end])
+        if kind == b"IEND":
+            break
+        place = end
+    return b"".join(kept)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -147,7 +197,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         yield code, begin, place
 
 
-def _essence(data: bytes) -> bytes:
+def _jpeg_essence(data: bytes) -> bytes:
     """A JPEG without what libjpeg passes over in its headers, at some of which Pillow's own parser stops: metadata,
     markers of other programs with a wrong length, stray bytes. What tells its colours stays.
 

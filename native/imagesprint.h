@@ -103,8 +103,9 @@ typedef struct {
     int64_t nanoseconds; /* that resizing and encoding took */
 } ims_version;
 
-/* Decodes a JPEG once, to its end-of-image marker, and makes `count` versions of it: resized with antialiasing, as JPEG baseline, 4:2:0
- * with optimised Huffman tables. `nanoseconds` is what decoding took. No version has data unless this is IMS_OK. */
+/* Decodes a JPEG once, to its end-of-image marker, and makes `count` versions of it: resized with antialiasing, as JPEG
+ * baseline, 4:2:0, with optimised Huffman tables. `nanoseconds` is what decoding took. No version has data unless this
+ * is IMS_OK. */
 IMS_EXPORT int32_t ims_shrink(const uint8_t *data, int64_t length, ims_version *versions, int32_t count, ims_info *info,
                               int64_t *nanoseconds, char *message);
 IMS_EXPORT void ims_free(uint8_t *data);

@@ -30,7 +30,7 @@ static ims_status check(jpeg_reader *reader, jpeg_file file, int own_huffman, im
     cinfo->out_color_space = cinfo->jpeg_color_space; /* no pixels are wanted: the fewest, as they are */
     cinfo->scale_num = 1;
     cinfo->scale_denom = 8;
-    jpeg_start_decompress(cinfo);
+    jpeg_session_start(reader);
     if (own_huffman) jpeg_huffman_attach(&reader->huffman, cinfo);
     JSAMPROW rows[ROWS];
     jpeg_session_rows(reader, rows);
@@ -55,8 +55,8 @@ static JDIMENSION crop_columns(struct jpeg_decompress_struct *cinfo, const int32
     return (JDIMENSION)box[0] - left;
 }
 
-/* Whether coefficients are missing of a progressive image, whose scans have all been read. libjpeg then smooths it: what
- * a block looks like depends on those around it, which are not there if rows or columns are left out. */
+/* Whether coefficients are missing of a progressive image, whose scans have all been read. libjpeg then smooths it:
+ * what a block looks like depends on those around it, which are not there if rows or columns are left out. */
 static int is_incomplete(const struct jpeg_decompress_struct *cinfo) {
     for (int i = 0; cinfo->coef_bits && i < cinfo->num_components; i++)
         for (int k = 0; k < DCTSIZE2; k++)
@@ -127,7 +127,7 @@ static ims_status read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop
     };
     if (resizer_begin(resizer, &geometry, out) != IMS_OK) jpeg_session_fail(reader, IMS_MEMORY);
     cinfo->out_color_space = JCS_EXT_RGBX;
-    jpeg_start_decompress(cinfo);
+    jpeg_session_start(reader);
     if (own_huffman) jpeg_huffman_attach(&reader->huffman, cinfo);
     JDIMENSION offset = go_to_crop(reader, box);
     read_rows(reader, box, offset, resizer, stages);
@@ -158,7 +158,7 @@ static void read_entropy_of_rows(jpeg_reader *reader, int rows, int own_huffman)
     struct jpeg_decompress_struct *cinfo = &reader->cinfo;
     if ((JDIMENSION)rows > cinfo->image_height) jpeg_session_fail(reader, IMS_OUTSIDE);
     cinfo->out_color_space = JCS_EXT_RGBX;
-    jpeg_start_decompress(cinfo);
+    jpeg_session_start(reader);
     if (own_huffman && !jpeg_huffman_attach(&reader->huffman, cinfo)) jpeg_session_fail(reader, IMS_UNSUPPORTED);
     if ((JDIMENSION)rows < cinfo->output_height) {
         jpeg_skip_scanlines(cinfo, (JDIMENSION)rows);

@@ -44,7 +44,8 @@ typedef struct {
 } jpeg_crop;
 
 /* Decodes the rows and columns that the crop needs, and resizes them into `out`, [size][size][3]. Damage
- * counts as far as is decoded, and a missing end-of-image marker. Adds to stages[IMS_STAGE_JPEG] and [IMS_STAGE_RESIZE] where `stages` is not NULL. */
+ * counts as far as is decoded, and a missing end-of-image marker. Adds to stages[IMS_STAGE_JPEG] and [IMS_STAGE_RESIZE]
+ * where `stages` is not NULL. */
 ims_status jpeg_read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop *crop, resizer *resizer, uint8_t *out,
                           int64_t *stages);
 

@@ -186,6 +186,7 @@ static void check_kind(jpeg_reader *reader) {
 static void check_size(jpeg_reader *reader) {
     const struct jpeg_decompress_struct *cinfo = &reader->cinfo;
     if (cinfo->data_precision != 8) unsupported(reader, "not 8 bits a channel");
+    if (cinfo->num_components == 2 || cinfo->num_components > 4) unsupported(reader, "not 1, 3 or 4 channels");
     if ((uint64_t)cinfo->image_width * cinfo->image_height > MOST_PIXELS) {
         snprintf(reader->message, IMS_MESSAGE, "%u \u00d7 %u pixels, but at most %u are decoded", cinfo->image_width,
                  cinfo->image_height, MOST_PIXELS);
@@ -219,6 +220,16 @@ void jpeg_session_begin_any(jpeg_reader *reader, jpeg_file file) {
 void jpeg_session_begin(jpeg_reader *reader, jpeg_file file) {
     jpeg_session_begin_any(reader, file);
     check_kind(reader);
+}
+
+void jpeg_session_start(jpeg_reader *reader) {
+    struct jpeg_decompress_struct *cinfo = &reader->cinfo;
+    jpeg_start_decompress(cinfo);
+    for (int i = 0; i < cinfo->num_components; i++) {
+        if (cinfo->comp_info[i].quant_table) continue; /* kept by libjpeg at a channel's first scan */
+        snprintf(reader->message, IMS_MESSAGE, "no scan has channel %d of %d", i + 1, cinfo->num_components);
+        jpeg_session_fail(reader, IMS_DAMAGED);
+    }
 }
 
 /* Where a row is aligned to 32 bytes, libjpeg-turbo's colour conversion writes it past the caches, from where it would

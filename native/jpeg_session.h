@@ -34,11 +34,16 @@ struct jpeg_reader {
 
 /* Every call into libjpeg stands below `if (setjmp(reader->escape)) return jpeg_session_end(reader);`. */
 
-/* Starts with a file: reads its headers. Leaves by the escape where it is too large or has not 8 bits a channel. */
+/* Starts with a file: reads its headers. Leaves by the escape where it is too large, has not 8 bits a channel, or has
+ * channels that are no colours. */
 void jpeg_session_begin_any(jpeg_reader *reader, jpeg_file file);
 
 /* The same, but of those that are decoded here: others leave by the escape as IMS_UNSUPPORTED. */
 void jpeg_session_begin(jpeg_reader *reader, jpeg_file file);
+
+/* Starts decompression, which of several scans reads all. Leaves by the escape where they lack a channel: libjpeg has
+ * no warning for that, and would take it for grey. */
+void jpeg_session_start(jpeg_reader *reader);
 
 /* Has libjpeg read on from another place of the file. */
 void jpeg_session_go_on(jpeg_reader *reader, const uint8_t *next);

@@ -71,7 +71,7 @@ static ims_status read_drafts(jpeg_reader *reader, jpeg_file file, int own_huffm
     jpeg_session_begin(reader, file);
     for (int i = 0; i < count; i++) begin_draft(reader, &drafts[i]);
     cinfo->out_color_space = JCS_EXT_RGBX;
-    jpeg_start_decompress(cinfo);
+    jpeg_session_start(reader);
     if (own_huffman) jpeg_huffman_attach(&reader->huffman, cinfo);
     JSAMPROW rows[ROWS];
     jpeg_session_rows(reader, rows);

@@ -44,7 +44,8 @@ const resize_kernels *resize_choose(int portable) {
 
 ims_status resizer_begin(resizer *resizer, const resize_geometry *geometry, uint8_t *out) {
     const resize_geometry *g = geometry;
-    if (resize_axis_plan(&resizer->horizontal, g->width, g->out_width, g->antialias, g->flip) != IMS_OK) return IMS_MEMORY;
+    if (resize_axis_plan(&resizer->horizontal, g->width, g->out_width, g->antialias, g->flip) != IMS_OK)
+        return IMS_MEMORY;
     if (resize_axis_plan(&resizer->vertical, g->height, g->out_height, g->antialias, 0) != IMS_OK) return IMS_MEMORY;
     if (resizer->kernels->spread) resizer->kernels->spread(&resizer->horizontal);
     resizer->stride = ((size_t)g->out_width * 3 + ACROSS_PADDING + 31) & ~(size_t)31;

@@ -65,7 +65,8 @@ typedef struct {
     int out_rows;      /* 0, or how many rows `out` has room for: row y then goes to place y % out_rows */
 } resize_geometry;
 
-/* Makes ready for geometry.height rows, which become uint8 [out_height][out_width][3] at `out`. IMS_OK or IMS_MEMORY. */
+/* Makes ready for geometry.height rows, which become uint8 [out_height][out_width][3] at `out`. IMS_OK or
+ * IMS_MEMORY. */
 ims_status resizer_begin(resizer *resizer, const resize_geometry *geometry, uint8_t *out);
 
 /* Takes the next row, which has ROW_PADDING readable bytes behind it. */

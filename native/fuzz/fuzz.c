@@ -2,8 +2,8 @@
  *
  *     native/fuzz/run.sh fuzz 100000 IMAGE.jpg...
  *
- * Prints how the calls ended and how the memory grew. A hang ends it by SIGALRM; a crop that comes out otherwise than by
- * libjpeg and portable code alone, or than it is cut out of the whole image, and two verdicts on one file, by
+ * Prints how the calls ended and how the memory grew. A hang ends it by SIGALRM; a crop that comes out otherwise than
+ * by libjpeg and portable code alone, or than it is cut out of the whole image, and two verdicts on one file, by
  * SIGABRT. */
 #define _GNU_SOURCE /* memfd_create */
 #include <signal.h>

@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 
 from imagesprint.errors import ImageError
 from imagesprint.images.checking import ImageCheck
-from imagesprint.images.coding import open_image, read_size
+from imagesprint.images.coding import check_image, open_image, read_size
 from imagesprint.images.decoders import open_decoder
 from imagesprint.images.decoding import open_rgb
 from imagesprint.images.native_library import is_available
@@ -53,6 +53,16 @@ def insert(data: bytes, new: bytes, marker: bytes = b"\xff\xdb") -> bytes:
     return data[:place] + new + data[place:]
 
 
+def in_scans(grey: bytes, channels: str) -> bytes:
+    """A JPEG in RGB, each of `channels` in a scan of its own, with the pixels of a grey one."""
+    frame, scan = grey.index(SOF), grey.index(SOS)
+    planes = b"\x03" + b"".join(ord(name).to_bytes() + b"\x11\x00" for name in "RGB")
+    head = (
+        grey[:2] + grey[20:frame] + SOF + b"\x00\x11" + grey[frame + 4 : frame + 9] + planes + grey[frame + 13 : scan]
+    )
+    return head + b"".join(put(grey[scan:-2], SOS, 5, name.encode()) for name in channels) + grey[-2:]
+
+
 SOS, JFIF, SOF = b"\xff\xda", b"\xff\xe0", b"\xff\xc0"
 REMARKS = {  # a file that libjpeg has a remark on or none, and one with the same pixels
     "Se 0": (put(GOOD, SOS, -2, b"\x00"), GOOD),
@@ -82,6 +92,10 @@ REMARKS = {  # a file that libjpeg has a remark on or none, and one with the sam
     "filled up": (insert(GOOD, b"\xff\xff\xff"), GOOD),
     "stray bytes last": (GOOD[:-2] + b"abc" + GOOD[-2:], GOOD),
     "behind the end": (GOOD + b"\0\n" * 9, GOOD),
+    "no length": (insert(GOOD, b"\xff\xe1\x00\x00\xff\xfe\x00\x01"), GOOD),
+    "three scans": (in_scans(GREY, "RGB"), GREY),
+    "three scans in another order": (in_scans(GREY, "BRG"), GREY),
+    "behind the end a scan": (GOOD + GOOD[:-2], GOOD),
     "a thumbnail": (insert(GOOD, b"\xff\xe1" + (2 + len(GREY)).to_bytes(2, "big") + GREY), GOOD),
 }
 
@@ -115,7 +129,19 @@ DAMAGED = {
     "the last restart marker is missing": without_restart(RESTARTS, 4),
     "another restart marker": RESTARTS.replace(b"\xff\xd2", b"\xff\xd6", 1),
     "a first scan that refines": put(PROGRESSIVE, SOS, -1, b"\x10"),
+    "a scan is missing": in_scans(GREY, "RG"),
+    "the first scan is missing": in_scans(GREY, "GB"),
     "a table is missing": GOOD.replace(b"\xff\xdb", b"\xff\xef"),
+}
+
+
+UNSUPPORTED = {
+    "12 bits": put(GOOD, SOF, 4, b"\x0c"),
+    "lossless": put(GOOD, SOF, 1, b"\xc3"),
+    "hierarchical": put(GOOD, SOF, 1, b"\xc5"),
+    "two channels": in_scans(GREY, "RG")
+    .replace(b"\x03R\x11\x00G\x11\x00B\x11\x00", b"\x02R\x11\x00G\x11\x00")
+    .replace(SOF + b"\x00\x11", SOF + b"\x00\x0e"),
 }
 
 
@@ -147,6 +173,7 @@ def test_remarks_on_headers_change_nothing(name: str) -> None:
     data, same = REMARKS[name]
     assert data != same
     assert read_size(data) == ImageCheck()(data) == (60, 90)
+    check_image(data)
     np.testing.assert_array_equal(np.asarray(open_rgb(data)), np.asarray(open_rgb(same)))
     np.testing.assert_array_equal(load(data), load(same))
     assert prepared(data)["30"].encoded == prepared(same)["30"].encoded
@@ -155,10 +182,19 @@ def test_remarks_on_headers_change_nothing(name: str) -> None:
 @pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("name", DAMAGED)
 def test_lost_pixels_are_damage_to_all(name: str) -> None:
-    asked: list[Callable[[bytes], Any]] = [ImageCheck(), open_image, load, prepared]
+    asked: list[Callable[[bytes], Any]] = [ImageCheck(), open_image, check_image, load, prepared]
     for ask in asked:
         with pytest.raises(ImageError, match=r"^damaged: "):
             ask(DAMAGED[name])
+
+
+@pytest.mark.usefixtures("decoder")
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_what_libjpeg_does_not_decode_is_unsupported_to_all(name: str) -> None:
+    asked: list[Callable[[bytes], Any]] = [read_size, ImageCheck(), open_image, check_image, load, prepared]
+    for ask in asked:
+        with pytest.raises(ImageError, match=r"^unsupported: a .*JPEG"):
+            ask(UNSUPPORTED[name])
 
 
 def test_cuts_are_damage_to_pillow_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -8,7 +10,7 @@ from PIL import Image, ImageFile
 from sklearn.datasets import load_sample_images
 
 from imagesprint.errors import ImageError
-from imagesprint.images.coding import encode_jpeg, is_plain_jpeg, open_image, read_size, shrink
+from imagesprint.images.coding import check_image, encode_jpeg, is_plain_jpeg, open_image, read_size, shrink
 from imagesprint.images.decoding import to_rgb
 
 PHOTO = Image.fromarray(load_sample_images().images[0])  # 640 × 427
@@ -109,6 +111,8 @@ WHOLE = Image.fromarray(np.asarray(PHOTO.convert("L"), np.int32) << 16)
         (b"%PDF-1.4\n%x\n", "unsupported: it is PDF"),
         (encode(PHOTO.resize((16, 16)), "ICO"), "unsupported: it is ICO"),
         (encode(PHOTO.resize((16, 16)), "TGA"), "unsupported: it is TGA"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", "no image: it begins with b'RIFF"),
+        (b"RIFF\x24\0\0\0WEBPVP8 ", "damaged: "),
         (b"<html>404</html>", "no image: it begins with b'<html>404</html>'"),
         (b"\x89PNG\r\n\x1a\n" + bytes(50), "damaged: "),
         (b"\xff\xd8\xff\xe0\x00\x10JFIF", "damaged: "),
@@ -119,6 +123,102 @@ def test_headers_alone_tell_what_is_refused(data: bytes, reason: str) -> None:
     for read in (read_size, open_image):
         with pytest.raises(ImageError, match=f"^{reason}"):
             read(data)
+
+
+def chunk(kind: bytes, content: bytes, checksum: int = 0) -> bytes:
+    checksum ^= zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+TINY = PHOTO.resize((60, 44))
+PNG = encode(TINY, "PNG")
+FIRST = PNG.index(b"IDAT") - 4
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        chunk(b"zTXt", b"prompt\0\0" + zlib.compress(bytes(2 << 20))),
+        chunk(b"iTXt", b"prompt\0\1\0\0\0" + zlib.compress(bytes(80 << 20))),
+        chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(2 << 20))),
+        chunk(b"iCCP", b"profile\0\0none"),
+        chunk(b"tEXt", b"Title\0none", checksum=1),
+        chunk(b"acTL", b"\0"),
+    ],
+)
+def test_what_is_beside_the_pixels_of_a_png_harms_none(beside: bytes) -> None:
+    data = PNG[:FIRST] + beside + PNG[FIRST:]
+    assert read_size(data) == (44, 60)
+    np.testing.assert_array_equal(np.asarray(open_image(data)), np.asarray(TINY))
+
+
+def stored_png(colour: int, rows: bytes, *before: bytes) -> bytes:
+    """A PNG whose pixels can be found in its bytes."""
+    head = PNG[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", 60, 44, 8, colour, 0, 0, 0))
+    return head + b"".join(before) + chunk(b"IDAT", zlib.compress(rows, 0)) + chunk(b"IEND", b"")
+
+
+ROWS = b"".join(b"\0" + row.tobytes() for row in np.asarray(TINY))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (stored_png(2, ROWS).replace(ROWS[3000:3010], bytes(10), 1), "damaged: the checksum of its IDAT is wrong"),
+        (PNG[:FIRST] + b"\0\0\7" + PNG[FIRST + 3 :], "damaged: (cut short in its IDAT|the checksum of its IDAT)"),
+        (PNG[:29] + bytes(4) + PNG[33:], "damaged: the checksum of its IHDR is wrong"),
+        (stored_png(3, bytes(61 * 44)), "damaged: its palette is missing"),
+        (stored_png(3, bytes(61 * 44), chunk(b"PLTE", bytes(3), checksum=1)), "damaged: the checksum of its PLTE"),
+    ],
+)
+def test_a_damaged_png_is_told_by_its_checksums(data: bytes, reason: str) -> None:
+    for ask in (read_size, check_image, open_image):
+        with pytest.raises(ImageError, match=f"^{reason}"):
+            ask(data)
+
+
+def test_whole_pngs_by_hand() -> None:
+    np.testing.assert_array_equal(np.asarray(open_image(stored_png(2, ROWS))), np.asarray(TINY))
+    blue = open_image(stored_png(3, bytes(61 * 44), chunk(b"PLTE", b"\0\0\xff")))
+    assert to_rgb(blue).getpixel((30, 20)) == (0, 0, 255)
+
+
+def tiff(bits: int, pixels: bytes, light: int = 1, samples: int = 1, channels: int = 1) -> bytes:
+    tags = {256: 60, 257: 44, 258: bits, 259: 1, 262: light, 273: 0, 277: channels, 278: 44, 279: len(pixels)}
+    tags |= {338: 1, 339: samples} if channels == 2 else {339: samples}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4  # where the pixels begin
+    entries = [
+        struct.pack("<HHIHH", tag, 3, channels, value, value) if tag == 258 else struct.pack("<HHII", tag, 4, 1, value)
+        for tag, value in tags.items()
+    ]
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4) + pixels
+
+
+LIGHT = np.asarray(TINY.convert("L"))
+LIGHT_16 = (LIGHT * np.uint16(257)).astype("<u2")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (tiff(16, (65535 - LIGHT_16).tobytes(), light=0), "unsupported: TIFF of 16 bits a channel with white as 0"),
+        (tiff(12, bytes(90 * 44)), "unsupported: TIFF of 12 bits a channel, which Pillow reads wrongly"),
+        (tiff(16, LIGHT_16.tobytes(), samples=2), "unsupported: TIFF of signed 16 bits a channel"),
+        (tiff(64, bytes(8 * 60 * 44), samples=3), "unsupported: it is a TIFF of floats"),
+    ],
+)
+def test_what_pillow_would_take_for_other_colours_is_refused(data: bytes, reason: str) -> None:
+    for ask in (read_size, check_image, open_image):
+        with pytest.raises(ImageError, match=f"^{reason}"):
+            ask(data)
+
+
+def test_tiffs_by_hand() -> None:
+    for data in (tiff(16, LIGHT_16.tobytes()), tiff(8, LIGHT.tobytes()), tiff(8, (255 - LIGHT).tobytes(), light=0)):
+        np.testing.assert_array_equal(np.asarray(to_rgb(open_image(data)))[..., 0], LIGHT)
+    with_alpha = tiff(8, np.stack([LIGHT // 2, np.full_like(LIGHT, 128)], 2).tobytes(), channels=2)
+    assert open_image(with_alpha).mode == "La"
+    assert np.abs(np.asarray(to_rgb(open_image(with_alpha)))[..., 0].astype(int) - LIGHT).max() <= 2
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -199,9 +299,9 @@ from imagesprint.images.coding import read_size
 file = io.BytesIO()
 Image.new("RGB", (8, 8)).save(file, "PNG")
 data = file.getvalue()
-exif = b"eXIf" + bytes(64 << 20)
-data = data[:33] + (len(exif) - 4).to_bytes(4, "big") + exif + zlib.crc32(exif).to_bytes(4, "big") + data[33:]
-del exif
+more = b"IDAT" + bytes(64 << 20)
+data = data[:-12] + (len(more) - 4).to_bytes(4, "big") + more + zlib.crc32(more).to_bytes(4, "big") + data[-12:]
+del more
 assert read_size(data) == (8, 8)
 """
     assert with_little_memory(before, "read_size(data)") == "MemoryError"

@@ -1,6 +1,7 @@
 """Which files a command line means."""
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_what_a_folder_has_beside_images_is_noted() -> None:
     stream = io.StringIO()
     assert len(find_images([".", "deep/er"], [], Console(stream))) == 6
     assert stream.getvalue().endswith(
-        "files of . that have no image's name are left out: 2, the first of them ./notes.txt\n"
+        "files of . that are no images by name or kind are left out: 2, the first of them ./notes.txt\n"
     )
 
 
@@ -61,6 +62,25 @@ def test_words_without_images_are_wrong_usage(word: str, error: str) -> None:
     Path("empty").mkdir()
     with pytest.raises(UsageError, match=error):
         find_images([word], [], Console(quiet=True))
+
+
+@pytest.mark.parametrize(("words", "error"), [(["a.png", ""], "name is empty"), (["-", "a.png", "-"], "given twice")])
+def test_words_that_cannot_be_meant(words: list[str], error: str) -> None:
+    with pytest.raises(UsageError, match=error):
+        find_images(words, ["b.JPG"], Console(quiet=True))
+
+
+@pytest.mark.usefixtures("tree")
+def test_no_name_keeps_the_others_from_being_read() -> None:
+    os.mkfifo("wait.jpg")
+    stream = io.StringIO()
+    long = "a" * 300 + ".jpg"
+    assert find_images([".", "*.[Jp]*", long], [], Console(stream))[5:] == [
+        *map(Path, ("a.png", "b.JPG", "z.JFIF")),
+        Path(long),
+    ]
+    assert "no images by name or kind are left out: 2" in stream.getvalue()
+    assert find_images(["wait.jpg"], [], Console(quiet=True)) == [Path("wait.jpg")]
 
 
 def test_folders_are_walked_as_by_prepare(tree: Path) -> None:

@@ -93,7 +93,9 @@ def test_names_that_end_with_nul(
     assert said == "error: standard input has a NUL behind 'plain.jpg'\nhint: give -0 where NUL ends each name\n"
 
 
-def test_wrong_usage(digit_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage(
+    digit_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def said(*words: object) -> str:
         assert main(["predict", *map(str, words)]) == 2
         return capsys.readouterr().err
@@ -103,6 +105,13 @@ def test_wrong_usage(digit_run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert said(digit_run, "a.jpg", "--csv", "--json") == ""  # the error is on standard output then
     assert said(digit_run, "a.jpg", "-0").startswith("error: -0 is about names on standard input")
     assert "not a whole number of at least 1" in said(digit_run, "a.jpg", "--top", "0")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-top.jpg").touch()
+    dashed = "hint: put -- before names that begin with a dash, as -top.jpg\n"
+    assert said(digit_run, "-top.jpg").endswith(dashed)
+    assert said(digit_run, "a.jpg", "-top.jpg") == f"error: unknown flag '-top.jpg'\n{dashed}"
+    monkeypatch.setattr("sys.stdin", None)  # as `<&-` has it
+    assert said(digit_run, "-").startswith("error: standard input names no images\n")
 
 
 @pytest.mark.parametrize("verb", [["predict", "a.jpg"], ["export", "model.onnx"]])

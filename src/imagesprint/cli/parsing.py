@@ -1,7 +1,8 @@
 """The argument parser all verbs share: exact flags, errors of the hierarchy, worked examples in every help."""
 
 import argparse
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from imagesprint.console import Console, write_result
@@ -19,14 +20,16 @@ class Parser(argparse.ArgumentParser):
         # No abbreviations: a flag added later must not change what a script's `--num` meant.
         kwargs.update(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)
+        self._words: Sequence[str] = ()
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, f"`{self.prog} --help` shows the usage")
+        raise UsageError(message, self._usage())
 
     def print_help(self, file: Any = None) -> None:  # noqa: ARG002 (as argparse calls it)
         write_result(self.format_help())
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words = args or ()
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             # Caught by the innermost parser, which knows the flags that were meant.
@@ -35,10 +38,18 @@ class Parser(argparse.ArgumentParser):
 
     def _unexpected(self, word: str) -> UsageError:
         flag = word.partition("=")[0]
-        usage = f"`{self.prog} --help` shows the usage"
+        usage = self._usage()
         if not flag.startswith("-"):
             return UsageError(f"unexpected argument {word!r}", usage)
-        return UsageError(f"unknown flag {flag!r}", suggest(flag, list(self._option_string_actions), usage))
+        flags = [] if os.path.lexists(word) else list(self._option_string_actions)
+        return UsageError(f"unknown flag {flag!r}", suggest(flag, flags, usage))
+
+    def _usage(self) -> str:
+        """A hint: what was taken for flags may be files."""
+        dashed = [word for word in self._words if word.startswith("-") and word != "-" and os.path.lexists(word)]
+        if dashed and "--" not in self._words:
+            return f"put -- before names that begin with a dash, as {dashed[0]}"
+        return f"`{self.prog} --help` shows the usage"
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

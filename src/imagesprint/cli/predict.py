@@ -64,6 +64,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _stdin_names(null: bool) -> Iterator[str]:
     """The names on standard input, which need not be text: one a line, or ended by NUL."""
+    if not sys.stdin:  # closed by the shell
+        return
     if null:
         yield from map(os.fsdecode, sys.stdin.buffer.read().split(b"\0"))
         return

@@ -4,6 +4,7 @@ import io
 import re
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -27,6 +28,8 @@ _OTHER_FORMATS: Final = (
     (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
     (4, b"JXL ", "JPEG XL"),
     (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"II*\0", "a TIFF of floats, of many channels, of a camera or cut short"),  # of those Pillow cannot open
+    (0, b"MM\0*", "a TIFF of floats, of many channels, of a camera or cut short"),
     (0, b"%PDF", "PDF"),
     (0, b"%!PS", "PostScript"),
     (0, b"\0\0\1\0", "ICO"),
@@ -40,9 +43,15 @@ _MAX_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 _MAX_JPEG_BYTES = 4
 _JPEG_BLOCK = 16  # pixels a side
 
-_SOI, _SOS, _EOI = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"  # where a JPEG, its pixels and its end begin
-_APP0, _APP14, _APP15, _COM = 0xE0, 0xEE, 0xEF, 0xFE  # markers, behind 0xFF
+_SOI: Final = b"\xff\xd8"  # how a JPEG begins
+_EOI, _SOS, _APP0, _APP14, _APP15, _COM = 0xD9, 0xDA, 0xE0, 0xEE, 0xEF, 0xFE  # markers, behind 0xFF
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xCC}  # markers that tell how an image is coded
+_DECODED_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # sequential and progressive, by Huffman or arithmetic codes
 _NO_SEGMENTS = (0x01, *range(0xD0, 0xD8))  # markers that stand alone
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNKS: Final = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # without which there is no image; libpng calls them critical
+
+_TIFF_BITS, _TIFF_LIGHT, _TIFF_SAMPLES = 258, 262, 339  # tags
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")  # as libjpeg searches for one
 
 
@@ -64,7 +73,7 @@ def load_image(data: bytes) -> Image.Image:
     """
     if data.startswith(_SOI) and is_available():
         check_jpeg(data)
-    elif data.startswith(_SOI) and data.rfind(_EOI) < data.rfind(_SOS):  # Pillow looks for no end
+    elif data.startswith(_SOI) and all(code != _EOI for code, _, _ in _segments(data)):  # Pillow looks for no end
         raise ImageError("damaged: no end-of-image marker follows the image")
     image = _open(data)
     with _reasons(data):
@@ -74,9 +83,7 @@ def load_image(data: bytes) -> Image.Image:
 
 def check_image(data: bytes) -> None:
     """Raise the ImageError that `open_image` would; natively no pixel of a JPEG is computed for that."""
-    if data.startswith(_SOI) and is_available():
-        check_jpeg(data)
-    else:
+    if not (data.startswith(_SOI) and is_available() and check_jpeg(data)):
         open_image(data)
 
 
@@ -95,14 +102,27 @@ def _open(data: bytes) -> Image.Image:
     if not data:
         raise ImageError("empty: the file has 0 bytes")
     with _reasons(data):
-        image = Image.open(io.BytesIO(_essence(data) if data.startswith(_SOI) else data), formats=FORMATS)
+        image = Image.open(io.BytesIO(_essence(data)), formats=FORMATS)
         if max(image.size) > _MAX_JPEG_SIDE:
             raise ImageError(
                 f"too large: {image.width} × {image.height} pixels, but a JPEG's side is at most {_MAX_JPEG_SIDE:,}"
             )
-        if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-            raise ImageError(f"unsupported: {image.format} of 32 bits a channel, for which there is no usual range")
+        _check_range(image)
     return image
+
+
+def _check_range(image: Image.Image) -> None:
+    """Raise ImageError where it is unknown which values are black and white, or where Pillow takes them wrongly."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    bits = tags.get(_TIFF_BITS, (32,))[0]
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF") or tags.get(_TIFF_SAMPLES, (1,))[0] == 2:
+        kind = "signed " if bits < 32 else ""
+        raise ImageError(
+            f"unsupported: {image.format} of {kind}{bits} bits a channel, for which there is no usual range"
+        )
+    if image.mode.startswith("I;16") and (bits < 16 or tags.get(_TIFF_LIGHT) == 0):
+        white = " with white as 0" if tags.get(_TIFF_LIGHT) == 0 else ""
+        raise ImageError(f"unsupported: TIFF of {bits} bits a channel{white}, which Pillow reads wrongly")
 
 
 @contextmanager
@@ -128,32 +148,84 @@ def _what_else(data: bytes) -> str:
         found = ["SVG"]
     if found:
         return f"unsupported: it is {found[0]}, and of images {', '.join(FORMATS)} are read"
-    if data.startswith((_SOI, b"\x89PNG", b"GIF8", b"RIFF")):
+    if data.startswith((_SOI, b"\x89PNG", b"GIF8", b"BM")) or data[8:12] == b"WEBP":
         return f"damaged: it cannot be opened, and begins with {data[:16]!r}"
     return f"no image: it begins with {data[:16]!r}"
 
 
 def _essence(data: bytes) -> bytes:
+    """An image without what is beside it, at some of which Pillow stops. Raises ImageError where it is damaged."""
+    if data.startswith(_SOI):
+        return _jpeg_essence(data)
+    return _png_essence(data) if data.startswith(_PNG) else data
+
+
+def _png_essence(data: bytes) -> bytes:
+    """A PNG without metadata, of which Pillow refuses long and damaged ones, and further frames.
+
+    Raises ImageError where a checksum of the rest is wrong, at which Pillow does not look. It may lack its end mark.
+    """
+    kept, place = [_PNG], len(_PNG)
+    while place < len(data):
+        kind, end = data[place + 4 : place + 8], place + 12 + int.from_bytes(data[place : place + 4], "big")
+        if kind in _PNG_CHUNKS and kind != b"IEND":
+            if end > len(data):
+                raise ImageError(f"damaged: cut short in its {kind.decode()}")
+            if zlib.crc32(data[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+                raise ImageError(f"damaged: the checksum of its {kind.decode()} is wrong")
+        if kind == b"IDAT" and data[25] == 3 and kept[-1][4:8] == b"IHDR":
+            raise ImageError("damaged: its palette is missing")  # for which Pillow would take black
+        if kind in _PNG_CHUNKS:
+            kept.append(data[place:end])
+        if kind == b"IEND":
+            break
+        place = end
+    return b"".join(kept)
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The markers of a JPEG behind its first, and where their segments begin, with their length, and end.
+
+    As libjpeg goes on: past bytes that are none, fillers and the codes of a scan; a length below 2 counts as 2.
+    """
+    place = len(_SOI)
+    while header := _MARKER.search(data, place):
+        code, begin = header[1][0], header.end()
+        place = begin
+        if code not in _NO_SEGMENTS:
+            place += max(2, int.from_bytes(data[begin : begin + 2], "big"))
+        yield code, begin, place
+
+
+def _jpeg_essence(data: bytes) -> bytes:
     """A JPEG without what libjpeg passes over in its headers, at some of which Pillow's own parser stops: metadata,
     markers of other programs with a wrong length, stray bytes. What tells its colours stays.
 
-    Raises ImageError where no image follows them.
+    Raises ImageError where no image follows them, or one that is coded as libjpeg does not decode it.
     """
-    kept, place = [_SOI], len(_SOI)
-    while header := _MARKER.search(data, place):
-        code, place = header[1][0], header.end()
-        if code in _NO_SEGMENTS:
-            continue
-        length = int.from_bytes(data[place : place + 2], "big")
-        segment = data[place : place + length]
-        place += length
-        if code == _SOS[1]:
-            return b"".join((*kept, data[header.start() :]))
-        if length < 2 or len(segment) < length:
+    kept = [_SOI]
+    for code, begin, end in _segments(data):
+        segment = data[begin:end]
+        if code == _SOS:
+            return b"".join((*kept, b"\xff\xda", data[begin:]))
+        if code == _EOI or end > len(data):
             break
-        if (not _APP0 <= code <= _APP15 and code != _COM) or _tells_colours(code, segment):
-            kept += (header[0][-2:], segment)
+        if code in _FRAMES:
+            _check_frame(code, segment)
+        is_foreign = _APP0 <= code <= _APP15 or code == _COM or code in _NO_SEGMENTS
+        if not is_foreign or _tells_colours(code, segment):
+            kept += (bytes([0xFF, code]), segment)
     raise ImageError("damaged: its headers end before an image begins")
+
+
+def _check_frame(code: int, segment: bytes) -> None:
+    """Raise ImageError for a JPEG that libjpeg does not decode; `segment` begins with its length."""
+    if code not in _DECODED_FRAMES:
+        raise ImageError(f"unsupported: a lossless or hierarchical JPEG, as its marker 0xFF{code:X} says")
+    if len(segment) > 7 and segment[2] != 8:
+        raise ImageError(f"unsupported: a JPEG of {segment[2]} bits a channel, and of JPEGs those of 8 are read")
+    if len(segment) > 7 and segment[7] not in (1, 3, 4):
+        raise ImageError(f"unsupported: a JPEG of {segment[7]} channels, and of JPEGs those of 1, 3 and 4 are read")
 
 
 def _tells_colours(code: int, segment: bytes) -> bool:

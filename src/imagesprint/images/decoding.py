@@ -150,6 +150,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(high_bytes.astype(np.uint8)).convert("RGB")
     if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
         image = ImageChops.invert(image)  # Pillow takes every JPEG's CMYK for inverted, which only Adobe's is
+    if image.mode == "La":  # with its alpha multiplied in, as a TIFF may be
+        image = image.convert("LA")
     if image.mode == "P" and "transparency" in image.info:  # straight to RGB, Pillow would warn
         image = image.convert("RGBA")
     return image.convert("RGB")

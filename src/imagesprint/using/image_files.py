@@ -2,6 +2,7 @@
 
 import glob
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,12 @@ def find_images(words: Sequence[str], names: Iterable[str], console: Console) ->
     A word is a file, which need not exist or be an image; a folder, for all images below it (see `images.finding`); a
     pattern with *, ? or [ (** for any folders); or "-", for the files and folders of `names`. What a folder has
     beside images is noted. Raises UsageError for a folder or a pattern without images, and where there are no names.
+    A pipe is read where it is named, but not where a folder or a pattern finds it: that could wait for ever.
     """
+    if "" in words:  # Python would take it for the current folder
+        raise UsageError("an image's name is empty", "see that the shell's variable for it is set")
+    if words.count(STDIN) > 1:
+        raise UsageError(f"{STDIN} is given twice, but there is one standard input", f"leave one {STDIN} out")
     found: list[Path] = []
     for word in words:
         if word == STDIN:
@@ -38,7 +44,7 @@ def _matches(pattern: str, console: Console) -> list[Path]:
     matches = sorted(glob.glob(pattern, recursive=True))
     if not matches:
         raise UsageError(f"nothing matches {pattern}", "see that the folder is right; quote the pattern")
-    files = [match for match in matches if not os.path.isdir(match)]
+    files = [match for match in matches if not os.path.isdir(match) and not _may_wait(match)]
     # Of a pattern that finds files, folders are by-catch; one that finds folders alone means what is in them.
     return (
         [Path(file) for file in files]
@@ -49,13 +55,13 @@ def _matches(pattern: str, console: Console) -> list[Path]:
 
 def _expand(path: Path, console: Console) -> list[Path]:
     """The file itself, or the images below a folder."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # unlike Path's, it takes a name that is too long for one that is not there
         return [path]
     found: list[Path] = []
     others = Tally()
     try:
         for entry in Walk([path]).files(path):
-            if is_image(entry.name):
+            if is_image(entry.name) and not _may_wait(entry.path):
                 found.append(Path(entry.path))
             else:
                 others.add(entry.path)
@@ -64,8 +70,17 @@ def _expand(path: Path, console: Console) -> list[Path]:
             f"cannot read {error.filename}: {error.strerror}", "make it readable, or name its files"
         ) from error
     if found:
-        for note in others.note(f"files of {path} that have no image's name are left out"):
+        for note in others.note(f"files of {path} that are no images by name or kind are left out"):
             console.line(note)
     if not found:
         raise UsageError(f"there are no images in {path}", f"their names must end in {', '.join(sorted(SUFFIXES))}")
     return found
+
+
+def _may_wait(path: str) -> bool:
+    """Whether this is a pipe, a device or the like, which may give its bytes later or never."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # reading it will say why
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)

@@ -16,10 +16,10 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from imagesprint.errors import HungRankError, LostRankError, RankError, UsageError
 from imagesprint.runs.cores import cores_near, divide_cores
-from imagesprint.runs.environment import STORE_VARIABLE, is_elastic, place
+from imagesprint.runs.environment import STORE_VARIABLE, TMPDIR_HINT, is_elastic, place
 from imagesprint.runs.rank_watch import RANK_TIMEOUT, RankWatch
 from imagesprint.runs.standing_by import agree_on_size, await_end, end_told
-from imagesprint.runs.store import open_store
+from imagesprint.runs.store import note_met, open_store
 
 _POLL_SECONDS = 0.0005  # between two looks at whether the device has come to a value
 _JOIN_SECONDS = 60.0  # for ranks that start later than others, however short the timeout
@@ -207,6 +207,7 @@ def _process_group(ranks: Ranks, store: Store, timeout: float) -> Iterator[None]
     with _joining(ranks.rank, ranks.world_size):
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=limit)
     try:
+        note_met(ranks.rank)
         yield
     except HungRankError:
         raise  # to leave the group would mean to wait for that rank
@@ -229,7 +230,7 @@ def _joining(rank: int, started: int) -> Iterator[None]:
         raise RankError(
             f"rank {rank} of {started} cannot join the others{f' over {store}' if store else ''}: "
             f"{str(error).splitlines()[0]}",
-            "see to that disk, or name another folder by TMPDIR"
+            TMPDIR_HINT
             if store
             else "start the ranks with --processes or torchrun, which set MASTER_ADDR and MASTER_PORT",
         ) from error

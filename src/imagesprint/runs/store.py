@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from imagesprint.runs.environment import STORE_VARIABLE, keeps_store
+from imagesprint.files import naming
+from imagesprint.runs.environment import STORE_VARIABLE, TMPDIR_HINT, keeps_store, met_mark
 
 Answer = TypeVar("Answer")
 
@@ -50,6 +51,15 @@ def ask_store(world_size: int, question: Callable[[Store], Answer]) -> Answer:
     if not answers:
         raise RuntimeError(f"the ranks' store has not answered for {_ANSWER_SECONDS:g} s")
     return answers[0]
+
+
+def note_met(rank: int) -> None:
+    """Let the launcher of `--processes` know that this rank met the others. Raises FileError."""
+    path = os.environ.get(STORE_VARIABLE)
+    if path:
+        mark = met_mark(path, rank)
+        with naming("write", mark, TMPDIR_HINT):
+            mark.touch()
 
 
 def _reopen_store(world_size: int) -> Store:

@@ -93,6 +93,8 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
+            if isinstance(error, dist.DistStoreError) and STORE_VARIABLE in os.environ:  # NCCL's ranks meet only here
+                raise _cannot_join(self.rank, self.world_size, error) from error
             raise LostRankError(
                 f"rank {self.rank} lost contact with another rank",
                 "that rank's own message says why; run the same command again to resume",
@@ -226,14 +228,16 @@ def _joining(rank: int, started: int) -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        store = os.environ.get(STORE_VARIABLE)  # a file, which `--processes` made
-        raise RankError(
-            f"rank {rank} of {started} cannot join the others{f' over {store}' if store else ''}: "
-            f"{str(error).splitlines()[0]}",
-            TMPDIR_HINT
-            if store
-            else "start the ranks with --processes or torchrun, which set MASTER_ADDR and MASTER_PORT",
-        ) from error
+        raise _cannot_join(rank, started, error) from error
+
+
+def _cannot_join(rank: int, started: int, error: Exception) -> RankError:
+    store = os.environ.get(STORE_VARIABLE)  # a file, which `--processes` made
+    return RankError(
+        f"rank {rank} of {started} cannot join the others{f' over {store}' if store else ''}: "
+        f"{str(error).splitlines()[0]}",
+        TMPDIR_HINT if store else "start the ranks with --processes or torchrun, which set MASTER_ADDR and MASTER_PORT",
+    )
 
 
 def _set_up(ranks: Ranks) -> None:

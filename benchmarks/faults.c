@@ -166,7 +166,7 @@ int fsync(int fd) { CALL(fate_of("fsync", fd), -1, REAL(fsync)(fd)); }
 int fdatasync(int fd) { CALL(fate_of("fsync", fd), -1, REAL(fdatasync)(fd)); }
 int ftruncate(int fd, off_t size) { CALL(fate_of("truncate", fd), -1, REAL(ftruncate)(fd, size)); }
 int ftruncate64(int fd, off64_t size) { CALL(fate_of("truncate", fd), -1, REAL(ftruncate64)(fd, size)); }
-int flock(int fd, int what) { CALL(fate_of("lock", fd), -1, REAL(flock)(fd, what)); }
+int flock(int fd, int what) { CALL(fate_of(what & LOCK_UN ? "unlock" : "lock", fd), -1, REAL(flock)(fd, what)); }
 
 #define CONTROLLING(name)                                                                       \
     int name(int fd, int command, ...) {                                                        \
@@ -175,7 +175,8 @@ int flock(int fd, int what) { CALL(fate_of("lock", fd), -1, REAL(flock)(fd, what
         void *argument = va_arg(list, void *);                                                  \
         va_end(list);                                                                           \
         int locks = command == F_SETLK || command == F_SETLKW;                                  \
-        CALL(locks ? fate_of("lock", fd) : 0, -1, REAL(name)(fd, command, argument));           \
+        int gives_back = locks && ((struct flock *)argument)->l_type == F_UNLCK;                \
+        CALL(locks ? fate_of(gives_back ? "unlock" : "lock", fd) : 0, -1, REAL(name)(fd, command, argument)); \
     }
 CONTROLLING(fcntl)
 CONTROLLING(fcntl64)

@@ -1,19 +1,23 @@
 """Lets each call to the file system fail, one at a time: a small `prepare`, a small `train` of two ranks, its resume.
 
-    python benchmarks/faults.py [--commands prepare,train,resume] [--sample N,…] [--seed 0] [--only TEXT] [--json]
+    python benchmarks/faults.py [--commands prepare,train,resume] [--once] [--sample N,…] [--seed 0] [--only TEXT]
+                                [--json]
 
 `faults.c`, preloaded, counts the calls of an undisturbed command on anything below one folder, the source, ROOT, RUN,
 TMPDIR and the cache, and then has the n-th one of its kind on its path fail, in each way that such a call may (`WAYS`).
 The command must end with one message that names the path and what was done to it, or come to what the undisturbed one
 came to. The same command again must come to the same: every byte of a ROOT; a run's weights, evaluations and logs.
-Prints a table in Markdown; exits 3 where a promise is broken. --sample takes so many injections of each command (one
-number, or one a command), by chance, but each operation on each path before any a second time; --only those with TEXT
-in their line of the table. Needs a C compiler.
+Prints a table in Markdown; exits 3 where a promise is broken. --once has each call fail in one of its ways, which take
+turns. --sample takes so many injections of each command (one number, or one a command), by chance, but each operation
+on each path before any a second time; --only those with TEXT in their line of the table. Ranks look into the file over
+which they meet until the others have been there, so that some calls on it come in one run, but not in another: such an
+injection counts as "not reached". Needs a C compiler.
 """
 
 import argparse
 import errno
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -49,6 +53,7 @@ WAYS: dict[str, tuple[str, ...]] = {  # what each operation may come to
     "fsync": ("ENOSPC", "EIO", "EINTR"),
     "truncate": ("EIO", "EINTR"),
     "lock": ("ENOLCK", "EOPNOTSUPP", "ENOSYS", "EINTR"),
+    "unlock": ("ENOLCK", "EINTR"),
     "close": ("ENOSPC", "EIO"),
     "rename": ("ENOSPC", "EIO"),
     "link": ("ENOSPC", "EIO"),
@@ -60,6 +65,8 @@ WAYS: dict[str, tuple[str, ...]] = {  # what each operation may come to
 }
 TEMPORARY = re.compile(r"(?<=/)\.([^/]+)\.\d+\.tmp$")  # the name that `files.write_atomically` gives
 TEMPORARY_SHARD = re.compile(r"\.parts/(\d+|full)-(.+)\.\d+\.tmp$")
+SAID, WENT_ON, NOT_REACHED = "said", "went on", "not reached"  # verdicts; any other one is what is wrong
+MEETING = "tmp/#/store"
 OPERATION = re.compile(r"cannot (be )?(\w+)|no (space|image|checkpoint|file)|lock")
 
 
@@ -81,12 +88,18 @@ class Fault:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an injection came to: `verdict` is "said", "went on", or what is wrong."""
+    """What an injection came to."""
 
     fault: Fault
     code: str
     said: str
     verdict: str
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether a promise is broken: where ranks meet over a file, some calls on it come in one run only."""
+        meeting = self.fault.path == MEETING and self.verdict == NOT_REACHED
+        return not (meeting and self.code == "0") and self.verdict not in (SAID, WENT_ON)
 
 
 @dataclass(frozen=True)
@@ -140,9 +153,9 @@ class Faults:
         self._clear(command)
         code, said = self._run(command, fault)
         hit = [line.split("\t") for line in (self._scratch / "log").read_text().splitlines() if line[:3] == "HIT"]
-        wrong = self._wrong(command, fault, code, said, hit[0][3]) if hit else "never came to that call"
+        wrong = self._wrong(command, fault, code, said, hit[0][3]) if hit else NOT_REACHED
         message = said.partition("error: ")[2].partition("\nhint: ")[0]
-        verdict = "went on" if code == "0" else "said"
+        verdict = WENT_ON if code == "0" else SAID
         if not wrong:
             code_again, said_again = self._run(command, None)
             wrong = f"again: exit code {code_again}: {said_again}" if code_again != "0" else ""
@@ -274,6 +287,13 @@ def all_faults(calls: Counter[tuple[int, str, str]]) -> list[Fault]:
     ]
 
 
+def once(faults: list[Fault]) -> list[Fault]:
+    """Return every call of `all_faults` in one way: those of an operation take turns."""
+    calls: dict[Fault, None] = dict.fromkeys(replace(fault, way="") for fault in faults)
+    turns = {operation: itertools.cycle(ways) for operation, ways in WAYS.items()}
+    return [replace(call, way=next(turns[call.operation])) for call in calls]
+
+
 def sample(faults: list[Fault], count: int, generator: random.Random) -> list[Fault]:
     """Return so many, by chance, but each operation of a role on a path once before any of them twice."""
     seen: Counter[tuple[int, str, str]] = Counter()
@@ -288,18 +308,20 @@ def sample(faults: list[Fault], count: int, generator: random.Random) -> list[Fa
 
 def to_text(outcomes: list[Outcome], calls: int) -> str:
     """Return the tables for people, in Markdown."""
-    bad = [one for one in outcomes if one.verdict not in ("said", "went on")]
-    lines = [f"{calls} calls, {len(outcomes)} injections, {len(bad)} bad", ""]
+    bad = [one for one in outcomes if one.is_bad]
+    unreached = sum(one.verdict == NOT_REACHED for one in outcomes)
+    lines = [f"{calls} calls, {len(outcomes)} injections, {unreached} not reached, {len(bad)} bad", ""]
     lines += [
-        "| operation | way | injections | said, with path and operation | went on | bad |",
-        "|---|---|---|---|---|---|",
+        "| operation | way | injections | said, with path and operation | went on | not reached | bad |",
+        "|---|---|---|---|---|---|---|",
     ]
     for operation, ways in WAYS.items():
         for way in ways:
-            own = [one.verdict for one in outcomes if (one.fault.operation, one.fault.way) == (operation, way)]
-            said, on = own.count("said"), own.count("went on")
+            own = [one for one in outcomes if (one.fault.operation, one.fault.way) == (operation, way)]
+            verdicts = Counter("bad" if one.is_bad else one.verdict for one in own)
             if own:
-                lines.append(f"| {operation} | {way} | {len(own)} | {said} | {on} | {len(own) - said - on} |")
+                counts = (len(own), *(verdicts[name] for name in (SAID, WENT_ON, NOT_REACHED, "bad")))
+                lines.append(f"| {operation} | {way} | {' | '.join(map(str, counts))} |")
     lines += ["", "| role | call | how often | exit | message | verdict |", "|---|---|---|---|---|---|"] if bad else []
     alike: dict[tuple[object, ...], list[Outcome]] = {}
     for one in bad:
@@ -320,6 +342,7 @@ def _title(fault: Fault) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commands", default=",".join(COMMANDS))
+    parser.add_argument("--once", action="store_true")
     parser.add_argument("--sample", default="")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="")
@@ -334,7 +357,8 @@ def main() -> int:
         for name, count in zip(names, counts * len(names) if len(counts) == 1 else counts, strict=True):
             command = COMMANDS[name](faults.place)
             calls = faults.calls(command)
-            chosen = [fault for fault in all_faults(calls) if args.only in _title(fault)]
+            chosen = once(all_faults(calls)) if args.once else all_faults(calls)
+            chosen = [fault for fault in chosen if args.only in _title(fault)]
             chosen = sample(chosen, count, random.Random(args.seed))
             outcomes = []
             for fault in chosen:
@@ -351,8 +375,7 @@ def main() -> int:
         for name, (count, outcomes) in found.items():
             print(f"## {name}\n\n{to_text(outcomes, count)}\n")
         print(f"{time.monotonic() - begun:.0f} s")
-    bad = [one for _, outcomes in found.values() for one in outcomes if one.verdict not in ("said", "went on")]
-    return 3 if bad else 0
+    return 3 if any(one.is_bad for _, outcomes in found.values() for one in outcomes) else 0
 
 
 if __name__ == "__main__":

@@ -79,12 +79,17 @@ def arm(task: Task, role: int) -> None:
 
 def main() -> None:
     """Answer until nothing comes any more."""
-    from imagesprint.evaluating import checkpoints  # noqa: F401 (for what it imports)
+    import tensorboard.summary  # noqa: F401 (all of these for what they import)
+    import torch._dynamo  # noqa: F401 (an optimizer does, which takes most of a training this small)
+
+    from imagesprint.evaluating import checkpoints  # noqa: F401
+    from imagesprint.measuring.planning import planning  # noqa: F401
     from imagesprint.prepare import preparing  # noqa: F401
     from imagesprint.runs import processes
     from imagesprint.training import training  # noqa: F401
 
     processes.subprocess.Popen = ForkedRank  # type: ignore[attr-defined, misc, assignment]
+    processes.ECHO_SECONDS = 0.2  # most of the time of a command that fails; none but one rank does
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

@@ -1,3 +1,5 @@
+import errno
+import itertools
 import os
 import struct
 from pathlib import Path
@@ -32,6 +34,26 @@ def test_frame_is_length_crc_payload_crc() -> None:
 
 def test_records_come_back_with_their_offsets(shard: Path) -> None:
     assert list(iter_records(shard)) == [(0, PAYLOADS[0]), (21, b""), (37, PAYLOADS[2])]
+
+
+def test_reads_that_bring_less_than_asked_for_go_on(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: whole(fd, max(1, size // 2), offset))
+    assert list(iter_records(shard)) == [(0, PAYLOADS[0]), (21, b""), (37, PAYLOADS[2])]
+
+
+@pytest.mark.parametrize("failing", range(6))  # the header and the whole of three records
+def test_a_read_that_fails_names_the_shard(shard: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    whole, calls = os.pread, itertools.count()
+
+    def pread(fd: int, size: int, offset: int) -> bytes:
+        if next(calls) == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return whole(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(RecordError, match=f"{shard}.*cannot be read: Input/output error"):
+        list(iter_records(shard))
 
 
 def test_empty_shard_has_no_records(tmp_path: Path) -> None:

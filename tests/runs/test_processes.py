@@ -71,6 +71,30 @@ os._exit(2 if rank == 1 else 75)
     assert (process.returncode, errors) == (2, "error: the cause\n")
 
 
+@pytest.mark.parametrize(("aborted_after_meeting", "message"), [
+    (True, "RunError: the ranks lost contact with one another"),
+    (False, "RunError: rank 1 cannot meet the others over {store}: it was ended by signal 6"),
+])  # fmt: skip
+def test_a_rank_aborted_before_it_met_the_others_is_the_cause(
+    tmp_path: Path, aborted_after_meeting: bool, message: str
+) -> None:
+    body = f"""
+from imagesprint.runs.store import note_met
+if rank == 0:
+    print(os.environ['IMAGESPRINT_STORE'], file=sys.stderr, flush=True)
+    os._exit(75)
+if {aborted_after_meeting}:
+    note_met(1)
+print('aborted', file=sys.stderr, flush=True)
+os.abort()
+"""
+    process = launch(tmp_path, 2, body)
+    _, errors = process.communicate(timeout=60)
+    store, _, said = errors.partition("\n")
+    assert (process.returncode, "aborted\n" in said) == (1, not aborted_after_meeting)
+    assert message.format(store=store) in said
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)])
 def test_signals_are_passed_on(tmp_path: Path, number: int, code: int) -> None:
     process = launch(tmp_path, 2, "print(os.getpid(), file=sys.stderr, flush=True); time.sleep(60)")

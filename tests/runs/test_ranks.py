@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from imagesprint.errors import RankError, UsageError
-from imagesprint.runs.ranks import choose_device, open_ranks
+from imagesprint.runs.environment import STORE_VARIABLE
+from imagesprint.runs.ranks import Ranks, choose_device, open_ranks
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,18 @@ def test_a_broken_environment(monkeypatch: pytest.MonkeyPatch, environment: dict
         monkeypatch.setenv(name, value)
     with pytest.raises(RankError, match=part), open_ranks("cpu"):
         pass
+
+
+def test_a_store_that_fails_at_the_first_sum_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.distributed.DistStoreError("No space left on device\nException raised from File")
+
+    monkeypatch.setenv(STORE_VARIABLE, "/somewhere/store")
+    monkeypatch.setattr(torch.distributed, "all_reduce", fail)
+    ranks = Ranks(1, 2, 1, 2, torch.device("cpu"))
+    message = "^rank 1 of 2 cannot join the others over /somewhere/store: No space left on device$"
+    with pytest.raises(RankError, match=message):
+        ranks.sum(torch.ones(1))
 
 
 def test_cuda_where_there_is_none() -> None:

@@ -54,7 +54,8 @@ def iter_records(path: Path) -> Iterator[tuple[int, bytes]]:
     except OSError as error:
         raise RecordError(f"cannot read shard {path}: {error.strerror}") from error
     try:
-        size = os.fstat(fd).st_size
+        with naming("read", path):
+            size = os.fstat(fd).st_size
         offset = 0
         while offset < size:
             payload = read_record(fd, offset, _read_length(fd, offset, size, path), path)
@@ -70,15 +71,7 @@ def read_record(fd: int, offset: int, length: int, path: Path) -> bytes:
     One pread, whatever other threads read from `fd` meanwhile. Both CRCs are checked. `path` is for messages.
     Raises RecordError naming shard and byte offset.
     """
-    try:
-        data = os.pread(fd, length + FRAME_BYTES, offset)
-        while 0 < len(data) < length + FRAME_BYTES:  # one pread returns at most 2 GiB, and less after a signal
-            more = os.pread(fd, length + FRAME_BYTES - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-    except OSError as error:
-        raise damaged(path, offset, f"cannot be read: {error.strerror}") from error
+    data = _bytes_of(fd, offset, length + FRAME_BYTES, path)
     if len(data) < length + FRAME_BYTES:
         raise damaged(path, offset, f"is cut short: {len(data)} of {length + FRAME_BYTES} bytes are there")
     _check_header(data, offset, path)
@@ -111,9 +104,23 @@ def file_crc(path: Path) -> int:
     return crc
 
 
+def _bytes_of(fd: int, offset: int, size: int, path: Path) -> bytes:
+    """Return the `size` bytes of the record at `offset`, fewer only where the shard ends. Raises RecordError."""
+    try:
+        data = os.pread(fd, size, offset)
+        while 0 < len(data) < size:  # one pread returns at most 2 GiB, and less after a signal
+            more = os.pread(fd, size - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+    except OSError as error:
+        raise damaged(path, offset, f"cannot be read: {error.strerror}") from error
+    return data
+
+
 def _read_length(fd: int, offset: int, size: int, path: Path) -> int:
     """Return the payload length that the header at `offset` announces, once its CRC and the shard's end allow it."""
-    header = os.pread(fd, HEADER_BYTES, offset)
+    header = _bytes_of(fd, offset, HEADER_BYTES, path)
     if len(header) < HEADER_BYTES:
         raise damaged(path, offset, f"is cut short: {len(header)} bytes of its header are there")
     _check_header(header, offset, path)

@@ -11,6 +11,7 @@ from imagesprint.errors import RankError
 
 LAUNCHER_VARIABLE = "IMAGESPRINT_LAUNCHER"  # process id of the launcher, for the ranks of --processes
 STORE_VARIABLE = "IMAGESPRINT_STORE"  # the file over which they find each other
+TMPDIR_HINT = "see to that disk and its space, or name another folder by TMPDIR"  # where that file cannot be used
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # torchrun's: "True" where its agent keeps the ranks' store
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LOADED = time.monotonic()
@@ -29,6 +30,11 @@ class Place(NamedTuple):
 def is_launched() -> bool:
     """Whether `--processes` started this process as one of its ranks."""
     return LAUNCHER_VARIABLE in os.environ
+
+
+def met_mark(store: str, rank: int) -> Path:
+    """Where a rank of `--processes` leaves an empty file once it met the others over the file at `store`."""
+    return Path(f"{store}-met-{rank}")
 
 
 def is_main_rank() -> bool:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from imagesprint.errors import RecordError
-from imagesprint.files import naming
+from imagesprint.errors import FileError, RecordError
+from imagesprint.files import naming, remove
 from imagesprint.records.tfrecord import iter_records
 
 Point = tuple[int, float, float]  # step, seconds since 1970, value
@@ -57,7 +57,10 @@ class EventFile:
 
 
 def read_scalars(folder: Path) -> dict[str, list[Point]]:
-    """The points of each tag as TensorBoard has them from the files in `folder`: of each up to its first damage."""
+    """The points of each tag as TensorBoard has them from the files in `folder`: of each up to its first damage.
+
+    Raises FileError for a file that cannot be read.
+    """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
@@ -77,9 +80,12 @@ def read_scalars(folder: Path) -> dict[str, list[Point]]:
 
 
 def _sound_records(file: Path) -> Iterator[bytes]:
-    with suppress(RecordError):
+    try:
         for _, payload in iter_records(file):
             yield payload
+    except RecordError as error:
+        if isinstance(error.__cause__, OSError):  # no damage: what could not be read now must not be written anew
+            raise FileError.of("read", file, error.__cause__) from error
 
 
 def damage_of(file: Path) -> str:
@@ -113,7 +119,7 @@ def mend(folder: Path, rows: Sequence[tuple[int, Mapping[str, float]]], step: in
         file.scalars(values, at, seconds)
     file.close()
     for path in former:
-        path.unlink()
+        remove(path)
     return True
 
 

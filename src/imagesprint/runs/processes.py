@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, NoReturn
 
 from imagesprint.console import mute, printable_lines, write_result
 from imagesprint.errors import LostRankError, RankError, RunError
 from imagesprint.files import naming
-from imagesprint.runs.environment import LAUNCHER_VARIABLE, STORE_VARIABLE, is_launched
+from imagesprint.runs.environment import LAUNCHER_VARIABLE, STORE_VARIABLE, TMPDIR_HINT, is_launched, met_mark
 from imagesprint.runs.signals import STOPPING, exit_code, heeded
 
 GRACE_SECONDS = 10.0  # for ranks to end by themselves once another one failed
@@ -27,8 +27,9 @@ ECHO_SECONDS = 1.0  # for the other ranks to end by the same error, so that none
 TERMINAL_SECONDS = 0.5  # for ranks to end by what a terminal sends to all (Ctrl-C, its end), before they are told again
 POLL_SECONDS = 0.05
 FOLDER_PREFIX = "imagesprint-ranks-"
+ABORTED = 128 + signal.SIGABRT
 # How a rank may end because another one did: by saying so, or by an abort while gloo takes its connections down.
-AFTERMATH = (LostRankError.exit_code, 128 + signal.SIGABRT)
+AFTERMATH = (LostRankError.exit_code, ABORTED)
 # How a rank may end that was told to: by saying so, or, where it had not begun to train yet, by the signal itself.
 TOLD = tuple({exit_code(number) for number in STOPPING} | {128 + number for number in STOPPING})
 
@@ -80,7 +81,7 @@ def _meeting_place() -> Iterator[str]:
 
 
 def _writing_tmpdir() -> AbstractContextManager[None]:
-    return naming("write", Path(tempfile.gettempdir()), "see to its space, or name another folder by TMPDIR")
+    return naming("write", Path(tempfile.gettempdir()), TMPDIR_HINT)
 
 
 @contextmanager
@@ -98,7 +99,7 @@ class _Rank:
     """One rank's process and what it printed; rank 0's standard error goes straight to ours."""
 
     def __init__(self, rank: int, count: int, arguments: Sequence[str], store: str) -> None:
-        self.number = rank
+        self.number, self._store = rank, store
         with _writing_tmpdir():
             self._stdout = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the rank)
             self._stderr = tempfile.TemporaryFile() if rank else None  # noqa: SIM115
@@ -124,6 +125,29 @@ class _Rank:
         """The exit code as a shell has it (128 + signal), None while it runs."""
         code = self.process.poll()
         return 128 - code if code is not None and code < 0 else code
+
+    @property
+    def is_aftermath(self) -> bool:
+        """Whether it ended as a rank does because another one did."""
+        return self.code in AFTERMATH and not self._is_cut_off
+
+    @property
+    def _is_cut_off(self) -> bool:
+        """Whether PyTorch aborted it before it met the others, as it does where their file cannot be unlocked."""
+        return self.code == ABORTED and not met_mark(self._store, self.number).exists()
+
+    def raise_signal(self) -> NoReturn:
+        """Raise the RunError that a signal ended it."""
+        number = (self.code or 0) - 128
+        if self._is_cut_off:
+            raise RunError(
+                f"rank {self.number} cannot meet the others over {self._store}: it was ended by signal {number}",
+                TMPDIR_HINT,
+            )
+        raise RunError(
+            f"rank {self.number} was ended by signal {number}",
+            "signal 9 often means too little memory; run the same command again to resume",
+        )
 
     def replay(self) -> None:
         """Print what this rank printed. Raises OSError where its result is lost: where it failed, its code says so."""
@@ -176,7 +200,7 @@ class _Supervisor:
             if not self._failed:
                 self._first_failure = now
             # A rank that lost contact can be gone before the one that it lost: leave that one time to say why.
-            elif any(rank.code not in AFTERMATH for rank in self._failed) or now - self._first_failure > CAUSE_SECONDS:
+            elif any(not rank.is_aftermath for rank in self._failed) or now - self._first_failure > CAUSE_SECONDS:
                 self._end_at, self._kill_at = now + ECHO_SECONDS, now + ECHO_SECONDS + GRACE_SECONDS
         if now >= self._end_at:
             self._end_at = float("inf")
@@ -209,14 +233,11 @@ class _Supervisor:
         # The cause ended by an error of its own, else by a signal; the others are its aftermath. Where several came to
         # the same error it is rank 0, which has been heard already.
         failed = [*self._failed, *(rank for rank in self._ranks[:1] if 0 < (rank.code or 0) < 128)]
-        cause = min(failed, key=lambda rank: (rank.code in AFTERMATH, (rank.code or 0) > 128, rank.number))
+        cause = min(failed, key=lambda rank: (rank.is_aftermath, (rank.code or 0) > 128, rank.number))
         code = cause.code or 1
         if code == LostRankError.exit_code:
             raise RunError("the ranks lost contact with one another", "run the same command again to resume")
         cause.replay()
         if code > 128:
-            raise RunError(
-                f"rank {cause.number} was ended by signal {code - 128}",
-                "signal 9 often means too little memory; run the same command again to resume",
-            )
+            cause.raise_signal()
         return code

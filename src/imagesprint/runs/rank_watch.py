@@ -12,6 +12,7 @@ from typing import Final
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from imagesprint.errors import HungRankError
+from imagesprint.runs.environment import STORE_VARIABLE
 from imagesprint.runs.signals import StopSignals
 from imagesprint.runs.store import ask_store
 
@@ -70,7 +71,7 @@ class RankWatch:
         try:
             missing = ask_store(self._world_size, self._missing)
         except RuntimeError:
-            keeper = os.environ.get("MASTER_ADDR", "rank 0")
+            keeper = os.environ.get(STORE_VARIABLE) or os.environ.get("MASTER_ADDR", "rank 0")
             return HungRankError(f"no answer from {keeper}, where the ranks meet, for {self._timeout:g} s", hint)
         names = " and ".join(f"rank {rank}" for rank in missing) or "another rank, over the network,"
         return HungRankError(f"no sign of life from {names} for {self._timeout:g} s", hint)

@@ -16,10 +16,10 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from imagesprint.errors import HungRankError, LostRankError, RankError, UsageError
 from imagesprint.runs.cores import cores_near, divide_cores
-from imagesprint.runs.environment import STORE_VARIABLE, is_elastic, place
+from imagesprint.runs.environment import STORE_VARIABLE, TMPDIR_HINT, is_elastic, place
 from imagesprint.runs.rank_watch import RANK_TIMEOUT, RankWatch
 from imagesprint.runs.standing_by import agree_on_size, await_end, end_told
-from imagesprint.runs.store import open_store
+from imagesprint.runs.store import note_met, open_store
 
 _POLL_SECONDS = 0.0005  # between two looks at whether the device has come to a value
 _JOIN_SECONDS = 60.0  # for ranks that start later than others, however short the timeout
@@ -93,6 +93,8 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
+            if isinstance(error, dist.DistStoreError) and STORE_VARIABLE in os.environ:  # NCCL's ranks meet only here
+                raise _cannot_join(self.rank, self.world_size, error) from error
             raise LostRankError(
                 f"rank {self.rank} lost contact with another rank",
                 "that rank's own message says why; run the same command again to resume",
@@ -207,6 +209,7 @@ def _process_group(ranks: Ranks, store: Store, timeout: float) -> Iterator[None]
     with _joining(ranks.rank, ranks.world_size):
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=limit)
     try:
+        note_met(ranks.rank)
         yield
     except HungRankError:
         raise  # to leave the group would mean to wait for that rank
@@ -225,14 +228,16 @@ def _joining(rank: int, started: int) -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        store = os.environ.get(STORE_VARIABLE)  # a file, which `--processes` made
-        raise RankError(
-            f"rank {rank} of {started} cannot join the others{f' over {store}' if store else ''}: "
-            f"{str(error).splitlines()[0]}",
-            "see to that disk, or name another folder by TMPDIR"
-            if store
-            else "start the ranks with --processes or torchrun, which set MASTER_ADDR and MASTER_PORT",
-        ) from error
+        raise _cannot_join(rank, started, error) from error
+
+
+def _cannot_join(rank: int, started: int, error: Exception) -> RankError:
+    store = os.environ.get(STORE_VARIABLE)  # a file, which `--processes` made
+    return RankError(
+        f"rank {rank} of {started} cannot join the others{f' over {store}' if store else ''}: "
+        f"{str(error).splitlines()[0]}",
+        TMPDIR_HINT if store else "start the ranks with --processes or torchrun, which set MASTER_ADDR and MASTER_PORT",
+    )
 
 
 def _set_up(ranks: Ranks) -> None:

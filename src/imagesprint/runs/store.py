@@ -1,5 +1,6 @@
 """The store over which the ranks of one command find each other: a file, or a server on the machine of rank 0."""
 
+import ctypes
 import os
 import threading
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from typing import TypeVar
 
 from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from imagesprint.runs.environment import STORE_VARIABLE, keeps_store
+from imagesprint.files import naming
+from imagesprint.runs.environment import STORE_VARIABLE, TMPDIR_HINT, keeps_store, met_mark
 
 Answer = TypeVar("Answer")
 
@@ -23,7 +25,7 @@ def open_store(rank: int, world_size: int, timeout: float) -> Store:
     """
     path = os.environ.get(STORE_VARIABLE)
     if path:
-        return FileStore(path, world_size)
+        return _file_store(path, world_size)
     host, port = _address()
     return TCPStore(
         host, port, world_size, is_master=rank == 0 and keeps_store(), timeout=timedelta(seconds=timeout),
@@ -51,12 +53,29 @@ def ask_store(world_size: int, question: Callable[[Store], Answer]) -> Answer:
     return answers[0]
 
 
+def note_met(rank: int) -> None:
+    """Let the launcher of `--processes` know that this rank met the others. Raises FileError."""
+    path = os.environ.get(STORE_VARIABLE)
+    if path:
+        mark = met_mark(path, rank)
+        with naming("write", mark, TMPDIR_HINT):
+            mark.touch()
+
+
 def _reopen_store(world_size: int) -> Store:
     path = os.environ.get(STORE_VARIABLE)
     if path:
-        return FileStore(path, world_size)
+        return _file_store(path, world_size)
     timeout = timedelta(seconds=_ANSWER_SECONDS)
     return TCPStore(*_address(), is_master=False, timeout=timeout, wait_for_workers=False)
+
+
+def _file_store(path: str, world_size: int) -> Store:
+    store = FileStore(path, world_size)
+    # One reference more, so that it is never taken apart: it would write to its file once more, and where that fails
+    # PyTorch aborts the process, without the file's name. The launcher removes the file.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(store))
+    return store
 
 
 def _address() -> tuple[str, int]:

@@ -3,7 +3,7 @@
     python benchmarks/damaged_runs.py [--flips 1000] [--seed 0] [--files NAME,…] [--commands NAME,…] [--workers N]
 
 Trains a ResNet-20 on scikit-learn's digits for a few steps, evaluates and reports it. Of each file of that run a random
-byte is changed to another; the run is then given to `train --resume require`, `evaluate`, `report`, `doctor` and
+byte is changed to another; the run is then given to `train`, which resumes, `evaluate`, `report`, `doctor` and
 `inspect`, each in a process of its own. Right is an error of ours with a hint, or the same weights, figures and logged
 steps as from the whole run (other steps where a warning says so). Wrong is a Python error, a crash, a hang, other
 weights or figures, or a row that is lost without a word. `result.json` is that of the same run when it is finished.
@@ -47,6 +47,7 @@ from imagesprint.training.training import train
 IMPORTED: Final = (torch._dynamo, train, evaluate_checkpoints, write_report, accuracy_checks, diagnose_run)
 COMMANDS: Final = ("train", "evaluate", "report", "doctor", "inspect")
 SECONDS: Final = 60  # that a command may take
+TRAINING: Final = ("--device", "cpu", "--checkpoint-every", "1", "--keep", "last:2")
 RECIPE: Final = """\
 name = "damaged"
 model = "resnet20"
@@ -82,19 +83,7 @@ class Place:
     def words(self, command: str, run: Path) -> list[str]:
         """The command line for `run`."""
         words: dict[str, Sequence[object]] = {
-            "train": (
-                self.recipe,
-                "--data",
-                self.data,
-                "--output",
-                run,
-                "--device",
-                "cpu",
-                "--checkpoint-every",
-                1,
-                "--keep",
-                "last:2",
-            ),
+            "train": (self.recipe, "--data", self.data, "--output", run, *TRAINING),
             "evaluate": (run, "--data", self.data, "--device", "cpu", "--flip"),  # which was not asked before
             "report": (run,),
             "doctor": (run,),

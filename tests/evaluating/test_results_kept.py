@@ -99,3 +99,19 @@ def test_images_are_decoded_once_where_there_is_room(
     assert (third[0] is second[1]) == bool(room)
     if room:
         assert all(torch.equal(pixels, batch.images) for (_, pixels), batch in zip(first, second, strict=True))
+
+
+def test_an_archive_whose_directory_is_damaged_has_no_hash_or_another(tmp_path: Path) -> None:
+    file = tmp_path / "x.pt"
+    torch.save({"a": torch.zeros(3)}, file)
+    whole, before = file.read_bytes(), checkpoint_hash(file)
+    errors = 0
+    for place in range(whole.index(b"PK\1\2"), len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0xE8]) + whole[place + 1 :])
+        try:
+            checkpoint_hash(file)
+        except CheckpointError:
+            errors += 1
+    assert errors > 50
+    file.write_bytes(whole)
+    assert checkpoint_hash(file) == before

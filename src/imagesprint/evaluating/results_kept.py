@@ -128,6 +128,11 @@ def checkpoint_hash(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = [(entry.filename, entry.file_size, entry.CRC) for entry in archive.infolist()]
-    except (OSError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        ValueError,
+        NotImplementedError,
+    ) as error:  # a name or version of its directory
         raise CheckpointError(f"{path} is damaged or no checkpoint: {error}", "delete it or copy it again") from error
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()

@@ -156,6 +156,7 @@ def test_lines_that_are_no_rows(tmp_path: Path, line: bytes) -> None:
     [
         "", "{", "3", "[]", "[" * 100_000, json.dumps(RESULT | {"steps": "10"}), json.dumps({"steps": 10}),
         json.dumps(RESULT | {"interruptions": [3]}), json.dumps(RESULT | {"top1": 1e9}),
+        json.dumps(RESULT | {"top5": 1.0, "loss": 1.0}),
         json.dumps(RESULT | {"plan": 3}), json.dumps(RESULT | {"checkpoint": None}),
     ],
 )  # fmt: skip

@@ -161,6 +161,12 @@ class RunResult:
     plan: dict[str, Any] | None = None
     checkpoint: str = ""
 
+    def __post_init__(self) -> None:
+        figures = {"top1": self.top1, "top5": self.top5, "loss": self.loss}
+        missing = [name for name, figure in figures.items() if figure is None]
+        if 0 < len(missing) < len(figures):
+            raise ValueError(f"{' and '.join(missing)} is missing beside the others of an evaluation")
+
 
 def read_command(value: Any) -> Command:
     """The line of commands.jsonl that `value` is. Raises ValueError."""

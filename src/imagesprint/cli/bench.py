@@ -111,9 +111,9 @@ def run_data(args: argparse.Namespace, console: Console) -> int:
     check_plot(args)
     result = bench_data(args.data, args.variant, args.image_size, args.threads, console)
     if args.plot is not None:
-        from imagesprint.measuring.data_plot import save_plot  # imports matplotlib
+        from imagesprint.measuring.data_plot import save_data_plot  # imports matplotlib
 
-        save_plot(result, args.plot)
+        save_data_plot(result, args.plot)
         console.line(f"drawn in {args.plot}")
     show(args, result, _as_text(result))
     return 0
@@ -156,9 +156,9 @@ def _finish(
     if not is_main_rank():
         return 0
     if args.plot is not None:
-        from imagesprint.measuring.step_plot import save_plot  # imports matplotlib
+        from imagesprint.measuring.step_plot import save_step_plot  # imports matplotlib
 
-        save_plot(result, args.plot)
+        save_step_plot(result, args.plot)
         console.line(f"drawn in {args.plot}")
     show(args, result, text(result))
     return 0

@@ -42,9 +42,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     check_plot(args)
     result = bench_predict(args.model, args.batch_sizes, args.threads, args.device, console)
     if args.plot is not None:
-        from imagesprint.measuring.predict_plot import save_plot  # imports matplotlib
+        from imagesprint.measuring.predict_plot import save_predict_plot  # imports matplotlib
 
-        save_plot(result, args.plot)
+        save_predict_plot(result, args.plot)
         console.line(f"drawn in {args.plot}")
     show(args, result, _as_text(result))
     return 0

@@ -80,9 +80,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         cost = args.price * result["total_seconds"] / 3600
         result |= {"price_per_hour": args.price, "cost": cost}
     if args.plot is not None:
-        from imagesprint.measuring.planning.plan_plot import save_plot  # imports matplotlib
+        from imagesprint.measuring.planning.plan_plot import save_plan_plot  # imports matplotlib
 
-        save_plot(result, args.plot)
+        save_plan_plot(result, args.plot)
         console.line(f"drawn in {args.plot}")
     show(args, result, plan_text(result))
     return 0

@@ -34,7 +34,7 @@ def bench_train(
             console.live(
                 f"measuring  {phase.image_size} px, batch {phase.batch_size}", f"micro-batch {phase.micro_batch}"
             )
-            phases.append(_measure(training, phase, root, steps))
+            phases.append(_measure_beside(training, phase, root, steps))
         console.live(f"measured {ROUNDS} × {steps} steps of {len(phases)} shapes", last=True)
         return {
             "bench": "train",
@@ -47,7 +47,7 @@ def bench_train(
         }
 
 
-def _measure(training: TimedTraining, phase: Phase, root: Root, steps: int) -> dict[str, Any]:
+def _measure_beside(training: TimedTraining, phase: Phase, root: Root, steps: int) -> dict[str, Any]:
     ranks, compile_seconds = training.ranks, training.compile(phase)
     lead = steps_ahead(phase, ranks.world_size)
     synthetic = on_device(synthetic_batches(phase, len(root.classes), ranks.device), ranks.device)

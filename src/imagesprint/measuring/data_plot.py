@@ -16,7 +16,7 @@ from imagesprint.files import write_atomically
 COLOURS = ("#0072b2", "#56b4e9", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#f0e442", "#000000")
 
 
-def save_plot(result: Mapping[str, Any], path: Path) -> None:
+def save_data_plot(result: Mapping[str, Any], path: Path) -> None:
     """Write the result of `bench_data` as a PNG. Raises UsageError where `path` cannot be written."""
     figure = Figure(figsize=(10, 4.2), dpi=110, layout="constrained")
     speeds, stages = figure.subplots(1, 2)

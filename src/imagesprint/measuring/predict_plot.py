@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from imagesprint.measuring.data_plot import COLOURS, save_figure
 
 
-def save_plot(result: Mapping[str, Any], path: Path) -> None:
+def save_predict_plot(result: Mapping[str, Any], path: Path) -> None:
     """Write the result of `bench_predict` as a PNG. Raises UsageError where `path` cannot be written."""
     figure = Figure(figsize=(10, 4.2), dpi=110, layout="constrained")
     latency, throughput = figure.subplots(1, 2)

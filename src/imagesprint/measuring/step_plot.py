@@ -16,7 +16,7 @@ _LIMITS = {  # keys of `memory_bound`, and what they mean
 }
 
 
-def save_plot(result: Mapping[str, Any], path: Path) -> None:
+def save_step_plot(result: Mapping[str, Any], path: Path) -> None:
     """Write the result of `bench_step` or `bench_train` as a PNG. Raises UsageError where `path` cannot be written."""
     figure = _step_figure(result) if result["bench"] == "step" else _train_figure(result)
     save_figure(figure, path, f"{result['recipe']}: {result['model']}, {result['precision']}, {result['device']}")
@@ -31,7 +31,7 @@ def _step_figure(result: Mapping[str, Any]) -> Figure:
         left, right = ([place + side for place in range(len(limits))] for side in (-0.4, 0.4))
         speeds.hlines(limits, left, right, colors=COLOURS[2], linestyles=style, label=label)
     _end_bars(speeds)
-    _draw_parts(parts, result["phases"])
+    _draw_step_parts(parts, result["phases"])
     return figure
 
 
@@ -67,7 +67,7 @@ def _end_bars(axes: Axes) -> None:
     axes.legend(frameon=False, fontsize="small", loc="upper right")
 
 
-def _draw_parts(axes: Axes, phases: list[Mapping[str, Any]]) -> None:
+def _draw_step_parts(axes: Axes, phases: list[Mapping[str, Any]]) -> None:
     """Milliseconds an image of each part of an eager step, stacked."""
     names = [f"{row['image_size']} px, {_micro_batches(row)}" for row in phases]
     left = [0.0] * len(phases)

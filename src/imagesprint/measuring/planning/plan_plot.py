@@ -15,13 +15,13 @@ _OTHER = "#999999"
 _NARROWEST = 0.06  # share of the whole that a part's name fits into
 
 
-def save_plot(result: Mapping[str, Any], path: Path) -> None:
+def save_plan_plot(result: Mapping[str, Any], path: Path) -> None:
     """Write the result of `plan_here` or `plan_elsewhere` as a PNG. Raises UsageError where that is not possible."""
     figure = Figure(figsize=(10, 2.8), dpi=110, layout="constrained")
     axes = figure.subplots()
     total = result["total_seconds"]
     unit, name = next(each for each in _UNITS if total >= 2 * each[0] or each[0] == 1)
-    _draw_parts(axes, result, unit)
+    _draw_plan_parts(axes, result, unit)
     for point in result["accuracies"]:
         axes.axvline(point["seconds"] / unit, color="black", linestyle=":")
         axes.annotate(f"{point['top1']:g}% ", (point["seconds"] / unit, 0.43), ha="right", fontsize="small")
@@ -33,7 +33,7 @@ def save_plot(result: Mapping[str, Any], path: Path) -> None:
     save_figure(figure, path, f"{result['recipe']} on {result['ranks']} × {result['machine']}")
 
 
-def _draw_parts(axes: Axes, result: Mapping[str, Any], unit: float) -> None:
+def _draw_plan_parts(axes: Axes, result: Mapping[str, Any], unit: float) -> None:
     """Bars one after another: start-up, phases, and all evaluations and checkpoints together."""
     parts = [("start-up", result["start_up_seconds"], "")]
     parts += [(f"{row['image_size']} px", row["seconds"], row["limited_by"]) for row in result["phases"]]

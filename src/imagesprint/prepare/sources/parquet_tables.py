@@ -61,7 +61,7 @@ class ParquetTables:
         splits = sort_by_split(found, self.path)
         tables = {split: {name: self._read(name) for name in names} for split, names in splits.files.items()}
         samples = {split: _samples(rows) for split, rows in tables.items()}
-        names = _class_names([entry for rows in tables.values() for entry in rows.items()])
+        names = _names_of_all([entry for rows in tables.values() for entry in rows.items()])
         classes, more = number_classes(names, samples, f"the tables of {self.path}")
         return Listing(
             classes=tuple(ClassInfo(name, synset=name, text=name) for name in classes),
@@ -90,7 +90,7 @@ def _samples(tables: dict[str, Rows]) -> list[Sample]:
     return samples
 
 
-def _class_names(tables: list[tuple[str, Rows]]) -> tuple[str, ...] | None:
+def _names_of_all(tables: list[tuple[str, Rows]]) -> tuple[str, ...] | None:
     """Return the names of the classes, None where no table gives any. Raises DataError where two tables differ."""
     named = [(name, rows.class_names) for name, rows in tables if rows.class_names is not None]
     for name, names in named:

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from imagesprint.errors import ImageError
-from imagesprint.images.native_batches import Batch, Pool
+from imagesprint.images.native_batches import CropRequest, Pool
 from imagesprint.images.native_images import own_entropy_seconds
 from imagesprint.images.native_library import LIBRARY, Status
 
@@ -53,7 +53,7 @@ def outcomes(
     found = []
     for pool in pools:
         out = np.zeros((1, 48, 48, 3), np.uint8)
-        batch = Batch(np.array([box], np.int32), np.zeros(1, np.bool_), True, out, to_end)
+        batch = CropRequest(np.array([box], np.int32), np.zeros(1, np.bool_), True, out, to_end)
         outcome = pool.decode([data], batch)
         status = Status(outcome.status[0])
         found.append((status, outcome.message(0) if status else "", out))

@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 
 from imagesprint.images import native_batches
 from imagesprint.images.decoding import BatchImageError
-from imagesprint.images.native_batches import Batch, NativeDecoder, Outcome, Pool, Records
+from imagesprint.images.native_batches import CropRequest, NativeDecoder, Outcome, Pool, Records
 from imagesprint.images.native_images import shrink_jpeg
 from imagesprint.images.native_library import LIBRARY, Status
 from imagesprint.records.tfrecord import FRAME_BYTES, HEADER_BYTES, frame
@@ -42,10 +42,10 @@ def with_pillow(data: bytes, box: Box, size: int, flip: bool, antialias: bool) -
     return pixels[:, ::-1] if flip else pixels
 
 
-def batch_of(boxes: list[Box], size: int, flips: list[bool] | None = None, **options: Any) -> Batch:
+def batch_of(boxes: list[Box], size: int, flips: list[bool] | None = None, **options: Any) -> CropRequest:
     out = np.full((len(boxes), size, size, 3), 77, np.uint8)
     antialias = options.pop("antialias", True)
-    return Batch(np.array(boxes, np.int32), np.array(flips or [False] * len(boxes)), antialias, out, **options)
+    return CropRequest(np.array(boxes, np.int32), np.array(flips or [False] * len(boxes)), antialias, out, **options)
 
 
 def decode(
@@ -386,7 +386,7 @@ def test_arrays_of_another_form_are_refused(pool: Pool) -> None:
     ]
     for change in wrong:
         with pytest.raises(ValueError, match="instead of contiguous"):
-            pool.decode([GOOD], Batch(**{**vars(good), **change}))
+            pool.decode([GOOD], CropRequest(**{**vars(good), **change}))
 
 
 def test_the_structs_are_as_large_as_in_c() -> None:

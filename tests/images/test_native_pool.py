@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from imagesprint.images.native_batches import Batch, Outcome, Pool
+from imagesprint.images.native_batches import CropRequest, Outcome, Pool
 from imagesprint.images.native_images import shrink_jpeg
 from imagesprint.images.native_library import LIBRARY
 
@@ -35,7 +35,7 @@ GOOD = encode(PHOTO.resize((200, 150)), quality=90)
 def run(pool: Pool, encoded: list[bytes]) -> tuple[Outcome, NDArray[np.uint8]]:
     """Decode images of 200 × 150 pixels."""
     crops, flips = np.tile(np.array([0, 0, 200, 150], np.int32), (len(encoded), 1)), np.zeros(len(encoded), np.bool_)
-    batch = Batch(crops, flips, True, np.zeros((len(encoded), 16, 16, 3), np.uint8))
+    batch = CropRequest(crops, flips, True, np.zeros((len(encoded), 16, 16, 3), np.uint8))
     return pool.decode(encoded, batch), batch.out
 
 

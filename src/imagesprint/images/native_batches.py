@@ -15,7 +15,7 @@ from imagesprint.images.native_library import MESSAGE_BYTES, Encoded, Status, ad
 
 
 @dataclass(frozen=True)
-class Batch:
+class CropRequest:
     """What a batch of N images is turned into: see `decoding.Decoder.decode`.
 
     `to_end` decodes each image to its last row, so that damage below its crop is found too. `stages`, int64[4], has
@@ -118,7 +118,7 @@ class Pool:
         """
         self._handle = None
 
-    def decode(self, encoded: Sequence[Encoded], batch: Batch, raw_sizes: NDArray[np.int32] | None = None) -> Outcome:
+    def decode(self, encoded: Sequence[Encoded], batch: CropRequest, raw_sizes: NDArray[np.int32] | None = None) -> Outcome:
         """Decode N images in memory into `batch.out`: JPEG files, or raw pixels where `raw_sizes` is given."""
         views = [np.frombuffer(data, np.uint8) for data in encoded]
         pointers = np.array([address(view) for view in views], np.uintp)
@@ -126,7 +126,7 @@ class Pool:
         images = _Images(address(pointers), address(lengths), _checked_at(raw_sizes, np.int32, (len(views), 2)))
         return self._run(self._library.ims_decode, len(views), batch, images)
 
-    def load(self, records: Records, batch: Batch) -> Outcome:
+    def load(self, records: Records, batch: CropRequest) -> Outcome:
         """Read N records, check their CRCs and decode their images into `batch.out`, without Python for each."""
         count = len(records.fds)
         places = (records.offsets, records.payload_lengths, records.encoded_offsets, records.encoded_lengths)
@@ -137,7 +137,7 @@ class Pool:
         )
         return self._run(self._library.ims_load, count, batch, source)
 
-    def _run(self, function: Any, count: int, batch: Batch, source: ctypes.Structure) -> Outcome:
+    def _run(self, function: Any, count: int, batch: CropRequest, source: ctypes.Structure) -> Outcome:
         if not batch.out.flags.writeable:
             raise ValueError("out cannot be written to")
         size = batch.out.shape[1]
@@ -183,14 +183,14 @@ class NativeDecoder:
         out: NDArray[np.uint8],
         to_end: bool = False,
     ) -> None:
-        outcome = _check_memory(self._pool.decode(encoded, Batch(crops, flips, antialias, out, to_end)))
+        outcome = _check_memory(self._pool.decode(encoded, CropRequest(crops, flips, antialias, out, to_end)))
         for row in outcome.failed:
             if outcome.status[row] != Status.UNSUPPORTED:
                 raise batch_error(outcome, row)
             one = slice(row, row + 1)
             self.decode_by_pillow(encoded[row], row, crops[one], flips[one], antialias, out[one])
 
-    def load(self, records: Records, batch: Batch) -> Outcome:
+    def load(self, records: Records, batch: CropRequest) -> Outcome:
         """Read and decode records as `Pool.load` does; what to do with rows that are not OK is the caller's matter.
 
         Raises MemoryError, for which no record is to blame.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from imagesprint.errors import DataError, ImageError, RecordError
 from imagesprint.images.decoding import READ, BatchImageError, Decoder
-from imagesprint.images.native_batches import Batch, NativeDecoder, Records, batch_error
+from imagesprint.images.native_batches import CropRequest, NativeDecoder, Records, batch_error
 from imagesprint.images.native_library import Encoded, Status
 from imagesprint.records.dataset import Dataset
 from imagesprint.records.tfrecord import damaged
@@ -69,7 +69,7 @@ def _load_natively(load: Load, decoder: NativeDecoder, out: NDArray[np.uint8]) -
         places.encoded_lengths,
         raw_sizes=np.ascontiguousarray(dataset.sizes[ids]) if dataset.image_format == "raw" else None,
     )
-    outcome = decoder.load(records, Batch(load.crops, load.flips, load.antialias, out, load.to_end, decoder.stages))
+    outcome = decoder.load(records, CropRequest(load.crops, load.flips, load.antialias, out, load.to_end, decoder.stages))
     failures: dict[int, DataError] = {}
     for row in outcome.failed:
         status = outcome.status[row]

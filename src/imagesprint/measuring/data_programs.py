@@ -13,7 +13,7 @@ import numpy as np
 from imagesprint.errors import DataError
 from imagesprint.images.decoders import open_decoder, use_portable
 from imagesprint.images.decoding import STAGES
-from imagesprint.images.native_batches import Batch, NativeDecoder, Outcome, Records
+from imagesprint.images.native_batches import CropRequest, NativeDecoder, Outcome, Records
 from imagesprint.images.native_images import entropy_seconds, own_entropy_seconds, read_info
 from imagesprint.images.native_library import Encoded
 from imagesprint.loading.batch import Buffer
@@ -136,7 +136,7 @@ class TimedDecoder(NativeDecoder):
         super().__init__(1, use_portable())
         self.seconds = 0.0
 
-    def load(self, records: Records, batch: Batch) -> Outcome:
+    def load(self, records: Records, batch: CropRequest) -> Outcome:
         start = time.thread_time()
         outcome = super().load(records, batch)
         self.seconds += time.thread_time() - start

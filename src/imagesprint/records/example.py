@@ -66,9 +66,9 @@ def locate_bytes(payload: bytes, *names: str) -> tuple[int, int]:
     for found, start, end in _iter_features(payload):
         if found not in names:
             continue
-        for field, _, list_start, list_end in _iter_fields(payload, start, end):
+        for number, _, list_start, list_end in _iter_fields(payload, start, end):
             for _, _, value_start, value_end in _iter_fields(payload, list_start, list_end):
-                if field == _BYTES_LIST:
+                if number == _BYTES_LIST:
                     return value_start, value_end - value_start
     raise RecordError(
         f"the record has no {names[0]}", "imagesprint reads tf.Examples as the Inception guide names them"
@@ -102,10 +102,10 @@ def _iter_features(payload: bytes) -> Iterator[tuple[str, int, int]]:
             if features_field != 1:
                 continue
             name, value = "", (entry_start, entry_start)
-            for field, _, start, end in _iter_fields(payload, entry_start, entry_end):
-                if field == 1:
+            for number, _, start, end in _iter_fields(payload, entry_start, entry_end):
+                if number == 1:
                     name = payload[start:end].decode("utf-8", "replace")
-                elif field == 2:
+                elif number == 2:
                     value = (start, end)
             yield name, *value
 

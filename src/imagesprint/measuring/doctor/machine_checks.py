@@ -17,12 +17,12 @@ def machine_checks(folder: Path, data: Path | None) -> list[Check]:
     does.
     """
     root = open_root(data) if data is not None else None
-    pytorch = installation.pytorch()
-    devices, gpus = _devices() if pytorch.status != FAILURE else ([], 0)
+    of_torch = installation.pytorch()
+    on_devices, gpus = _devices() if of_torch.status != FAILURE else ([], 0)
     return [
         installation.python(),
-        pytorch,
-        *devices,
+        of_torch,
+        *on_devices,
         installation.packages(),
         *installation.optional_packages(),
         installation.decoder(),

@@ -19,16 +19,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from imagesprint.checkpoints.weights import TrainedModel, load_model
 from imagesprint.cli.output import table
 from imagesprint.console import Console
 from imagesprint.evaluating.evaluation import evaluate, evaluation_set
+from imagesprint.inference.exporting import export
+from imagesprint.inference.formats import Infer, in_onnx_runtime, in_torch
+from imagesprint.inference.prediction import predict
 from imagesprint.loading.loader import EvaluationLoader
-from imagesprint.model.weights import TrainedModel, load_model
 from imagesprint.records.dataset import Dataset, open_dataset, open_root
 from imagesprint.runs.ranks import open_ranks
-from imagesprint.using.exporting import export
-from imagesprint.using.prediction import predict
-from imagesprint.using.runtimes import Infer, in_onnx_runtime, in_torch
 
 LIMIT = 1e-3
 

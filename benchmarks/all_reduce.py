@@ -1,4 +1,4 @@
-"""The model of an all-reduce (measuring/communication.py) against gloo, on 2, 4 and 8 processes of this machine.
+"""The model of an all-reduce (diagnosis/roofline.py) against gloo, on 2, 4 and 8 processes of this machine.
 
     python benchmarks/all_reduce.py --json FILE
 
@@ -24,9 +24,9 @@ import torch.distributed as dist
 from scipy.optimize import nnls
 
 from imagesprint.cli.output import table, to_json
+from imagesprint.diagnosis.machine import processor, versions
+from imagesprint.diagnosis.roofline import Link, ring_all_reduce
 from imagesprint.files import write_text
-from imagesprint.measuring.communication import Link, ring_all_reduce
-from imagesprint.measuring.machine import processor, versions
 
 RANKS = (2, 4, 8)
 SIZES = tuple(4096 * 8**power for power in range(5))  # bytes: 4 kB to 16 MB

@@ -32,11 +32,11 @@ import torch
 from photos import make_root
 
 from imagesprint.cli.main import main as imagesprint_main
+from imagesprint.diagnosis.limits import diagnose_run
+from imagesprint.diagnosis.machine import processor, versions
 from imagesprint.loading.batch import Batch
-from imagesprint.measuring.limits.diagnosis import diagnose_run
-from imagesprint.measuring.machine import processor, versions
 from imagesprint.recipes.recipe import Phase, Recipe
-from imagesprint.recipes.toml_format import to_toml
+from imagesprint.recipes.serialization import to_toml
 from imagesprint.training import training
 from imagesprint.training.prefetch import CopyTimes, DeviceBatches
 

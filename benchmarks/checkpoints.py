@@ -22,10 +22,10 @@ from pathlib import Path
 import torch
 from photos import make_root
 
+from imagesprint.checkpoints.writing import Keep
 from imagesprint.console import Console
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Phase, Recipe
-from imagesprint.runs.keeping import Keep
 from imagesprint.training.training import TrainingOptions, train
 
 MAX_SLOWDOWN = 0.03

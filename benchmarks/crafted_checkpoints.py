@@ -26,12 +26,12 @@ import torch
 from photos import make_root
 from torch import Tensor
 
+from imagesprint.checkpoints.format import read_training_checkpoint
+from imagesprint.checkpoints.weights import load_model
 from imagesprint.console import Console
 from imagesprint.errors import ImagesprintError
 from imagesprint.evaluating.checkpoints import evaluate_checkpoints
 from imagesprint.evaluating.views import Options
-from imagesprint.model.checkpoint import read_training_checkpoint
-from imagesprint.model.weights import load_model
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.training.state import TrainingState
 from imagesprint.training.training import TrainingOptions, train

@@ -36,11 +36,11 @@ from digits import prepare_digits
 from matplotlib.figure import Figure
 
 from imagesprint.cli.main import main as carry_out
+from imagesprint.diagnosis.accuracy import accuracy_checks
+from imagesprint.diagnosis.limits import diagnose_run
 from imagesprint.evaluating.checkpoints import evaluate_checkpoints
-from imagesprint.measuring.doctor.accuracy_checks import accuracy_checks
-from imagesprint.measuring.limits.diagnosis import diagnose_run
-from imagesprint.measuring.reporting.report import write_report
-from imagesprint.runs.event_file import read_scalars
+from imagesprint.report.report import write_report
+from imagesprint.runs.logs import read_scalars
 from imagesprint.training.training import train
 
 # What the verbs import when they are called: here once, for all processes forked from this one.

@@ -22,11 +22,10 @@ from loaders import PACKAGES, installed_loaders
 
 from imagesprint.cli.output import table, to_json
 from imagesprint.console import Console
+from imagesprint.diagnosis.bench_data import ROUNDS, bench_data, work_of
+from imagesprint.diagnosis.contest import median_ratio, run_rounds
+from imagesprint.diagnosis.data_programs import pillow, whole_loader
 from imagesprint.files import write_text
-from imagesprint.measuring.bench_data import ROUNDS, bench_data, work_of
-from imagesprint.measuring.contest import median_ratio, run_rounds
-from imagesprint.measuring.data_programs import whole_loader
-from imagesprint.measuring.data_work import pillow
 from imagesprint.prepare.preparing import prepare
 
 THREADS = 2

@@ -22,11 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imagesprint.diagnosis.data_programs import Work
+from imagesprint.diagnosis.machine import processor
 from imagesprint.files import write_text
-from imagesprint.images.native_images import read_info
-from imagesprint.images.native_library import LIBRARY
-from imagesprint.measuring.data_work import Work
-from imagesprint.measuring.machine import processor
+from imagesprint.images.native import LIBRARY, read_info
 from imagesprint.records.dataset import open_root
 
 ALONE = 10.8, 12.5  # additions in the time of a multiplication; more are a look that was interrupted

@@ -39,7 +39,7 @@ from digits import prepare_digits
 from PIL import Image
 
 from imagesprint.recipes.recipe import Phase, Recipe
-from imagesprint.recipes.toml_format import to_toml
+from imagesprint.recipes.serialization import to_toml
 
 SHORT = -1  # of faults.c
 RANKS = 2

@@ -82,8 +82,8 @@ def main() -> None:
     import tensorboard.summary  # noqa: F401 (all of these for what they import)
     import torch._dynamo  # noqa: F401 (an optimizer does, which takes most of a training this small)
 
+    from imagesprint.diagnosis import planning  # noqa: F401
     from imagesprint.evaluating import checkpoints  # noqa: F401
-    from imagesprint.measuring.planning import planning  # noqa: F401
     from imagesprint.prepare import preparing  # noqa: F401
     from imagesprint.runs import processes
     from imagesprint.training import training  # noqa: F401

@@ -105,7 +105,7 @@ def make_ready() -> None:
     if importlib.util.find_spec("google_crc32c") is None:
         found.append(str(STAND_INS))
     os.environ["PYTHONPATH"] = os.pathsep.join([*found, *filter(None, [os.environ.get("PYTHONPATH")])])
-    probe = "import sys; from imagesprint.images.native_library import is_available; sys.exit(not is_available())"
+    probe = "import sys; from imagesprint.images.native import is_available; sys.exit(not is_available())"
     if subprocess.run([sys.executable, "-c", probe], check=False).returncode != 0:
         build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
         subprocess.run(build, cwd=PROJECT, capture_output=True, check=False)  # where that fails, Pillow decodes
@@ -115,7 +115,7 @@ def describe(device: str) -> dict[str, Any]:
     """Return what the report is about: machine, versions, decoder, commit, and what is missing."""
     code = (
         "import json, torch; from imagesprint.images.decoders import describe_decoder;"
-        "from imagesprint.measuring.machine import processor, versions;"
+        "from imagesprint.diagnosis.machine import processor, versions;"
         "gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None;"
         "names = ('torch', 'triton', 'numpy', 'pillow', 'pytest');"
         "print(json.dumps(dict(gpu=gpu, processor=processor(), decoder=describe_decoder(), versions=versions(*names))))"

@@ -19,9 +19,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from imagesprint.images.native_library import Encoded
-from imagesprint.measuring.contest import Pass
-from imagesprint.measuring.data_work import Batches, Work, in_data_loader, pillow
+from imagesprint.diagnosis.contest import Pass
+from imagesprint.diagnosis.data_programs import Batches, Work, in_data_loader, pillow
+from imagesprint.images.native import Encoded
 
 # As `bench data` names the versions of what it measured.
 PACKAGES: Final = (

@@ -29,9 +29,8 @@ from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import Root, open_root
 from imagesprint.runs.ranks import Ranks, open_ranks
-from imagesprint.training.compiled import wants_compiled
 from imagesprint.training.state import TrainingState
-from imagesprint.training.step import TrainingStep
+from imagesprint.training.step import TrainingStep, wants_compiled
 
 WINDOW = 20  # steps
 MICRO_BATCHES = 4

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from imagesprint.cli.output import table, to_json
+from imagesprint.diagnosis.calibration import measure_loading
+from imagesprint.diagnosis.machine import processor, versions
 from imagesprint.files import write_text
 from imagesprint.loading.loader import Loader
-from imagesprint.measuring.loading_cost import measure_loading
-from imagesprint.measuring.machine import processor, versions
 from imagesprint.recipes.library import load_recipe
-from imagesprint.recipes.overrides import apply_overrides
 from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.records.dataset import open_root
 
 MAX_TOTAL = 0.15

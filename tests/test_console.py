@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imagesprint.console import Console, duration, printable, printable_lines, width
-from imagesprint.progress import Progress
+from imagesprint.console import Console, Progress, duration, printable, printable_lines, width
 
 
 class Terminal(io.StringIO):

@@ -16,7 +16,7 @@ import torch
 
 from imagesprint.cli.main import main
 from imagesprint.recipes.recipe import Recipe
-from imagesprint.recipes.toml_format import to_toml
+from imagesprint.recipes.serialization import to_toml
 from imagesprint.records.dataset import open_root
 from imagesprint.runs.ranks import Ranks
 

@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imagesprint.checkpoints.weights import load_model as load_model
     from imagesprint.errors import ImagesprintError as ImagesprintError
     from imagesprint.loading.batch import Batch as Batch
     from imagesprint.loading.loader import Loader as Loader
-    from imagesprint.model.weights import load_model as load_model
     from imagesprint.recipes.library import load_recipe as load_recipe
     from imagesprint.recipes.recipe import Phase as Phase
     from imagesprint.recipes.recipe import Recipe as Recipe
@@ -20,7 +20,7 @@ _MODULES = {
     "Loader": "imagesprint.loading.loader",
     "Phase": "imagesprint.recipes.recipe",
     "Recipe": "imagesprint.recipes.recipe",
-    "load_model": "imagesprint.model.weights",
+    "load_model": "imagesprint.checkpoints.weights",
     "load_recipe": "imagesprint.recipes.library",
     "open_dataset": "imagesprint.records.dataset",
     "open_root": "imagesprint.records.dataset",

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from imagesprint.cli.main import main
-from imagesprint.images.native_library import is_available
-from imagesprint.measuring import bench_data
+from imagesprint.diagnosis import bench_data
+from imagesprint.images.native import is_available
 
 KEYS = {"bench", "device", "versions", "images_per_second", "images_per_cpu_second", "decoder", "peers", "left_out"}
 

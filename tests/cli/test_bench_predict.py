@@ -8,10 +8,10 @@ from PIL import Image
 
 from imagesprint.cli.bench_predict import _as_text
 from imagesprint.cli.main import main
+from imagesprint.diagnosis import bench_predict
 from imagesprint.files import write_text
-from imagesprint.measuring import bench_predict
 from imagesprint.recipes.recipe import Recipe
-from imagesprint.recipes.toml_format import to_toml
+from imagesprint.recipes.serialization import to_toml
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from imagesprint.cli.bench_text import step_text
+from imagesprint.cli.bench import step_text
 from imagesprint.cli.main import main
-from imagesprint.measuring import step_variants
+from imagesprint.diagnosis import bench_step
 from imagesprint.recipes.recipe import Recipe
-from imagesprint.recipes.toml_format import to_toml
+from imagesprint.recipes.serialization import to_toml
 
 ALL = {
     "bench",
@@ -84,7 +84,7 @@ def test_step(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_variants_of_one_size(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(step_variants.VARIANTS, "compiled", ("off", False))  # the compiler takes a second a layer
+    monkeypatch.setitem(bench_step.VARIANTS, "compiled", ("off", False))  # the compiler takes a second a layer
     words = ["bench", "step", str(tiny), "--device", "cpu", "--steps", "1", "--variants"]
     assert main([*words, "16", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)

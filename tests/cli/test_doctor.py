@@ -13,9 +13,9 @@ import pytest
 
 import imagesprint as package
 from imagesprint.cli.main import main
-from imagesprint.measuring.limits.figures import STAGES
+from imagesprint.diagnosis.verdict import STAGES
 from imagesprint.recipes.recipe import Recipe
-from imagesprint.recipes.toml_format import to_toml
+from imagesprint.recipes.serialization import to_toml
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from typing import Any
 
 from PIL import Image
 
-from imagesprint.measuring.contact_sheet import TILE
 from imagesprint.recipes.recipe import Recipe
-from imagesprint.recipes.toml_format import to_toml
+from imagesprint.recipes.serialization import to_toml
+from imagesprint.report.pictures import TILE
 
 Run = Callable[..., Any]
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from imagesprint.cli.main import main
-from imagesprint.measuring import calibration, loading_cost
+from imagesprint.diagnosis import calibration
 from imagesprint.recipes.recipe import Recipe
-from imagesprint.recipes.toml_format import to_toml
+from imagesprint.recipes.serialization import to_toml
 
 PHASE = {"steps", "images", "image_size", "batch_size", "images_per_second", "seconds", "limited_by"}
 
@@ -21,7 +21,7 @@ PHASE = {"steps", "images", "image_size", "batch_size", "images_per_second", "se
 def tiny(tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A recipe; calibrations of it are quick, and kept in the test's own folder."""
     monkeypatch.setattr(calibration, "STEP_SECONDS", 0.1)
-    monkeypatch.setattr(loading_cost, "_SECONDS", 0.1)
+    monkeypatch.setattr(calibration, "_SECONDS", 0.1)
     monkeypatch.setattr(calibration, "EVALUATION_SECONDS", 0.1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "tiny.toml"
@@ -117,9 +117,9 @@ def test_a_calibration_is_kept_and_train_finds_it(
 
 def test_ranks_are_calibrated_together(tiny: Path, photo_root: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from imagesprint.measuring import calibration, loading_cost\n"
+        "import sys; from imagesprint.diagnosis import calibration\n"
         "from imagesprint.cli.main import main\n"
-        "calibration.STEP_SECONDS = calibration.EVALUATION_SECONDS = loading_cost._SECONDS = 0.1; sys.exit(main())"
+        "calibration.STEP_SECONDS = calibration.EVALUATION_SECONDS = calibration._SECONDS = 0.1; sys.exit(main())"
     )
     words = [sys.executable, "-c", code, "plan", str(tiny), "--data", str(photo_root), "--json"]
     ranks = []

@@ -9,7 +9,7 @@ import pytest
 
 from imagesprint.cli.main import main
 from imagesprint.recipes.library import builtin_names, load_recipe
-from imagesprint.recipes.toml_format import from_dict, from_toml, to_toml
+from imagesprint.recipes.serialization import from_dict, from_toml, to_toml
 
 Capture = pytest.CaptureFixture[str]
 IMAGENET = "1281167"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from imagesprint.images.native_library import is_available
-from imagesprint.records.example import bytes_feature
+from imagesprint.images.native import is_available
+from imagesprint.records.image_record import bytes_feature
 
 
 def test_sound_data(imagesprint: Callable[..., Any], photo_root: Path) -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from imagesprint.evaluating.details import details
-from imagesprint.evaluating.outcomes import Outcomes
+from imagesprint.evaluating.evaluation import Outcomes
 
 CLASSES = ("cat", "dog", "owl")
 LABELS = np.array([0, 0, 0, 1, 1], np.int32)

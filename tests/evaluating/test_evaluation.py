@@ -1,5 +1,3 @@
-"""Evaluation against one pass over the images by hand."""
-
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +8,71 @@ import pytest
 import torch
 from PIL import Image
 
+from imagesprint.checkpoints.weights import TrainedModel
 from imagesprint.errors import DataError
-from imagesprint.evaluating.evaluation import evaluate, evaluation_set
-from imagesprint.images.native_library import is_available
-from imagesprint.model.building import build_model
-from imagesprint.model.weights import TrainedModel
+from imagesprint.evaluating.evaluation import (
+    Outcomes,
+    blank_table,
+    correct_counts,
+    evaluate,
+    evaluation_set,
+    judge,
+    read_table,
+)
+from imagesprint.images.native import is_available
+from imagesprint.loading.loader import EvaluationLoader
+from imagesprint.model.resnet import build_model
 from imagesprint.recipes.recipe import Recipe
-from imagesprint.records.dataset import open_root
-from imagesprint.records.example import bytes_feature
+from imagesprint.records.dataset import open_dataset, open_root
+from imagesprint.records.image_record import bytes_feature
 from imagesprint.runs.ranks import Ranks
+
+
+def test_first_and_among_the_first_five() -> None:
+    logits = torch.tensor([[9, 8, 7, 6, 5, 4, 3], [3, 4, 5, 6, 7, 8, 9.0]])
+    for labels, expected in (([0, 6], [2, 2]), ([1, 0], [0, 1]), ([4, 2], [0, 2]), ([5, 1], [0, 0])):
+        assert correct_counts(logits, torch.tensor(labels)).tolist() == expected
+
+
+def test_padding_does_not_count() -> None:
+    logits = torch.eye(6)
+    mask = torch.tensor([True, True, False, False, True, False])
+    assert correct_counts(logits, torch.arange(6), mask).tolist() == [3, 3]
+
+
+def test_fewer_than_five_classes() -> None:
+    logits = torch.tensor([[0.1, 0.9], [0.2, 0.8]])
+    assert correct_counts(logits, torch.tensor([0, 1])).tolist() == [1, 2]
+
+
+def judged(root: Path, recipe: Recipe, world_size: int) -> Outcomes | None:
+    dataset = open_dataset(root, "32", "validation")
+    model = TrainedModel(build_model(recipe, 2), recipe, dataset.classes, 70).eval()
+    total = blank_table(len(dataset), torch.device("cpu"))
+    for rank in range(world_size):
+        table = torch.zeros_like(total)
+        judge(model, EvaluationLoader(dataset, 24, 28, 4, rank, world_size, 1), table)
+        total += table
+    return read_table(total)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_ranks_together_come_to_the_same_bits_as_one(photo_root: Path, tiny_recipe: Recipe, world_size: int) -> None:
+    alone, together = judged(photo_root, tiny_recipe, 1), judged(photo_root, tiny_recipe, world_size)
+    assert alone is not None
+    assert together is not None
+    assert len(alone) == 18
+    for key, value in vars(alone).items():
+        assert np.array_equal(value, getattr(together, key)), key
+    assert 0 < alone.top1.sum() < 18  # that they agree means something
+    labels = open_dataset(photo_root, "32", "validation").labels
+    assert np.array_equal(alone.predicted == labels, alone.top1)
+
+
+def test_a_table_that_lacks_an_image_says_nothing() -> None:
+    table = blank_table(3, torch.device("cpu"))
+    table[[0, 2], 0] = 1
+    assert read_table(table) is None
 
 
 def test_every_image_counts_once_and_as_it_should(photo_root: Path, tiny_recipe: Recipe, alone: Ranks) -> None:

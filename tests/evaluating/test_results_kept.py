@@ -8,9 +8,9 @@ import torch
 
 from imagesprint.errors import CheckpointError
 from imagesprint.evaluating.details import details
-from imagesprint.evaluating.evaluation_images import EvaluationImages
-from imagesprint.evaluating.outcomes import Outcomes
-from imagesprint.evaluating.results_kept import FOLDER, KeptData, Result, ResultsKept, checkpoint_hash
+from imagesprint.evaluating.evaluation import Outcomes
+from imagesprint.evaluating.evaluator import EvaluationImages
+from imagesprint.evaluating.results import FOLDER, KeptData, Result, ResultsKept, checkpoint_hash
 from imagesprint.evaluating.views import View
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import Root, open_dataset, open_root
@@ -89,7 +89,7 @@ def test_what_is_no_archive_has_no_hash(tmp_path: Path) -> None:
 def test_images_are_decoded_once_where_there_is_room(
     photo_root: Path, tiny_recipe: Recipe, alone: Ranks, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
-    monkeypatch.setattr("imagesprint.evaluating.evaluation_images.MOST_BYTES", room)
+    monkeypatch.setattr("imagesprint.evaluating.evaluator.MOST_BYTES", room)
     dataset, images = open_dataset(photo_root, "32", "validation"), EvaluationImages(alone)
     first = [(batch.step, batch.images.clone()) for batch in images.batches(dataset, tiny_recipe, View(), (0, 1))]
     second = list(images.batches(dataset, tiny_recipe, View(), (0, 1)))

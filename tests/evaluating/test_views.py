@@ -6,14 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
+from imagesprint.checkpoints.weights import load_model
 from imagesprint.errors import UsageError
-from imagesprint.evaluating.recalibration import recalibrate
-from imagesprint.evaluating.rectangles import rectangular_batches
-from imagesprint.evaluating.views import Options, View
+from imagesprint.evaluating.views import Options, View, recalibrate, rectangular_batches
 from imagesprint.images.decoding import open_rgb
 from imagesprint.loading.loader import EvaluationLoader
 from imagesprint.model.batch_norm import batch_norms
-from imagesprint.model.weights import load_model
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import open_dataset
 

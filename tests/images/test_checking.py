@@ -12,11 +12,10 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from imagesprint.errors import ImageError
-from imagesprint.images.checking import ImageCheck
 from imagesprint.images.coding import check_image, open_image, read_size
-from imagesprint.images.decoders import open_decoder
+from imagesprint.images.decoders import ImageCheck, open_decoder
 from imagesprint.images.decoding import open_rgb
-from imagesprint.images.native_library import is_available
+from imagesprint.images.native import is_available
 from imagesprint.prepare.storing import Stopwatch, store
 
 PHOTO = Image.fromarray(load_sample_images().images[0]).resize((90, 60))

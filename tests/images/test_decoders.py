@@ -3,17 +3,16 @@ from pathlib import Path
 import pytest
 
 from imagesprint.errors import UsageError
-from imagesprint.images import native_library
-from imagesprint.images.decoders import chosen_decoder, decoder_name, describe_decoder, open_decoder, use_native
-from imagesprint.images.native_batches import Pool
+from imagesprint.images import native
+from imagesprint.images.decoders import Pool, chosen_decoder, decoder_name, describe_decoder, open_decoder, use_native
 
-built = pytest.mark.skipif(not native_library.is_available(), reason="the native decoder is not built")
+built = pytest.mark.skipif(not native.is_available(), reason="the native decoder is not built")
 
 
 @pytest.fixture
 def not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(native_library, "LIBRARY", tmp_path / "libimagesprint.so")
-    native_library.library.cache_clear()
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "libimagesprint.so")
+    native.library.cache_clear()
 
 
 @built

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from imagesprint.images import native_library
+from imagesprint.images import native
 from imagesprint.images.coding import encode_jpeg
-from imagesprint.images.native_images import shrink_jpeg
+from imagesprint.images.native import shrink_jpeg
 
 pytestmark = pytest.mark.skipif(
-    not native_library.LIBRARY.exists(),
+    not native.LIBRARY.exists(),
     reason="the native decoder is not built: a C compiler or libjpeg's headers are missing",
 )
 

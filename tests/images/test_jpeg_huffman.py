@@ -11,9 +11,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from imagesprint.errors import ImageError
-from imagesprint.images.native_batches import CropRequest, Pool
-from imagesprint.images.native_images import own_entropy_seconds
-from imagesprint.images.native_library import LIBRARY, Status
+from imagesprint.images.decoders import CropRequest, Pool
+from imagesprint.images.native import LIBRARY, Status, own_entropy_seconds
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="the native decoder is not built")
 

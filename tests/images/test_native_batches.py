@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from imagesprint.images import native_batches
+from imagesprint.images import decoders
+from imagesprint.images.decoders import CropRequest, NativeDecoder, Outcome, Pool, Records
 from imagesprint.images.decoding import BatchImageError
-from imagesprint.images.native_batches import CropRequest, NativeDecoder, Outcome, Pool, Records
-from imagesprint.images.native_images import shrink_jpeg
-from imagesprint.images.native_library import LIBRARY, Status
+from imagesprint.images.native import LIBRARY, Status, shrink_jpeg
 from imagesprint.records.tfrecord import FRAME_BYTES, HEADER_BYTES, frame
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="the native decoder is not built")
@@ -390,5 +389,5 @@ def test_arrays_of_another_form_are_refused(pool: Pool) -> None:
 
 
 def test_the_structs_are_as_large_as_in_c() -> None:
-    assert ctypes.sizeof(native_batches._Batch) == 8 + 4 * 4 + 6 * 8
-    assert ctypes.sizeof(native_batches._Records) == 6 * 8
+    assert ctypes.sizeof(decoders._Batch) == 8 + 4 * 4 + 6 * 8
+    assert ctypes.sizeof(decoders._Records) == 6 * 8

@@ -12,8 +12,16 @@ from sklearn.datasets import load_sample_images
 
 from imagesprint.errors import ImageError
 from imagesprint.images.coding import encode_jpeg, shrunk_size
-from imagesprint.images.native_images import JpegInfo, Shrunk, Version, crc32c, entropy_seconds, read_info, shrink_jpeg
-from imagesprint.images.native_library import LIBRARY
+from imagesprint.images.native import (
+    LIBRARY,
+    JpegInfo,
+    Shrunk,
+    Version,
+    crc32c,
+    entropy_seconds,
+    read_info,
+    shrink_jpeg,
+)
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="the native decoder is not built")
 

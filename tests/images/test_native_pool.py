@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from imagesprint.images.native_batches import CropRequest, Outcome, Pool
-from imagesprint.images.native_images import shrink_jpeg
-from imagesprint.images.native_library import LIBRARY
+from imagesprint.images.decoders import CropRequest, Outcome, Pool
+from imagesprint.images.native import LIBRARY, shrink_jpeg
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="the native decoder is not built")
 

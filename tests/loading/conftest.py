@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from imagesprint.records.example import locate_bytes
-from imagesprint.records.image_record import ENCODED, ImageRecord
+from imagesprint.records.image_record import ENCODED, ImageRecord, locate_bytes
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import ClassInfo, Manifest, ShardInfo, SplitInfo
 from imagesprint.records.tfrecord import file_crc, frame

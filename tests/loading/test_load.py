@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from imagesprint.errors import ImageError, RecordError
+from imagesprint.images.decoders import NativeDecoder
 from imagesprint.images.decoding import PillowDecoder
-from imagesprint.images.native_batches import NativeDecoder
-from imagesprint.images.native_library import is_available
-from imagesprint.loading.load import Load, decode_load
+from imagesprint.images.native import is_available
+from imagesprint.loading.batch import Load, decode_load
 from imagesprint.records.dataset import open_dataset
 from imagesprint.records.image_record import ImageRecord
 

@@ -18,10 +18,9 @@ from PIL import Image
 
 from imagesprint.errors import ImageError, RankError, RecipeError, RecordError, UsageError
 from imagesprint.images.crops import draw_training_crops
-from imagesprint.images.native_library import is_available
+from imagesprint.images.native import is_available
 from imagesprint.loading.batch import Batch
-from imagesprint.loading.loader import Loader
-from imagesprint.loading.sampler import Sampler
+from imagesprint.loading.loader import Loader, Sampler
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import open_dataset, open_root

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from imagesprint.images.native_library import is_available
+from imagesprint.images.native import is_available
 from imagesprint.loading.loader import EvaluationLoader, Loader
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.records.dataset import open_dataset

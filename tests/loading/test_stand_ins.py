@@ -11,7 +11,7 @@ import pytest
 
 from imagesprint.errors import DataError, ImageError, RecordError
 from imagesprint.images.draws import permutation
-from imagesprint.images.native_library import is_available
+from imagesprint.images.native import is_available
 from imagesprint.loading.loader import EvaluationLoader, Loader
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.records.dataset import open_dataset, open_root

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from imagesprint.images.crops import draw_training_crops
-from imagesprint.loading import training_loads
-from imagesprint.loading.load import Load
-from imagesprint.loading.sampler import Sampler
-from imagesprint.loading.training_loads import TrainingLoads
+from imagesprint.loading import loader
+from imagesprint.loading.batch import Load
+from imagesprint.loading.loader import Sampler, TrainingLoads
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import Dataset, open_dataset
@@ -32,7 +31,7 @@ def datasets(root_path: Path) -> list[Dataset]:
 
 @pytest.fixture(params=[1, 20, 4096])
 def drawn_together(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(training_loads, "DRAWN_TOGETHER", request.param)
+    monkeypatch.setattr(loader, "DRAWN_TOGETHER", request.param)
     number: int = request.param
     return number
 

@@ -3,8 +3,7 @@ import torch
 
 from imagesprint.errors import RecipeError
 from imagesprint.model.batch_norm import BatchNorm2d, batch_norms
-from imagesprint.model.building import build_model, normalize
-from imagesprint.model.resnet import ARCHITECTURES, BasicBlock, Bottleneck
+from imagesprint.model.resnet import ARCHITECTURES, BasicBlock, Bottleneck, build_model, normalize
 from imagesprint.recipes.recipe import MODELS, Phase, Recipe
 
 PHASE = Phase((0, 1), (0.1, 0.1), "constant", 4, 4, 32)

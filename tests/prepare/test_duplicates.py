@@ -10,8 +10,7 @@ import pytest
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError
-from imagesprint.prepare.preparing import prepare
-from imagesprint.prepare.summary import Summary
+from imagesprint.prepare.preparing import Summary, prepare
 from imagesprint.records.dataset import open_dataset
 from imagesprint.records.verify import verify
 

@@ -13,7 +13,7 @@ import pytest
 
 from imagesprint.console import Console
 from imagesprint.errors import FileError, UsageError
-from imagesprint.prepare.locking import Lock, open_lock
+from imagesprint.prepare.parts import Lock, open_lock
 
 QUIET = Console(quiet=True)
 

@@ -14,8 +14,7 @@ from PIL import Image, ImageChops
 from sklearn.datasets import load_sample_images
 
 from imagesprint.console import Console
-from imagesprint.prepare.preparing import prepare
-from imagesprint.prepare.summary import Summary
+from imagesprint.prepare.preparing import Summary, prepare
 from imagesprint.records.dataset import open_dataset
 from imagesprint.records.image_record import ImageRecord
 

@@ -11,9 +11,8 @@ import pytest
 
 from imagesprint.console import Console
 from imagesprint.errors import RankError, UsageError
-from imagesprint.prepare.preparing import prepare
+from imagesprint.prepare.preparing import Summary, prepare
 from imagesprint.prepare.storing import coder
-from imagesprint.prepare.summary import Summary
 from imagesprint.records.dataset import open_root
 
 ReadTree = Callable[[Path], dict[str, bytes]]

@@ -11,8 +11,7 @@ from PIL import Image
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError, RecordError, UsageError
-from imagesprint.prepare.preparing import prepare
-from imagesprint.prepare.summary import Summary
+from imagesprint.prepare.preparing import Summary, prepare
 from imagesprint.records.dataset import open_dataset, open_root
 from imagesprint.records.verify import verify
 

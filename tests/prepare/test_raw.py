@@ -14,8 +14,7 @@ from imagesprint.errors import ImageError, RecordError, UsageError
 from imagesprint.images.coding import open_image, shrink
 from imagesprint.images.decoding import to_rgb
 from imagesprint.loading.loader import Loader
-from imagesprint.prepare.preparing import prepare
-from imagesprint.prepare.summary import Summary
+from imagesprint.prepare.preparing import Summary, prepare
 from imagesprint.recipes.recipe import Phase
 from imagesprint.records.dataset import Dataset, open_dataset
 from imagesprint.records.tfrecord import iter_records

@@ -7,8 +7,8 @@ import pytest
 
 from imagesprint.errors import RankError, RecipeError
 from imagesprint.recipes.library import load_recipe
-from imagesprint.recipes.overrides import apply_overrides
 from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size, largest_world_size, validate
 
 GOOD = Recipe(

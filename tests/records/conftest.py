@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imagesprint.records.example import locate_bytes
-from imagesprint.records.image_record import ENCODED, ImageRecord
+from imagesprint.records.image_record import ENCODED, ImageRecord, locate_bytes
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import ClassInfo, Manifest, ShardInfo, write_split
 from imagesprint.records.tfrecord import file_crc, frame

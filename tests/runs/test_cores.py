@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from imagesprint.runs.cores import cores_near, divide_cores
+from imagesprint.runs.ranks import cores_near, divide_cores
 
 NODES = frozenset({0, 1, 2, 3, 8, 9, 10, 11}), frozenset({4, 5, 6, 7, 12, 13, 14, 15})  # 8 cores, 16 hyperthreads
 ALL = frozenset(range(16))

@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from imagesprint.errors import FileError
-from imagesprint.runs.event_file import EventFile, mend
+from imagesprint.runs.logs import EventFile, mend
 
 
 def points(folder: Path) -> list[tuple[int, float]]:

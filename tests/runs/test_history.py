@@ -2,7 +2,7 @@ from pathlib import Path
 
 from imagesprint.files import read_rows
 from imagesprint.runs.directory import RunDirectory
-from imagesprint.runs.history import DONE, History
+from imagesprint.runs.logs import DONE, History
 
 
 def test_interruptions_with_their_reasons_and_kills_by_what_is_missing(tmp_path: Path) -> None:

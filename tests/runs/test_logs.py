@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from imagesprint.runs import event_file
 from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.logs import EVALUATION_TAGS, EVALUATOR, METRIC_TAGS, RunLogs, mend_tensorboard, remarks
 from imagesprint.runs.rows import EvaluationRow, MetricsRow
@@ -48,7 +47,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
     A second passes from each point to the next.
     """
     seconds = itertools.count(1_000_000.0)
-    monkeypatch.setattr(event_file, "time", SimpleNamespace(time=lambda: next(seconds)))
+    monkeypatch.setattr("imagesprint.runs.logs.time", SimpleNamespace(time=lambda: next(seconds)))
     run = RunDirectory(tmp_path)
     with RunLogs(run) as logs:
         for step in range(1, 5):

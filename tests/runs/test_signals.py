@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from imagesprint.runs.environment import LAUNCHER_VARIABLE
-from imagesprint.runs.signals import StopSignals, exit_code
+from imagesprint.runs.environment import LAUNCHER_VARIABLE, StopSignals, exit_code
 
 PROGRAM = """
 import os, signal, sys, time

@@ -7,7 +7,7 @@ import torch
 
 from imagesprint.loading.batch import Batch
 from imagesprint.recipes.recipe import Recipe
-from imagesprint.recipes.toml_format import to_toml
+from imagesprint.recipes.serialization import to_toml
 
 Batches = Callable[[int], list[Batch]]
 

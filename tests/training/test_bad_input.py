@@ -28,7 +28,7 @@ def run_directory(
     imagesprint: Run, photo_root: Path, tiny_recipe: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
     """A run that was stopped after 8 of its 32 steps, with checkpoints after 4 and 8; and its recipe."""
-    from imagesprint.recipes.toml_format import to_toml
+    from imagesprint.recipes.serialization import to_toml
 
     folder = tmp_path_factory.mktemp("bad")
     (folder / "tiny.toml").write_text(to_toml(tiny_recipe))

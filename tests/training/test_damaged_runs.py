@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from imagesprint.cli.main import main
-from imagesprint.recipes.toml_format import to_toml
+from imagesprint.recipes.serialization import to_toml
 from imagesprint.runs.directory import RunDirectory
-from imagesprint.runs.event_file import read_scalars
-from imagesprint.runs.logs import remarks
+from imagesprint.runs.logs import read_scalars, remarks
 
 Run = Callable[..., Any]
 SCRIPT = Path(__file__).parents[2] / "benchmarks/damaged_runs.py"

@@ -9,8 +9,8 @@ import torch
 from imagesprint.console import Console
 from imagesprint.errors import RankError
 from imagesprint.recipes.library import load_recipe
-from imagesprint.recipes.overrides import apply_overrides
 from imagesprint.recipes.recipe import Recipe
+from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.micro_batch_size import CPU_LIMIT, settle_micro_batches
 

@@ -7,10 +7,9 @@ from imagesprint.console import Console
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.runs.rows import MetricsRow
-from imagesprint.training.cadence import Cadence
+from imagesprint.training.metering import Cadence
 from imagesprint.training.progress import ProgressLine
-from imagesprint.training.time_keeping import TimeKeeper
-from imagesprint.training.time_plan import TimePlan
+from imagesprint.training.time_plan import TimeKeeper, TimePlan
 
 ROW = MetricsRow(
     0,

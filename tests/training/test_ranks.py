@@ -33,7 +33,7 @@ def runs(
     imagesprint: Train, photo_root: Path, tiny_recipe: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, Path]:
     """30 steps in float64 on 1, 2 and 4 processes, with a checkpoint after each."""
-    from imagesprint.recipes.toml_format import to_toml
+    from imagesprint.recipes.serialization import to_toml
 
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "tiny.toml").write_text(to_toml(tiny_recipe))

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from imagesprint.recipes.toml_format import to_toml
+from imagesprint.recipes.serialization import to_toml
 
 Train = Callable[..., Any]
 

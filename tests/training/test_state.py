@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from imagesprint.checkpoints.format import read_training_checkpoint
+from imagesprint.checkpoints.weights import load_model
 from imagesprint.errors import CheckpointError
-from imagesprint.model.checkpoint import read_training_checkpoint
-from imagesprint.model.weights import load_model
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.training.state import TrainingState
 

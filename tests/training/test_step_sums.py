@@ -12,10 +12,9 @@ import torch
 from imagesprint.loading.batch import Batch
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.runs.ranks import Ranks
-from imagesprint.training import step_sums
-from imagesprint.training.state import TrainingState
+from imagesprint.training import state
+from imagesprint.training.state import ALIGNMENT, StepSums, TrainingState
 from imagesprint.training.step import TrainingStep
-from imagesprint.training.step_sums import ALIGNMENT, StepSums
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 CLASSES = tuple("abcdefg")  # an odd number: the gradients behind the head's bias need padding
@@ -33,7 +32,7 @@ from imagesprint.training import step_sums
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep
 
-step_sums.BUCKET_BYTES = 40_000
+state.BUCKET_BYTES = 40_000
 recipe = from_toml(open(sys.argv[1] + "/recipe.toml").read(), "recipe")
 given = torch.load(sys.argv[1] + "/batches.pt")
 with open_ranks("cpu") as ranks:
@@ -54,7 +53,7 @@ with open_ranks("cpu") as ranks:
 
 
 def test_buckets_cover_all_sums_in_the_order_of_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_sums, "BUCKET_BYTES", 40_000)
+    monkeypatch.setattr(state, "BUCKET_BYTES", 40_000)
     network = TrainingState(RECIPE, CLASSES, ALONE.device).network
     sums = StepSums(network)
     assert sum(bucket.numel() for bucket in sums._buckets) == sums._flat.numel()
@@ -70,7 +69,7 @@ def test_buckets_cover_all_sums_in_the_order_of_the_backward_pass(monkeypatch: p
 def two_ranks(
     batches: Callable[[int], list[Batch]], tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[bool, dict[str, object]]]:
-    from imagesprint.recipes.toml_format import to_toml
+    from imagesprint.recipes.serialization import to_toml
 
     folder = tmp_path_factory.mktemp("sums")
     (folder / "recipe.toml").write_text(to_toml(RECIPE))

@@ -89,7 +89,7 @@ def test_an_evaluation_that_a_kill_prevented_is_made_up_for(
 
 
 def test_a_second_command_is_kept_out(imagesprint: Run, photo_root: Path, tiny: Path, tmp_path: Path) -> None:
-    from imagesprint.runs.run_lock import run_lock
+    from imagesprint.runs.directory import run_lock
 
     with run_lock(tmp_path / "run"):
         done = imagesprint("train", tiny, "--data", photo_root, "--output", tmp_path / "run")

@@ -7,9 +7,8 @@ import pytest
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.runs.rows import MetricsRow
-from imagesprint.training.cadence import Cadence
-from imagesprint.training.time_keeping import TimeKeeper
-from imagesprint.training.time_plan import TimePlan, Timetable, Work
+from imagesprint.training.metering import Cadence
+from imagesprint.training.time_plan import TimeKeeper, TimePlan, Timetable, Work
 
 RECIPE = Recipe(
     name="test",

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from imagesprint.cli import bench_predict
-from imagesprint.cli.bench_text import head, step_text, train_text
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import (
     Parser,
@@ -17,13 +16,123 @@ from imagesprint.cli.parsing import (
     check_plot,
     positive,
 )
-from imagesprint.console import Console, printable
+from imagesprint.console import Console, duration, printable
 from imagesprint.recipes.library import load_recipe
-from imagesprint.recipes.overrides import apply_overrides
 from imagesprint.recipes.recipe import Recipe
+from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.runs.environment import is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
+
+
+def head(result: Mapping[str, Any]) -> str:
+    """Return the line that says what the figures were measured on."""
+    return f"{result['device']}; " + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+
+
+def step_text(result: Mapping[str, Any]) -> str:
+    """Return the result of `bench step`."""
+    ceilings = result["ceilings"]
+    lines = [
+        head(result),
+        f"{_training(result)}, {result['steps']} steps each on synthetic data",
+        f"ceilings of one rank: copy {ceilings['copy_bytes_per_second'] / 1e9:,.1f} GB/s (read and written), matrix "
+        f"product {ceilings['matmul_flops_per_second'] / 1e12:,.3g} TFLOP/s ({ceilings['dtype']})",
+        "",
+        _step_table(result["phases"]),
+        "ms: of an eager step, by part. bound: images/s ÷ what the memory allows each operation by itself",
+    ]
+    if "projection" in result:
+        lines += ["", _projection_text(result["projection"])]
+    if "variants" in result:
+        left_out = (f"{name} is left out: {why}" for name, why in result["left_out"].items())
+        lines += ["", _variants_table(result["variants"]), *left_out]
+    return "\n".join(lines)
+
+
+def _training(result: Mapping[str, Any]) -> str:
+    ranks = result["world_size"]
+    seconds = sum(row["compile_seconds"] for row in result["phases"])
+    mode = f"compiled in {seconds:.1f} s" if result["compiled"] else "eager"
+    return (
+        f"{printable(result['recipe'])}: {result['model']}, {result['precision']}, {mode}, "
+        f"{ranks} rank{'s' if ranks > 1 else ''} of {result['threads']} CPU threads"
+    )
+
+
+def _step_table(phases: list[Mapping[str, Any]]) -> str:
+    header = ["px", "batch", "micro", "images/s", "input", "forw.", "backw.", "reduce", "update ms"]
+    rows = []
+    for row in phases:
+        parts = [round(1000 * seconds, 1) for seconds in row["seconds_by_part"].values()]
+        rows.append(
+            [
+                *(row[key] for key in ("image_size", "batch_size", "micro_batch")),
+                rate(row["images_per_second"]),
+                *parts,
+                f"{row['flops_per_second'] / 1e12:.3g} ({row['share_of_matmul']:.0%})",
+                f"{row['share_of_memory_bound']['eager']:.0%}",
+                round(row["peak_memory"] / 1e9, 2),
+            ]
+        )
+    return table([*header, "TFLOP/s", "bound", "GB"], rows)
+
+
+def _variants_table(variants: list[Mapping[str, Any]]) -> str:
+    rows: list[list[object]] = [
+        [
+            *(row[key] for key in ("image_size", "batch_size", "micro_batch", "variant")),
+            rate(row["images_per_second"]),
+            round(1000 * row["seconds_per_step"], 1),
+            round(row["compile_seconds"], 1),
+            round(row["peak_memory"] / 1e9, 2),
+        ]
+        for row in variants
+    ]
+    return table(["px", "batch", "micro", "variant", "images/s", "ms a step", "compiling s", "GB"], rows)
+
+
+def rate(images_per_second: float) -> float:
+    """Return images a second as they are shown."""
+    return round(images_per_second) if images_per_second >= 100 else round(images_per_second, 1)
+
+
+def _projection_text(projection: Mapping[str, Any]) -> str:
+    rows: list[list[object]] = [
+        [row["image_size"], row["steps"], row["images"], rate(row["images_per_second"]), duration(row["seconds"])]
+        for row in projection["phases"]
+    ]
+    return (
+        f"derived, not measured: the whole recipe on {projection['num_train']:,} images would train for "
+        f"{projection['seconds']:,.0f} s ({duration(projection['seconds'])})\n"
+        f"= {projection['derived']}\n{table(['px', 'steps', 'images', 'images/s', 'time'], rows)}"
+    )
+
+
+def train_text(result: Mapping[str, Any]) -> str:
+    """Return the result of `bench train`."""
+    rows: list[list[object]] = [
+        [
+            *(row[key] for key in ("image_size", "batch_size", "micro_batch")),
+            rate(row["images_per_second"]),
+            rate(row["synthetic_images_per_second"]),
+            f"{row['share_of_synthetic']:.1%}",
+            f"{row['data_wait_seconds']:.2f} s",
+            f"{row['data_wait']:.1%}",
+        ]
+        for row in result["phases"]
+    ]
+    return "\n".join(
+        [
+            head(result),
+            _training(result),
+            f"{printable(str(result['data']))}, decoder {result['decoder']}",
+            f"medians of {result['rounds']} rounds of {result['steps']} steps on images and as many on synthetic data",
+            "",
+            table(["px", "batch", "micro", "images/s", "synthetic", "share", "data wait", "of the time"], rows),
+        ]
+    )
+
 
 DATA_EXAMPLES = """\
   imagesprint bench data --data ROOT                          # the largest variant at 224 pixels, every core
@@ -106,12 +215,12 @@ def _add_step_flags(parser: Parser) -> None:
 
 def run_data(args: argparse.Namespace, console: Console) -> int:
     """Measure; print the figures."""
-    from imagesprint.measuring.bench_data import bench_data  # imports torch
+    from imagesprint.diagnosis.bench_data import bench_data  # imports torch
 
     check_plot(args)
     result = bench_data(args.data, args.variant, args.image_size, args.threads, console)
     if args.plot is not None:
-        from imagesprint.measuring.data_plot import save_data_plot  # imports matplotlib
+        from imagesprint.diagnosis.plots import save_data_plot  # imports matplotlib
 
         save_data_plot(result, args.plot)
         console.line(f"drawn in {args.plot}")
@@ -124,7 +233,7 @@ def run_step(args: argparse.Namespace, console: Console) -> int:
     recipe = _recipe(args)
     if is_launcher(args.processes):
         return run_ranks(args.processes, args.words)
-    from imagesprint.measuring.bench_step import bench_step  # imports torch
+    from imagesprint.diagnosis.bench_step import bench_step  # imports torch
 
     result = bench_step(recipe, args.device, args.compile, args.steps, args.num_train, args.variants, console)
     return _finish(args, result, step_text, console)
@@ -135,7 +244,7 @@ def run_train(args: argparse.Namespace, console: Console) -> int:
     recipe = _recipe(args)
     if is_launcher(args.processes):
         return run_ranks(args.processes, args.words)
-    from imagesprint.measuring.bench_train import bench_train  # imports torch
+    from imagesprint.diagnosis.bench_step import bench_train  # imports torch
 
     result = bench_train(recipe, args.data, args.device, args.compile, args.steps, console)
     return _finish(args, result, train_text, console)
@@ -156,7 +265,7 @@ def _finish(
     if not is_main_rank():
         return 0
     if args.plot is not None:
-        from imagesprint.measuring.step_plot import save_step_plot  # imports matplotlib
+        from imagesprint.diagnosis.plots import save_step_plot  # imports matplotlib
 
         save_step_plot(result, args.plot)
         console.line(f"drawn in {args.plot}")

@@ -37,12 +37,12 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Measure; print the figures."""
-    from imagesprint.measuring.bench_predict import bench_predict  # imports torch
+    from imagesprint.diagnosis.bench_predict import bench_predict  # imports torch
 
     check_plot(args)
     result = bench_predict(args.model, args.batch_sizes, args.threads, args.device, console)
     if args.plot is not None:
-        from imagesprint.measuring.predict_plot import save_predict_plot  # imports matplotlib
+        from imagesprint.diagnosis.plots import save_predict_plot  # imports matplotlib
 
         save_predict_plot(result, args.plot)
         console.line(f"drawn in {args.plot}")

@@ -35,12 +35,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Go the whole way inside --output; print what lies where and what to try next."""
     # So small a network gains 15% from a second thread on two idle cores, and loses half to waiting on busy ones.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from imagesprint.diagnosis.planning import known_plan
     from imagesprint.evaluating.checkpoints import evaluate_checkpoints
     from imagesprint.evaluating.views import Options
-    from imagesprint.measuring.planning.planning import known_plan
-    from imagesprint.measuring.reporting.report import ReportOptions, write_report
     from imagesprint.prepare.preparing import prepare
     from imagesprint.recipes.library import load_recipe
+    from imagesprint.report.report import ReportOptions, write_report
     from imagesprint.training.training import TrainingOptions, train
 
     folder = args.output

@@ -14,7 +14,7 @@ from imagesprint.runs.environment import is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
 
 if TYPE_CHECKING:
-    from imagesprint.measuring.doctor.check import Check
+    from imagesprint.diagnosis.check import Check
     from imagesprint.recipes.recipe import Recipe
 
 EXAMPLES = """\
@@ -53,7 +53,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Look; print what was found."""
-    from imagesprint.measuring.doctor.check import has_failed
+    from imagesprint.diagnosis.check import has_failed
 
     if args.target is None:
         value = _look_at_machine(args)
@@ -79,7 +79,7 @@ def _is_run(target: Path) -> bool:
 
 def _recipe(args: argparse.Namespace) -> "Recipe":
     from imagesprint.recipes.library import load_recipe
-    from imagesprint.recipes.overrides import apply_overrides
+    from imagesprint.recipes.serialization import apply_overrides
     from imagesprint.recipes.validation import check_world_size
 
     if len(Path(args.target).parts) > 1 and not args.target.endswith(".toml"):
@@ -95,20 +95,20 @@ def _recipe(args: argparse.Namespace) -> "Recipe":
 
 
 def _measure(recipe: "Recipe", args: argparse.Namespace, console: Console) -> dict[str, Any]:
-    from imagesprint.measuring.limits.measuring_stages import diagnose_recipe  # imports torch
+    from imagesprint.diagnosis.measuring_stages import diagnose_recipe  # imports torch
 
     return diagnose_recipe(recipe, args.data, args.device, args.compile, console)
 
 
 def _look_at_machine(args: argparse.Namespace) -> dict[str, Any]:
-    from imagesprint.measuring.doctor.machine_checks import machine_checks
+    from imagesprint.diagnosis.installation import machine_checks
 
     return {"checks": machine_checks(Path.cwd(), args.data), "bottleneck": None}
 
 
 def _look_at_run(run: Path, data: Path | None) -> dict[str, Any]:
-    from imagesprint.measuring.doctor.accuracy_checks import accuracy_checks  # imports torch
-    from imagesprint.measuring.limits.diagnosis import diagnose_run
+    from imagesprint.diagnosis.accuracy import accuracy_checks  # imports torch
+    from imagesprint.diagnosis.limits import diagnose_run
 
     value = diagnose_run(run, data)
     return value | {"checks": value["checks"] + accuracy_checks(run, data)}

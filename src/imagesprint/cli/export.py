@@ -6,7 +6,7 @@ from pathlib import Path
 from imagesprint.cli.output import show
 from imagesprint.cli.parsing import Parser, add_verb
 from imagesprint.console import Console, printable
-from imagesprint.using.format_names import SUFFIXES
+from imagesprint.inference import SUFFIXES
 
 EXAMPLES = """\
   imagesprint export RUN model.onnx
@@ -30,7 +30,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Export and check; print what was written."""
-    from imagesprint.using.exporting import LIMIT, export  # imports torch
+    from imagesprint.inference.exporting import LIMIT, export  # imports torch
 
     done = export(args.model, args.file, args.format, console)
     written = printable(f"written     {done.file}, {done.bytes:,} bytes")

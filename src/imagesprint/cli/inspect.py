@@ -32,8 +32,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001
     """Write the picture; print where it is."""
-    from imagesprint.measuring.contact_sheet import write_contact_sheet  # numpy: not for --help
     from imagesprint.records.dataset import open_root
+    from imagesprint.report.pictures import write_contact_sheet  # numpy: not for --help
 
     if (args.ids is None) == (args.run_directory is None) or (args.run_directory is None) != (args.step is None):
         raise UsageError("give either --ids, or --run and --step", "`imagesprint inspect --help` has examples")
@@ -59,7 +59,7 @@ def _numbers(text: str) -> list[int]:
 
 def _of_step(run_directory: Path, step: int, root: "Root") -> tuple[str, list[int]]:
     """The variant and the sample ids that `step` of a run reads."""
-    from imagesprint.loading.sampler import Sampler
+    from imagesprint.loading.loader import Sampler
     from imagesprint.recipes.library import load_recipe
     from imagesprint.recipes.schedule import Schedule
 

@@ -14,7 +14,7 @@ from imagesprint.console import Console, printable
 from imagesprint.errors import UsageError
 
 if TYPE_CHECKING:
-    from imagesprint.using.prediction import Prediction
+    from imagesprint.inference.prediction import Prediction
 
 EXAMPLES = """\
   imagesprint predict RUN photo.jpg
@@ -46,10 +46,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
         raise UsageError("-0 is about names on standard input, which is not asked for", "add - to the images")
     if args.csv and args.json:
         raise UsageError("--csv and --json exclude each other", "choose one")
-    from imagesprint.using.image_files import find_images
+    from imagesprint.inference.image_files import find_images
 
     images = find_images(args.images, _stdin_names(args.null), console)
-    from imagesprint.using.prediction import predict_files  # imports torch, for which wrong usage need not wait
+    from imagesprint.inference.prediction import predict_files  # imports torch, for which wrong usage need not wait
 
     predictions = predict_files(args.model, images, args.top, args.device, console)
     failed = [prediction for prediction in predictions if prediction.error]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_verb
 from imagesprint.console import Console, printable
-from imagesprint.prepare.defaults import IMAGE_FORMAT, MAX_REJECTED, QUALITY, SOURCES, VARIANTS
+from imagesprint.prepare import IMAGE_FORMAT, MAX_REJECTED, QUALITY, SOURCES, VARIANTS
 from imagesprint.runs.environment import rank_variable
 
 if TYPE_CHECKING:
-    from imagesprint.prepare.summary import Summary
+    from imagesprint.prepare.preparing import Summary
 
 EXAMPLES = """\
   imagesprint prepare photos data                     # photos/train/CLASS/*.jpg and photos/val/CLASS/*.jpg

@@ -8,12 +8,10 @@ from imagesprint.cli.output import show, table, write_csv
 from imagesprint.cli.parsing import Parser, add_verb, positive
 from imagesprint.console import Console, printable, write_result
 from imagesprint.errors import UsageError
-from imagesprint.recipes.compare import differences
-from imagesprint.recipes.fields import kinds
-from imagesprint.recipes.library import builtin_names, builtin_notes, load_recipe
-from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.library import builtin_names, builtin_notes, differences, load_recipe
+from imagesprint.recipes.recipe import Phase, Recipe, kinds
 from imagesprint.recipes.schedule import Row, Schedule
-from imagesprint.recipes.toml_format import to_dict, to_toml
+from imagesprint.recipes.serialization import to_dict, to_toml
 
 EXAMPLES = """\
   imagesprint recipes list

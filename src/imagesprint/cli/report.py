@@ -35,8 +35,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Write the report; print where it lies."""
-    from imagesprint.measuring.reporting.comparison import write_comparison  # these import matplotlib and torch
-    from imagesprint.measuring.reporting.report import ReportOptions, write_report
+    from imagesprint.report.report import (
+        ReportOptions,
+        write_comparison,  # these import matplotlib and torch
+        write_report,
+    )
 
     options = ReportOptions(args.reference, args.data, args.price)
     if len(args.runs) == 1:

@@ -8,8 +8,8 @@ from imagesprint.cli.output import show
 from imagesprint.cli.parsing import Parser, add_compile_flag, add_device_flags, add_set_flag, add_verb, positive
 from imagesprint.console import Console, duration, printable
 from imagesprint.recipes.library import load_recipe
-from imagesprint.recipes.overrides import apply_overrides
 from imagesprint.recipes.recipe import Recipe
+from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.runs.environment import command_age, is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
@@ -68,8 +68,8 @@ def _steps_or_epoch(text: str) -> int | None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Train, in this process or in several; print the result."""
+    from imagesprint.checkpoints.writing import Keep
     from imagesprint.records.dataset import open_root  # numpy: not for --help
-    from imagesprint.runs.keeping import Keep
 
     recipe, keep = apply_overrides(load_recipe(args.recipe), args.set), Keep.parse(args.keep)
     root = open_root(args.data)
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             return run_ranks(args.processes, args.words)
     if args.dry_run:
         return _dry_run(args, recipe, root, console)
-    from imagesprint.measuring.planning.planning import known_plan  # imports torch
+    from imagesprint.diagnosis.planning import known_plan  # imports torch
     from imagesprint.training.training import TrainingOptions, train
 
     options = TrainingOptions(

@@ -10,9 +10,8 @@ from imagesprint.console import Console, printable
 from imagesprint.errors import CheckError
 
 if TYPE_CHECKING:
-    from imagesprint.records.shard_check import Problem
     from imagesprint.records.shared_content import Place, SharedContent
-    from imagesprint.records.verify import SplitCounts, Verification
+    from imagesprint.records.verify import Problem, SplitCounts, Verification
 
 EXAMPLES = """\
   imagesprint verify data                  # every variant
@@ -34,8 +33,10 @@ share no image. Exits 3 if not."""
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Verify and print what was found."""
-    from imagesprint.images.checking import ImageCheck  # numpy: not for --help
-    from imagesprint.images.decoders import describe_decoder
+    from imagesprint.images.decoders import (
+        ImageCheck,  # numpy: not for --help
+        describe_decoder,
+    )
     from imagesprint.records.verify import verify
 
     check_image = ImageCheck() if args.decode else None

@@ -5,7 +5,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from imagesprint.evaluating.outcomes import Outcomes
+from imagesprint.evaluating.evaluation import Outcomes
 from imagesprint.runs.rows import Count, Number, Percent, Share
 
 CALIBRATION_BINS = 15  # as in Guo et al. 2017, "On calibration of modern neural networks", section 4

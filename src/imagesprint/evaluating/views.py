@@ -1,16 +1,109 @@
 """The ways to judge a checkpoint: the plain one that its recipe says, and each option once beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from imagesprint.evaluating.recalibration import recalibrate
-from imagesprint.model.weights import TrainedModel, load_model
+from imagesprint.checkpoints.weights import TrainedModel, load_model
+from imagesprint.errors import UsageError
+from imagesprint.images.decoding import open_rgb
+from imagesprint.loading.batch import Batch, read_encoded
+from imagesprint.loading.loader import EvaluationLoader
+from imagesprint.model.batch_norm import batch_norms
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import Dataset
+
+
+@torch.inference_mode()
+def recalibrate(model: TrainedModel, training_set: Dataset, num_images: int) -> None:
+    """Replace the running statistics of `model` by the mean over batches of about `num_images` of `training_set`.
+
+    The batches lie evenly over the split, so the same ones are taken on every rank. Raises UsageError where the
+    network has no batch norm.
+    """
+    norms = batch_norms(model)
+    if not norms:
+        raise UsageError(f"--recalibrate: {model.recipe.model} has no batch norm", "leave --recalibrate away")
+    recipe = model.recipe
+    batch_size = min(recipe.eval_batch_size, num_images, len(training_set))
+    whole = len(training_set) // batch_size
+    count = min(whole, max(1, num_images // batch_size))
+    loader = EvaluationLoader(
+        training_set, recipe.eval_image_size, recipe.eval_resize, batch_size, world_size=whole // count
+    )
+    sums = [[torch.zeros_like(norm.running_mean), torch.zeros_like(norm.running_var)] for norm in norms]  # type: ignore[arg-type]
+    for norm in norms:
+        norm.train()
+    with loader:
+        for _, batch in zip(range(count), loader, strict=False):
+            model(batch.images.to(model.mean.device))
+            for (mean, variance), norm in zip(sums, norms, strict=True):
+                mean += norm.batch_mean
+                variance += norm.batch_var
+    for (mean, variance), norm in zip(sums, norms, strict=True):
+        norm.running_mean = mean / count
+        norm.running_var = variance / count
+    model.eval()
+
+
+MULTIPLE = 8  # pixels that the longer side is rounded down to
+
+
+def rectangular_batches(
+    dataset: Dataset, resize: int, size: int, batch_size: int, share: tuple[int, int], threads: int
+) -> Iterator[Batch]:
+    """Batches of all images of `dataset` whose shorter side is `size`; rank r of W, the `share`, gets r, r + W, ….
+
+    Each image's shorter side is resized to `resize` and the central rectangle cut out, at most the whole image. The
+    images of a batch, [batch_size, H, W, 3], are padded like the loaders'. Decoded by Pillow.
+    """
+    rank, world_size = share
+    ratios = dataset.sizes[:, 1] / dataset.sizes[:, 0]
+    order = np.argsort(ratios, kind="stable")
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(rank * batch_size, len(order), world_size * batch_size):
+            ids = order[start : start + batch_size]
+            height, width = _shape(float(ratios[ids].mean()), size)
+            boxes = _central(dataset.sizes[ids], resize, height, width)
+            cuts = pool.map(lambda i, box, shape=(width, height): _cut(dataset, i, box, shape), ids.tolist(), boxes)
+            yield _batch(dataset, ids, list(cuts), batch_size, start // batch_size)
+
+
+def _shape(ratio: float, size: int) -> tuple[int, int]:
+    """Height and width, the shorter of them `size`."""
+    longer = max(size, int(size * max(ratio, 1 / ratio)) // MULTIPLE * MULTIPLE)
+    return (size, longer) if ratio >= 1 else (longer, size)
+
+
+def _central(sizes: NDArray[np.int32], resize: int, height: int, width: int) -> list[tuple[int, ...]]:
+    """The boxes to cut out of stored images, as left, top, right, bottom."""
+    scale = sizes.min(1) / resize
+    across = np.clip(np.rint(width * scale).astype(np.int64), 1, sizes[:, 1])
+    down = np.clip(np.rint(height * scale).astype(np.int64), 1, sizes[:, 0])
+    left, top = (sizes[:, 1] - across) // 2, (sizes[:, 0] - down) // 2
+    return [tuple(box) for box in np.stack([left, top, left + across, top + down], 1).tolist()]
+
+
+def _cut(dataset: Dataset, sample_id: int, box: tuple[int, ...], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    image = open_rgb(read_encoded(dataset, sample_id))
+    return np.asarray(image.crop(box).resize(shape, Image.Resampling.BILINEAR))  # type: ignore[arg-type]
+
+
+def _batch(dataset: Dataset, ids: NDArray[np.intp], cuts: list[NDArray[np.uint8]], rows: int, number: int) -> Batch:
+    images = torch.zeros((rows, *cuts[0].shape), dtype=torch.uint8)
+    images[: len(ids)] = torch.from_numpy(np.stack(cuts))
+    labels, sample_ids = torch.zeros(rows, dtype=torch.int64), torch.full((rows,), -1)
+    labels[: len(ids)] = torch.from_numpy(dataset.labels[ids].astype(np.int64))
+    sample_ids[: len(ids)] = torch.from_numpy(ids.astype(np.int64))
+    return Batch(images, labels, sample_ids, sample_ids >= 0, number)
 
 
 @dataclass(frozen=True)

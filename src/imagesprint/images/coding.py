@@ -12,8 +12,7 @@ from typing import Final
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from imagesprint.errors import ImageError
-from imagesprint.images.native_images import check_jpeg
-from imagesprint.images.native_library import is_available
+from imagesprint.images.native import check_jpeg, is_available
 
 # What foreign shards and people's own photos come in. Others stay closed: for PostScript, Pillow starts Ghostscript.
 FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")

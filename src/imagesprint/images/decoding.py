@@ -16,7 +16,7 @@ from PIL import Image, ImageChops
 
 from imagesprint.errors import ImageError
 from imagesprint.images.coding import load_image
-from imagesprint.images.native_library import Encoded
+from imagesprint.images.native import Encoded
 
 STAGES: Final = ("read", "crc", "jpeg", "resize")  # of making a batch's pixels; Pillow's resizing counts as jpeg
 READ, CRC, JPEG, RESIZE = range(len(STAGES))

@@ -12,7 +12,7 @@ from PIL import Image
 from imagesprint.images.coding import encode_jpeg, is_plain_jpeg, kind_of, open_image, shrink
 from imagesprint.images.decoders import use_native
 from imagesprint.images.decoding import to_rgb
-from imagesprint.images.native_images import shrink_jpeg
+from imagesprint.images.native import shrink_jpeg
 from imagesprint.records.dataset import FULL, variant_size
 
 DECODE = "decode"  # what CPU seconds are spent on beside the variants: reading, hashing and decoding

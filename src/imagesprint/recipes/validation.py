@@ -6,8 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 from imagesprint.errors import RankError, RecipeError
-from imagesprint.recipes.fields import did_you_mean, from_plain, kinds, shown
-from imagesprint.recipes.recipe import BAD_RECORDS, CROPS, METHODS, MODELS, PRECISIONS, STRIDES, Phase, Recipe
+from imagesprint.recipes.recipe import (
+    BAD_RECORDS,
+    CROPS,
+    METHODS,
+    MODELS,
+    PRECISIONS,
+    STRIDES,
+    Phase,
+    Recipe,
+    did_you_mean,
+    from_plain,
+    kinds,
+    shown,
+)
 
 MAX_SEED = 2**63 - 1  # a TOML integer has 64 bits with sign
 # Above 2**31 the random draws, which count epochs in 32 bits, have the numbers that `prepare` draws with.

@@ -1,23 +1,94 @@
-"""The run directory: what a training leaves behind, and whether the next command may go on in it."""
+"""The run directory: what a training leaves behind, who may write to it, and who may go on in it."""
 
+import errno
+import fcntl
 import json
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from imagesprint.checkpoints.format import read_training_checkpoint
+from imagesprint.checkpoints.weights import list_checkpoints
 from imagesprint.errors import CheckpointError, RecipeError, RunError, UsageError
-from imagesprint.files import TEMPORARY_PATTERN, naming, parse_rows, remove, write_atomically, write_text
-from imagesprint.model.checkpoint import read_training_checkpoint
-from imagesprint.model.weights import list_checkpoints
-from imagesprint.recipes.compare import Difference, differences
-from imagesprint.recipes.library import load_recipe
+from imagesprint.files import TEMPORARY_PATTERN, naming, no_lock, parse_rows, remove, write_atomically, write_text
+from imagesprint.recipes.library import Difference, differences, load_recipe
 from imagesprint.recipes.recipe import Recipe
-from imagesprint.recipes.toml_format import to_toml
+from imagesprint.recipes.serialization import to_toml
 from imagesprint.runs.rows import Command, EvaluationRow, MetricsRow, RunResult, from_json, read_command
-from imagesprint.runs.run_lock import LOCK
+
+LOCK: Final = ".lock"  # in the run directory; it says who holds, or last held, the lock
+
+
+@contextmanager
+def run_lock(run: Path) -> Iterator[None]:
+    """Hold the lock of the run directory `run`, which is made if need be.
+
+    Raises UsageError where another process holds it, naming that one, where nothing can be written there, or where the
+    file system has no locks.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UsageError(
+            f"--output {run} cannot be written: {error.filename}: {error.strerror}", "choose another --output"
+        ) from error
+    try:
+        _take(file, run)
+        yield
+    finally:
+        os.close(file)
+
+
+def is_locked(run: Path) -> bool:
+    """Whether a process writes `run`, as far as the kernel of this machine knows; tried by taking it for an instant."""
+    try:
+        with (run / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EAGAIN)
+    return False
+
+
+def _take(file: int, run: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            refused = no_lock(run / LOCK, error)
+            raise UsageError(refused.what, refused.hint) from error
+        with naming("read", run / LOCK):
+            holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "another process"
+        raise UsageError(
+            f"{run} is in use by {holder}", "wait for it, stop it (a SIGTERM saves first), or choose another --output"
+        ) from error
+    with naming("write", run / LOCK), os.fdopen(os.dup(file), "w") as out:
+        os.ftruncate(file, 0)
+        out.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+
+
+_GIB = 1 << 30
+
+
+def check_disk_space(run: Path, checkpoint_bytes: int, checkpoints: int) -> None:
+    """Raise UsageError where `checkpoints` more files of `checkpoint_bytes` do not fit beside what lies in `run`.
+
+    One more is needed while the next is written and the oldest is still there.
+    """
+    with naming("read", run):
+        free = shutil.disk_usage(run).free
+    needed = (checkpoints + 1) * checkpoint_bytes
+    if needed > free:
+        raise UsageError(
+            f"{run} has {free / _GIB:.2f} GiB left, but {checkpoints:,} checkpoints of {checkpoint_bytes / _GIB:.2f} "
+            f"GiB (and one in the making) take {needed / _GIB:.2f} GiB",
+            "free some space, or keep fewer: --keep last:3,best",
+        )
 
 
 @dataclass(frozen=True)

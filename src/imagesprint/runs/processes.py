@@ -18,8 +18,16 @@ from typing import IO, NoReturn
 from imagesprint.console import mute, printable_lines, write_result
 from imagesprint.errors import LostRankError, RankError, RunError
 from imagesprint.files import naming
-from imagesprint.runs.environment import LAUNCHER_VARIABLE, STORE_VARIABLE, TMPDIR_HINT, is_launched, met_mark
-from imagesprint.runs.signals import STOPPING, exit_code, heeded
+from imagesprint.runs.environment import (
+    LAUNCHER_VARIABLE,
+    STOPPING,
+    STORE_VARIABLE,
+    TMPDIR_HINT,
+    exit_code,
+    heeded,
+    is_launched,
+    met_mark,
+)
 
 GRACE_SECONDS = 10.0  # for ranks to end by themselves once another one failed
 CAUSE_SECONDS = 5.0  # for the rank that others lost contact with to end and say why

@@ -1,12 +1,14 @@
-"""Which rank this process is, on which device, and the one collective that training and evaluation need."""
+"""Which rank this process is, on which device and cores, and what ranks do together: sum, and stop."""
 
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,11 +17,36 @@ from torch import Tensor
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from imagesprint.errors import HungRankError, LostRankError, RankError, UsageError
-from imagesprint.runs.cores import cores_near, divide_cores
-from imagesprint.runs.environment import STORE_VARIABLE, TMPDIR_HINT, is_elastic, place
-from imagesprint.runs.rank_watch import RANK_TIMEOUT, RankWatch
-from imagesprint.runs.standing_by import agree_on_size, await_end, end_told
-from imagesprint.runs.store import note_met, open_store
+from imagesprint.runs.environment import STOPPING, STORE_VARIABLE, TMPDIR_HINT, StopSignals, is_elastic, place
+from imagesprint.runs.meeting import RANK_TIMEOUT, RankWatch, agree_on_size, await_end, end_told, note_met, open_store
+
+PCI_DEVICES = Path("/sys/bus/pci/devices")  # Documentation/ABI/testing/sysfs-bus-pci of the Linux kernel
+
+
+def cores_near(address: str, devices: Path = PCI_DEVICES) -> frozenset[int]:
+    """The cores on the memory node of the PCI device `address` (`0000:1b:00.0`); empty where that is not known."""
+    try:
+        text = (devices / address / "local_cpulist").read_text()
+    except OSError:
+        return frozenset()
+    spans = (span.partition("-") for span in text.strip().split(",") if span)
+    return frozenset(core for first, _, last in spans for core in range(int(first), int(last or first) + 1))
+
+
+def divide_cores(near: Sequence[frozenset[int]], allowed: frozenset[int]) -> list[frozenset[int]] | None:
+    """The cores of each local rank, given those near each one's GPU and those `allowed` to all.
+
+    Ranks near the same cores get every n-th of them, so that the hyperthreads of a core, whose numbers are half of
+    all apart, stay together. None where a core would be left idle or a rank without one: decoding needs them all, and
+    a far core is better than none.
+    """
+    groups = [cores & allowed for cores in near]
+    divided = []
+    for rank, group in enumerate(groups):
+        same = [other for other, cores in enumerate(groups) if cores == group]
+        divided.append(frozenset(sorted(group)[same.index(rank) :: len(same)]))
+    return divided if all(divided) and frozenset().union(*divided) == allowed else None
+
 
 _POLL_SECONDS = 0.0005  # between two looks at whether the device has come to a value
 _JOIN_SECONDS = 60.0  # for ranks that start later than others, however short the timeout
@@ -283,3 +310,51 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
             f"--processes {torch.cuda.device_count()} gives every rank one",
         )
     return torch.device("cuda", local_rank)
+
+
+# On a GPU a vote is read two steps late: its sum has long arrived then, and the host need not wait for the device.
+_GPU_LAG = 2
+
+
+class StopVote:
+    """Sums over the ranks, once a step, the signals that they noted in `signals`.
+
+    A rank that noted one and waits for others in vain, here or elsewhere, soon gives up (`RankWatch.heed`).
+    """
+
+    def __init__(self, ranks: Ranks, signals: StopSignals) -> None:
+        self._ranks, self._signals = ranks, signals
+        self._on_gpu = ranks.device.type == "cuda"
+        self._lag = _GPU_LAG if self._on_gpu else 0
+        self._votes: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+        ranks.watch.heed(signals)
+
+    def __call__(self) -> int:
+        """Vote for stopping by the signal that came, if any. Every rank calls it after every step.
+
+        Returns the same on every rank: the signal for which all end after this step, or 0.
+        """
+        if self._ranks.world_size == 1:
+            return self._signals.number
+        self._votes.append(self._cast(self._signals.number))
+        if len(self._votes) <= self._lag:
+            return 0
+        counts, ready = self._votes.popleft()
+        if ready is not None:
+            self._ranks.await_device(ready)
+        agreed = next((int(signal) for signal, count in zip(STOPPING, counts.tolist(), strict=True) if count), 0)
+        if agreed:
+            self._ranks.watch.heed(None)  # saving takes the time that it needs
+        return agreed
+
+    def _cast(self, number: int) -> tuple[Tensor, torch.cuda.Event | None]:
+        votes = torch.tensor([signal == number for signal in STOPPING], dtype=torch.int32, pin_memory=self._on_gpu)
+        if not self._on_gpu:
+            self._ranks.sum(votes)
+            return votes, None
+        summed = votes.to(self._ranks.device, non_blocking=True)
+        self._ranks.sum(summed)
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        counts = torch.empty_like(votes, pin_memory=True).copy_(summed, non_blocking=True)
+        ready.record()
+        return counts, ready

@@ -5,17 +5,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from imagesprint.checkpoints.format import TrainingCheckpoint, read_training_checkpoint
+from imagesprint.checkpoints.writing import CheckpointWriter, Keep, Snapshot, Written, checkpoint_path
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError
 from imagesprint.files import naming, system_error
-from imagesprint.model.checkpoint import TrainingCheckpoint, read_training_checkpoint
-from imagesprint.runs.checkpoint import checkpoint_path
-from imagesprint.runs.checkpoint_writer import CheckpointWriter, Written
-from imagesprint.runs.directory import RunDirectory
-from imagesprint.runs.disk_space import check_disk_space
-from imagesprint.runs.keeping import Keep
-from imagesprint.runs.snapshot import Snapshot
-from imagesprint.training.cadence import Cadence
+from imagesprint.runs.directory import RunDirectory, check_disk_space
+from imagesprint.training.metering import Cadence
 from imagesprint.training.state import TrainingState
 
 DAMAGED_SUFFIX = ".damaged"  # of a checkpoint that is none any more, so that no command takes it for one

@@ -10,8 +10,8 @@ from imagesprint.errors import RunError
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.runs.ranks import Ranks
-from imagesprint.training.micro_batch import MicroBatch
 from imagesprint.training.state import TrainingState
+from imagesprint.training.step import MicroBatch
 
 CPU_LIMIT = 32  # images: more make a CPU no faster; with fewer, batch norm's statistics get noisy (arXiv:1706.02677)
 MEMORY_SHARE = 0.9  # of a GPU's memory: the rest is for momentum, evaluation and what cannot be used between blocks

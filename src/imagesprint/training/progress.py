@@ -4,13 +4,12 @@ from typing import Any
 
 from imagesprint.console import Console, duration
 from imagesprint.errors import RecipeError
-from imagesprint.recipes.compare import differences
-from imagesprint.recipes.library import builtin_names, load_recipe
+from imagesprint.recipes.library import builtin_names, differences, load_recipe
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.runs.ranks import Ranks
 from imagesprint.runs.rows import MetricsRow
-from imagesprint.training.time_keeping import TimeKeeper
+from imagesprint.training.time_plan import TimeKeeper
 
 
 def show_recipe(console: Console, recipe: Recipe, schedule: Schedule, world_size: int) -> None:

@@ -1,13 +1,17 @@
-"""How long a training is expected to take, by what its time goes to. Pure."""
+"""How long a training is expected to take, by what its time goes to, and what a command's time went to."""
 
 import bisect
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import Root
 from imagesprint.runs.ranks import Ranks
-from imagesprint.training.cadence import Cadence
+from imagesprint.runs.rows import MetricsRow
+from imagesprint.training.metering import Cadence
 
 LIMITS = ("data", "copy", "compute", "reduction")  # what steps may be limited by
 
@@ -71,3 +75,103 @@ class Timetable:
         done, whole = self.before(step), self.whole()
         steps = tuple(all_of - so_far for so_far, all_of in zip(done.steps, whole.steps, strict=True))
         return Work(steps, whole.evaluations - done.evaluations, whole.checkpoints - done.checkpoints)
+
+
+class TimeKeeper:
+    """Keeps the time of a command that goes on from step `start`. `plan` is None where nothing is known beforehand: the
+    first logged steps then make one. `began` is when the command did, by time.monotonic().
+    """
+
+    def __init__(self, recipe: Recipe, cadence: Cadence, start: int, plan: TimePlan | None, began: float) -> None:
+        self.plan = plan
+        self._began = began
+        self._timetable = Timetable(cadence, start)
+        self._pixels = tuple(float(phase.batch_size * phase.image_size**2) for phase in recipe.phases)
+        self._start_up = 0.0
+        self._counts = [0] * len(recipe.phases)  # of logged steps
+        self._seconds = [0.0] * len(recipe.phases)  # that they took
+        self._evaluations: list[float] = []
+        self._checkpoints: list[float] = []
+
+    def begin(self) -> None:
+        """Note that the first step begins now."""
+        self._start_up = time.monotonic() - self._began - sum(self._evaluations)
+
+    def steps(self, row: MetricsRow) -> bool:
+        """Count the steps of a row of metrics. Where there is no plan it makes one, and True is returned."""
+        self._counts[row.phase] += row.step - row.before
+        self._seconds[row.phase] += row.seconds
+        if self.plan is not None:
+            return False
+        phase, count = row.phase, self._counts[row.phase]
+        # Time is near enough proportional to pixels.
+        steps = tuple(row.seconds / count * pixels / self._pixels[phase] for pixels in self._pixels)
+        origin = f"estimated from the first {count} steps, without evaluations and checkpoints"
+        self.plan = TimePlan(self._start_up, steps, 0.0, 0.0, (), origin)
+        return True
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Count what is done inside as an evaluation."""
+        began = time.monotonic()
+        yield
+        self._evaluations.append(time.monotonic() - began)
+
+    @contextmanager
+    def checkpoint(self) -> Iterator[None]:
+        """Count what is done inside as the time that training waits for a checkpoint."""
+        began = time.monotonic()
+        yield
+        self._checkpoints.append(time.monotonic() - began)
+
+    def planned(self) -> float:
+        """Return the seconds that the whole command is planned to take."""
+        assert self.plan is not None
+        return self.plan.start_up + self.plan.seconds(self._timetable.whole())
+
+    def left(self, step: int) -> float | None:
+        """Return the seconds that are left after `step`, as they went so far; None where nothing is known yet."""
+        return None if self.plan is None else self._revised(self.plan).seconds(self._timetable.after(step))
+
+    def _revised(self, plan: TimePlan) -> TimePlan:
+        """The plan with what was measured meanwhile; phases to come are off by as much as those that came were."""
+        planned = sum(count * seconds for count, seconds in zip(self._counts, plan.steps, strict=True))
+        factor = sum(self._seconds) / planned if planned else 1.0
+        measured = zip(self._counts, self._seconds, plan.steps, strict=True)
+        steps = tuple(seconds / count if count else factor * before for count, seconds, before in measured)
+        return replace(
+            plan,
+            steps=steps,
+            evaluation=_mean(self._evaluations, plan.evaluation),
+            checkpoint=_mean(self._checkpoints, plan.checkpoint),
+        )
+
+    def comparison(self) -> dict[str, Any] | None:
+        """Return the plan beside what the command took so far, as result.json has it; None where no step was logged.
+
+        `seconds` and `planned_seconds` of the whole and of each of `parts`: start-up, each phase, evaluations,
+        checkpoints, and the rest, which is not planned.
+        """
+        plan = self.plan
+        if plan is None or not any(self._counts):
+            return None
+        work, took = self._timetable.whole(), time.monotonic() - self._began
+        parts = [_part("start-up", 1, plan.start_up, self._start_up)]
+        for phase, (count, seconds) in enumerate(zip(work.steps, self._seconds, strict=True)):
+            if count:
+                parts.append(_part(f"phase {phase}", count, count * plan.steps[phase], seconds))
+        for name, count, each, spent in (
+            ("evaluations", work.evaluations, plan.evaluation, self._evaluations),
+            ("checkpoints", work.checkpoints, plan.checkpoint, self._checkpoints),
+        ):
+            parts.append(_part(name, count, count * each, sum(spent)))
+        parts.append(_part("rest", 1, 0.0, max(0.0, took - sum(part["seconds"] for part in parts))))
+        return {"origin": plan.origin, "planned_seconds": self.planned(), "seconds": took, "parts": parts}
+
+
+def _part(name: str, count: int, planned: float, seconds: float) -> dict[str, Any]:
+    return {"part": name, "count": count, "planned_seconds": planned, "seconds": seconds}
+
+
+def _mean(measured: list[float], otherwise: float) -> float:
+    return sum(measured) / len(measured) if measured else otherwise

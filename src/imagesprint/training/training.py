@@ -8,37 +8,28 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from imagesprint.checkpoints.weights import TrainedModel
+from imagesprint.checkpoints.writing import KEEP_ALL, Keep, checkpoint_path
 from imagesprint.console import Console
 from imagesprint.errors import CtrlCError, StoppedError
 from imagesprint.evaluating.evaluation import evaluate, evaluation_row, evaluation_set
 from imagesprint.images.decoders import chosen_decoder, decoder_name, describe_decoder
 from imagesprint.loading.loader import Loader
-from imagesprint.model.building import build_model
-from imagesprint.model.weights import TrainedModel
+from imagesprint.model.resnet import build_model
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.recipes.validation import check_world_size, largest_world_size
 from imagesprint.records.dataset import Root, open_root
-from imagesprint.runs.checkpoint import checkpoint_path
-from imagesprint.runs.directory import RunDirectory, check_run, create_run, resolve_precision
-from imagesprint.runs.history import DONE, History
-from imagesprint.runs.keeping import KEEP_ALL, Keep
-from imagesprint.runs.logs import RunLogs, mend_tensorboard, remarks
-from imagesprint.runs.rank_watch import RANK_TIMEOUT
-from imagesprint.runs.ranks import Ranks, open_ranks
+from imagesprint.runs.directory import RunDirectory, check_run, create_run, resolve_precision, run_lock
+from imagesprint.runs.environment import StopSignals
+from imagesprint.runs.logs import DONE, History, RunLogs, failure_log, mend_tensorboard, remarks, run_log
+from imagesprint.runs.meeting import RANK_TIMEOUT
+from imagesprint.runs.ranks import Ranks, StopVote, open_ranks
 from imagesprint.runs.rows import MetricsRow, RunResult
-from imagesprint.runs.run_lock import run_lock
-from imagesprint.runs.run_log import failure_log, run_log
-from imagesprint.runs.signals import StopSignals
-from imagesprint.runs.stop_vote import StopVote
-from imagesprint.training.bad_records import BadRecords
-from imagesprint.training.cadence import Cadence
 from imagesprint.training.checkpoints import Checkpoints, newest_whole, set_aside
-from imagesprint.training.compiled import wants_compiled
-from imagesprint.training.meter import Meter
+from imagesprint.training.metering import BadRecords, Cadence, Meter, StageTimes
 from imagesprint.training.micro_batch_size import settle_micro_batches, with_stored_sizes
-from imagesprint.training.optimizer import l2_loss
-from imagesprint.training.precision import best_precision
+from imagesprint.training.optimizer import best_precision, l2_loss
 from imagesprint.training.prefetch import on_device
 from imagesprint.training.progress import (
     ProgressLine,
@@ -49,11 +40,9 @@ from imagesprint.training.progress import (
     show_ranks,
     show_recipe,
 )
-from imagesprint.training.stage_times import StageTimes
 from imagesprint.training.state import TrainingState
-from imagesprint.training.step import TrainingStep
-from imagesprint.training.time_keeping import TimeKeeper
-from imagesprint.training.time_plan import Planner, TimePlan
+from imagesprint.training.step import TrainingStep, wants_compiled
+from imagesprint.training.time_plan import Planner, TimeKeeper, TimePlan
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from imagesprint.errors import DataError, RecordError, UsageError
 from imagesprint.prepare.foreign.indexing import Indexing, index_shards
 from imagesprint.prepare.preparing import prepare
 from imagesprint.records.dataset import open_dataset, open_root
-from imagesprint.records.example import int64_feature
+from imagesprint.records.image_record import int64_feature
 from imagesprint.records.verify import verify
 
 WriteForeign = Callable[..., Path]

@@ -9,7 +9,7 @@ from PIL import Image
 from imagesprint.errors import DataError
 from imagesprint.prepare.foreign.shards import ForeignShard
 from imagesprint.prepare.foreign.variant import DAMAGED, OTHER_SIZE, UNSOUND_BOXES, ShardScan, scan_shard
-from imagesprint.records.example import Pieces, bytes_feature, float_feature, int64_feature
+from imagesprint.records.image_record import Pieces, bytes_feature, float_feature, int64_feature
 from imagesprint.records.tfrecord import file_crc, frame
 
 WriteForeign = Callable[..., Path]

@@ -1,7 +1,7 @@
 import pytest
 
 from imagesprint.errors import DataError
-from imagesprint.prepare.sources.annotations import collect_boxes, parse_boxes
+from imagesprint.prepare.sources.ilsvrc import collect_boxes, parse_boxes
 
 
 def make(*boxes: tuple[object, ...], size: tuple[object, object] = (200, 100)) -> bytes:

@@ -6,8 +6,8 @@ import pytest
 
 from imagesprint.errors import DataError, UsageError
 from imagesprint.prepare.plan import make_plan
+from imagesprint.prepare.sources import open_source
 from imagesprint.prepare.sources.class_folders import ClassFolders
-from imagesprint.prepare.sources.opening import open_source
 from imagesprint.prepare.sources.source import Sample
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from imagesprint.errors import DataError, UsageError
+from imagesprint.prepare.sources import open_source
 from imagesprint.prepare.sources.kaggle_tree import KaggleTree
-from imagesprint.prepare.sources.opening import open_source
 
 IMAGES = "ILSVRC/Data/CLS-LOC"
 OTHERS = f"of {IMAGES}, test is left out"

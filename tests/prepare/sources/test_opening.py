@@ -8,9 +8,9 @@ import pytest
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.defaults import SOURCES
+from imagesprint.prepare import SOURCES
 from imagesprint.prepare.preparing import prepare
-from imagesprint.prepare.sources.opening import open_source
+from imagesprint.prepare.sources import open_source
 
 
 @pytest.mark.parametrize("kind", SOURCES)

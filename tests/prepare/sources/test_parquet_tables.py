@@ -12,8 +12,8 @@ import pytest
 from imagesprint.console import Console
 from imagesprint.errors import DataError, UsageError
 from imagesprint.prepare.preparing import prepare
-from imagesprint.prepare.sources.opening import open_source
-from imagesprint.prepare.sources.parquet_tables import ParquetTables
+from imagesprint.prepare.sources import open_source
+from imagesprint.prepare.sources.parquet import ParquetTables
 
 
 def write(folder: Path, name: str, labels: list[Any], **options: Any) -> Path:

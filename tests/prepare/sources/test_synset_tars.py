@@ -9,7 +9,7 @@ import pytest
 from imagesprint.console import Console
 from imagesprint.errors import DataError, UsageError
 from imagesprint.prepare.preparing import prepare
-from imagesprint.prepare.sources.opening import open_source
+from imagesprint.prepare.sources import open_source
 from imagesprint.prepare.sources.source import Listing
 from imagesprint.prepare.sources.synset_tars import SynsetTars
 

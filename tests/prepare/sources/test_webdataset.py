@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from imagesprint.errors import DataError
-from imagesprint.prepare.sources.opening import open_source
+from imagesprint.prepare.sources import open_source
 from imagesprint.prepare.sources.source import Listing
 from imagesprint.prepare.sources.webdataset import WebDataset
 

@@ -11,17 +11,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from imagesprint.console import Console
+from imagesprint.console import Console, Progress
 from imagesprint.errors import DataError, ImageError, RecordError, UsageError
 from imagesprint.images.coding import check_image, read_size
 from imagesprint.prepare.foreign.classes import ForeignClasses, Labels, NameList
 from imagesprint.prepare.foreign.shards import ForeignShard
 from imagesprint.prepare.plan import without_validation
 from imagesprint.prepare.workers import run_jobs
-from imagesprint.progress import Progress
 from imagesprint.records.dataset import is_variant_name
-from imagesprint.records.example import decode_example, locate_bytes
-from imagesprint.records.image_record import ENCODED_NAMES, ImageRecord, sound_boxes
+from imagesprint.records.image_record import ENCODED_NAMES, ImageRecord, decode_example, locate_bytes, sound_boxes
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import FILE_NAME, INDEXED, SPLITS, ClassInfo, Manifest, ShardInfo, write_split
 from imagesprint.records.tfrecord import file_crc, iter_records

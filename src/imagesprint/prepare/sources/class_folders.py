@@ -36,7 +36,7 @@ from imagesprint.prepare.sources.folders import (
     unwrap,
     visible_folders,
 )
-from imagesprint.prepare.sources.ilsvrc_classes import to_classes
+from imagesprint.prepare.sources.ilsvrc import to_classes
 from imagesprint.prepare.sources.source import GIVE_IMAGES, Listing, Sample, check_every_class
 from imagesprint.records.manifest import ClassInfo
 

@@ -16,11 +16,9 @@ from pathlib import Path
 
 from imagesprint.errors import DataError, UsageError
 from imagesprint.images.finding import visible
-from imagesprint.prepare.sources.annotations import Boxes, collect_boxes
-from imagesprint.prepare.sources.devkit import Devkit
 from imagesprint.prepare.sources.downloads import some
 from imagesprint.prepare.sources.folders import reading_source, sole_folder
-from imagesprint.prepare.sources.ilsvrc_classes import to_classes
+from imagesprint.prepare.sources.ilsvrc import Boxes, Devkit, collect_boxes, to_classes
 from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
 from imagesprint.prepare.sources.tars import Member, Tars, unpack
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from imagesprint.errors import DataError, UsageError
 from imagesprint.images.finding import Walk
-from imagesprint.prepare.sources.annotations import collect_boxes
 from imagesprint.prepare.sources.downloads import some
 from imagesprint.prepare.sources.folders import (
     holds_images,
@@ -27,7 +26,7 @@ from imagesprint.prepare.sources.folders import (
     stray_files,
     visible_folders,
 )
-from imagesprint.prepare.sources.ilsvrc_classes import to_classes
+from imagesprint.prepare.sources.ilsvrc import collect_boxes, to_classes
 from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
 
 _IMAGES = Path("ILSVRC/Data/CLS-LOC")

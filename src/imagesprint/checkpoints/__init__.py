@@ -1,0 +1,1 @@
+"""Checkpoints: what they hold, reading anybody's weights without executing anything, writing and keeping them."""

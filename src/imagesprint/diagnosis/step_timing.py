@@ -1,0 +1,256 @@
+"""What the benches of steps and the calibration share: a training to measure, and where its steps' time goes."""
+
+import contextlib
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from imagesprint.checkpoints.writing import CheckpointWriter, Snapshot, Written
+from imagesprint.diagnosis.machine import processor, versions
+from imagesprint.loading.batch import Batch
+from imagesprint.loading.loader import AHEAD, Loader
+from imagesprint.model.batch_norm import fuse_batch_norms
+from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.validation import check_world_size
+from imagesprint.records.dataset import Root
+from imagesprint.runs.ranks import Ranks
+from imagesprint.training.optimizer import best_precision
+from imagesprint.training.prefetch import Mark, Stopwatch
+from imagesprint.training.state import TrainingState
+from imagesprint.training.step import TrainingStep, wants_compiled
+
+
+def start_peak(device: torch.device) -> None:
+    """From now on, watch for a new peak; where the kernel does not allow it, the old one stands on."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what compiling and choosing algorithms took
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): resets VmHWM
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak in bytes: on a GPU of what PyTorch's allocator held, on a CPU of the whole process."""
+    if device.type == "cuda":
+        # Not what was allocated: the memory of a CUDA graph counts as free there while the graph runs.
+        return torch.cuda.max_memory_reserved(device)
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def synthetic_batches(phase: Phase, num_classes: int, device: torch.device) -> Iterator[Batch]:
+    """Return micro-batches of random pixels and labels without end.
+
+    They lie in host memory, pinned for a GPU, as the loader's do: a step copies them as it does in training.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rows, size, pin = phase.micro_batch, phase.image_size, device.type == "cuda"
+
+    def random(limit: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        values = torch.randint(limit, shape, generator=generator, dtype=dtype)
+        return values.pin_memory() if pin else values
+
+    made = [
+        Batch(
+            images=random(256, (rows, size, size, 3), torch.uint8),
+            labels=random(num_classes, (rows,), torch.int64),
+            sample_ids=torch.arange(rows),
+            mask=torch.ones(rows, dtype=torch.bool),
+            step=0,
+        )
+        for _ in range(2)
+    ]
+    return itertools.cycle(made)
+
+
+# input: clearing the sums, copying, normalising. backward: with the loss. reduction: from the last gradient to the
+# optimizer. update: the optimizer and all that follows it.
+PARTS: Final = ("input", "forward", "backward", "reduction", "update")
+
+
+def time_parts(step: Callable[[], object], steps: int, state: TrainingState, device: torch.device) -> dict[str, float]:
+    """Call `step`, an eager step of `state`, `steps` times; return the mean seconds of each of PARTS in one."""
+    totals = dict.fromkeys(PARTS, 0.0)
+    for _ in range(steps):
+        for part, seconds in _Watch(state, device).run(step).items():
+            totals[part] += seconds / steps
+    return totals
+
+
+class _Watch:
+    """One step with marks in it, each named after the part that begins there."""
+
+    def __init__(self, state: TrainingState, device: torch.device) -> None:
+        self._state = state
+        self._stopwatch = Stopwatch(device)
+        self._marks: list[tuple[str, Mark]] = []
+
+    def run(self, step: Callable[[], object]) -> dict[str, float]:
+        with ExitStack() as stack:
+            for handle in self._hooks():
+                stack.callback(handle.remove)
+            self._begin("input")
+            step()
+        self._begin("")
+        self._stopwatch.wait()
+        return self._seconds()
+
+    def _hooks(self) -> list[RemovableHandle]:
+        network, optimizer = self._state.network, self._state.optimizer
+        return [
+            network.register_forward_pre_hook(lambda *_: self._begin("forward")),
+            network.register_forward_hook(lambda *_: self._begin("backward")),
+            *(
+                parameter.register_post_accumulate_grad_hook(lambda _: self._gradient())  # type: ignore[no-untyped-call]
+                for parameter in network.parameters()
+                if parameter.requires_grad
+            ),
+            optimizer.register_step_pre_hook(lambda *_: self._begin("update")),
+        ]
+
+    def _begin(self, part: str) -> None:
+        self._marks.append((part, self._stopwatch.mark()))
+
+    def _gradient(self) -> None:
+        """The backward pass ends with the last gradient, whichever that is."""
+        if self._marks[-1][0] == "reduction":
+            self._marks.pop()
+        self._begin("reduction")
+
+    def _seconds(self) -> dict[str, float]:
+        seconds = dict.fromkeys(PARTS, 0.0)
+        for (part, start), (following, end) in itertools.pairwise(self._marks):
+            # Between two micro-batches nothing is reduced: the next one is brought in.
+            part = "input" if (part, following) == ("reduction", "forward") else part
+            seconds[part] += self._stopwatch.seconds(start, end)
+        return seconds
+
+
+_COPIED_AHEAD: Final = 2  # batches that `on_device` holds or has asked for beyond the one in use
+_LR: Final = 1e-3  # weights move, but no loss can become infinite: not-a-numbers are computed at another speed
+
+
+class TimedTraining:
+    """A training of `recipe` whose steps are timed on this rank's device; the precision is settled as `train` does it.
+
+    Batch norm's last scales begin at one: with zeros, half of the network would compute with zeros, which a GPU does
+    faster. With `fused` it runs by the kernels of `model/batch_norm.py`. Raises RankError where the ranks cannot share
+    the micro-batches.
+    """
+
+    def __init__(self, recipe: Recipe, num_classes: int, ranks: Ranks, compilation: str, fused: bool = False) -> None:
+        check_world_size(recipe, ranks.world_size)
+        precision = best_precision(ranks.device) if recipe.precision == "auto" else recipe.precision
+        self.recipe = replace(recipe, precision=precision, zero_init=False)
+        self.ranks = ranks
+        self.state = TrainingState(self.recipe, tuple(str(label) for label in range(num_classes)), ranks.device)
+        if fused:
+            fuse_batch_norms(self.state.network)
+        self.is_compiled = wants_compiled(compilation, ranks.device)
+        self.eager_step = TrainingStep(self.state, ranks)
+        self.step = TrainingStep(self.state, ranks, compiled=True) if self.is_compiled else self.eager_step
+        self._stopwatch = Stopwatch(ranks.device)
+
+    def eager_parts(self, batches: Iterator[Batch], phase: Phase, steps: int) -> dict[str, float]:
+        """Return the mean seconds of each part of `steps` eager steps; inside a compiled one there are none to see."""
+        return time_parts(partial(self.eager_step, batches, phase, _LR), steps, self.state, self.ranks.device)
+
+    def compile(self, phase: Phase) -> float:
+        """Compile and warm the shape of `phase`; return the seconds that it took, 0 where the step is not compiled."""
+        start = time.perf_counter()
+        if not self.step.prepare([phase]):
+            return 0.0
+        self._stopwatch.wait()
+        return time.perf_counter() - start
+
+    def seconds(self, batches: Iterator[Batch], phase: Phase, steps: int, warm_up: int) -> list[float]:
+        """Return the seconds that each of `steps` steps takes, after `warm_up` that do not count."""
+        for _ in range(warm_up):
+            self.step(batches, phase, _LR)
+        self.ranks.barrier()
+        return self._stopwatch.laps(partial(self.step, batches, phase, _LR), steps)
+
+    def described(self) -> dict[str, object]:
+        """Return what the figures of any bench of steps belong to."""
+        return {
+            "device": device_name(self.ranks),
+            "world_size": self.ranks.world_size,
+            "threads": self.ranks.threads,
+            "versions": versions("torch", "triton", "numpy"),
+            "recipe": self.recipe.name,
+            "model": self.recipe.model,
+            "precision": self.recipe.precision,
+            "compiled": self.is_compiled,
+        }
+
+
+def device_name(ranks: Ranks) -> str:
+    """Return the name of this rank's GPU, or of the processor and its cores."""
+    if ranks.device.type != "cuda":
+        return processor()
+    return torch.cuda.get_device_name(ranks.device)
+
+
+def training_loader(
+    training: TimedTraining, phase: Phase, root: Root, steps: int, threads: int | None = None
+) -> Loader:
+    """Return the loader of this rank's share of `steps` steps of `phase`, by so many `threads`, else the rank's own."""
+    recipe, ranks = replace(training.recipe, phases=(replace(phase, epochs=None, steps=(0, steps)),)), training.ranks
+    pin = ranks.device.type == "cuda"
+    return Loader(root, recipe, ranks.rank, ranks.world_size, threads=threads or ranks.threads, pin=pin)
+
+
+def steps_ahead(phase: Phase, world_size: int) -> int:
+    """Return how many steps' batches a loader may have ready after another's turn: its clock starts after them."""
+    return -(-(AHEAD + _COPIED_AHEAD) * world_size // phase.micro_batches)
+
+
+def distinct_shapes(recipe: Recipe) -> list[Phase]:
+    """Return the first phase of each image size, batch size and micro-batch, in the recipe's order."""
+    first: dict[tuple[int, int, int], Phase] = {}
+    for phase in recipe.phases:
+        first.setdefault(shape_of(phase), phase)
+    return list(first.values())
+
+
+def shape_of(phase: Phase) -> tuple[int, int, int]:
+    """Return image size, batch size and micro-batch: all of a phase that a step's speed depends on."""
+    return phase.image_size, phase.batch_size, phase.micro_batch
+
+
+@dataclass(frozen=True)
+class CheckpointTime:
+    """Seconds that training waits for a checkpoint, that writing it takes beside the training, and of that the CPU's;
+    and its size in bytes.
+    """
+
+    waited: float
+    writing: float
+    cpu_seconds: float
+    size: int
+
+
+def time_checkpoint(training: TimedTraining, folder: Path | None = None) -> CheckpointTime:
+    """Write a checkpoint below `folder`, by default where temporary files go, and remove it."""
+    snapshot, written = Snapshot(training.state.checkpoint_like(), training.ranks.device), list[Written]()
+    with (
+        tempfile.TemporaryDirectory(prefix="imagesprint-", dir=folder) as place,
+        CheckpointWriter(Path(place), snapshot, written.append) as writer,
+    ):
+        writer.save(training.state.checkpoint(1, "", ""))
+        start = time.process_time()
+        writer.finish()
+        cpu_seconds = time.process_time() - start
+        return CheckpointTime(written[0].waited, written[0].seconds, cpu_seconds, written[0].path.stat().st_size)

@@ -1,0 +1,177 @@
+"""Results of evaluations, kept in the run by what was judged and how, and their rows in its logs."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, TypedDict
+
+import torch
+
+from imagesprint.console import Console
+from imagesprint.errors import CheckpointError
+from imagesprint.evaluating.details import Details
+from imagesprint.evaluating.views import View
+from imagesprint.files import is_cut, write_text
+from imagesprint.images.decoders import decoder_name
+from imagesprint.records.dataset import Root
+from imagesprint.runs.directory import RunDirectory
+from imagesprint.runs.logs import EVALUATOR, RunLogs
+from imagesprint.runs.rows import Count, Epochs, EvaluationRow, Number, Percent, from_json
+
+FOLDER = "evaluated"
+_FORMAT = 1  # a result of another one is not read
+_SEAL: Final = "sha256"  # of the rest; files of earlier versions have none
+
+
+class KeptData(TypedDict):
+    """What a result was made from: the variant, its validation split, and the variants to choose from."""
+
+    variant: str
+    fingerprint: str
+    variants: list[str]
+
+
+class Result(TypedDict):
+    """What a checkpoint came to by one view."""
+
+    view: str
+    step: Count
+    epoch: Epochs
+    num_images: Number
+    top1: Percent
+    top5: Percent
+    loss: float
+    details: Details
+    data: KeptData
+
+
+def run_of(checkpoint: Path) -> RunDirectory | None:
+    """The run that a checkpoint file lies in; None where it lies elsewhere."""
+    folder = checkpoint.resolve().parent
+    run = RunDirectory(folder.parent)
+    return run if folder.name == "checkpoints" and run.recipe_file.exists() else None
+
+
+class ResultsKept:
+    """One JSON file a checkpoint and view in RUN/evaluated: the figures, with the details behind them.
+
+    Its name has a hash over the checkpoint's content, the view, the decoder, the kind of device and PyTorch's version;
+    inside stands the data's fingerprint. Checkpoints that lie in no run have none.
+    """
+
+    def __init__(self, root: Root, device: torch.device) -> None:
+        self._root = root
+        self._machine = [_FORMAT, decoder_name(), device.type, str(torch.__version__)]
+        self._data: dict[str, str] = {}
+
+    def find(self, checkpoint: Path, view: View) -> Result | None:
+        """What `keep` was given for the same checkpoint, view and data; None where there is nothing."""
+        file = self._file(checkpoint, view)
+        if file is None or not file.exists():
+            return None
+        result = read_result(file)
+        same = result is not None and result["data"] == self.data(result["data"]["variant"])
+        return result if same else None
+
+    def keep(self, checkpoint: Path, view: View, result: Result) -> None:
+        """Write `result`. Raises OSError."""
+        file = self._file(checkpoint, view)
+        if file is not None:
+            file.parent.mkdir(exist_ok=True)
+            content = {"checkpoint": checkpoint.name, **result}
+            write_text(file, json.dumps(content | {_SEAL: _seal(content)}) + "\n")
+
+    def data(self, variant: str) -> KeptData | None:
+        """What says which images those of a variant are; None where the root has no such variant."""
+        if variant not in self._root.variants:
+            return None
+        if variant not in self._data:
+            self._data[variant] = self._root.dataset(variant, "validation").fingerprint
+        return {"variant": variant, "fingerprint": self._data[variant], "variants": list(self._root.variants)}
+
+    def _file(self, checkpoint: Path, view: View) -> Path | None:
+        run = run_of(checkpoint)
+        if run is None:
+            return None
+        key = json.dumps([*self._machine, view.describe(), checkpoint_hash(checkpoint)])
+        return run.path / FOLDER / f"{checkpoint.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+
+
+def read_result(file: Path) -> Result | None:
+    """What a file of RUN/evaluated says; None where it is damaged."""
+    try:
+        content = json.loads(file.read_bytes().decode())
+        result = from_json(Result, content)
+        seal = content.pop(_SEAL, None)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return result if seal in (None, _seal(content)) and _holds_together(result) else None
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _holds_together(result: Result) -> bool:
+    """Whether what is read from the details is there."""
+    details = result["details"]
+    judged = [row for row in details["per_class"] if row["num_images"]]
+    known = all(row["top1"] is not None for row in judged)
+    return bool(judged) and known and all(row["sample_id"] < result["num_images"] for row in details["mistakes"])
+
+
+def checkpoint_hash(path: Path) -> str:
+    """A hash over the names, sizes and CRC-32s of all that the archive `path` holds, without reading the tensors.
+
+    Raises CheckpointError where it is no archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [(entry.filename, entry.file_size, entry.CRC) for entry in archive.infolist()]
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        ValueError,
+        NotImplementedError,
+    ) as error:  # a name or version of its directory
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}", "delete it or copy it again") from error
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
+class Recorder:
+    """Writes rows as long as `stack` is open; warns, once a run, where that is not possible."""
+
+    def __init__(self, stack: ExitStack, console: Console) -> None:
+        self._stack = stack
+        self._console = console
+        self._logs: dict[Path, RunLogs] = {}
+        self._read_only: set[Path] = set()
+
+    def look(self, checkpoints: Iterable[Path]) -> None:
+        """Look at what the runs of these have, before work is done that could not be recorded. Raises RunError."""
+        for run in {run for run in map(run_of, checkpoints) if run is not None}:
+            run.evaluations()
+            if is_cut(run.evaluations_file):
+                self._console.warn(f"{run.evaluations_file}: its last line is cut short and is passed over")
+
+    def record(self, checkpoint: Path, row: EvaluationRow) -> None:
+        """Append the `row` of a checkpoint to its run, unless it has the same; nothing where it lies in none."""
+        run = run_of(checkpoint)
+        if run is None or run.path in self._read_only or _is_known(row, run):
+            return
+        try:
+            if run.path not in self._logs:
+                self._logs[run.path] = self._stack.enter_context(RunLogs(run, folder=EVALUATOR))
+            self._logs[run.path].evaluation(row)
+        except OSError as error:
+            self._read_only.add(run.path)
+            self._console.warn(f"{run.path} cannot be written ({error.strerror}): the figures are not recorded there")
+
+
+def _is_known(row: EvaluationRow, run: RunDirectory) -> bool:
+    """Whether `run` has a row of the same checkpoint with the same counts."""
+    return any(replace(known, epoch=row.epoch, loss=row.loss) == row for known in run.evaluations())

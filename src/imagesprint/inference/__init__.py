@@ -1,0 +1,5 @@
+"""A trained model in use: predicting images, exporting it, running it elsewhere."""
+
+from typing import Final
+
+SUFFIXES: Final = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}

@@ -1,0 +1,204 @@
+"""What carries a model out (PyTorch, ONNX Runtime, OpenVINO), and each export format in its runtime."""
+
+import importlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.export import Dim
+
+from imagesprint.checkpoints.weights import TrainedModel
+from imagesprint.errors import RunError, UsageError
+from imagesprint.model.resnet import build_model
+from imagesprint.recipes.serialization import to_dict
+
+Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # RGB images [N, H, W, 3] → logits [N, num_classes]
+
+_CUDA_PROVIDER = "CUDAExecutionProvider"
+
+
+def in_torch(model: Callable[[Tensor], Any], device: str = "cpu") -> Infer:
+    """Run `model`, which is on `device` and takes and gives what a TrainedModel does, in PyTorch."""
+
+    @torch.inference_mode()
+    def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = model(torch.from_numpy(images).to(device)).cpu().numpy()
+        return logits
+
+    return infer
+
+
+def compiled(model: TrainedModel, device: str = "cpu") -> Infer:
+    """As `in_torch`, compiled for each shape when it first comes."""
+    return in_torch(torch.compile(model, dynamic=False), device)
+
+
+def in_onnx_runtime(file: Path, threads: int = 0, device: str = "cpu") -> Infer:
+    """Run the ONNX file in ONNX Runtime with `threads` threads, 0 for one a core. Raises UsageError without it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing("onnxruntime", error) from error
+    if device == "cuda" and _CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        raise UsageError("this onnxruntime cannot use CUDA", "install onnxruntime-gpu in its place")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    provider = _CUDA_PROVIDER if device == "cuda" else "CPUExecutionProvider"
+    session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
+
+    def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = session.run(None, {"images": images})[0]
+        return logits
+
+    return infer
+
+
+def in_openvino(file: Path, threads: int) -> Infer:
+    """Run the ONNX file in OpenVINO on the CPU with `threads` threads. Raises UsageError without it."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise missing("openvino", error) from error
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    program = openvino.Core().compile_model(str(file), "CPU", settings)
+
+    def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = program(images)[0]
+        return logits
+
+    return infer
+
+
+def missing(package: str, error: ImportError) -> UsageError:
+    """The error for a package that is needed and cannot be imported."""
+    hint = "pip install openvino" if package == "openvino" else "pip install 'imagesprint[export]'"
+    return UsageError(f"the package {package} cannot be imported: {error}", hint)
+
+
+_DESCRIPTION: Final = "imagesprint"  # the key, or the name, under which a file holds `describe`
+
+
+@dataclass(frozen=True)
+class Format:
+    """`encode` makes a model's file, `open` runs that file; `packages` are needed beyond what is always installed."""
+
+    packages: tuple[str, ...]
+    runtime: str  # the package whose runtime `open` uses
+    encode: Callable[[TrainedModel], bytes]
+    open: Callable[[Path, TrainedModel], Infer]
+
+    def check_packages(self) -> None:
+        """Raise UsageError where a package is missing."""
+        for package in self.packages:
+            try:
+                importlib.import_module(package)
+            except ImportError as error:
+                raise missing(package, error) from error
+
+
+def describe(model: TrainedModel) -> dict[str, Any]:
+    """What one must know to use the model without imagesprint: plain types for JSON."""
+    return {
+        "made_by": "imagesprint",
+        "model": model.recipe.model,
+        "input": "images: uint8 [batch, height, width, 3], RGB; shorter side to resize, then the centre square",
+        "resize": model.recipe.eval_resize,
+        "image_size": model.recipe.eval_image_size,
+        "output": "logits: float32 [batch, classes]; softmax gives probabilities",
+        "classes": [{"name": name, "text": text} for name, text in zip(model.classes, model.class_texts, strict=True)],
+        "mean": list(model.recipe.mean),
+        "std": list(model.recipe.std),
+        "step": model.step,
+        "num_train": model.num_train,
+        "recipe": to_dict(model.recipe),
+    }
+
+
+def _encode_onnx(model: TrainedModel) -> bytes:
+    """In the opset that this torch's exporter is made for: 20 in torch 2.13."""
+    shapes = {"images": {0: Dim("batch"), 1: Dim("height"), 2: Dim("width")}}
+    with _exporting(model, "onnx"):
+        program = torch.onnx.export(
+            model, (_example(model),), dynamo=True, verbose=False, dynamic_shapes=shapes, output_names=["logits"]
+        )
+        assert program is not None  # dynamo=True gives one
+        program.model.metadata_props[_DESCRIPTION] = json.dumps(describe(model))
+        encoded: bytes = program.model_proto.SerializeToString()
+    return encoded
+
+
+def _open_onnx(file: Path, _: TrainedModel) -> Infer:
+    return in_onnx_runtime(file)
+
+
+def _encode_torch(model: TrainedModel) -> bytes:
+    buffer = io.BytesIO()
+    shapes = {"images": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}}
+    with _exporting(model, "torch"):
+        program = torch.export.export(model, (_example(model),), dynamic_shapes=shapes)
+        torch.export.save(program, buffer, extra_files={f"{_DESCRIPTION}.json": json.dumps(describe(model))})
+    return buffer.getvalue()
+
+
+def _open_torch(file: Path, _: TrainedModel) -> Infer:
+    with file.open("rb") as stream, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own internals
+        return in_torch(torch.export.load(stream).module())
+
+
+def _encode_safetensors(model: TrainedModel) -> bytes:
+    from safetensors.torch import save
+
+    weights = {key: value.contiguous() for key, value in model.network.state_dict().items()}  # not channels_last
+    return save(weights, {"format": "pt", _DESCRIPTION: json.dumps(describe(model))})
+
+
+def _open_safetensors(file: Path, model: TrainedModel) -> Infer:
+    from safetensors.torch import load_file
+
+    network = build_model(model.recipe, len(model.classes))
+    network.load_state_dict(load_file(file))
+    return in_torch(TrainedModel(network, model.recipe, model.classes, model.num_train).eval())
+
+
+def _example(model: TrainedModel) -> torch.Tensor:
+    """Images to trace with: more than one, for torch.export takes a size of 1 for fixed; height and width differ."""
+    size = model.recipe.eval_image_size
+    return torch.zeros(2, size, size + 32, 3, dtype=torch.uint8)
+
+
+@contextmanager
+def _exporting(model: TrainedModel, name: str) -> Iterator[None]:
+    """Keep torch's exporters quiet, and make what they raise an error of ours."""
+    logger = logging.getLogger("torch.onnx")  # it tells everybody that torchvision is not installed
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own internals
+            yield
+    except Exception as error:  # whatever torch and onnxscript come upon in somebody else's network
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(
+            f"{model.recipe.model} cannot be exported with --format {name}: {type(error).__name__}: {reason}",
+            "--format safetensors takes any model",
+        ) from error
+    finally:
+        logger.setLevel(level)
+
+
+FORMATS: Final = {
+    "onnx": Format(("onnxscript", "onnxruntime"), "onnxruntime", _encode_onnx, _open_onnx),
+    "torch": Format((), "torch", _encode_torch, _open_torch),
+    "safetensors": Format(("safetensors",), "safetensors", _encode_safetensors, _open_safetensors),
+}

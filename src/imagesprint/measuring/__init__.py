@@ -1,1 +1,0 @@
-"""What a run did: plots and the report."""

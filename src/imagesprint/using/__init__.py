@@ -1,1 +1,0 @@
-"""A trained model in use: predicting images, exporting it, running it elsewhere."""

@@ -74,8 +74,8 @@ def test_little_memory_makes_no_bad_record(
     before = f"""
 import numpy as np
 from imagesprint.images.decoding import PillowDecoder
-from imagesprint.images.native_batches import NativeDecoder
-from imagesprint.loading.load import Load, decode_load
+from imagesprint.images.decoders import NativeDecoder
+from imagesprint.loading.batch import Load, decode_load
 from imagesprint.records.dataset import open_dataset
 dataset = open_dataset({str(write_root(train_records))!r}, "full", "train")
 load = Load(dataset, np.array([3]), np.array([[0, 0, 8, 8]], np.int32), np.array([False]), True, 1, 8, 0)

@@ -26,7 +26,7 @@ RECIPE = Recipe(
 PROGRAM = """
 import sys, torch
 from imagesprint.loading.batch import Batch
-from imagesprint.recipes.toml_format import from_toml
+from imagesprint.recipes.serialization import from_toml
 from imagesprint.runs.ranks import open_ranks
 from imagesprint.training import step_sums
 from imagesprint.training.state import TrainingState

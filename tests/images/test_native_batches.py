@@ -48,7 +48,7 @@ def request_of(
     images: Any, boxes: list[Box], size: int, flips: list[bool] | None = None, **options: Any
 ) -> DecodeRequest:
     out = np.full((len(boxes), size, size, 3), 77, np.uint8)
-    mirrored, antialias = np.array(flips or [False] * len(boxes)), options.pop("antialias", True)
+    mirrored, antialias = np.array(flips or [False] * len(boxes), np.bool_), options.pop("antialias", True)
     return DecodeRequest(images, np.array(boxes, np.int32).reshape(-1, 4), mirrored, antialias, out, **options)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,7 +139,15 @@ class Loader(_BatchLoader):
     ) -> None:
         super().__init__(threads, pin)
         recipe = _recipe_of(spec) if isinstance(spec, Phase) else spec
-        self.specs = _specs_of(recipe, world_size)
+        if isinstance(recipe, Recipe):
+            validate(recipe)
+            check_world_size(recipe, world_size)
+            self.specs = batch_specs(recipe)
+        else:
+            specs = [recipe] if isinstance(recipe, BatchSpec) else recipe
+            self.specs = tuple(each.shared_by(world_size) for each in specs)
+            if len(seeds := {each.seed for each in specs}) != 1:
+                raise UsageError(f"{len(specs)} specs with the seeds {sorted(seeds)}", "give specs of one seed")
         _check_rank(rank, world_size)
         self.notes: list[str] = []
         self._datasets = self._open(open_root(source) if isinstance(source, str | Path) else source)
@@ -198,11 +206,9 @@ class Loader(_BatchLoader):
     def loads(self) -> Iterator[Load]:
         sampler = Sampler(self._course, self.specs[0].seed)
         for spec, steps in self._runs():
-            together = max(
-                1, DRAWN_TOGETHER * self._world_size // spec.batch_size
-            )  # steps whose crops are drawn at once
-            for start in range(steps.start, steps.stop, together):
-                yield from self._drawn_together(sampler, range(start, min(start + together, steps.stop)))
+            count = max(1, DRAWN_TOGETHER * self._world_size // spec.batch_size)
+            for start in range(steps.start, steps.stop, count):
+                yield from self._drawn_together(sampler, range(start, min(start + count, steps.stop)))
 
     def _drawn_together(self, sampler: Sampler, steps: range) -> Iterator[Load]:
         """The loads of `steps`, which are of one spec."""
@@ -213,11 +219,9 @@ class Loader(_BatchLoader):
         ids = np.concatenate([sampler.micro_batch(*place) for place in places])
         together = self._draw(steps.start, epochs, ids)
         for number, (step, index) in enumerate(places):
-            if spec.bad_records == "substitute":
-                more: dict[str, Any] = {"stand_ins": partial(self._stand_ins, sampler, step, index)}
-            else:
-                more = {"advice": _SUBSTITUTE}
-            yield together.part(number * spec.micro_batch, spec.micro_batch, step=step, **more)
+            stand_ins = partial(self._stand_ins, sampler, step, index) if spec.bad_records == "substitute" else None
+            start, advice = number * spec.micro_batch, _SUBSTITUTE
+            yield together.part(start, spec.micro_batch, step=step, stand_ins=stand_ins, advice=advice)
 
     def _draw(self, step: int, epochs: NDArray[np.int64] | int, ids: NDArray[np.int64]) -> Load:
         """One load of the samples `ids` in `epochs`, all of the spec of `step`."""
@@ -241,18 +245,6 @@ def _recipe_of(phase: Phase) -> Recipe:
     """A recipe of this phase alone, from step 0 on, with the defaults of `Recipe`."""
     shifted = [None if bounds is None else (0, bounds[1] - bounds[0]) for bounds in (phase.epochs, phase.steps)]
     return Recipe(name="one-phase", phases=(replace(phase, epochs=shifted[0], steps=shifted[1]),))
-
-
-def _specs_of(spec: BatchSpec | Sequence[BatchSpec] | Recipe, world_size: int) -> tuple[BatchSpec, ...]:
-    if isinstance(spec, Recipe):
-        validate(spec)
-        check_world_size(spec, world_size)
-        return batch_specs(spec)
-    specs = tuple(one.shared_by(world_size) for one in ([spec] if isinstance(spec, BatchSpec) else spec))
-    seeds = {one.seed for one in specs}
-    if len(seeds) != 1:
-        raise UsageError(f"the loader's {len(specs)} specs have the seeds {sorted(seeds)}", "give specs of one seed")
-    return specs
 
 
 class EvaluationLoader(_BatchLoader):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from imagesprint.errors import RankError, UsageError
 from imagesprint.images.crops import CropSpec, check_fields
 from imagesprint.images.draws import FIRST_FREE, permutations
-from imagesprint.recipes.recipe import BAD_RECORDS, Phase, Recipe
+from imagesprint.recipes.recipe import BAD_RECORDS, Recipe
 from imagesprint.recipes.schedule import Stretch, Timeline
 from imagesprint.recipes.validation import MAX_BOUND, MAX_SEED, MAX_SIDE
 
@@ -78,7 +78,10 @@ class BatchSpec:
         shares = self.micro_batches if self.micro_batch else self.batch_size
         if world_size < 1 or shares % world_size:
             what = f"{shares} micro-batches" if self.micro_batch else f"{shares} images"
-            raise RankError(f"{world_size} ranks cannot share the {what} of a step evenly", "change the BatchSpec")
+            raise RankError(
+                f"{world_size} ranks cannot share the {what} of a step evenly",
+                "run another number of ranks, or give another batch_size or micro_batch",
+            )
         return self if self.micro_batch else replace(self, micro_batch=self.batch_size // world_size)
 
 
@@ -90,26 +93,23 @@ def batch_specs(recipe: Recipe, draws: tuple[tuple[int, int], ...] = ()) -> tupl
         BatchSpec(
             image_size=phase.image_size,
             batch_size=phase.batch_size,
-            epochs=_length(phase.epochs),
-            steps=_length(phase.steps),
+            epochs=phase.epochs and phase.epochs[1] - phase.epochs[0],
+            steps=phase.steps and phase.steps[1] - phase.steps[0],
             micro_batch=phase.batch_size // phase.micro_batches,
             source=phase.source,
-            crop=_crop_spec(recipe, phase),
+            crop=CropSpec(
+                kind=recipe.crop,
+                min_area=phase.min_area,
+                aspect=recipe.aspect,
+                min_object_covered=recipe.min_object_covered,
+                flip=recipe.flip,
+                antialias=recipe.antialias,
+            ),
             seed=recipe.seed,
             bad_records=recipe.bad_records,
             draws=draws,
         )
         for phase in recipe.phases
-    )
-
-
-def _length(bounds: tuple[int, int] | None) -> int | None:
-    return None if bounds is None else bounds[1] - bounds[0]
-
-
-def _crop_spec(recipe: Recipe, phase: Phase) -> CropSpec:
-    return CropSpec(
-        recipe.crop, phase.min_area, recipe.aspect, recipe.min_object_covered, recipe.flip, recipe.antialias
     )
 
 

@@ -150,6 +150,8 @@ def test_the_floats_never_change_unnoticed() -> None:
         ({"seed": -1}, "seed=-1"),
         ({"bad_records": "ignore"}, "bad_records='ignore'"),
         ({"draws": ((2, 1),)}, "draws="),
+        ({"batch_size": 2**20, "micro_batch": 2**20, "image_size": 4096}, "micro_batch=1048576"),
+        ({"draws": ((2**32, 1),)}, "draws="),
         ({"draws": ((16, 0),)}, "draws="),
         ({"draws": ((16, 1), (16, 2))}, "draws="),
     ],

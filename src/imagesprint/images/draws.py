@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 PERMUTATION: Final = 0
 CROP: Final = 1
 FLIP: Final = 2
-FIRST_FREE: Final = 16  # from here on: what a BatchSpec's `draws` are for
+FIRST_FREE, LAST = 16, 2**32 - 1  # what a BatchSpec's `draws` are for
 
 # Multipliers and Weyl constants of Philox4x32, table 2 and section 3.3 of the paper; ten rounds pass BigCrush.
 _MULTIPLIER_0 = np.uint64(0xD2511F53)

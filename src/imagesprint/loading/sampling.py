@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from imagesprint.errors import RankError, UsageError
 from imagesprint.images.crops import CropSpec, check_fields
-from imagesprint.images.draws import FIRST_FREE, permutations
+from imagesprint.images.draws import FIRST_FREE, LAST, permutations
 from imagesprint.recipes.recipe import BAD_RECORDS, Recipe
 from imagesprint.recipes.schedule import Stretch, Timeline
-from imagesprint.recipes.validation import MAX_BOUND, MAX_SEED, MAX_SIDE
+from imagesprint.recipes.validation import MAX_BOUND, MAX_PIXELS, MAX_SEED, MAX_SIDE
 
 DRAWN_TOGETHER: Final = 4096  # samples: 0.1 ms for each 256 of them, which drawn alone take 0.6 (AMD EPYC)
 
@@ -45,19 +45,20 @@ class BatchSpec:
             raise UsageError(f"BatchSpec: {found} epochs and steps given", "give one of them, such as epochs=10")
         lasts = f"in 1..{MAX_BOUND}"
         purposes = {purpose for purpose, _ in self.draws}
-        drawn = all(purpose >= FIRST_FREE and count > 0 for purpose, count in self.draws)
+        drawn = all(FIRST_FREE <= purpose <= LAST and count > 0 for purpose, count in self.draws)
         micro_batch = self.micro_batch or self.batch_size
         rules = (
             ("image_size", f"in 1..{MAX_SIDE}", 0 < self.image_size <= MAX_SIDE),
             ("batch_size", "at least 1", self.batch_size > 0),
             ("micro_batch", "a divisor of batch_size", micro_batch > 0 and self.batch_size % micro_batch == 0),
+            ("micro_batch", f"of at most {MAX_PIXELS} pixels", self.micro_batch * self.image_size**2 <= MAX_PIXELS),
             ("epochs", lasts, self.epochs is None or 0 < self.epochs <= MAX_BOUND),
             ("steps", lasts, self.steps is None or 0 < self.steps <= MAX_BOUND),
             ("seed", f"in 0..{MAX_SEED}", 0 <= self.seed <= MAX_SEED),
             ("bad_records", " or ".join(BAD_RECORDS), self.bad_records in BAD_RECORDS),
             (
                 "draws",
-                f"pairs of a purpose, from {FIRST_FREE} on and each once, and a count, at least 1",
+                f"pairs of a purpose, in {FIRST_FREE}..{LAST} and each once, and a count, at least 1",
                 drawn and len(purposes) == len(self.draws),
             ),
         )

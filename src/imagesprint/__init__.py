@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imagesprint.checkpoints.weights import load_model as load_model
     from imagesprint.errors import ImagesprintError as ImagesprintError
+    from imagesprint.images.crops import CropSpec as CropSpec
     from imagesprint.loading.batch import Batch as Batch
     from imagesprint.loading.loader import Loader as Loader
+    from imagesprint.loading.sampling import BatchSpec as BatchSpec
     from imagesprint.recipes.library import load_recipe as load_recipe
     from imagesprint.recipes.recipe import Phase as Phase
     from imagesprint.recipes.recipe import Recipe as Recipe
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Batch": "imagesprint.loading.batch",
+    "BatchSpec": "imagesprint.loading.sampling",
+    "CropSpec": "imagesprint.images.crops",
     "ImagesprintError": "imagesprint.errors",
     "Loader": "imagesprint.loading.loader",
     "Phase": "imagesprint.recipes.recipe",

@@ -142,9 +142,9 @@ def _like(batch: Batch, slot: Batch | None, device: torch.device) -> Batch:
     """A batch on `device` with room for `batch`: `slot` where its shape fits."""
     if slot is not None and slot.images.shape == batch.images.shape:
         return replace(slot, step=batch.step)
-    images, labels, sample_ids, mask = (torch.empty_like(tensor, device=device) for tensor in _tensors(batch))
-    return Batch(images, labels, sample_ids, mask, batch.step)
+    images, labels, sample_ids, mask, draws = (torch.empty_like(tensor, device=device) for tensor in _tensors(batch))
+    return Batch(images, labels, sample_ids, mask, batch.step, draws)
 
 
 def _tensors(batch: Batch) -> tuple[Tensor, ...]:
-    return batch.images, batch.labels, batch.sample_ids, batch.mask
+    return batch.images, batch.labels, batch.sample_ids, batch.mask, batch.draws

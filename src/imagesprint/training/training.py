@@ -209,7 +209,7 @@ class _Training:
         state, schedule, cadence = self._state, self._schedule, self._cadence
         train_step, batches = self._compiled_step(), on_device(iter(loader), self._ranks.device)
         vote, stages = StopVote(self._ranks, signals), StageTimes(loader, batches, train_step, self._ranks)
-        meter = Meter(schedule, loader, self._ranks, stages)
+        meter = Meter(self._recipe, schedule, loader, self._ranks, stages)
         bad_records = BadRecords(loader, self._ranks, self._console)
         progress = ProgressLine(self._console, schedule, self._time)
         self._time.begin()

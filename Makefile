@@ -18,7 +18,7 @@ assert abs(out[0, :, :, 0].astype(int) - gradient[16:80, 16:80]).max() < 8, out
 endef
 export DECODES
 
-.PHONY: demo test check lint interop gpu-check wheel clean
+.PHONY: demo test check lint interop gpu-check reference wheel clean
 
 demo: .venv/installed ## images -> shards -> train -> evaluate -> report, in minutes on two cores
 	$(BIN)/imagesprint demo
@@ -39,6 +39,9 @@ interop: .venv-interop/installed ## shards and crops against TensorFlow itself, 
 
 gpu-check: ## all that needs a GPU, without installing anything; DEVICE=cpu rehearses it
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu_check.py --device $(or $(DEVICE),cuda)
+
+reference: .venv/installed-dev ## docs/reference.md, from the docstrings of the public names
+	$(BIN)/python docs/reference.py
 
 wheel: ## dist/: an sdist, and a wheel with libjpeg-turbo inside; both are installed apart and must decode natively
 	@$(PYTHON) -m venv .venv-wheel/build

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,31 @@ _NOT_OURS = "use another checkpoint: imagesprint train did not write this one so
 _T = TypeVar("_T", bound=str | list[Any] | dict[Any, Any])
 
 
+class CheckpointContent(TypedDict):
+    """What the file of a checkpoint holds; docs/architecture.md says what each key means."""
+
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor] | None
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    step: int
+    train_seconds: float
+    wall_seconds: float
+    compile_seconds: float
+    bad_records: int
+    overflows: int
+    recipe: dict[str, Any]
+    classes: list[str]
+    class_texts: list[str]
+    num_train: int
+    data: str
+    decoder: str
+    torch: str
+
+
 @dataclass(frozen=True)
 class TrainingCheckpoint:
-    """The checkpoint at `path` after `step` steps; docs/architecture.md has its keys.
+    """The checkpoint at `path` after `step` steps, as it was read and checked.
 
     What older files lack is zero or empty. `missing` are the keys without which it cannot be resumed from. Tensors are
     dense and on the CPU; whether they fit the network is for `load_weights` and `check_weights` to say.

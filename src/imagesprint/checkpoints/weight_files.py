@@ -16,6 +16,7 @@ import types
 import warnings
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Final, cast
 
@@ -81,7 +82,7 @@ class _Hashing:
         self._file.flush()
 
 
-def save_sealed(content: dict[str, Any], file: BinaryIO) -> None:
+def save_sealed(content: Mapping[str, object], file: BinaryIO) -> None:
     """torch.save `content` into the empty `file` and seal it."""
     hashing = _Hashing(file)
     torch.save(content, cast(BinaryIO, hashing))

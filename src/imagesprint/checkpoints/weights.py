@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from imagesprint.checkpoints.format import check_values, load_weights, read_training_checkpoint
+from imagesprint.checkpoints.naming import last_checkpoint
 from imagesprint.checkpoints.weight_files import Inert, no_plain_tensor, read_foreign
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
@@ -286,12 +287,7 @@ def load_model(path: str | Path, weights: str = "") -> TrainedModel:
     recipe keeps one (`ema_decay`), else those of the last step. Raises UsageError where nothing is there or no average
     is kept, CheckpointError where the file is damaged.
     """
-    file = Path(path)
-    if file.is_dir():
-        checkpoints = list_checkpoints(file)
-        if not checkpoints:
-            raise UsageError(f"{file} holds no checkpoints/step-*.pt", "name a run directory or a checkpoint file")
-        file = checkpoints[-1]
+    file = last_checkpoint(Path(path))
     held = read_training_checkpoint(file)
     if weights == "ema" and held.ema is None:
         raise UsageError(f"{file} holds no moving average of the weights", "train with --set ema_decay=0.9999")
@@ -301,9 +297,3 @@ def load_model(path: str | Path, weights: str = "") -> TrainedModel:
     else:
         load_weights(network, held.ema, f"{file}: ema")
     return TrainedModel(network, held.recipe, held.classes, held.num_train, held.step, held.class_texts).eval()
-
-
-def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoint files of the run directory `run`, by their step."""
-    found = {file: re.fullmatch(r"step-(\d+)\.pt", file.name) for file in (run / "checkpoints").glob("step-*.pt")}
-    return sorted((file for file, match in found.items() if match), key=lambda file: int(file.stem[len("step-") :]))

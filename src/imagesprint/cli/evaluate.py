@@ -13,8 +13,8 @@ from imagesprint.runs.environment import is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
 
 if TYPE_CHECKING:
-    from imagesprint.evaluating.checkpoints import EvaluatedCheckpoint
     from imagesprint.evaluating.details import Details
+    from imagesprint.evaluating.evaluator import EvaluatedCheckpoint
 
 EXAMPLES = """\
   imagesprint evaluate RUN --data ROOT
@@ -62,13 +62,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if is_launcher(args.processes):
         return run_ranks(args.processes, args.words)
     from imagesprint.evaluating.checkpoints import evaluate_checkpoints, find_checkpoints, watch_runs  # imports torch
-    from imagesprint.evaluating.views import Options
+    from imagesprint.evaluating.views import chosen_views
 
-    options = Options(args.weights, args.recalibrate, args.flip, args.sizes, args.rectangular)
+    views = chosen_views(args.weights, args.recalibrate, args.flip, args.sizes, args.rectangular)
     if args.watch:
-        evaluated = watch_runs(args.paths, args.data, options, args.device, console)
+        evaluated = watch_runs(args.paths, args.data, views, args.device, console)
     else:
-        evaluated = evaluate_checkpoints(find_checkpoints(args.paths), args.data, options, args.device, console)
+        evaluated = evaluate_checkpoints(find_checkpoints(args.paths), args.data, views, args.device, console)
     if is_main_rank():
         _show(args, evaluated)
     return 0
@@ -103,8 +103,8 @@ def _table(evaluated: "Sequence[EvaluatedCheckpoint]") -> str:
 
 
 def _views(evaluated: "Sequence[EvaluatedCheckpoint]") -> str:
-    names = [view["view"] for view in evaluated[0].views]
-    rows = [(one.path, f"{one.top1:.2f}", *(f"{view['top1']:.2f}" for view in one.views)) for one in evaluated]
+    names = [view.view for view in evaluated[0].views]
+    rows = [(one.path, f"{one.top1:.2f}", *(f"{view.top1:.2f}" for view in one.views)) for one in evaluated]
     return table(["top-1 % of", "plain", *names], rows)
 
 

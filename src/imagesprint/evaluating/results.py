@@ -153,7 +153,7 @@ class Recorder:
 
     def look(self, checkpoints: Iterable[Path]) -> None:
         """Look at what the runs of these have, before work is done that could not be recorded. Raises RunError."""
-        for run in {run for run in map(run_of, checkpoints) if run is not None}:
+        for run in {run.path: run for run in map(run_of, checkpoints) if run is not None}.values():
             run.evaluations()
             if is_cut(run.evaluations_file):
                 self._console.warn(f"{run.evaluations_file}: its last line is cut short and is passed over")

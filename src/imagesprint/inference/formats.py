@@ -106,7 +106,7 @@ class Format:
                 raise missing(package, error) from error
 
 
-def describe(model: TrainedModel) -> dict[str, Any]:
+def describe(model: TrainedModel) -> dict[str, object]:
     """What one must know to use the model without imagesprint: plain types for JSON."""
     return {
         "made_by": "imagesprint",

@@ -107,9 +107,9 @@ def read_training_checkpoint(path: Path) -> TrainingCheckpoint:
         data=given.typed("data", str, ""),
         decoder=given.typed("decoder", str, ""),
         torch=given.typed("torch", str, "unknown"),
-        train_seconds=given.seconds("train_seconds"),
-        wall_seconds=given.seconds("wall_seconds"),
-        compile_seconds=given.seconds("compile_seconds"),
+        train_seconds=given.number("train_seconds"),
+        wall_seconds=given.number("wall_seconds"),
+        compile_seconds=given.number("compile_seconds"),
         bad_records=given.count("bad_records"),
         overflows=given.count("overflows"),
         missing=tuple(key for key in _FOR_RESUMING if key not in content),
@@ -150,16 +150,14 @@ def check_values(given: Tensor, own: Tensor, where: str) -> None:
 
 @dataclass(frozen=True)
 class _Keys:
-    """The dict that the file at `path` holds, by the kinds of its values; each method raises CheckpointError."""
+    """A dict in the file at `path`, under `prefix`, by the kinds of its values; each method raises CheckpointError."""
 
     path: Path
-    content: dict[str, Any]
+    content: Mapping[str, Any]
+    prefix: str = ""
 
     def fault(self, key: str, value: object, wanted: str) -> CheckpointError:
-        return CheckpointError(
-            f"{self.path}: {key} is {shown(value)}, not {wanted}",
-            _NOT_OURS,
-        )
+        return CheckpointError(f"{self.path}: {self.prefix}{key} is {shown(value)}, not {wanted}", _NOT_OURS)
 
     def typed(self, key: str, kind: type[_T], default: _T) -> _T:
         value = self.content.get(key, default)
@@ -168,20 +166,16 @@ class _Keys:
         return value
 
     def count(self, key: str, at_least: int = 0) -> int:
-        return self._count(key, self.content.get(key, 0), at_least)
-
-    def _count(self, key: str, value: object, at_least: int = 0) -> int:
+        value = self.content.get(key, 0)
         if type(value) is not int or not at_least <= value <= _LARGEST:
             raise self.fault(key, value, f"a whole number from {at_least}")
         return value
 
-    def seconds(self, key: str) -> float:
-        return self._number(key, self.content.get(key, 0.0))
-
-    def _number(self, key: str, value: object) -> float:
-        if type(value) not in (int, float) or not 0 <= value <= _LARGEST:  # type: ignore[operator]
+    def number(self, key: str) -> float:
+        value = self.content.get(key, 0.0)
+        if type(value) not in (int, float) or not 0 <= value <= _LARGEST:
             raise self.fault(key, value, "a finite number from 0")
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
 
     def names(self, key: str, number: int | None = None) -> tuple[str, ...]:
         """A list of text; of `number` rows, where that is given, or missing altogether."""
@@ -265,10 +259,10 @@ class _Keys:
         value = self.typed("scaler", dict, {})
         if value and set(value) != set(_SCALER_KEYS):
             raise self.fault("scaler", value, f"the five figures {', '.join(_SCALER_KEYS)}")
-        for key, figure in value.items():
-            where = f"scaler.{key}"
+        figures = _Keys(self.path, value, "scaler.")
+        for key in value:
             if key in ("growth_interval", "_growth_tracker"):
-                self._count(where, figure, at_least=int(key == "growth_interval"))
-            elif not self._number(where, figure) > 0 or not math.isfinite(torch.tensor(figure, dtype=torch.float32)):
-                raise self.fault(where, figure, "above 0 and within float32")
+                figures.count(key, at_least=int(key == "growth_interval"))
+            elif not math.isfinite(torch.tensor(figures.number(key), dtype=torch.float32)) or not value[key] > 0:
+                raise figures.fault(key, value[key], "above 0 and within float32")
         return value

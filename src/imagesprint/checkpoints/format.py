@@ -25,6 +25,7 @@ _SCALER_KEYS = ("scale", "growth_factor", "backoff_factor", "growth_interval", "
 _LARGEST = 2**63 - 1
 _NOT_OURS = "use another checkpoint: imagesprint train did not write this one so"
 _T = TypeVar("_T", bound=str | list[Any] | dict[Any, Any])
+OptimizerState = dict[str, Any]  # as `torch.optim.SGD.state_dict()` gives it
 
 
 class CheckpointContent(TypedDict):
@@ -32,15 +33,15 @@ class CheckpointContent(TypedDict):
 
     model: dict[str, Tensor]
     ema: dict[str, Tensor] | None
-    optimizer: dict[str, Any]
-    scaler: dict[str, Any]
+    optimizer: OptimizerState
+    scaler: dict[str, float]
     step: int
     train_seconds: float
     wall_seconds: float
     compile_seconds: float
     bad_records: int
     overflows: int
-    recipe: dict[str, Any]
+    recipe: dict[str, object]
     classes: list[str]
     class_texts: list[str]
     num_train: int
@@ -60,8 +61,8 @@ class TrainingCheckpoint:
     path: Path
     model: dict[str, Tensor]
     ema: dict[str, Tensor] | None
-    optimizer: dict[str, Any]
-    scaler: dict[str, Any]
+    optimizer: OptimizerState
+    scaler: dict[str, float]
     step: int
     recipe: Recipe
     classes: tuple[str, ...]
@@ -230,7 +231,7 @@ class _Keys:
                 )
         return value
 
-    def optimizer(self) -> dict[str, Any]:
+    def optimizer(self) -> OptimizerState:
         """As `torch.optim.SGD.state_dict()` gives it; empty where it is missing."""
         if "optimizer" not in self.content:
             return {}
@@ -254,7 +255,7 @@ class _Keys:
             if buffer is not None and no_plain_tensor(buffer):
                 raise CheckpointError(f"{self.path}: {where} is {no_plain_tensor(buffer)}", "use another checkpoint")
 
-    def scaler(self) -> dict[str, Any]:
+    def scaler(self) -> dict[str, float]:
         """As `GradScaler.state_dict()` gives it: empty unless the loss scale is dynamic."""
         value = self.typed("scaler", dict, {})
         if value and set(value) != set(_SCALER_KEYS):

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_device_flags, add_verb, positive
@@ -90,7 +90,7 @@ def _show(args: argparse.Namespace, evaluated: "Sequence[EvaluatedCheckpoint]") 
     )
 
 
-def _entry(one: "EvaluatedCheckpoint", with_details: bool = False) -> dict[str, Any]:
+def _entry(one: "EvaluatedCheckpoint", with_details: bool = False) -> dict[str, object]:
     return {key: value for key, value in vars(one).items() if with_details or key != "details"}
 
 

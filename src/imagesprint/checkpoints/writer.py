@@ -1,18 +1,19 @@
 """Checkpoints are written here, while training goes on: copied to the host, then by a thread, whole or not at all."""
 
+import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from imagesprint.checkpoints.format import CheckpointContent
 from imagesprint.checkpoints.naming import checkpoint_path
-from imagesprint.checkpoints.weight_files import save_sealed
+from imagesprint.checkpoints.weight_files import NO_COMMENT, PREFIX, SEALED
 from imagesprint.console import Console
 from imagesprint.errors import RunError
 from imagesprint.files import system_error, write_atomically
@@ -37,6 +38,29 @@ def write_checkpoint(run: Path, content: CheckpointContent) -> Path:
             "see to its disk, space and permissions, then run the same command again: it resumes",
         ) from error
     return path
+
+
+def save_sealed(content: CheckpointContent, file: BinaryIO) -> None:
+    """torch.save `content` into the empty `file` and seal it (`weight_files`)."""
+    hashing = _Hashing(file)
+    torch.save(content, cast(BinaryIO, hashing))
+    file.seek(-len(NO_COMMENT), 2)
+    file.write(SEALED + PREFIX + hashing.hash.hexdigest().encode())
+
+
+class _Hashing:
+    """A file to write to that hashes what passes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.hash = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 class CheckpointWriter:

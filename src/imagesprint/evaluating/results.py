@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,8 +10,8 @@ from typing import Any, Final, TypedDict
 
 import torch
 
+from imagesprint.checkpoints.weight_files import checkpoint_hash
 from imagesprint.console import Console
-from imagesprint.errors import CheckpointError
 from imagesprint.evaluating.details import Details
 from imagesprint.evaluating.views import View
 from imagesprint.files import is_cut, write_text
@@ -122,24 +121,6 @@ def _holds_together(result: Result) -> bool:
     judged = [row for row in details["per_class"] if row["num_images"]]
     known = all(row["top1"] is not None for row in judged)
     return bool(judged) and known and all(row["sample_id"] < result["num_images"] for row in details["mistakes"])
-
-
-def checkpoint_hash(path: Path) -> str:
-    """A hash over the names, sizes and CRC-32s of all that the archive `path` holds, without reading the tensors.
-
-    Raises CheckpointError where it is no archive.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [(entry.filename, entry.file_size, entry.CRC) for entry in archive.infolist()]
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        ValueError,
-        NotImplementedError,
-    ) as error:  # a name or version of its directory
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}", "delete it or copy it again") from error
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
 class Recorder:

@@ -40,13 +40,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     add = parser.add_argument
     add("--watch", action="store_true", help="go on with each new checkpoint until the training ends")
     add("--weights", choices=("model", "ema"), default="", help="also the last step's weights, or their moving average")
-    add(
-        "--recalibrate",
-        type=positive,
-        default=0,
-        metavar="N",
-        help="also with batch norm measured on N training images",
-    )
+    measured = "also with batch norm measured on N training images"
+    add("--recalibrate", type=positive, default=0, metavar="N", help=measured)
     add("--flip", action="store_true", help="also the mean of each image and its mirror image")
     add("--sizes", type=_sizes, default=(), metavar="PX,…", help="also at these sizes, of the same part of the image")
     add("--rectangular", action="store_true", help="also at the image's own aspect ratio, not a square")
@@ -83,11 +78,8 @@ def _show(args: argparse.Namespace, evaluated: "Sequence[EvaluatedCheckpoint]") 
         lines += ["", _views(evaluated)]
     if args.per_class:
         lines += ["", _classes(best.details)]
-    show(
-        args,
-        {"checkpoints": [_entry(one, args.per_class) for one in evaluated], "best": _entry(best)},
-        "\n".join(lines),
-    )
+    value = {"checkpoints": [_entry(one, args.per_class) for one in evaluated], "best": _entry(best)}
+    show(args, value, "\n".join(lines))
 
 
 def _entry(one: "EvaluatedCheckpoint", with_details: bool = False) -> dict[str, object]:

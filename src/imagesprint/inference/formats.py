@@ -137,10 +137,6 @@ def _encode_onnx(model: TrainedModel) -> bytes:
     return encoded
 
 
-def _open_onnx(file: Path, _: TrainedModel) -> Infer:
-    return in_onnx_runtime(file)
-
-
 def _encode_torch(model: TrainedModel) -> bytes:
     buffer = io.BytesIO()
     shapes = {"images": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}}
@@ -198,7 +194,7 @@ def _exporting(model: TrainedModel, name: str) -> Iterator[None]:
 
 
 FORMATS: Final = {
-    "onnx": Format(("onnxscript", "onnxruntime"), "onnxruntime", _encode_onnx, _open_onnx),
+    "onnx": Format(("onnxscript", "onnxruntime"), "onnxruntime", _encode_onnx, lambda file, _: in_onnx_runtime(file)),
     "torch": Format((), "torch", _encode_torch, _open_torch),
     "safetensors": Format(("safetensors",), "safetensors", _encode_safetensors, _open_safetensors),
 }

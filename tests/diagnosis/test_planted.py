@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from imagesprint.checkpoints import writing
-from imagesprint.checkpoints.writing import Keep, write_checkpoint
+from imagesprint.checkpoints import writer
+from imagesprint.checkpoints.retention import Retention
+from imagesprint.checkpoints.writer import write_checkpoint
 from imagesprint.console import Console
 from imagesprint.diagnosis.limits import diagnose_run
 from imagesprint.prepare.preparing import prepare
@@ -55,7 +56,7 @@ def large_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(recipe: Recipe, root: Path, run: Path, checkpoint_every: int = NEVER) -> dict[str, Any]:
-    options = TrainingOptions("cpu", checkpoint_every=checkpoint_every, keep=Keep.parse("last:1"))
+    options = TrainingOptions("cpu", checkpoint_every=checkpoint_every, keep=Retention.parse("last:1"))
     train(recipe, root, run, options, QUIET)
     return diagnose_run(run, root)
 
@@ -81,11 +82,11 @@ def test_a_slow_step(photo_root: Path, tmp_path: Path) -> None:
 def test_checkpoints_that_come_too_often(photo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes half a second more to write than this disk needs."""
 
-    def written_slowly(run: Path, content: dict[str, Any]) -> Path:
+    def written_slowly(run: Path, content: Any) -> Path:
         time.sleep(0.5)
         return write_checkpoint(run, content)
 
-    monkeypatch.setattr(writing, "write_checkpoint", written_slowly)
+    monkeypatch.setattr(writer, "write_checkpoint", written_slowly)
     found = trained(recipe(6), photo_root, tmp_path / "run", checkpoint_every=1)
     assert found["bottleneck"] == "checkpoint"
     assert "times as seldom: --checkpoint-every" in found["checks"][0].hint

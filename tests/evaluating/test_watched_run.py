@@ -12,7 +12,7 @@ import pytest
 from imagesprint.console import Console
 from imagesprint.evaluating import checkpoints
 from imagesprint.evaluating.checkpoints import FINISHED, WatchedRun, watch_runs
-from imagesprint.evaluating.views import Options
+from imagesprint.evaluating.views import PLAIN
 from imagesprint.files import append_row
 from imagesprint.runs.directory import RunDirectory, run_lock
 from imagesprint.runs.logs import DONE, History
@@ -61,7 +61,7 @@ def test_a_watch_ends_with_its_training_and_says_how_that_ended(
     path = write_checkpoint(tmp_path, 4)
     History(RunDirectory(tmp_path)).end(4, "stopped by SIGTERM after step 4, which is saved")
     stream = io.StringIO()
-    judged = watch_runs([tmp_path], photo_root, Options(), "cpu", Console(stream))
+    judged = watch_runs([tmp_path], photo_root, PLAIN, "cpu", Console(stream))
     assert [(one.path, one.step) for one in judged] == [(str(path), 4)]
     said = stream.getvalue()
     assert f"warning: {tmp_path} is not finished: its training ended after step 4 (stopped by SIGTERM " in said

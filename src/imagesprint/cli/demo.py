@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from imagesprint.diagnosis.planning import known_plan
     from imagesprint.evaluating.checkpoints import evaluate_checkpoints
-    from imagesprint.evaluating.views import Options
+    from imagesprint.evaluating.views import PLAIN
     from imagesprint.prepare.preparing import prepare
     from imagesprint.recipes.library import load_recipe
     from imagesprint.report.report import ReportOptions, write_report
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     console.line("3/4  train and evaluate: a small ResNet at 16, then at 24 pixels")
     result = train(load_recipe("demo"), root, run_directory, TrainingOptions(device="cpu"), console, known_plan)
     console.line("4/4  report")
-    evaluate_checkpoints([Path(result["checkpoint"])], root, Options(), "cpu", Console.silent())
+    evaluate_checkpoints([Path(result["checkpoint"])], root, PLAIN, "cpu", Console.silent())
     report = write_report(run_directory, ReportOptions(data=root), console)
     show(args, {**result, "report": report}, _closing(result, folder, run_directory, report))
     return 0

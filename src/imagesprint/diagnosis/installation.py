@@ -24,7 +24,7 @@ from imagesprint.errors import RankError, UsageError
 from imagesprint.images.decoders import VARIABLE, chosen_decoder, describe_decoder
 from imagesprint.images.native import LIBRARY, library
 from imagesprint.records.dataset import open_root
-from imagesprint.runs.environment import STORE_VARIABLE, Place, is_launched, keeps_store, place
+from imagesprint.runs.environment import STORE_VARIABLE, RankEnvironment, is_launched, keeps_store, rank_environment
 
 _PACKAGE: Final = "imagesprint"
 _FOR_DEVELOPERS: Final = ("dev", "interop")  # extras that no verb needs
@@ -170,13 +170,13 @@ _OTHERS: Final = {
 def rank_checks(cores: int) -> list[Check]:
     """Ranks, threads of each where this process may use `cores`, and ports."""
     try:
-        found = place()
+        found = rank_environment()
     except RankError as error:
         return [failure("ranks", error.what, error.hint), threads(cores, 1)]
     return [_ranks(found), threads(cores, found.local_world_size), _port(found)]
 
 
-def _ranks(found: Place) -> Check:
+def _ranks(found: RankEnvironment) -> Check:
     if "RANK" in os.environ:
         start = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "whoever set them"
         rule = "--processes" if is_launched() else f"RANK and WORLD_SIZE, by {start}"
@@ -200,7 +200,7 @@ def _count(text: str) -> int:
     return len(value) if isinstance(value, list) else value if isinstance(value, int) else 0
 
 
-def _port(found: Place) -> Check:
+def _port(found: RankEnvironment) -> Check:
     name = "ports"
     if os.environ.get(STORE_VARIABLE):
         return ok(name, "none is needed: the ranks meet over a file")

@@ -14,7 +14,9 @@ from typing import Final
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from imagesprint.checkpoints.writing import CheckpointWriter, Snapshot, Written
+from imagesprint.checkpoints.naming import list_checkpoints
+from imagesprint.checkpoints.writer import CheckpointWriter
+from imagesprint.console import Console
 from imagesprint.diagnosis.machine import processor, versions
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import AHEAD, Loader
@@ -245,13 +247,13 @@ class CheckpointTime:
 
 def time_checkpoint(training: TimedTraining, folder: Path | None = None) -> CheckpointTime:
     """Write a checkpoint below `folder`, by default where temporary files go, and remove it."""
-    snapshot, written = Snapshot(training.state.checkpoint_like(), training.ranks.device), list[Written]()
     with (
         tempfile.TemporaryDirectory(prefix="imagesprint-", dir=folder) as place,
-        CheckpointWriter(Path(place), snapshot, written.append) as writer,
+        CheckpointWriter(Path(place), training.state.checkpoint_like(), Console.silent()) as writer,
     ):
         writer.save(training.state.checkpoint(1, "", ""))
         start = time.process_time()
         writer.finish()
         cpu_seconds = time.process_time() - start
-        return CheckpointTime(written[0].waited, written[0].seconds, cpu_seconds, written[0].path.stat().st_size)
+        (file,) = list_checkpoints(Path(place))
+        return CheckpointTime(writer.waited, writer.take_seconds(), cpu_seconds, file.stat().st_size)

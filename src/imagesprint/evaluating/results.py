@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,8 +10,8 @@ from typing import Any, Final, TypedDict
 
 import torch
 
+from imagesprint.checkpoints.weight_files import checkpoint_hash
 from imagesprint.console import Console
-from imagesprint.errors import CheckpointError
 from imagesprint.evaluating.details import Details
 from imagesprint.evaluating.views import View
 from imagesprint.files import is_cut, write_text
@@ -124,24 +123,6 @@ def _holds_together(result: Result) -> bool:
     return bool(judged) and known and all(row["sample_id"] < result["num_images"] for row in details["mistakes"])
 
 
-def checkpoint_hash(path: Path) -> str:
-    """A hash over the names, sizes and CRC-32s of all that the archive `path` holds, without reading the tensors.
-
-    Raises CheckpointError where it is no archive.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [(entry.filename, entry.file_size, entry.CRC) for entry in archive.infolist()]
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        ValueError,
-        NotImplementedError,
-    ) as error:  # a name or version of its directory
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}", "delete it or copy it again") from error
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
-
-
 class Recorder:
     """Writes rows as long as `stack` is open; warns, once a run, where that is not possible."""
 
@@ -153,7 +134,7 @@ class Recorder:
 
     def look(self, checkpoints: Iterable[Path]) -> None:
         """Look at what the runs of these have, before work is done that could not be recorded. Raises RunError."""
-        for run in {run for run in map(run_of, checkpoints) if run is not None}:
+        for run in {run.path: run for run in map(run_of, checkpoints) if run is not None}.values():
             run.evaluations()
             if is_cut(run.evaluations_file):
                 self._console.warn(f"{run.evaluations_file}: its last line is cut short and is passed over")

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from imagesprint.checkpoints.naming import checkpoint_path, newest_whole, set_aside
+from imagesprint.checkpoints.retention import KEEP_ALL, Retention
 from imagesprint.checkpoints.weights import TrainedModel
-from imagesprint.checkpoints.writing import KEEP_ALL, Keep, checkpoint_path
+from imagesprint.checkpoints.writer import CheckpointWriter
 from imagesprint.console import Console
 from imagesprint.errors import CtrlCError, StoppedError
 from imagesprint.evaluating.evaluation import evaluate, evaluation_row, evaluation_set
@@ -26,7 +28,6 @@ from imagesprint.runs.logs import DONE, History, RunLogs, failure_log, mend_tens
 from imagesprint.runs.meeting import RANK_TIMEOUT
 from imagesprint.runs.ranks import Ranks, StopVote, open_ranks
 from imagesprint.runs.rows import MetricsRow, RunResult
-from imagesprint.training.checkpoints import Checkpoints, newest_whole, set_aside
 from imagesprint.training.metering import BadRecords, Cadence, Meter, StageTimes
 from imagesprint.training.micro_batch_size import settle_micro_batches, with_stored_sizes
 from imagesprint.training.optimizer import best_precision, l2_loss
@@ -53,7 +54,7 @@ class TrainingOptions:
     resume: str = "auto"
     checkpoint_every: int | None = None  # steps; None: every epoch
     stop_after: int | None = None  # steps; None: the whole recipe
-    keep: Keep = KEEP_ALL
+    keep: Retention = KEEP_ALL
     rank_timeout: float = RANK_TIMEOUT  # seconds after which a rank that keeps the others waiting ends the run
     compile: str = "auto"  # auto: on a GPU
 
@@ -129,7 +130,7 @@ class _Training:
         self._data, self._decoder = _fingerprint(recipe, root), decoder_name()
         self._keep, self._history = options.keep, History(run)
         self._logs: RunLogs | None = None  # these two are those of rank 0
-        self._checkpoints: Checkpoints | None = None
+        self._checkpoints: CheckpointWriter | None = None
         self._fallbacks = 0  # images that the native decoder left to Pillow in this command, on all ranks
         self._began = time.monotonic()
 
@@ -169,15 +170,20 @@ class _Training:
                 if mend_tensorboard(self._run, self._state.step):
                     self._console.warn(f"{self._run.tensorboard} lacked logged steps: it is made anew from the rows")
                 self._logs = stack.enter_context(RunLogs(self._run, purge_after=self._state.step))
-                self._checkpoints = stack.enter_context(
-                    Checkpoints(self._run, self._state, self._cadence, self._keep, self._console)
-                )
+                self._checkpoints = stack.enter_context(self._checkpoint_writer())
             if evaluate:
                 self._evaluate()
             if train:
                 show_plan(self._console, self._time)
                 self._train(signals)
         show_exceptions(self._console, self._fallbacks, self._state.bad_records)
+
+    def _checkpoint_writer(self) -> CheckpointWriter:
+        """Raises UsageError where what is ahead does not fit on the disk."""
+        run, keep, cadence, like = self._run, self._keep, self._cadence, self._state.checkpoint_like()
+        size, due = sum(tensor.nbytes for tensor in like), len(cadence.checkpoints(self._state.step))
+        keep.check_space(run.path, size, due, self._schedule.epochs_done(cadence.until))
+        return CheckpointWriter(run.path, like, self._console, lambda: keep.surplus(run.path, self._schedule, run.top1))
 
     def _evaluation_is_missing(self) -> bool:
         """Whether the step that the run stands at is to be evaluated and was not: the command before was ended there.
@@ -257,7 +263,7 @@ class _Training:
         if self._checkpoints is not None:
             self._checkpoints.look()
             assert row.stages is not None
-            row = replace(row, stages=replace(row.stages, checkpoint_writing=self._checkpoints.take_writing()))
+            row = replace(row, stages=replace(row.stages, checkpoint_writing=self._checkpoints.take_seconds()))
         if self._logs is not None:
             self._logs.metrics(row)
 
@@ -299,7 +305,7 @@ class _Training:
         return self._began - before
 
     def _start_or_resume(self) -> None:
-        found = newest_whole(self._run)
+        found = newest_whole(self._run.path)
         if found is None:
             self._console.line(f"output      {self._run.path}, a new run")
             self._state.start(self._console)

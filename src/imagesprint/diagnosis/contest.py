@@ -21,7 +21,7 @@ _END_SECONDS: Final = 5.0  # that a process has to end by itself
 
 
 @dataclass(frozen=True)
-class Sample:
+class PassTime:
     """What one pass took: seconds, and CPU seconds of the process with its children. `extra` is what it returned."""
 
     seconds: float
@@ -31,7 +31,7 @@ class Sample:
 
 def run_rounds(
     programs: Mapping[str, Open], optional: Container[str], rounds: int, on_pass: Callable[[str], None]
-) -> tuple[dict[str, list[Sample]], dict[str, str]]:
+) -> tuple[dict[str, list[PassTime]], dict[str, str]]:
     """Run each program once a round, in turn, after a pass that is not counted; return their samples.
 
     One of `optional` that fails at its first pass is left out; the second dictionary has the reason. `on_pass` is told
@@ -50,7 +50,7 @@ def run_rounds(
                 if name not in optional:
                     raise
                 left_out[name] = error.what
-        samples: dict[str, list[Sample]] = {name: [] for name in running}
+        samples: dict[str, list[PassTime]] = {name: [] for name in running}
         for _ in range(rounds):
             for name, process in running.items():
                 on_pass(name)
@@ -74,7 +74,7 @@ class _Process:
         self._process.start()
         theirs.close()
 
-    def run(self) -> Sample:
+    def run(self) -> PassTime:
         """Have it do a pass. Raises what it raises."""
         try:
             self._connection.send(True)
@@ -83,7 +83,7 @@ class _Process:
             raise RunError(f"the process of {self._name} ended") from None
         if isinstance(answer, ImagesprintError):
             raise answer
-        assert isinstance(answer, Sample)
+        assert isinstance(answer, PassTime)
         return answer
 
     def __enter__(self) -> Self:
@@ -100,7 +100,7 @@ class _Process:
 
 
 def _serve(connection: Connection, program: Open) -> None:
-    """Answer each message by the Sample of a pass, or by the error; until the other side closes."""
+    """Answer each message by the PassTime of a pass, or by the error; until the other side closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # what libraries say, to either, must not get between our results
@@ -119,10 +119,10 @@ def _serve(connection: Connection, program: Open) -> None:
         pass
 
 
-def _measure(run: Pass) -> Sample:
+def _measure(run: Pass) -> PassTime:
     start, cpu_start = time.perf_counter(), _cpu_seconds()
     extra = run()
-    return Sample(time.perf_counter() - start, _cpu_seconds() - cpu_start, extra or {})
+    return PassTime(time.perf_counter() - start, _cpu_seconds() - cpu_start, extra or {})
 
 
 def _cpu_seconds() -> float:

@@ -78,7 +78,7 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Work:
+class ImageWork:
     """What training on one image takes: FLOP (a multiplication and an addition are two) and memory traffic.
 
     Forward and backward pass with the weights' share of a micro-batch; not the optimizer, which works once a step.
@@ -88,7 +88,7 @@ class Work:
     traffic: Traffic
 
 
-def count_work(recipe: Recipe, phase: Phase, num_classes: int) -> Work:
+def count_work(recipe: Recipe, phase: Phase, num_classes: int) -> ImageWork:
     """Count the work of a micro-batch of `phase`, for an image of it. Nothing is computed: the tensors are empty."""
     dtype = AUTOCAST.get(recipe.precision, weight_dtype(recipe))
     network = build_model(recipe, num_classes).to("meta", dtype).train()
@@ -102,7 +102,7 @@ def count_work(recipe: Recipe, phase: Phase, num_classes: int) -> Work:
         with backward:
             torch.autograd.backward(loss)
     traffic = _traffic(forward.bytes, backward.bytes, phase.micro_batch)
-    return Work(flops.get_total_flops() / phase.micro_batch, traffic)
+    return ImageWork(flops.get_total_flops() / phase.micro_batch, traffic)
 
 
 def _traffic(forward: "Counter[str]", backward: "Counter[str]", images: int) -> Traffic:

@@ -130,7 +130,6 @@ def bench_data(
     variant = variant or opened.variants[0]
     dataset = opened.dataset(variant, "train")
     cores = threads or len(os.sched_getaffinity(0))
-    progress = _Progress(console)
     by_threads: list[AtThreads] = []
     left_out: dict[str, str] = {}
     inside = None
@@ -138,14 +137,14 @@ def bench_data(
         work = work_of(root, variant, image_size, count)
         few = min(work.steps * ROUNDS // OWN_ROUNDS, HELD_IMAGES // work.batch_size - LEAD)
         short = replace(work, steps=max(2, few))
-        progress.begin(count, OWN_ROUNDS)
-        own, missing = run_rounds(_own_programs(short, dataset), {TIMED, ENTROPY}, OWN_ROUNDS, progress.show)
-        progress.begin(count, ROUNDS)
-        others, failed = run_rounds(_with_peers(work, peers), peers, ROUNDS, progress.show)
+        programs = _own_programs(short, dataset)
+        own, missing = run_rounds(programs, {TIMED, ENTROPY}, OWN_ROUNDS, _progress(console, count, OWN_ROUNDS))
+        programs = {LOADER: partial(whole_loader, work), **{name: partial(peer, work) for name, peer in peers.items()}}
+        others, failed = run_rounds(programs, peers, ROUNDS, _progress(console, count, ROUNDS))
         left_out.update({**missing, **failed})
         by_threads.append(_at(short, own, work, others))
         inside = _inside(short, own) if TIMED in own else inside
-    progress.end()
+    console.live(f"measured with up to {cores} thread{'' if cores == 1 else 's'}", last=True)
     return DataBench(
         device=processor(),
         versions=versions(*_PACKAGES, *packages),
@@ -174,10 +173,6 @@ def _own_programs(work: LoadingWork, dataset: Dataset) -> dict[str, Open]:
     return programs
 
 
-def _with_peers(work: LoadingWork, peers: Mapping[str, Callable[[LoadingWork], Pass]]) -> dict[str, Open]:
-    return {LOADER: partial(whole_loader, work), **{name: partial(peer, work) for name, peer in peers.items()}}
-
-
 def work_of(root: Path, variant: str, image_size: int, threads: int) -> LoadingWork:
     """Return as many batches of the training images as the loader makes in PASS_SECONDS."""
     images = len(open_root(root).dataset(variant, "train"))
@@ -192,26 +187,16 @@ def work_of(root: Path, variant: str, image_size: int, threads: int) -> LoadingW
     return replace(few, steps=max(few.steps, math.ceil(few.steps * PASS_SECONDS / seconds)))
 
 
-class _Progress:
-    """The living line: which program has its turn."""
+def _progress(console: Console, threads: int, rounds: int) -> Callable[[str], None]:
+    """Return what is told before each pass which program has its turn."""
+    passes: Counter[str] = Counter()
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._all = 0
+    def show(name: str) -> None:
+        where = f"round {passes[name]}/{rounds}" if passes[name] else "getting ready"
+        passes[name] += 1
+        console.live(f"measuring  {where}  {name}", f"threads {threads}")
 
-    def begin(self, threads: int, rounds: int) -> None:
-        self._threads, self._rounds = threads, rounds
-        self._passes: Counter[str] = Counter()
-
-    def show(self, name: str) -> None:
-        number = self._passes[name]
-        self._passes[name] += 1
-        self._all += 1
-        where = f"round {number}/{self._rounds}" if number else "getting ready"
-        self._console.live(f"measuring  {where}  {name}", f"threads {self._threads}")
-
-    def end(self) -> None:
-        self._console.live(f"measured {self._all} passes", last=True)
+    return show
 
 
 def _at(short: LoadingWork, own: PassTimes, work: LoadingWork, others: PassTimes) -> AtThreads:

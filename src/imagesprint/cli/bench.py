@@ -25,15 +25,8 @@ from imagesprint.runs.environment import is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
 
 if TYPE_CHECKING:
-    from imagesprint.diagnosis.bench_data import AtThreads, DataBench, Inside, PeerTiming, Timing
-    from imagesprint.diagnosis.bench_step import (
-        MeasuredShape,
-        Projection,
-        StepBench,
-        StepSpeed,
-        TrainBench,
-        TrainedShape,
-    )
+    from imagesprint.diagnosis import bench_data as of_data
+    from imagesprint.diagnosis import bench_step as of_steps
     from imagesprint.diagnosis.step_timing import Setup
 
 
@@ -42,7 +35,7 @@ def head(device: str, versions: Mapping[str, str]) -> str:
     return f"{device}; " + ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def step_text(result: "StepBench") -> str:
+def step_text(result: "of_steps.StepBench") -> str:
     """Return the result of `bench step`."""
     ceilings = result.ceilings
     lines = [
@@ -71,11 +64,11 @@ def _training(setup: "Setup", compiling: Sequence[float]) -> str:
     )
 
 
-def _shape(row: "StepSpeed | TrainedShape") -> list[object]:
+def _shape(row: "of_steps.StepSpeed | of_steps.TrainedShape") -> list[object]:
     return [row.image_size, row.batch_size, row.micro_batch]
 
 
-def _step_table(phases: "Sequence[MeasuredShape]") -> str:
+def _step_table(phases: "Sequence[of_steps.MeasuredShape]") -> str:
     header = ["px", "batch", "micro", "images/s", "input", "forw.", "backw.", "reduce", "update ms"]
     rows = [
         [
@@ -91,7 +84,7 @@ def _step_table(phases: "Sequence[MeasuredShape]") -> str:
     return table([*header, "TFLOP/s", "bound", "GB"], rows)
 
 
-def _variants_table(variants: "Sequence[tuple[str, StepSpeed]]") -> str:
+def _variants_table(variants: "Sequence[tuple[str, of_steps.StepSpeed]]") -> str:
     rows = [
         [
             *_shape(row),
@@ -111,7 +104,7 @@ def rate(images_per_second: float) -> float:
     return round(images_per_second) if images_per_second >= 100 else round(images_per_second, 1)
 
 
-def _projection_text(projection: "Projection") -> str:
+def _projection_text(projection: "of_steps.Projection") -> str:
     rows = [
         [row.image_size, row.steps, row.images, rate(row.images_per_second), duration(row.seconds)]
         for row in projection.phases
@@ -123,7 +116,7 @@ def _projection_text(projection: "Projection") -> str:
     )
 
 
-def train_text(result: "TrainBench") -> str:
+def train_text(result: "of_steps.TrainBench") -> str:
     """Return the result of `bench train`."""
     rows = [
         [
@@ -272,7 +265,9 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     return recipe
 
 
-def _finish(args: argparse.Namespace, result: "StepBench | TrainBench", text: str, console: Console) -> int:
+def _finish(
+    args: argparse.Namespace, result: "of_steps.StepBench | of_steps.TrainBench", text: str, console: Console
+) -> int:
     """Draw and print the result, on the main rank alone."""
     if not is_main_rank():
         return 0
@@ -285,7 +280,7 @@ def _finish(args: argparse.Namespace, result: "StepBench | TrainBench", text: st
     return 0
 
 
-def _data_text(result: "DataBench") -> str:
+def _data_text(result: "of_data.DataBench") -> str:
     lines = [
         head(result.device, result.versions),
         f"{printable(str(result.data))}: {result.images:,} images of {result.mean_bytes:,.0f} bytes → "
@@ -300,7 +295,7 @@ def _data_text(result: "DataBench") -> str:
     return "\n".join(lines)
 
 
-def _speeds(by_threads: "Sequence[AtThreads]") -> str:
+def _speeds(by_threads: "Sequence[of_data.AtThreads]") -> str:
     rows: list[list[object]] = []
     for entry in by_threads:
         share = f"{entry.loader_over_decoder_alone:.1%} of the decoder alone"
@@ -312,11 +307,11 @@ def _speeds(by_threads: "Sequence[AtThreads]") -> str:
     return table(["threads", "", "images/s", "images/CPU s", ""], rows)
 
 
-def _rates(timing: "AtThreads | Timing | PeerTiming") -> list[object]:
+def _rates(timing: "of_data.AtThreads | of_data.Timing | of_data.PeerTiming") -> list[object]:
     return [round(timing.images_per_second), round(timing.images_per_cpu_second)]
 
 
-def _stages(inside: "Inside", batch_size: int) -> str:
+def _stages(inside: "of_data.Inside", batch_size: int) -> str:
     stages = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in inside.stages.items())
     lines = [
         f"one thread, microseconds an image: {stages}",

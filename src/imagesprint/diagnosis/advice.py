@@ -198,6 +198,11 @@ def find_setting(found: PhaseFigures, phase: Phase, root: Root | None, cores: in
     are not known, and `root` is None where it is not known either.
     """
     source = None if root is None else root.nearest(phase.source)
+    smaller: list[str] = []
+    if root is not None and source is not None:
+        smaller = [
+            name for name in root.variants if ROOM * phase.image_size <= variant_size(name) < variant_size(source)
+        ]
     return Setting(
         phase=found.phase,
         image_size=phase.image_size,
@@ -208,18 +213,13 @@ def find_setting(found: PhaseFigures, phase: Phase, root: Root | None, cores: in
         device="cuda" if found.figures.copy > 0 else "cpu",
         decoder=found.decoder,
         source=None if root is None or source is None else _variant(root, source),
-        smaller=() if root is None or source is None else _smaller(root, source, phase.image_size),
+        smaller=tuple(_variant(root, name) for name in smaller) if root is not None else (),
     )
 
 
 def cores_here() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def _smaller(root: Root, source: str, image_size: int) -> tuple[Variant, ...]:
-    fits = [name for name in root.variants if ROOM * image_size <= variant_size(name) < variant_size(source)]
-    return tuple(_variant(root, name) for name in fits)
 
 
 def _variant(root: Root, name: str) -> Variant:

@@ -21,7 +21,6 @@ from imagesprint.diagnosis.step_timing import (
     LR,
     Setup,
     TimedTraining,
-    distinct_shapes,
     peak_memory,
     shape_of,
     start_peak,
@@ -158,15 +157,10 @@ def bench_step(
         console.live("measuring  the device's ceilings")
         ranks.barrier()
         ceilings = measure_ceilings(training.recipe, ranks.device)
-        rows = []
-        for phase in shapes:
-            _show(console, "", phase)
-            rows.append(_measure(training, phase, steps, ceilings))
-        speeds = {(row.speed.image_size, row.speed.batch_size, row.speed.micro_batch): row.speed for row in rows}
-        del training
-        projection = None
-        if schedule is not None:
-            projection = project(recipe, schedule, {key: row.images_per_second for key, row in speeds.items()})
+        rows = [_measure(training, phase, steps, ceilings, console) for phase in shapes]
+        speeds = {shape_of(phase): row.speed.images_per_second for phase, row in zip(shapes, rows, strict=True)}
+        projection = None if schedule is None else project(recipe, schedule, speeds)
+        del training  # its memory is free for the variants
         found = None
         if variants is not None:
             found = [row for phase in shapes for row in _measure_variants(recipe, ranks, phase, steps, console)]
@@ -174,28 +168,28 @@ def bench_step(
         return StepBench(setup, steps, ceilings, rows, projection, found, variants_left_out(ranks.device))
 
 
-def _show(console: Console, variant: str, phase: Phase) -> None:
-    shape = f"{phase.image_size} px, batch {phase.batch_size}, micro-batch {phase.micro_batch}"
-    console.live(f"measuring  {variant or shape}", shape if variant else "")
-
-
 def _shapes(recipe: Recipe, pixels: int | None) -> list[Phase]:
-    shapes = distinct_shapes(recipe)
-    found = [phase for phase in shapes if pixels in (None, phase.image_size)]
-    if not found:
-        sizes = ", ".join(str(size) for size in sorted({phase.image_size for phase in shapes}))
+    """The first phase of each shape that is to be measured, in the recipe's order."""
+    shapes: dict[tuple[int, int, int], Phase] = {}
+    for phase in recipe.phases:
+        if pixels in (None, phase.image_size):
+            shapes.setdefault(shape_of(phase), phase)
+    if not shapes:
+        sizes = ", ".join(map(str, sorted({phase.image_size for phase in recipe.phases})))
         raise UsageError(f"--variants {pixels}: {recipe.name} has no phase of that size", f"its sizes are {sizes}")
-    return found
+    return list(shapes.values())
 
 
-def _measure(training: TimedTraining, phase: Phase, steps: int, ceilings: Ceilings) -> MeasuredShape:
-    speed = _measure_speed(training, phase, steps)
+def _measure(training: TimedTraining, phase: Phase, steps: int, ceilings: Ceilings, console: Console) -> MeasuredShape:
+    speed = _measure_speed(training, phase, steps, console)
     work = count_work(training.recipe, phase, CLASSES)
     limits = _against_limits(work, speed.images_per_second / training.ranks.world_size, ceilings)
     return MeasuredShape(speed, _measure_parts(training, phase), limits)
 
 
-def _measure_speed(training: TimedTraining, phase: Phase, steps: int) -> StepSpeed:
+def _measure_speed(training: TimedTraining, phase: Phase, steps: int, console: Console, variant: str = "") -> StepSpeed:
+    what = f"measuring  {phase.image_size} px, batch {phase.batch_size}"
+    console.live(what, f"micro-batch {phase.micro_batch} {variant}".rstrip())
     device = training.ranks.device
     batches = on_device(synthetic_batches(phase, CLASSES, device), device)
     compile_seconds = training.compile(phase)
@@ -243,10 +237,9 @@ def _measure_variants(
     """The speed of each of VARIANTS that can be run here."""
     for name, (compilation, fused) in VARIANTS.items():
         if name not in variants_left_out(ranks.device):
-            _show(console, name, phase)
             gc.collect()  # frees the memory of the graphs before
             training = TimedTraining(recipe, CLASSES, ranks, compilation, fused)
-            speed = _measure_speed(training, phase, steps)
+            speed = _measure_speed(training, phase, steps, console, name)
             del training
             yield name, speed
 

@@ -18,7 +18,7 @@ from imagesprint.errors import DataError
 from imagesprint.images.decoders import CropRequest, NativeDecoder, Outcome, Records, open_decoder, use_portable
 from imagesprint.images.decoding import STAGES
 from imagesprint.images.native import Encoded, entropy_seconds, own_entropy_seconds, read_info
-from imagesprint.loading.batch import Buffer, Load, read_encoded
+from imagesprint.loading.batch import Buffer, read_encoded
 from imagesprint.loading.loader import AHEAD, Loader
 from imagesprint.loading.ring import Ring
 from imagesprint.recipes.recipe import Phase
@@ -170,7 +170,7 @@ def decoder_alone(work: LoadingWork) -> Pass:
     """Return a pass of the loader's decoder over the images of `running_loader`, which are in memory, always into the
     same buffer. It returns the same figures.
     """
-    batches, decode = _held(work), _decoding(work)
+    batches, decode = replace(work, steps=LEAD + work.steps).batches().held[LEAD:], _decoding(work)
     return lambda: _clocked(lambda: [decode(batch) for batch in batches])
 
 
@@ -178,11 +178,6 @@ def _clocked(act: Callable[[], object]) -> dict[str, float]:
     start, cpu_start = time.perf_counter(), time.process_time()
     act()
     return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
-
-
-def _held(work: LoadingWork) -> list[HeldBatch]:
-    """The batches behind the first LEAD, in memory; at most HELD_IMAGES images with those."""
-    return replace(work, steps=LEAD + work.steps).batches().held[LEAD:]
 
 
 def _decoding(work: LoadingWork) -> Callable[[HeldBatch], object]:
@@ -233,7 +228,7 @@ def timed_loader(work: LoadingWork) -> Pass:
         decoder = TimedDecoder()
         buffers = [Buffer(work.batch_size, work.batch_size * work.image_size**2 * 3, False) for _ in range(AHEAD + 1)]
         start = time.process_time()
-        for _ in Ring(loader.loads(), buffers, partial(_fill, decoder), decoder.close):
+        for _ in Ring(loader.loads(), buffers, lambda load, buffer: buffer.fill(load, decoder), decoder.close):
             pass
         python = time.process_time() - start - decoder.seconds
         stages = dict(zip(STAGES, (decoder.stages * 1e-9 / work.images).tolist(), strict=True))
@@ -254,7 +249,3 @@ class TimedDecoder(NativeDecoder):
         outcome = super().load(records, batch)
         self.seconds += time.thread_time() - start
         return outcome
-
-
-def _fill(decoder: NativeDecoder, load: Load, buffer: Buffer) -> object:
-    return buffer.fill(load, decoder)

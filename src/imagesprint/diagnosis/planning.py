@@ -142,22 +142,17 @@ def plan_here(recipe: Recipe, data: Path, device: str, compilation: str, console
         plan = _forecast(
             recipe,
             schedule,
-            time_plan(costs, made),
+            _time_plan(costs, made),
             machine=device_name(ranks),
             ranks=ranks.world_size,
             calibration=CalibrationFile(kept.path, made, is_new),
             num_classes=len(root.classes),
             checkpoint_bytes=costs.checkpoint.size,
         )
-        phases = [
-            replace(
-                row,
-                memory=each.peak_memory,
-                seconds_by_stage=each.stages,
-                loading_cost=LoadingCost.fitted(each.loaders),
-            )
-            for row, each in zip(plan.phases, costs.phases, strict=True)
-        ]
+        phases = []
+        for row, each in zip(plan.phases, costs.phases, strict=True):
+            cost = LoadingCost.fitted(each.loaders)
+            phases.append(replace(row, memory=each.peak_memory, seconds_by_stage=each.stages, loading_cost=cost))
         return replace(plan, phases=phases)
 
 
@@ -202,10 +197,10 @@ def plan_elsewhere(recipe: Recipe, num_train: int | None, data: Path | None, gpu
         num_classes=num_classes,
         checkpoint_bytes=_checkpoint_bytes(recipe, num_classes),
     )
-    rows = zip(plan.phases, speeds, strict=True)
-    return replace(
-        plan, phases=[replace(row, source=speed.source, derived=speed.derived or None) for row, speed in rows]
-    )
+    phases = []
+    for row, speed in zip(plan.phases, speeds, strict=True):
+        phases.append(replace(row, source=speed.source, derived=speed.derived or None))
+    return replace(plan, phases=phases)
 
 
 def known_plan(recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> TimePlan | None:
@@ -214,13 +209,13 @@ def known_plan(recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> Time
     """
     found = KeptCalibration(recipe, root, ranks, compiled).read()
     if found is not None:
-        return time_plan(*found)
+        return _time_plan(*found)
     name = device_name(ranks).lower() if ranks.device.type == "cuda" else ""
     gpu = next((known for known in gpu_names() if known in name), None)
     return None if gpu is None else published_plan(recipe, gpu, ranks.world_size)[0]
 
 
-def time_plan(costs: TrainingCosts, made: str) -> TimePlan:
+def _time_plan(costs: TrainingCosts, made: str) -> TimePlan:
     """Return the plan that follows from costs measured on the day `made`."""
     return TimePlan(
         costs.start_up + sum(kind.first for kind in costs.kinds),
@@ -292,7 +287,7 @@ def _accuracies(
     points = []
     for point in reference.points:
         if reference.kind == "curve" and point["epoch"] <= length:
-            step = _step_at(schedule, point["epoch"])
+            step = bisect.bisect_left(range(schedule.total_steps), point["epoch"], key=schedule.epochs_done)
         elif reference.kind == "ends" and abs(point["epoch"] - length) <= _SAME_LENGTH:
             step = schedule.total_steps
         else:
@@ -300,11 +295,6 @@ def _accuracies(
         figures = {key: value for key, value in point.items() if key != "seconds"}  # theirs
         points.append(figures | {"seconds": plan.start_up + plan.seconds(timetable.before(step))})
     return points
-
-
-def _step_at(schedule: Schedule, epoch: float) -> int:
-    """The first number of steps after which `epoch` epochs are done."""
-    return bisect.bisect_left(range(schedule.total_steps), epoch, key=schedule.epochs_done)
 
 
 def _checkpoint_bytes(recipe: Recipe, num_classes: int) -> int:
@@ -316,11 +306,6 @@ _FORMAT: Final = 3  # a calibration of another one is not read
 _NO_MATTER: Final = ("name", "seed", "init", "eval_every", "phases")  # of a recipe, for how long its parts take
 
 
-def kept_folder() -> Path:
-    """Return the folder that calibrations are kept in; it need not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagesprint" / "calibrations"
-
-
 class KeptCalibration:
     """The place of one calibration, the costs of `recipe`, whose precision and micro-batches are settled, on this
     hardware, with these versions and data.
@@ -329,7 +314,8 @@ class KeptCalibration:
     def __init__(self, recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> None:
         self._facts = _facts(recipe, root, ranks, compiled)
         name = hashlib.sha256(json.dumps(self._facts, sort_keys=True).encode()).hexdigest()[:16]
-        self.path = kept_folder() / f"{recipe.name.replace('/', '-')}-{name}.json"
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        self.path = cache / "imagesprint/calibrations" / f"{recipe.name.replace('/', '-')}-{name}.json"
 
     def read(self) -> tuple[TrainingCosts, str] | None:
         """Return the costs and the day they were measured; None where there is none, or a damaged one."""

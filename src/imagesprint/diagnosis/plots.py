@@ -76,7 +76,7 @@ def _draw_stages(axes: Axes, inside: Inside | None) -> None:
     axes.set_xlabel("one thread, µs an image")
 
 
-_LIMITS = {  # keys of `memory_bound`, and what they mean
+_BOUNDS = {  # keys of `memory_bound`, and what they mean
     "eager": "memory bound, each operation by itself",
     "fused_norm": "memory bound, ReLU and addition in batch norm",
     "convolutions": "memory bound, convolutions alone",
@@ -95,7 +95,7 @@ def _step_figure(result: StepBench) -> Figure:
     speeds, parts = figure.subplots(1, 2)
     shapes = [row.speed for row in result.phases]
     _draw_bars(speeds, shapes, {"measured": [shape.images_per_second for shape in shapes]})
-    for (key, label), style in zip(_LIMITS.items(), ("-", "--", ":"), strict=True):
+    for (key, label), style in zip(_BOUNDS.items(), ("-", "--", ":"), strict=True):
         limits = [result.setup.world_size * row.limits.memory_bound[key] for row in result.phases]
         left, right = ([place + side for place in range(len(limits))] for side in (-0.4, 0.4))
         speeds.hlines(limits, left, right, colors=COLOURS[2], linestyles=style, label=label)

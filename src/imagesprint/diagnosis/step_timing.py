@@ -163,14 +163,6 @@ def steps_ahead(phase: Phase, world_size: int) -> int:
     return -(-(AHEAD + _COPIED_AHEAD) * world_size // phase.micro_batches)
 
 
-def distinct_shapes(recipe: Recipe) -> list[Phase]:
-    """Return the first phase of each image size, batch size and micro-batch, in the recipe's order."""
-    first: dict[tuple[int, int, int], Phase] = {}
-    for phase in recipe.phases:
-        first.setdefault(shape_of(phase), phase)
-    return list(first.values())
-
-
 def shape_of(phase: Phase) -> tuple[int, int, int]:
     """Return image size, batch size and micro-batch: all of a phase that a step's speed depends on."""
     return phase.image_size, phase.batch_size, phase.micro_batch

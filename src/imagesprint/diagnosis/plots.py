@@ -54,13 +54,18 @@ def _draw_speeds(axes: Axes, entries: Sequence[AtThreads]) -> None:
             lines.setdefault(name, {})[entry.threads] = peer.images_per_second
     for (name, points), colour in zip(lines.items(), COLOURS, strict=False):
         axes.plot(list(points), list(points.values()), "o-", color=colour, label=name)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks([entry.threads for entry in entries], [str(entry.threads) for entry in entries])
-    axes.set_xlabel("threads")
+    _scale(axes, [entry.threads for entry in entries], "threads")
     axes.set_ylabel("images/s")
+    axes.legend(frameon=False, fontsize="small")
+
+
+def _scale(axes: Axes, values: Sequence[int], label: str) -> None:
+    """Powers of two to the right, speeds or times from zero up."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(values, [str(value) for value in values])
+    axes.set_xlabel(label)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize="small")
 
 
 def _draw_stages(axes: Axes, inside: Inside | None) -> None:
@@ -169,11 +174,7 @@ def save_predict_plot(result: PredictBench, path: Path) -> None:
     latency.legend(frameon=False, fontsize="small")
     throughput.set_ylabel("images/s")
     for axes in (latency, throughput):
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(batch_sizes, [str(batch_size) for batch_size in batch_sizes])
-        axes.set_xlabel("batch size")
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
+        _scale(axes, batch_sizes, "batch size")
     title = f"{result.model}, {result.image_size} px, {threads} thread{'' if threads == 1 else 's'}, {result.device}"
     save_figure(figure, path, title)
 

@@ -113,16 +113,8 @@ def find_limits(parts: Sequence[tuple[Figures, float]]) -> list[Limit]:
         notable = {stage: value if value > NOTABLE * wall else 0.0 for stage, value in saved.items()}
         order.append(max(notable, key=lambda stage: (notable[stage], seconds[stage])))
     alone = {stage: _saved(parts, [stage]) for stage in STAGES}
-    return [
-        Limit(
-            stage,
-            seconds[stage],
-            alone[stage],
-            gain(wall, alone[stage]),
-            images / seconds[stage] if seconds[stage] > 0 else None,
-        )
-        for stage in order
-    ]
+    speeds = {stage: images / taken if taken > 0 else None for stage, taken in seconds.items()}
+    return [Limit(stage, seconds[stage], alone[stage], gain(wall, alone[stage]), speeds[stage]) for stage in order]
 
 
 def _saved(parts: Sequence[tuple[Figures, float]], free: Sequence[str]) -> float:

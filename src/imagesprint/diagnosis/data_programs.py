@@ -27,6 +27,8 @@ from imagesprint.records.dataset import open_dataset
 LoadImage = Callable[[Encoded, list[int], bool, int], NDArray[np.uint8]]  # image, box, flip, size
 
 HELD_IMAGES: Final = 2048  # that each program has in memory: about 230 MB of ImageNet
+LEAD: Final = AHEAD + 1  # batches that fill the loader's buffers for the first time
+TIMED_BATCHES: Final = 16  # among which the time is spread that a pass takes to begin: 2 ms, as 2 or 3 batches take
 
 
 @dataclass(frozen=True)
@@ -134,10 +136,6 @@ def pillow(work: LoadingWork) -> Pass:
         return np.array(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
 
     return in_data_loader(work, load)
-
-
-LEAD: Final = AHEAD + 1  # batches that fill the loader's buffers for the first time
-TIMED_BATCHES: Final = 16  # among which the time is spread that a pass takes to begin: 2 ms, as 2 or 3 batches take
 
 
 def whole_loader(work: LoadingWork) -> Pass:

@@ -17,6 +17,7 @@ LOADING: Final = ("read", "decode")
 WITHIN_STEP: Final = ("compute", "reduction", "straggler")
 STAGES: Final = (*LOADING, "copy", *WITHIN_STEP, *PAUSES)
 LIMITS: Final = ("data", "copy", "compute", "reduction")  # of a plan, which sees LOADING as one
+NOTABLE: Final = 0.02  # of the time; what is below may be noise
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,6 @@ class Figures:
         """Return the seconds a step of one of STAGES."""
         seconds: float = getattr(self, stage)
         return seconds
-
-
-NOTABLE: Final = 0.02  # of the time; what is below may be noise
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from matplotlib.figure import Figure
 
 from imagesprint.cli.main import main as carry_out
 from imagesprint.diagnosis.accuracy import accuracy_checks
-from imagesprint.diagnosis.limits import diagnose_run
+from imagesprint.diagnosis.doctor import diagnose_run
 from imagesprint.evaluating.checkpoints import evaluate_checkpoints
 from imagesprint.report.report import write_report
 from imagesprint.runs.logs import read_scalars

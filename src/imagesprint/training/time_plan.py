@@ -13,15 +13,14 @@ from imagesprint.runs.ranks import Ranks
 from imagesprint.runs.rows import MetricsRow
 from imagesprint.training.metering import Cadence
 
-LIMITS = ("data", "copy", "compute", "reduction")  # what steps may be limited by
-
 
 @dataclass(frozen=True)
 class TimePlan:
     """Seconds: `start_up` from the command to its first step, `steps[i]` a step of phase i, on all ranks together,
     `evaluation` and `checkpoint` one of each.
 
-    `limits[i]` says which of LIMITS a step of phase i needs the most time for; it is empty where that is not known.
+    `limits[i]` says what a step of phase i needs the most time for: data, copy, compute or reduction; it is empty where
+    that is not known.
     `origin` says for people where the figures are from.
     """
 

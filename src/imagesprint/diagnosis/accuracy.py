@@ -1,6 +1,7 @@
 """What can cost a run accuracy, as far as its recipe and its figures tell; docs/accuracy.md has the sizes."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -195,7 +196,7 @@ def _finished(record: RunRecord, schedule: Schedule | None) -> Check:
 
 def _labels(record: RunRecord) -> Check:
     """Whether validation labels mean what training labels do: else one learns and the other stays at chance."""
-    name, classes = "labels", record.checkpoint.get("classes", [])
+    name, classes = "labels", record.checkpoint.classes
     if not record.evaluations or not classes:
         return ok(name, "nothing was evaluated and saved yet")
     chance = 100 / len(classes)
@@ -216,7 +217,7 @@ def _labels(record: RunRecord) -> Check:
     return ok(name, found)
 
 
-def _shift(record: RunRecord, classes: list[str]) -> int:
+def _shift(record: RunRecord, classes: Sequence[str]) -> int:
     """By how many classes most mistakes of the newest evaluation in RUN/evaluated are off; 0: by no one number."""
     if not record.judged or record.judged[0]["top1"] > 50 or len(classes) < 3:
         return 0
@@ -233,7 +234,7 @@ def _shift(record: RunRecord, classes: list[str]) -> int:
 
 
 def _bad_records(record: RunRecord) -> Check:
-    count = record.total("bad_records")
+    count = record.totals.bad_records
     images = sum(row.images_per_second * row.seconds for row in record.metrics)
     if not count:
         return ok("bad records", "none")
@@ -243,7 +244,7 @@ def _bad_records(record: RunRecord) -> Check:
 
 
 def _overflows(record: RunRecord) -> Check:
-    count = record.total("overflows")
+    count = record.totals.overflows
     found = f"{count:,} of {record.last.step:,} steps were lost to gradients that fp16 cannot hold"
     if count <= _MANY_OVERFLOWS * record.last.step:
         return ok("overflows", found)
@@ -251,7 +252,7 @@ def _overflows(record: RunRecord) -> Check:
 
 
 def _decoder(record: RunRecord) -> Check:
-    trained, here = record.checkpoint.get("decoder", ""), decoder_name()
+    trained, here = record.checkpoint.decoder, decoder_name()
     if trained in ("", here):
         return ok("decoder", f"{here}, in training and here")
     found = f"trained with {trained}, evaluated here with {here}: pixels differ slightly"
@@ -278,9 +279,9 @@ def accuracy_checks(run: Path, data: Path | None) -> list[Check]:
 
 def _schedule(record: RunRecord, root: Root | None) -> Schedule | None:
     """The schedule on as many images as the run was trained on; None where neither a checkpoint nor `root` says."""
-    num_train = record.checkpoint.get("num_train")
-    if num_train is None and root is not None:
+    num_train = record.checkpoint.num_train
+    if not num_train and root is not None:
         num_train = len(root.dataset(root.nearest(record.recipe.phases[0].source), "train"))
-    schedule = None if num_train is None else Schedule(record.recipe, num_train)
+    schedule = Schedule(record.recipe, num_train) if num_train else None
     is_of_run = schedule is not None and record.last.step <= schedule.total_steps
     return schedule if is_of_run else None  # `data` is of another size: the checks of it say so

@@ -82,13 +82,13 @@ def accuracies(recipe: Recipe, schedule: Schedule, plan: TimePlan, reference: Re
     length = schedule.epochs_done(schedule.total_steps)
     points = []
     for point in reference.points:
-        if reference.kind == "curve" and point["epoch"] <= length:
-            step = _step_at(schedule, point["epoch"])
-        elif reference.kind == "ends" and abs(point["epoch"] - length) <= _SAME_LENGTH:
+        if reference.kind == "curve" and point.epoch <= length:
+            step = _step_at(schedule, point.epoch)
+        elif reference.kind == "ends" and abs(point.epoch - length) <= _SAME_LENGTH:
             step = schedule.total_steps
         else:
             continue
-        figures = {key: value for key, value in point.items() if key != "seconds"}  # theirs
+        figures = {"epoch": point.epoch, "top1": point.top1} | ({} if point.top5 is None else {"top5": point.top5})
         points.append(figures | {"seconds": plan.start_up + plan.seconds(timetable.before(step))})
     return points
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from imagesprint.console import Console
 from imagesprint.errors import FileError, ImagesprintError, RecordError
@@ -22,6 +22,9 @@ from imagesprint.files import append_row, is_cut, naming, remove
 from imagesprint.records.tfrecord import iter_records
 from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.rows import Began, Command, Ended, EvaluationRow, Interruption, MetricsRow
+
+if TYPE_CHECKING:
+    from imagesprint.runs.ranks import Ranks
 
 Point = tuple[int, float, float]  # step, seconds since 1970, value
 
@@ -147,36 +150,45 @@ DONE: Final = "done"  # the reason of an end that was asked for: the recipe, or 
 
 
 class History:
-    """The file commands.jsonl of one run; written by rank 0 alone, under the lock."""
+    """Writes commands.jsonl of one run, for rank 0 alone, under the lock; with what `console` warns of from now on."""
 
-    def __init__(self, run: RunDirectory) -> None:
-        self._run = run
+    def __init__(self, run: RunDirectory, console: Console) -> None:
+        self._run, self._warnings = run, console.warnings
+        self._told = len(console.warnings)
 
-    def begin(self, step: int, ranks: int) -> None:
-        """Note that a command goes on from `step` on so many `ranks`."""
-        self._append(Began(_now(), step, ranks, os.getpid(), socket.gethostname()))
+    def begin(self, step: int, ranks: "Ranks", decoder: str) -> None:
+        """Note that a command goes on from `step` on `ranks`, with `decoder` as `describe_decoder` says it."""
+        here = (ranks.world_size, os.getpid(), socket.gethostname(), ranks.device_name, ranks.threads)
+        self._append(Began(_now(), step, *here, decoder, self._new_warnings()))
 
     def end(self, step: int, reason: str) -> None:
         """Note that it ends at `step`; `reason` is DONE, a signal's name or an error. A full disk may prevent that."""
         with suppress(OSError):
-            self._append(Ended(_now(), step, reason))
+            self._append(Ended(_now(), step, reason, self._new_warnings()))
 
     def _append(self, row: Command) -> None:
         append_row(self._run.commands_file, asdict(row))
 
-    def last(self) -> Command | None:
-        """The newest row; None before any."""
-        return next(reversed(self._run.commands()), None)
+    def _new_warnings(self) -> tuple[str, ...]:
+        """Those since the last call, each once."""
+        new, self._told = self._warnings[self._told :], len(self._warnings)
+        return tuple(dict.fromkeys(new))
 
-    def interruptions(self) -> tuple[Interruption, ...]:
-        """Those so far, oldest first."""
-        found: list[Interruption] = []
-        for row, following in itertools.pairwise(self._run.commands()):
-            if isinstance(row, Began) and isinstance(following, Began):
-                found.append(Interruption("killed", following.step))
-            elif isinstance(row, Ended) and row.reason != DONE:
-                found.append(Interruption(row.reason, following.step, row.ended))
-        return tuple(found)
+
+def last_command(run: RunDirectory) -> Command | None:
+    """The newest row of commands.jsonl; None before any."""
+    return next(reversed(run.commands()), None)
+
+
+def interruptions(commands: Sequence[Command]) -> tuple[Interruption, ...]:
+    """Those that the rows of commands.jsonl tell of, oldest first."""
+    found: list[Interruption] = []
+    for row, following in itertools.pairwise(commands):
+        if isinstance(row, Began) and isinstance(following, Began):
+            found.append(Interruption("killed", following.step))
+        elif isinstance(row, Ended) and row.reason != DONE:
+            found.append(Interruption(row.reason, following.step, row.ended))
+    return tuple(found)
 
 
 def _now() -> str:

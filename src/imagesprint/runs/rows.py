@@ -31,7 +31,7 @@ _NAMES: Final = {int: "a whole number", float: "a number", bool: "true or false"
 
 @dataclass(frozen=True)
 class StageSeconds:
-    """What the stages of a window of steps took: see `training.stage_times.StageTimes.row`."""
+    """What the stages of a window of steps took: see `training.metering.StageTimes.row`."""
 
     load: Difference
     read: Difference = 0.0
@@ -60,7 +60,7 @@ class RankSeconds:
 
 @dataclass(frozen=True)
 class MetricsRow:
-    """A line of metrics.jsonl: what the steps since the one before did, up to `step`. See `training.meter.Meter.row`.
+    """A line of metrics.jsonl: what the steps since the one before did, up to `step`: see `metering.Meter.row`.
 
     `stages` and `ranks` are None where they were not logged yet.
     """
@@ -107,22 +107,31 @@ class EvaluationRow:
 
 @dataclass(frozen=True)
 class Began:
-    """A line of commands.jsonl: a `train` command that goes on from `step`."""
+    """A line of commands.jsonl: a `train` command that goes on from `step`.
+
+    `device` is the main rank's, `threads` are the CPU threads of each rank; `decoder` is as `describe_decoder` says it.
+    Rows of before lack these three: they are empty. `warnings` are those of the command until here.
+    """
 
     began: str
     step: Count
     ranks: Number = 1
     process: Count = 0
     host: str = ""
+    device: str = ""
+    threads: Count = 0
+    decoder: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A line of commands.jsonl: it ended at `step`, for `reason`."""
+    """A line of commands.jsonl: it ended at `step`, for `reason`; `warnings` are those since it began."""
 
     ended: str
     step: Count
     reason: str
+    warnings: tuple[str, ...] = ()
 
 
 Command = Began | Ended
@@ -141,11 +150,28 @@ class Interruption:
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """result.json, and what `train --json` prints: see `training.training.train`.
+class PartTime:
+    """What `count` starts, steps of a phase, evaluations or the like took, beside what was planned."""
 
-    `plan` is what `TimeKeeper.comparison` says; `checkpoint` is a path within the run.
-    """
+    part: str
+    count: Count
+    planned_seconds: Difference
+    seconds: Difference
+
+
+@dataclass(frozen=True)
+class PlanComparison:
+    """The plan of a command beside what it took; `origin` says for people where the plan's figures are from."""
+
+    origin: str
+    planned_seconds: Difference
+    seconds: Difference
+    parts: tuple[PartTime, ...]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """result.json, and what `train --json` prints: see `training.training.train`; `checkpoint` is a path in the run."""
 
     steps: Count
     epochs: Epochs
@@ -158,7 +184,7 @@ class RunResult:
     top1: Percent | None = None
     top5: Percent | None = None
     loss: float | None = None
-    plan: dict[str, Any] | None = None
+    plan: PlanComparison | None = None
     checkpoint: str = ""
 
     def __post_init__(self) -> None:
@@ -194,8 +220,6 @@ def _read(kind: Any, value: Any, name: str) -> Any:
     if origin in (tuple, list):
         items = _of_type(list, "a list", value, name)
         return origin(_read(args[0], item, f"{name}.{index}") for index, item in enumerate(items))
-    if origin is dict:
-        return _of_type(dict, "an object", value, name)
     if is_dataclass(kind) or is_typeddict(kind):
         return _read_object(kind, _of_type(dict, "an object", value, name), f"{name}." if name else "")
     if kind is float and type(value) is int:

@@ -28,6 +28,7 @@ from imagesprint.runs.environment import STORE_VARIABLE, Place, is_launched, kee
 
 _PACKAGE: Final = "imagesprint"
 _FOR_DEVELOPERS: Final = ("dev", "interop")  # extras that no verb needs
+_IMPORTED_AS: Final = {"scikit-learn": "sklearn"}  # where that is not the package's name
 _PILLOW_COSTS: Final = "images load two to five times slower"  # 2.3 to 4.7: benchmarks/results/2026-11-21-bench-data.md
 _LIBJPEG: Final = re.compile(rb"libjpeg-turbo version ([0-9.]+)")  # text inside the library
 
@@ -87,7 +88,7 @@ def _optional(name: str, needs: Sequence[str], how: str) -> Check:
     there = [need for need in needs if _version(need) is not None]
     for need in there:
         try:
-            importlib.import_module(need.replace("-", "_"))
+            importlib.import_module(_IMPORTED_AS.get(need, need.replace("-", "_")))
         except Exception as error:  # as above
             why = f"{need} {_version(need)} cannot be imported: {' '.join(str(error).split())}"
             return warning(name, why, f"install a version of {need} that fits the other packages, or remove it")

@@ -65,7 +65,7 @@ class _Drawable:
 
 
 def save_png(chart: Chart, path: Path) -> None:
-    """Write the chart as a PNG. Raises MissingPackageError without matplotlib, OSError."""
+    """Write the chart as a PNG, in a new folder if need be. Raises MissingPackageError without matplotlib, OSError."""
     with needing("plots"):
         from matplotlib.figure import Figure  # slow to import
     drawable = _Drawable.of(chart)
@@ -85,6 +85,7 @@ def save_png(chart: Chart, path: Path) -> None:
         axes.spines[side].set_visible(False)
     if len(drawable.lines) > 1:
         axes.legend(frameon=False)
+    path.parent.mkdir(exist_ok=True)
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
@@ -193,10 +194,8 @@ PLOTS = ("loss", "lr", "accuracy")  # those of `run_charts` that are written as 
 def save_plots(record: RunRecord) -> None:
     """Write PLOTS over the steps as PNGs into RUN/plots. Raises as `save_png` does."""
     charts = run_charts(record, None, "step")
-    folder = record.path / "plots"
-    folder.mkdir(exist_ok=True)
     for name in PLOTS:
-        save_png(charts[name], folder / f"{name}.png")
+        save_png(charts[name], record.path / "plots" / f"{name}.png")
 
 
 def switchable(draw_over: Callable[[str], Iterable[Chart]]) -> str:

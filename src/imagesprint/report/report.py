@@ -69,7 +69,7 @@ def _plots(record: RunRecord, console: Console) -> None:
     try:
         save_plots(record)
     except MissingPackageError as error:
-        console.line(f"plots       not written: {error.what}; {error.hint} draws them")
+        console.line(f"plots       not drawn: {error.what}; {error.hint}")
 
 
 def _images(record: RunRecord, data: Path | None, console: Console) -> Dataset | None:

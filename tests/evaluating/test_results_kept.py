@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from imagesprint.errors import CheckpointError
-from imagesprint.evaluating.details import details
 from imagesprint.evaluating.evaluation import Outcomes
 from imagesprint.evaluating.evaluator import EvaluationImages
-from imagesprint.evaluating.results import FOLDER, KeptData, Result, ResultsKept, checkpoint_hash
+from imagesprint.evaluating.results import FOLDER, KeptData, Result, ResultsKept, checkpoint_hash, details
 from imagesprint.evaluating.views import View
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import Root, open_dataset, open_root

@@ -12,14 +12,14 @@ from PIL import Image
 
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
-from imagesprint.evaluating.details import details
 from imagesprint.evaluating.evaluation import Outcomes
+from imagesprint.evaluating.results import details
 from imagesprint.files import append_row, read_rows
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import from_toml, to_toml
 from imagesprint.records.dataset import open_dataset
 from imagesprint.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
-from imagesprint.report.report import ReportOptions, write_comparison, write_report
+from imagesprint.report.report import write_comparison, write_report
 
 QUIET = Console(quiet=True)
 
@@ -51,7 +51,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(write_run: Callable[...,
 
 
 def report(run: Path, **options: Any) -> str:
-    return write_report(run, ReportOptions(**options), QUIET).read_text(encoding="utf-8")
+    return write_report(run, QUIET, **options).read_text(encoding="utf-8")
 
 
 def drawn(text: str, axis: str, title: str, label: str) -> list[tuple[float, float]]:
@@ -235,7 +235,7 @@ def test_what_is_wrong_with_the_files_is_said(
     (run / "checkpoints" / "step-0000008.pt").write_bytes(b"PK")
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9')
-    write_report(run, ReportOptions(), Console())
+    write_report(run, Console())
     said = capsys.readouterr().err
     for part in ("metrics.jsonl: its last line is cut short", "step-0000008-0.json is damaged: imagesprint evaluate"):
         assert part in said

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from imagesprint.evaluating.views import Options
     from imagesprint.prepare.preparing import prepare
     from imagesprint.recipes.library import load_recipe
-    from imagesprint.report.report import ReportOptions, write_report
+    from imagesprint.report.report import write_report
     from imagesprint.training.training import TrainingOptions, train
 
     with needing("demo"):
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     result = train(load_recipe("demo"), root, run_directory, TrainingOptions(device="cpu"), console, known_plan)
     console.line("4/4  report")
     evaluate_checkpoints([Path(result["checkpoint"])], root, Options(), "cpu", Console.silent())
-    report = write_report(run_directory, ReportOptions(data=root), console)
+    report = write_report(run_directory, console, data=root)
     show(args, {**result, "report": report}, _closing(result, folder, run_directory, report))
     return 0
 

@@ -14,7 +14,7 @@ from imagesprint.runs.processes import is_launcher, run_ranks
 
 if TYPE_CHECKING:
     from imagesprint.evaluating.checkpoints import EvaluatedCheckpoint
-    from imagesprint.evaluating.details import Details
+    from imagesprint.evaluating.results import Details
 
 EXAMPLES = """\
   imagesprint evaluate RUN --data ROOT

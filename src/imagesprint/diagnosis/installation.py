@@ -276,6 +276,4 @@ def _devices() -> tuple[list[Check], int]:
     """The checks of the devices, and the number of GPUs."""
     import torch
 
-    from imagesprint.diagnosis.devices import devices  # imports torch
-
-    return devices(), torch.cuda.device_count()
+    return machine.devices(), torch.cuda.device_count()

@@ -14,9 +14,8 @@ import torch
 from imagesprint.checkpoints.weights import list_checkpoints
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
-from imagesprint.evaluating.details import Details
 from imagesprint.evaluating.evaluator import Judge, Judged
-from imagesprint.evaluating.results import Recorder
+from imagesprint.evaluating.results import Details, Recorder
 from imagesprint.evaluating.views import Options
 from imagesprint.images.decoders import describe_decoder
 from imagesprint.records.dataset import open_root
@@ -69,7 +68,7 @@ class EvaluatedCheckpoint:
     """One judged checkpoint; `epoch` counts the epochs done.
 
     The figures are those of the plain view, the recipe's own evaluation. `views` has each option beside it: view,
-    num_images, top1, top5, loss. `details` is as `evaluating.details.details` gives it, for the plain view.
+    num_images, top1, top5, loss. `details` is as `evaluating.results.details` gives it, for the plain view.
     """
 
     path: str

@@ -46,6 +46,91 @@ class Chart:
     y_range: tuple[float, float] | None = None
 
 
+LABELS = {"epoch": "Epochs", "step": "Steps", "seconds": "Training time"}
+TRAINING, VALIDATION, SECOND, THIRD = COLOURS[:4]
+GREY = "#666666"
+UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
+PLOTS = ("loss", "lr", "accuracy")  # those of `run_charts` that are written as files, too
+
+
+def run_charts(record: RunRecord, reference: Reference | None, axis: str) -> dict[str, Chart]:
+    """Accuracy, loss, learning rate, image size, throughput and waiting for data over `axis`, phases shaded."""
+    unit, x_label = axis_unit(axis, record.train_seconds)
+    bands = [(*(end / unit for end in getattr(span, axis)), f"{span.image_size} px") for span in record.spans()]
+
+    def chart(title: str, *lines: Line, y_range: tuple[float, float] | None = None) -> Chart:
+        return Chart(title, lines, x_label, bands, y_range)
+
+    def trained(label: str, key: str, colour: str = TRAINING, scale: float = 1) -> Line:
+        return Line(label, record.points("metrics", key, axis, unit, scale), colour)
+
+    def judged(label: str, key: str, colour: str = VALIDATION) -> Line:
+        return Line(label, record.points("evaluations", key, axis, unit), colour, markers=True)
+
+    accuracy = [judged("validation top-1", "top1"), trained("training top-1, augmented", "top1")]
+    if record.has_top5:
+        accuracy.append(judged("validation top-5", "top5", SECOND))
+    if reference is not None:
+        accuracy.append(_reference_line(record, reference, axis, unit))
+    longest_wait = max(102 * row.data_wait for row in record.metrics)
+    return {
+        "accuracy": chart("Accuracy, %", *accuracy, y_range=(0, 102)),
+        "loss": chart(
+            "Loss",
+            trained("total", "loss"),
+            trained("cross-entropy", "cross_entropy", SECOND),
+            trained("weight decay (L2)", "l2", THIRD),
+            judged("validation", "loss"),
+        ),
+        "lr": chart("Learning rate", trained("learning rate", "lr")),
+        "image_size": chart("Image size, pixels", trained("image size", "image_size")),
+        "throughput": chart("Throughput, images/s", trained("images/s", "images_per_second")),
+        "data_wait": chart(
+            "Time spent waiting for data, %",
+            trained("waiting", "data_wait", scale=100),
+            y_range=(0, max(10.0, longest_wait)),
+        ),
+    }
+
+
+def axis_unit(axis: str, seconds: float) -> tuple[float, str]:
+    """What to divide an axis by, and its label, for a run that trained so many `seconds`."""
+    if axis != "seconds":
+        return 1.0, LABELS[axis].lower()
+    return next((unit, f"{name} of training") for unit, name in UNITS if seconds >= 2 * unit or unit == 1)
+
+
+def _reference_line(record: RunRecord, reference: Reference, axis: str, unit: float) -> Line:
+    if axis == "epoch":
+        places = [(point.epoch, point.top1) for point in reference.points]
+    elif axis == "seconds":
+        places = [(point.seconds / unit, point.top1) for point in reference.points if point.seconds is not None]
+    else:  # where this run was at the reference's epochs
+        epochs, steps = zip(*((row.epoch, row.step) for row in record.metrics), strict=True)
+        passed = [point for point in reference.points if point.epoch <= epochs[-1]]
+        places = [(float(np.interp(point.epoch, epochs, steps)), point.top1) for point in passed]
+    joined = reference.kind == "curve"
+    return Line(f"{reference.name} top-1", places, GREY, markers=True, joined=joined, dashed=True)
+
+
+def save_plots(record: RunRecord) -> None:
+    """Write PLOTS over the steps as PNGs into RUN/plots. Raises as `save_png` does."""
+    charts = run_charts(record, None, "step")
+    for name in PLOTS:
+        save_png(charts[name], record.path / "plots" / f"{name}.png")
+
+
+def switchable(draw_over: Callable[[str], Iterable[Chart]]) -> str:
+    """The charts that `draw_over` gives for each axis, those of one shown at a time; switched without a script."""
+    inputs = "".join(
+        f"<input type=radio name=axis id=by-{axis}{' checked' if axis == AXES[0] else ''}><label for=by-{axis}>"
+        f"{LABELS[axis]}</label>"
+        for axis in AXES
+    )
+    panels = "".join(f'<div class="grid over-{axis}">{"".join(map(draw, draw_over(axis)))}</div>' for axis in AXES)
+    return f"<div class=curves>{inputs}{panels}</div>"
+
+
 @dataclass(frozen=True)
 class _Drawable:
     """What of a chart can be drawn: the lines that have points, without those that have no place on an axis."""
@@ -62,31 +147,6 @@ class _Drawable:
         xs = [x for line in lines for x, _ in line.points] + [end for _, end, _ in chart.bands]
         highest = max([y for line in lines for _, y in line.points] + [1e-9])
         return cls(lines, max(xs, default=1) or 1, *(chart.y_range or (0.0, 1.05 * highest)))
-
-
-def save_png(chart: Chart, path: Path) -> None:
-    """Write the chart as a PNG, in a new folder if need be. Raises MissingPackageError without matplotlib, OSError."""
-    with needing("plots"):
-        from matplotlib.figure import Figure  # slow to import
-    drawable = _Drawable.of(chart)
-    figure = Figure(figsize=(8, 4.2), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    for number, (start, end, label) in enumerate(chart.bands):
-        axes.axvspan(start, end, color=SHADES[number % 2], zorder=0)
-        place = ((start + end) / 2, 0.02)
-        axes.annotate(label, place, xycoords=("data", "axes fraction"), ha="center", color="gray")
-    for line in drawable.lines:
-        marker = "o" if line.markers else ""
-        axes.plot(*zip(*line.points, strict=True), marker=marker, color=line.colour, label=line.label)
-    axes.set(title=chart.title, xlabel=chart.x_label)
-    axes.set(xlim=(0, 1.01 * drawable.x_end), ylim=(drawable.y_low, drawable.y_high))  # room for the last marker
-    axes.grid(alpha=0.3)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    if len(drawable.lines) > 1:
-        axes.legend(frameon=False)
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
 def draw(chart: Chart) -> str:
@@ -184,89 +244,26 @@ def _count(value: float) -> str:
     return f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}"
 
 
-LABELS = {"epoch": "Epochs", "step": "Steps", "seconds": "Training time"}
-TRAINING, VALIDATION, SECOND, THIRD = COLOURS[:4]
-GREY = "#666666"
-UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
-PLOTS = ("loss", "lr", "accuracy")  # those of `run_charts` that are written as files, too
-
-
-def save_plots(record: RunRecord) -> None:
-    """Write PLOTS over the steps as PNGs into RUN/plots. Raises as `save_png` does."""
-    charts = run_charts(record, None, "step")
-    for name in PLOTS:
-        save_png(charts[name], record.path / "plots" / f"{name}.png")
-
-
-def switchable(draw_over: Callable[[str], Iterable[Chart]]) -> str:
-    """The charts that `draw_over` gives for each axis, those of one shown at a time; switched without a script."""
-    inputs = "".join(
-        f"<input type=radio name=axis id=by-{axis}{' checked' if axis == AXES[0] else ''}><label for=by-{axis}>"
-        f"{LABELS[axis]}</label>"
-        for axis in AXES
-    )
-    panels = "".join(f'<div class="grid over-{axis}">{"".join(map(draw, draw_over(axis)))}</div>' for axis in AXES)
-    return f"<div class=curves>{inputs}{panels}</div>"
-
-
-def run_charts(record: RunRecord, reference: Reference | None, axis: str) -> dict[str, Chart]:
-    """Accuracy, loss, learning rate, image size, throughput and waiting for data over `axis`, phases shaded."""
-    unit, x_label = axis_unit(axis, record.train_seconds)
-    bands = [
-        (getattr(span.start, axis) / unit, getattr(span.end, axis) / unit, f"{span.image_size} px")
-        for span in record.spans()
-    ]
-
-    def chart(title: str, *lines: Line, y_range: tuple[float, float] | None = None) -> Chart:
-        return Chart(title, lines, x_label, bands, y_range)
-
-    def trained(label: str, key: str, colour: str = TRAINING, scale: float = 1) -> Line:
-        return Line(label, record.points("metrics", key, axis, unit, scale), colour)
-
-    def judged(label: str, key: str, colour: str = VALIDATION) -> Line:
-        return Line(label, record.points("evaluations", key, axis, unit), colour, markers=True)
-
-    accuracy = [judged("validation top-1", "top1"), trained("training top-1, augmented", "top1")]
-    if record.has_top5:
-        accuracy.append(judged("validation top-5", "top5", SECOND))
-    if reference is not None:
-        accuracy.append(_reference_line(record, reference, axis, unit))
-    longest_wait = max(102 * row.data_wait for row in record.metrics)
-    return {
-        "accuracy": chart("Accuracy, %", *accuracy, y_range=(0, 102)),
-        "loss": chart(
-            "Loss",
-            trained("total", "loss"),
-            trained("cross-entropy", "cross_entropy", SECOND),
-            trained("weight decay (L2)", "l2", THIRD),
-            judged("validation", "loss"),
-        ),
-        "lr": chart("Learning rate", trained("learning rate", "lr")),
-        "image_size": chart("Image size, pixels", trained("image size", "image_size")),
-        "throughput": chart("Throughput, images/s", trained("images/s", "images_per_second")),
-        "data_wait": chart(
-            "Time spent waiting for data, %",
-            trained("waiting", "data_wait", scale=100),
-            y_range=(0, max(10.0, longest_wait)),
-        ),
-    }
-
-
-def axis_unit(axis: str, seconds: float) -> tuple[float, str]:
-    """What to divide an axis by, and its label, for a run that trained so many `seconds`."""
-    if axis != "seconds":
-        return 1.0, LABELS[axis].lower()
-    return next((unit, f"{name} of training") for unit, name in UNITS if seconds >= 2 * unit or unit == 1)
-
-
-def _reference_line(record: RunRecord, reference: Reference, axis: str, unit: float) -> Line:
-    if axis == "epoch":
-        places = [(point.epoch, point.top1) for point in reference.points]
-    elif axis == "seconds":
-        places = [(point.seconds / unit, point.top1) for point in reference.points if point.seconds is not None]
-    else:  # where this run was at the reference's epochs
-        epochs, steps = zip(*((row.epoch, row.step) for row in record.metrics), strict=True)
-        passed = [point for point in reference.points if point.epoch <= epochs[-1]]
-        places = [(float(np.interp(point.epoch, epochs, steps)), point.top1) for point in passed]
-    joined = reference.kind == "curve"
-    return Line(f"{reference.name} top-1", places, GREY, markers=True, joined=joined, dashed=True)
+def save_png(chart: Chart, path: Path) -> None:
+    """Write the chart as a PNG, in a new folder if need be. Raises MissingPackageError without matplotlib, OSError."""
+    with needing("plots"):
+        from matplotlib.figure import Figure  # slow to import
+    drawable = _Drawable.of(chart)
+    figure = Figure(figsize=(8, 4.2), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for number, (start, end, label) in enumerate(chart.bands):
+        axes.axvspan(start, end, color=SHADES[number % 2], zorder=0)
+        place = ((start + end) / 2, 0.02)
+        axes.annotate(label, place, xycoords=("data", "axes fraction"), ha="center", color="gray")
+    for line in drawable.lines:
+        marker = "o" if line.markers else ""
+        axes.plot(*zip(*line.points, strict=True), marker=marker, color=line.colour, label=line.label)
+    axes.set(title=chart.title, xlabel=chart.x_label)
+    axes.set(xlim=(0, 1.01 * drawable.x_end), ylim=(drawable.y_low, drawable.y_high))  # room for the last marker
+    axes.grid(alpha=0.3)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    if len(drawable.lines) > 1:
+        axes.legend(frameon=False)
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))

@@ -1,7 +1,6 @@
 """`report`: one self-contained HTML file on a run, its model card, and several runs on one page."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Literal
@@ -27,32 +26,30 @@ from imagesprint.report.sections import (
 SECTIONS = ("data", "training", "metrics", "inference", "misc")
 
 
-@dataclass(frozen=True)
-class ReportOptions:
-    """`reference` is a published run's name or a run directory; `data` the root that the pictures come from; `price`
-    what an hour of the machine costs."""
-
-    reference: str | None = None
-    data: Path | None = None
-    price: float | None = None
-
-
-def write_report(path: Path, options: ReportOptions, console: Console) -> Path:
+def write_report(
+    path: Path,
+    console: Console,
+    reference: str | None = None,
+    data: Path | None = None,
+    price: float | None = None,
+) -> Path:
     """Write report.html and model-card.md into the run directory `path`, and its plots; returns where the report lies.
 
-    Raises UsageError where there is no run, or nothing that the options name.
+    `reference` is a published run's name or a run directory, by default that of the recipe on ImageNet; `data` the root
+    that the pictures come from; `price` what an hour of the machine costs. Raises UsageError where there is no run, or
+    no such reference or root.
     """
     record = read_run(path)
     for remark in record.remarks:
         console.warn(remark)
-    reference = find_reference(record, options.reference)
-    dataset = _images(record, options.data, console)
+    held_against = find_reference(record, reference)
+    dataset = _images(record, data, console)
     links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in SECTIONS)
     body = [
-        *summary(record, reference, options.price),
+        *summary(record, held_against, price),
         f"<nav>{links}</nav>",
         *data_section(record),
-        *training_section(record, reference),
+        *training_section(record, held_against),
         *metrics_section(record, dataset),
         *inference_section(record),
         *misc_section(record),

@@ -33,20 +33,12 @@ AXES = ("epoch", "step", "seconds")  # what curves may run over; seconds are tho
 
 
 @dataclass(frozen=True)
-class Moment:
-    """A moment of a run, on each axis."""
-
-    epoch: float = 0.0
-    step: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
 class Span:
-    """A phase as far as it was trained: its first and last moment, and its image size."""
+    """A phase as far as it was trained: from where to where on each of AXES, and its image size."""
 
-    start: Moment
-    end: Moment
+    epoch: tuple[float, float]
+    step: tuple[int, int]
+    seconds: tuple[float, float]
     image_size: int
 
 
@@ -141,13 +133,12 @@ class RunRecord:
     def spans(self) -> list[Span]:
         """The phases that were begun, in order."""
         spans: list[Span] = []
-        before = Moment()
+        epoch, step, seconds = 0.0, 0, 0.0
         for _, rows in groupby(self.metrics, key=lambda row: row.phase):
             own = list(rows)
-            seconds = before.seconds + sum(row.seconds for row in own)
-            now = Moment(own[-1].epoch, own[-1].step, seconds)
-            spans.append(Span(before, now, own[-1].image_size))
-            before = now
+            last, end = own[-1], seconds + sum(row.seconds for row in own)
+            spans.append(Span((epoch, last.epoch), (step, last.step), (seconds, end), last.image_size))
+            epoch, step, seconds = last.epoch, last.step, end
         return spans
 
 

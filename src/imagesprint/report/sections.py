@@ -5,7 +5,7 @@ from html import escape
 import numpy as np
 
 from imagesprint.console import duration
-from imagesprint.evaluating.details import ClassResult
+from imagesprint.evaluating.results import ClassResult
 from imagesprint.recipes.serialization import to_toml
 from imagesprint.records.dataset import Dataset
 from imagesprint.report.charts import run_charts, switchable
@@ -72,17 +72,18 @@ def training_section(record: RunRecord, reference: Reference | None) -> list[str
     """Phases and curves."""
     rows = []
     for span, phase in zip(record.spans(), record.recipe.phases, strict=False):
-        inside = [row for row in record.metrics if span.start.step < row.step <= span.end.step]
+        (first, last), (began, ended) = span.step, span.seconds
+        inside = [row for row in record.metrics if first < row.step <= last]
         rows.append(
             [
-                f"{span.start.epoch:g}–{span.end.epoch:g}",
-                f"{span.start.step:,}–{span.end.step:,}",
+                f"{span.epoch[0]:g}–{span.epoch[1]:g}",
+                f"{first:,}–{last:,}",
                 f"{phase.image_size} px",
                 phase.batch_size,
                 phase.micro_batch,
                 f"{phase.lr[0]:g} → {phase.lr[1]:g} {phase.method}",
                 f"{_mean(inside, 'images_per_second'):,.0f}",
-                duration(span.end.seconds - span.start.seconds),
+                duration(ended - began),
             ]
         )
     header = ["epochs", "steps", "images", "batch", "micro-batch", "learning rate", "images/s", "time"]

@@ -31,7 +31,13 @@ _NAMES: Final = {int: "a whole number", float: "a number", bool: "true or false"
 
 @dataclass(frozen=True)
 class StageSeconds:
-    """What the stages of a window of steps took: see `training.metering.StageTimes.row`."""
+    """What the stages of a window of steps took.
+
+    Of the median rank: how long its loader worked for these steps (`load`), how its decoder's `threads` divide that
+    (`read`, `crc`, `jpeg`, `resize`: see `Decoder.stages`), what copies to the device took (`copy`) and how long the
+    host waited for them (`copy_wait`). Of rank 0, since the row before: how long training stood still for `checkpoint`
+    and `evaluation`, and how long checkpoints were written beside it.
+    """
 
     load: Difference
     read: Difference = 0.0
@@ -48,7 +54,8 @@ class StageSeconds:
 
 @dataclass(frozen=True)
 class RankSeconds:
-    """For each rank in order its `own` time, and how long of it its device stood still for data."""
+    """For each rank in order its `own` time, without that in which it waited for others, and how long of it its device
+    stood still for data."""
 
     own: tuple[Difference, ...]
     data_wait: tuple[Difference, ...]
@@ -60,9 +67,11 @@ class RankSeconds:
 
 @dataclass(frozen=True)
 class MetricsRow:
-    """A line of metrics.jsonl: what the steps since the one before did, up to `step`: see `metering.Meter.row`.
+    """A line of metrics.jsonl: what the steps since the one before did, up to `step`.
 
-    `stages` and `ranks` are None where they were not logged yet.
+    `loss` is `cross_entropy` plus `l2`; `top1` and `top5` are of the training images, `lr` of the last step;
+    `data_wait` is the share of the `seconds` that was spent waiting for data; `overflows` counts the steps whose fp16
+    gradients overflowed. `stages` and `ranks` are None where they were not logged yet.
     """
 
     step: Count

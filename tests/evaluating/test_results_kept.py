@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from imagesprint.evaluating.details import details
 from imagesprint.evaluating.evaluation import Outcomes
 from imagesprint.evaluating.evaluator import EvaluationImages
-from imagesprint.evaluating.results import FOLDER, KeptData, Result, ResultsKept
+from imagesprint.evaluating.results import FOLDER, KeptData, Result, ResultsKept, details
 from imagesprint.evaluating.views import View
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import Root, open_dataset, open_root

@@ -18,7 +18,7 @@ EXAMPLES = """\
 DESCRIPTION = """\
 Measure how long a prediction takes, from pixels and from JPEG files to probabilities: eager, compiled, and exported to
 ONNX in ONNX Runtime and OpenVINO where they are installed, in turns of five rounds. p50, p90 and p99 are percentiles
-over the calls of all rounds, which follow one another at once. The images are two photos of 640 × 427 pixels."""
+over the calls of all rounds, which follow one another at once. The images are two of 640 × 427 pixels and 175 kB."""
 
 
 def add_command(commands: "argparse._SubParsersAction[Parser]") -> None:

@@ -13,8 +13,8 @@ from imagesprint.runs.environment import is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
 
 if TYPE_CHECKING:
-    from imagesprint.evaluating.details import Details
     from imagesprint.evaluating.evaluator import EvaluatedCheckpoint
+    from imagesprint.evaluating.results import Details
 
 EXAMPLES = """\
   imagesprint evaluate RUN --data ROOT

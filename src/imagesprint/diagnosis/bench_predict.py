@@ -21,7 +21,7 @@ from imagesprint.diagnosis.machine import processor, versions
 from imagesprint.errors import ImagesprintError
 from imagesprint.images.decoders import decoder_name
 from imagesprint.inference.formats import FORMATS, Infer, compiled, in_onnx_runtime, in_openvino, in_torch
-from imagesprint.inference.image_files import sample_photos
+from imagesprint.inference.image_files import sample_images
 from imagesprint.inference.prediction import ImageReader
 from imagesprint.model.resnet import build_model
 from imagesprint.recipes.library import load_recipe
@@ -173,12 +173,12 @@ def predict_program(work: PredictWork, runtime: str) -> Pass:
     model = load_subject(work.subject)
     infer = _open(work, runtime, model)
     reader = ImageReader(model.recipe, work.threads)
-    photos = sample_photos()
+    images = sample_images()
 
     def run() -> Mapping[str, Any]:
         latencies = {}
         for batch_size in work.batch_sizes:
-            files = [photos[row % len(photos)] for row in range(batch_size)]
+            files = [images[row % len(images)] for row in range(batch_size)]
             pixels, _ = reader.decode(files)
             latencies[f"{batch_size} pixels"] = _time_calls(lambda: _softmax(infer(pixels)), work.seconds)  # noqa: B023
             latencies[f"{batch_size} files"] = _time_calls(

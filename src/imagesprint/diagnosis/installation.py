@@ -28,8 +28,51 @@ from imagesprint.runs.environment import STORE_VARIABLE, RankEnvironment, is_lau
 
 _PACKAGE: Final = "imagesprint"
 _FOR_DEVELOPERS: Final = ("dev", "interop")  # extras that no verb needs
+_IMPORTED_AS: Final = {"scikit-learn": "sklearn"}  # where that is not the package's name
 _PILLOW_COSTS: Final = "images load two to five times slower"  # 2.3 to 4.7: benchmarks/results/2026-11-21-bench-data.md
 _LIBJPEG: Final = re.compile(rb"libjpeg-turbo version ([0-9.]+)")  # text inside the library
+_DEFAULT_PORT: Final = 29500  # torchrun's --master-port
+_CONNECT_SECONDS: Final = 2.0
+# How other launchers say which task this is, and of how many; a task of theirs is no rank of ours.
+_OTHERS: Final = {
+    "SLURM": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    "SageMaker": ("SM_CURRENT_HOST", "SM_HOSTS"),
+}
+
+
+def machine_checks(folder: Path, data: Path | None) -> list[Check]:
+    """One check a thing. Takes a few seconds, and for a moment 64 MiB in `folder`.
+
+    `folder` is where a run is to be written, `data` the ROOT to be trained on, if it is known. Raises as `open_root`
+    does.
+    """
+    root = open_root(data) if data is not None else None
+    of_torch = pytorch()
+    on_devices, gpus = _devices() if of_torch.status != FAILURE else ([], 0)
+    return [
+        python(),
+        of_torch,
+        *on_devices,
+        packages(),
+        *optional_packages(),
+        decoder(),
+        libjpeg(),
+        machine.cores(core_limit()),
+        machine.processor_check(),
+        machine.memory(memory_limit()),
+        machine.shared_memory(gpus),
+        machine.disk(folder),
+        machine.open_files(root, *resource.getrlimit(resource.RLIMIT_NOFILE)),
+        *rank_checks(len(os.sched_getaffinity(0))),
+    ]
+
+
+def _devices() -> tuple[list[Check], int]:
+    """The checks of the devices, and the number of GPUs."""
+    import torch
+
+    return machine.devices(), torch.cuda.device_count()
 
 
 def python() -> Check:
@@ -87,7 +130,7 @@ def _optional(name: str, needs: Sequence[str], how: str) -> Check:
     there = [need for need in needs if _version(need) is not None]
     for need in there:
         try:
-            importlib.import_module(need.replace("-", "_"))
+            importlib.import_module(_IMPORTED_AS.get(need, need.replace("-", "_")))
         except Exception as error:  # as above
             why = f"{need} {_version(need)} cannot be imported: {' '.join(str(error).split())}"
             return warning(name, why, f"install a version of {need} that fits the other packages, or remove it")
@@ -155,16 +198,6 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-_DEFAULT_PORT: Final = 29500  # torchrun's --master-port
-_CONNECT_SECONDS: Final = 2.0
-# How other launchers say which task this is, and of how many; a task of theirs is no rank of ours.
-_OTHERS: Final = {
-    "SLURM": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
-    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    "SageMaker": ("SM_CURRENT_HOST", "SM_HOSTS"),
-}
 
 
 def rank_checks(cores: int) -> list[Check]:
@@ -242,39 +275,3 @@ def _reach(address: str, port: int) -> Check:
         hint = "see to MASTER_ADDR, which must be a name or address of rank 0's machine, and to the firewall between"
         return failure("ports", f"{address}:{port} cannot be reached: {error.strerror or error}", hint)
     return ok("ports", f"{address}:{port} answers")
-
-
-def machine_checks(folder: Path, data: Path | None) -> list[Check]:
-    """One check a thing. Takes a few seconds, and for a moment 64 MiB in `folder`.
-
-    `folder` is where a run is to be written, `data` the ROOT to be trained on, if it is known. Raises as `open_root`
-    does.
-    """
-    root = open_root(data) if data is not None else None
-    of_torch = pytorch()
-    on_devices, gpus = _devices() if of_torch.status != FAILURE else ([], 0)
-    return [
-        python(),
-        of_torch,
-        *on_devices,
-        packages(),
-        *optional_packages(),
-        decoder(),
-        libjpeg(),
-        machine.cores(core_limit()),
-        machine.processor_check(),
-        machine.memory(memory_limit()),
-        machine.shared_memory(gpus),
-        machine.disk(folder),
-        machine.open_files(root, *resource.getrlimit(resource.RLIMIT_NOFILE)),
-        *rank_checks(len(os.sched_getaffinity(0))),
-    ]
-
-
-def _devices() -> tuple[list[Check], int]:
-    """The checks of the devices, and the number of GPUs."""
-    import torch
-
-    from imagesprint.diagnosis.devices import devices  # imports torch
-
-    return devices(), torch.cuda.device_count()

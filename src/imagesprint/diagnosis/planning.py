@@ -286,13 +286,13 @@ def _accuracies(
     length = schedule.epochs_done(schedule.total_steps)
     points = []
     for point in reference.points:
-        if reference.kind == "curve" and point["epoch"] <= length:
-            step = bisect.bisect_left(range(schedule.total_steps), point["epoch"], key=schedule.epochs_done)
-        elif reference.kind == "ends" and abs(point["epoch"] - length) <= _SAME_LENGTH:
+        if reference.kind == "curve" and point.epoch <= length:
+            step = bisect.bisect_left(range(schedule.total_steps), point.epoch, key=schedule.epochs_done)
+        elif reference.kind == "ends" and abs(point.epoch - length) <= _SAME_LENGTH:
             step = schedule.total_steps
         else:
             continue
-        figures = {key: value for key, value in point.items() if key != "seconds"}  # theirs
+        figures = {"epoch": point.epoch, "top1": point.top1} | ({} if point.top5 is None else {"top5": point.top5})
         points.append(figures | {"seconds": plan.start_up + plan.seconds(timetable.before(step))})
     return points
 

@@ -19,7 +19,7 @@ from imagesprint.evaluating.views import View
 from imagesprint.images.decoders import describe_decoder
 from imagesprint.records.dataset import open_root
 from imagesprint.runs.directory import RunDirectory, is_locked
-from imagesprint.runs.logs import DONE, History
+from imagesprint.runs.logs import DONE, last_command
 from imagesprint.runs.ranks import Ranks, open_ranks
 from imagesprint.runs.rows import Ended, EvaluationRow
 
@@ -138,8 +138,7 @@ class WatchedRun:
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
-        self._history = History(run)
-        self._last = self._history.last()
+        self._last = last_command(run)
         self._since = time.monotonic()
 
     def end(self) -> str | None:
@@ -149,7 +148,7 @@ class WatchedRun:
         """
         if self.run.result_file.exists():
             return FINISHED
-        last = self._history.last()
+        last = last_command(self.run)
         if last != self._last:
             self._last, self._since = last, time.monotonic()
         if last is None or time.monotonic() - self._since < GRACE_SECONDS or is_locked(self.run.path):

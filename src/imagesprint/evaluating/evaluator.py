@@ -12,9 +12,8 @@ from torch import Tensor
 from imagesprint.checkpoints.weights import load_model
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
-from imagesprint.evaluating.details import Details, details
 from imagesprint.evaluating.evaluation import COLUMNS, accuracy, check_classes, judge, read_table
-from imagesprint.evaluating.results import Result, ResultsKept
+from imagesprint.evaluating.results import Details, Result, ResultsKept, details
 from imagesprint.evaluating.views import View, rectangular_batches
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import EvaluationLoader

@@ -64,6 +64,11 @@ class Ranks:
         await_end(self.rank, self.world_size + self.standing_by)
 
     @property
+    def device_name(self) -> str:
+        """The name of this rank's GPU, or cpu."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+    @property
     def threads(self) -> int:
         """CPU threads for this rank: its share of the cores, or OMP_NUM_THREADS where that is less; at least 1."""
         share = max(1, len(os.sched_getaffinity(0)) // (1 if self.has_own_cores else self.local_world_size))

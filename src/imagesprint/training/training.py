@@ -24,7 +24,7 @@ from imagesprint.recipes.validation import check_world_size, largest_world_size
 from imagesprint.records.dataset import Root, open_root
 from imagesprint.runs.directory import RunDirectory, check_run, create_run, resolve_precision, run_lock
 from imagesprint.runs.environment import StopSignals
-from imagesprint.runs.logs import DONE, History, RunLogs, failure_log, mend_tensorboard, remarks, run_log
+from imagesprint.runs.logs import DONE, History, RunLogs, failure_log, interruptions, mend_tensorboard, remarks, run_log
 from imagesprint.runs.meeting import RANK_TIMEOUT
 from imagesprint.runs.ranks import Ranks, StopVote, open_ranks
 from imagesprint.runs.rows import MetricsRow, RunResult
@@ -128,7 +128,7 @@ class _Training:
         self._judge = judge.to(ranks.device)
         self._evaluation_set = evaluation_set(root, self._judge)
         self._data, self._decoder = _fingerprint(recipe, root), decoder_name()
-        self._keep, self._history = options.keep, History(run)
+        self._keep, self._history = options.keep, History(run, console)
         self._logs: RunLogs | None = None  # these two are those of rank 0
         self._checkpoints: CheckpointWriter | None = None
         self._fallbacks = 0  # images that the native decoder left to Pillow in this command, on all ranks
@@ -142,7 +142,7 @@ class _Training:
         self._start_or_resume()
         self._time = TimeKeeper(self._recipe, self._cadence, self._state.step, plan, began)
         if self._ranks.is_main:
-            self._history.begin(self._state.step, self._ranks.world_size)
+            self._history.begin(self._state.step, self._ranks, describe_decoder())
         try:
             self._work()
             self._ranks.barrier()  # the main rank has written all that the result is read from
@@ -347,7 +347,7 @@ class _Training:
             compile_seconds=state.compile_seconds,
             bad_records=state.bad_records,
             overflows=state.overflows,
-            interruptions=self._history.interruptions(),
+            interruptions=interruptions(self._run.commands()),
             **{key: getattr(evaluated, key, None) for key in ("top1", "top5", "loss")},
             plan=self._time.comparison(),
             checkpoint=str(checkpoint_path(Path(), step)),

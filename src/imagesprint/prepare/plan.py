@@ -9,7 +9,7 @@ import numpy as np
 
 from imagesprint.errors import UsageError
 from imagesprint.images.draws import permutation
-from imagesprint.prepare.sources.source import Listing, Sample
+from imagesprint.prepare.sources.source import Listing, SourceImage
 from imagesprint.records.manifest import SPLITS, ClassInfo
 
 SHARD_BYTES = 128e6  # of source files, where no number of shards is given
@@ -29,7 +29,7 @@ class Shard:
     split: str
     number: int
     name: str
-    samples: tuple[Sample, ...]
+    samples: tuple[SourceImage, ...]
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,11 @@ def differences(made_by: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     return found
 
 
-def _sort_key(sample: Sample) -> tuple[int, str, str]:
+def _sort_key(sample: SourceImage) -> tuple[int, str, str]:
     return sample.label, sample.name, sample.location
 
 
-def _digest(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[Sample]]) -> str:
+def _digest(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[SourceImage]]) -> str:
     digest = hashlib.sha256(repr(classes).encode())
     for split, samples in splits.items():
         for sample in samples:
@@ -149,7 +149,9 @@ def _digest(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[Sample]]) 
     return digest.hexdigest()
 
 
-def _split_off(samples: list[Sample], fraction: float | None, seed: int, offer: str) -> dict[str, list[Sample]]:
+def _split_off(
+    samples: list[SourceImage], fraction: float | None, seed: int, offer: str
+) -> dict[str, list[SourceImage]]:
     """Return train and validation: of each class of n ≥ 2 images, round(n · fraction) go to validation, at least one.
 
     At least one also stays in train.
@@ -178,7 +180,7 @@ def _split_off(samples: list[Sample], fraction: float | None, seed: int, offer: 
     }
 
 
-def _shard_counts(splits: Mapping[str, list[Sample]], shards: int | None) -> dict[str, int]:
+def _shard_counts(splits: Mapping[str, list[SourceImage]], shards: int | None) -> dict[str, int]:
     sizes = {split: len(samples) for split, samples in splits.items()}
     if shards is not None:
         if not 1 <= shards <= sizes["train"]:
@@ -192,7 +194,7 @@ def _shard_counts(splits: Mapping[str, list[Sample]], shards: int | None) -> dic
     return {split: min(sizes[split], max(1, round(num_bytes[split] / SHARD_BYTES))) for split in SPLITS}
 
 
-def _cut(split: str, samples: list[Sample], count: int, seed: int) -> list[Shard]:
+def _cut(split: str, samples: list[SourceImage], count: int, seed: int) -> list[Shard]:
     order = _shuffle(samples, seed, _ORDER[split])
     bounds = [i * len(order) // count for i in range(count + 1)]
     return [
@@ -201,9 +203,9 @@ def _cut(split: str, samples: list[Sample], count: int, seed: int) -> list[Shard
     ]
 
 
-def _shuffle(samples: list[Sample], seed: int, epoch: int) -> list[Sample]:
+def _shuffle(samples: list[SourceImage], seed: int, epoch: int) -> list[SourceImage]:
     """Return the samples in random order; those of a block stay together, as they lie in the source."""
-    blocks: dict[int, list[Sample]] = {}
+    blocks: dict[int, list[SourceImage]] = {}
     firsts = []  # the position of every sample without a block, and of each block's first
     for position, sample in enumerate(samples):
         if sample.block < 0 or sample.block not in blocks:
@@ -217,11 +219,11 @@ def _shuffle(samples: list[Sample], seed: int, epoch: int) -> list[Sample]:
     return order
 
 
-def _offset(sample: Sample) -> int:
+def _offset(sample: SourceImage) -> int:
     return sample.offset
 
 
-def _lonely_classes(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[Sample]]) -> tuple[str, ...]:
+def _lonely_classes(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[SourceImage]]) -> tuple[str, ...]:
     present = {sample.label for sample in splits["validation"]}
     missing = [entry.name for label, entry in enumerate(classes) if label not in present]
     return without_validation(missing, len(classes))

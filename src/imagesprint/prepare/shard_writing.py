@@ -14,7 +14,7 @@ from imagesprint.errors import DataError, FileError, ImageError
 from imagesprint.files import naming
 from imagesprint.prepare.parts import CONTENT_BYTES, NO_IMAGE, Parts, ShardResult
 from imagesprint.prepare.plan import Shard
-from imagesprint.prepare.sources.source import Sample, Source
+from imagesprint.prepare.sources.source import Source, SourceImage
 from imagesprint.prepare.storing import Stopwatch, StoredImage, store
 from imagesprint.records.image_record import ImageRecord, no_boxes
 from imagesprint.records.index import Index
@@ -132,7 +132,7 @@ def writing() -> Iterator[None]:
         ) from error
 
 
-def _to_record(sample: Sample, info: ClassInfo, image: StoredImage, image_format: str) -> ImageRecord:
+def _to_record(sample: SourceImage, info: ClassInfo, image: StoredImage, image_format: str) -> ImageRecord:
     return ImageRecord(
         encoded=image.encoded,
         height=image.height,

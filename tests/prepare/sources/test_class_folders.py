@@ -8,7 +8,7 @@ from imagesprint.errors import DataError, UsageError
 from imagesprint.prepare.plan import make_plan
 from imagesprint.prepare.sources import open_source
 from imagesprint.prepare.sources.class_folders import ClassFolders
-from imagesprint.prepare.sources.source import Sample
+from imagesprint.prepare.sources.source import SourceImage
 
 
 def make_tree(folder: Path, names: Sequence[str]) -> Path:
@@ -19,7 +19,7 @@ def make_tree(folder: Path, names: Sequence[str]) -> Path:
     return folder
 
 
-def locations(samples: list[Sample]) -> list[tuple[str, int]]:
+def locations(samples: list[SourceImage]) -> list[tuple[str, int]]:
     return sorted((sample.location, sample.label) for sample in samples)
 
 

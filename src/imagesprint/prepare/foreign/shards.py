@@ -94,7 +94,7 @@ def find_shards(folder: Path) -> FoundShards:
         found = _select(near[split], strays) or _select(far[split], strays)
         of_split = [_make_shard(split, path) for path in found]
         _check_names(of_split, folder)
-        notes += check_begun(split, map(str, found))
+        notes += check_begun(split, [str(path) for path in found])
         shards += of_split
         numbered = [path for path in found if Numbered.of(path.name)]
         unlike += [path for path in found if numbered and path not in numbered]

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -10,7 +9,7 @@ from typing import Final
 from imagesprint.errors import DataError, UsageError
 from imagesprint.images.finding import Tally, Walk, is_litter, is_no_image, visible
 from imagesprint.prepare.names import SPLIT_WORDS, is_test, split_of
-from imagesprint.prepare.sources.source import Sample, changed
+from imagesprint.prepare.sources.source import Source, SourceImage, changed
 
 LAYOUT: Final = "the layout is SOURCE/train/CLASS/*.jpg and SOURCE/val/CLASS/*.jpg, or SOURCE/CLASS/*.jpg"
 _OF_MANY: Final = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar", ".parquet", ".arrow")
@@ -19,40 +18,27 @@ _FEW: Final = 20  # folders: among more, which are classes, none is looked into
 ANNOTATIONS: Final = "val_annotations.txt"  # Tiny ImageNet's classes of the files in val/images
 
 
-@contextmanager
-def reading_source() -> Iterator[None]:
-    """Turn an OSError from listing a source into a DataError that names the place."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"cannot read {error.filename}: {error.strerror}", "make it readable, or remove it from the source"
-        ) from error
+class FolderSource(Source):
+    """A source whose images are files of their own, at `path`/`location`."""
 
+    def read(self, sample: SourceImage) -> bytes:
+        path = os.path.join(self.path, sample.location)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                data = file.readall()
+        except OSError as error:
+            raise DataError(
+                f"cannot read {path}: {error.strerror}",
+                "make it readable, or remove it, then give the same command again",
+            ) from error
+        if len(data) != sample.num_bytes:
+            raise changed(sample.location, f"{sample.num_bytes} bytes before, {len(data)} now")
+        return data
 
-def read_file(folder: Path, sample: Sample) -> bytes:
-    """Return the bytes of the file at `folder`/`sample.location`.
-
-    Raises DataError if it cannot be read or its size has changed.
-    """
-    path = os.path.join(folder, sample.location)
-    try:
-        with open(path, "rb", buffering=0) as file:
-            data = file.readall()
-    except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror}",
-            "make it readable, or remove it, then give the same command again",
-        ) from error
-    if len(data) != sample.num_bytes:
-        raise changed(sample.location, f"{sample.num_bytes} bytes before, {len(data)} now")
-    return data
-
-
-def list_images(walk: Walk, folder: Path, source: Path) -> list[tuple[str, int]]:
-    """Return (location, size) of every image below `folder`, which lies in `source`; locations are relative to that."""
-    before, after = len(str(folder)), str(folder.relative_to(source))
-    return [(after + path[before:], num_bytes) for path, num_bytes in walk.images(folder)]
+    def _list_images(self, walk: Walk, folder: Path) -> list[tuple[str, int]]:
+        """Return (location, size) of every image below `folder`."""
+        before, after = len(str(folder)), str(folder.relative_to(self.path))
+        return [(after + path[before:], num_bytes) for path, num_bytes in walk.images(folder)]
 
 
 def visible_folders(folder: Path) -> list[str]:

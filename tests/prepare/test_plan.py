@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from imagesprint.errors import UsageError
-from imagesprint.prepare.plan import Part, Plan, Shard, differences, make_plan, parse_part, share
+from imagesprint.prepare.plan import MadeBy, Part, Plan, Shard, differences, make_plan, parse_part, share
 from imagesprint.prepare.sources.source import Listing, SourceImage
 from imagesprint.records.manifest import ClassInfo
 
@@ -148,8 +148,9 @@ def test_plans_without_blocks_never_change_unnoticed() -> None:
 def test_any_parts_cover_every_shard_once(cuts: tuple[int, ...], validation: int) -> None:
     listing = Listing(CLASSES, {"train": make_samples((5, 4, 5)), "validation": make_samples((10, 10, 10))})
     found = plan(listing, shards=7)
+    made_by: MadeBy = {**found.made_by, "train_shards": 7, "validation_shards": validation}
     counts = {"train_shards": 7, "validation_shards": validation}
-    found = replace(found, made_by={**found.made_by, **counts}, shards=tuple(empty_shards(counts)))
+    found = replace(found, made_by=made_by, shards=tuple(empty_shards(counts)))
     parts = [Part(first, end).shards(found) for first, end in itertools.pairwise(cuts)]
     names = [shard.name for part in parts for shard in part]
     assert sorted(names) == sorted(shard.name for shard in found.shards)

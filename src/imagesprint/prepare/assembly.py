@@ -90,7 +90,7 @@ def finish_variant(parts: Parts, variant: str, plan: Plan, results: list[ShardRe
         splits[split] = write_split(folder, split, index, shards)
     write_rows(folder / _REJECTED, _rejected(results))
     write_rows(folder / _CONVERTED, list(_converted(plan, results)))
-    Manifest(variant, parts.image_format, FIRST_LABEL, plan.classes, splits, plan.made_by).write(folder)
+    Manifest(variant, parts.image_format, FIRST_LABEL, plan.classes, splits, dict(plan.made_by)).write(folder)
 
 
 def _rejected(results: list[ShardResult]) -> list[dict[str, str]]:
@@ -150,6 +150,14 @@ class Assembly:
     def results(self) -> list[ShardResult]:
         """The results of the finished shards, in the order of the plan."""
         return [self._results[shard.name] for shard in self.plan.shards if shard.name in self._results]
+
+    @property
+    def cpu_seconds(self) -> dict[str, float]:
+        """What was spent on the finished shards, by what it was spent on."""
+        spent: dict[str, float] = {}
+        for name, seconds in (item for result in self.results for item in result.cpu_seconds.items()):
+            spent[name] = spent.get(name, 0.0) + seconds
+        return spent
 
     @property
     def unfinished(self) -> list[Shard]:

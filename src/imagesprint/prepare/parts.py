@@ -6,17 +6,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from imagesprint.console import Console
 from imagesprint.errors import FileError, RecordError, UsageError
 from imagesprint.files import TEMPORARY_PATTERN, naming, no_lock, remove, write_text
+from imagesprint.images.decoders import use_native
 from imagesprint.prepare.plan import Shard, differences
-from imagesprint.prepare.storing import coder
 from imagesprint.records.dataset import PARTS, is_variant_name
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import FILE_NAME, ShardInfo, from_plain
@@ -184,10 +183,14 @@ class ShardResult:
             yield contents[start : start + CONTENT_BYTES]
 
 
+def coder() -> str:
+    """Return what shrinks JPEGs on this machine, on which their bytes depend: "native" or "pillow"."""
+    return "native" if use_native() else "pillow"
+
+
 def unfinished_variants(root: Path) -> tuple[str, ...]:
     """Return the variants that a `prepare` into `root` has begun and not finished. Raises RecordError, FileError."""
-    begun = _read_plan(root).get("variants", [])
-    return tuple(variant for variant in begun if not _is_finished(root / variant))
+    return tuple(variant for variant in _read_plan(root)[0] if not _is_finished(root / variant))
 
 
 def _is_finished(folder: Path) -> bool:
@@ -195,18 +198,22 @@ def _is_finished(folder: Path) -> bool:
         return (folder / FILE_NAME).exists()
 
 
-def _read_plan(root: Path) -> dict[str, Any]:
-    """Return the plan that was begun in `root`, empty if none was. Raises RecordError if it is damaged, FileError."""
+def _read_plan(root: Path) -> tuple[tuple[str, ...], dict[str, object]]:
+    """Return the variants that were begun in `root`, none if none were, and the rest of the plan.
+
+    Raises RecordError if it is damaged, FileError.
+    """
     path = root / PARTS / _PLAN
     with naming("read", path):
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            return {}
+            return (), {}
     try:
-        plan: dict[str, Any] = json.loads(content)
-        if not all(is_variant_name(name) for name in plan["variants"]):
-            raise ValueError(f"it has the variants {plan['variants']}")
+        plan = json.loads(content)
+        variants = tuple(plan.pop("variants"))
+        if not all(is_variant_name(name) for name in variants):
+            raise ValueError(f"it has the variants {list(variants)}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         folders = [entry for entry in _entries(root) if is_variant_name(entry.name)]
         unfinished = [str(folder) for folder in sorted(folders) if not _is_finished(folder)]
@@ -214,7 +221,7 @@ def _read_plan(root: Path) -> dict[str, Any]:
             f"{path} is damaged: {error!r}",
             f"delete {' and '.join([str(root / PARTS), *unfinished])}, together, then give the same command again",
         ) from error
-    return plan
+    return variants, plan
 
 
 @dataclass(frozen=True)
@@ -229,42 +236,37 @@ class Parts:
     def folder(self) -> Path:
         return self.root / PARTS
 
-    @property
-    def _plan_path(self) -> Path:
-        return self.folder / _PLAN
-
-    def begin(self, made_by: dict[str, Any], own: Collection[str]) -> None:
+    def begin(self, made_by: Mapping[str, object], own: Collection[str]) -> None:
         """Begin with this plan, or go on with it; `own` names the shards that nobody else works at.
 
         Raises UsageError if another plan is unfinished, FileError.
         """
-        now = {
-            "variants": list(self.variants),
-            "image_format": self.image_format,
-            "coder": coder(),  # bytes of two coders must not be mixed
-            **made_by,
-        }
+        # The coder, too: bytes of two coders must not be mixed.
+        now = {"variants": list(self.variants), "image_format": self.image_format, "coder": coder(), **made_by}
         unfinished = unfinished_variants(self.root)
         if unfinished:
-            found = differences({**_read_plan(self.root), "variants": list(unfinished)}, now)
+            found = differences({"variants": list(unfinished), **_read_plan(self.root)[1]}, now)
             if found:
                 raise UsageError(
                     f"{self.root} has an unfinished prepare of another plan ({'; '.join(found)})",
                     f"give the command it was begun with, or delete {self.folder} and the unfinished folders beside it",
                 )
-            self._sweep(own)
+            for path in _entries(self.folder):  # what a killed run was writing
+                shard = _SHARD_NAME.search(path.name)
+                if path.suffix == ".tmp" and shard and shard[0] in own:
+                    remove(path)
         else:
-            self._begin_anew(now)
+            for variant in self.variants:
+                if _entries(self.root / variant):
+                    raise UsageError(
+                        f"{self.root / variant} is not empty, and prepare has not made what is in it",
+                        "choose another ROOT, or move that folder away",
+                    )
+            self.clear()
+            write_text(self.folder / _PLAN, json.dumps(now, indent=1) + "\n")
         for variant in self.variants:
             with naming("write", self.root / variant):
                 (self.root / variant).mkdir(exist_ok=True)
-
-    def _sweep(self, own: Collection[str]) -> None:
-        """Remove what a killed run was writing of the shards `own`."""
-        for path in _entries(self.folder):
-            shard = _SHARD_NAME.search(path.name)
-            if path.suffix == ".tmp" and shard and shard[0] in own:
-                remove(path)
 
     def sweep_variants(self) -> None:
         """Remove what a killed run was writing in the end."""
@@ -272,16 +274,6 @@ class Parts:
             for path in _entries(self.root / variant):
                 if path.match(TEMPORARY_PATTERN):
                     remove(path)
-
-    def _begin_anew(self, plan: dict[str, Any]) -> None:
-        for variant in self.variants:
-            if _entries(self.root / variant):
-                raise UsageError(
-                    f"{self.root / variant} is not empty, and prepare has not made what is in it",
-                    "choose another ROOT, or move that folder away",
-                )
-        self.clear()
-        write_text(self._plan_path, json.dumps(plan, indent=1) + "\n")
 
     def index_path(self, variant: str, name: str) -> Path:
         """Return where the rows of a shard's index lie."""
@@ -327,8 +319,7 @@ class Parts:
 
     def _plan_digest(self) -> str:
         """Return 64 hex digits that stand for what the plan says of any shard. Raises RecordError, FileError."""
-        plan = {key: value for key, value in _read_plan(self.root).items() if key != "variants"}
-        return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(_read_plan(self.root)[1], sort_keys=True).encode()).hexdigest()
 
     def clear(self) -> None:
         """Forget everything: all is finished. Raises FileError."""

@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from imagesprint.errors import UsageError
 from imagesprint.images.draws import permutation
+from imagesprint.prepare.names import some
 from imagesprint.prepare.sources.source import Listing, SourceImage
 from imagesprint.records.manifest import SPLITS, ClassInfo
 
@@ -32,19 +33,39 @@ class Shard:
     samples: tuple[SourceImage, ...]
 
 
+class SourceFacts(TypedDict):
+    """Which source it is; `sha256` is of all that the listing says."""
+
+    kind: str
+    train_files: int
+    validation_files: int
+    sha256: str
+
+
+class MadeBy(TypedDict):
+    """What the shards depend on, in plain types for dataset.json; equal ones give equal bytes."""
+
+    source: SourceFacts
+    train_shards: int
+    validation_shards: int
+    quality: int
+    val_fraction: float | None
+    seed: int
+
+
 @dataclass(frozen=True)
 class Plan:
-    """All shards of a source. `made_by` is what they depend on, in plain types; equal plans give equal bytes."""
+    """All shards of a source, and what they depend on."""
 
     classes: tuple[ClassInfo, ...]
     shards: tuple[Shard, ...]
-    made_by: dict[str, Any]
+    made_by: MadeBy
     notes: tuple[str, ...]
 
     @property
     def counts(self) -> dict[str, int]:
         """The shards of each split."""
-        return {split: self.made_by[f"{split}_shards"] for split in SPLITS}
+        return {"train": self.made_by["train_shards"], "validation": self.made_by["validation_shards"]}
 
     def train_shard_of(self, shard: Shard) -> int:
         """Return the number of a train shard; of a validation shard that of the train shard it is prepared with."""
@@ -59,7 +80,10 @@ def make_plan(
     `shards` is the number of train shards (validation gets as many in proportion); None chooses by size.
     Raises UsageError where --val-fraction is missing or impossible, or for more shards than images.
     """
-    splits = {split: sorted(samples, key=_sort_key) for split, samples in listing.splits.items()}
+    splits = {
+        split: sorted(samples, key=lambda sample: (sample.label, sample.name, sample.location))
+        for split, samples in listing.splits.items()
+    }
     digest = _digest(listing.classes, splits)
     notes: tuple[str, ...] = ()
     if "validation" not in splits:
@@ -69,7 +93,7 @@ def make_plan(
         notes = () if val_fraction is None else (unused,)
         val_fraction = None
     counts = _shard_counts(splits, shards)
-    made_by = {
+    made_by: MadeBy = {
         "source": {
             "kind": kind,
             "train_files": len(splits["train"]),
@@ -117,7 +141,7 @@ def share(plan: Plan, rank: int, world_size: int) -> Part:
     return Part(rank * total // world_size, (rank + 1) * total // world_size)
 
 
-def differences(made_by: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(made_by: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """Return what differs between two plans, "NAME: VALUE then, VALUE now" each."""
     found = []
     for key in dict.fromkeys((*made_by, *now)):
@@ -133,10 +157,6 @@ def differences(made_by: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
         else:
             found.append(f"{key}: {then_value} then, {now_value} now")
     return found
-
-
-def _sort_key(sample: SourceImage) -> tuple[int, str, str]:
-    return sample.label, sample.name, sample.location
 
 
 def _digest(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[SourceImage]]) -> str:
@@ -215,12 +235,8 @@ def _shuffle(samples: list[SourceImage], seed: int, epoch: int) -> list[SourceIm
     order = []
     for i in permutation(len(firsts), seed, epoch).tolist():
         first = samples[firsts[i]]
-        order += sorted(blocks[first.block], key=_offset) if first.block >= 0 else [first]
+        order += sorted(blocks[first.block], key=lambda sample: sample.offset) if first.block >= 0 else [first]
     return order
-
-
-def _offset(sample: SourceImage) -> int:
-    return sample.offset
 
 
 def _lonely_classes(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[SourceImage]]) -> tuple[str, ...]:
@@ -233,5 +249,4 @@ def without_validation(missing: Sequence[str], num_classes: int) -> tuple[str, .
     """Return the warning that the classes named in `missing` have no validation images; none where none is missing."""
     if not missing:
         return ()
-    names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-    return (f"{len(missing)} of {num_classes} classes have no validation images: {names}",)
+    return (f"{len(missing)} of {num_classes} classes have no validation images: {some(missing, most=5)}",)

@@ -32,8 +32,8 @@ class Summary:
     """
 
     root: Path
-    images: dict[str, int]
     classes: int
+    images: dict[str, int]
     rejected: dict[str, int]
     converted: dict[str, int]
     variants: dict[str, int]
@@ -43,82 +43,6 @@ class Summary:
     cpu_seconds: dict[str, float]
     seconds: float
     images_per_second: float
-
-
-def summarise(
-    root: Path, variants: tuple[str, ...], written: tuple[str, ...], assembly: Assembly, seconds: float
-) -> Summary:
-    """Return the summary of a ROOT whose `variants` are finished. Raises RecordError if a shard is there no longer."""
-    manifests = {variant: Manifest.read(root / variant) for variant in variants}
-    for variant, manifest in manifests.items():
-        for shard in (shard for split in SPLITS for shard in manifest.splits[split].shards):
-            check_shard_size(root / variant / shard.name, shard.bytes)
-    folder = root / variants[0]
-    return Summary(
-        root=root,
-        images={split: manifests[variants[0]].splits[split].num_records for split in SPLITS},
-        classes=len(assembly.plan.classes),
-        rejected=count_rejected(folder),
-        converted=count_converted(folder),
-        variants={
-            variant: sum(shard.bytes for split in SPLITS for shard in manifest.splits[split].shards)
-            for variant, manifest in manifests.items()
-        },
-        written=written,
-        missing={},
-        shards=assembly.plan.counts,
-        cpu_seconds=_cpu_seconds(assembly),
-        seconds=seconds,
-        images_per_second=assembly.images_per_second,
-    )
-
-
-def summarise_parts(root: Path, assembly: Assembly, seconds: float) -> Summary:
-    """Return the summary of a ROOT that holds some of the shards only."""
-    images = Counter(dict.fromkeys(SPLITS, 0))
-    rejected: Counter[str] = Counter()
-    converted: Counter[str] = Counter()
-    variants: Counter[str] = Counter()
-    for result in assembly.results:
-        images[result.split] += next(iter(result.variants.values())).num_records
-        rejected.update(rejection_kind(row["reason"]) for row in result.rejected)
-        converted.update({former: len(positions) for former, positions in result.converted.items()})
-        variants.update({variant: info.bytes for variant, info in result.variants.items()})
-    return Summary(
-        root=root,
-        images=dict(images),
-        classes=len(assembly.plan.classes),
-        rejected=dict(rejected),
-        converted=dict(converted),
-        variants=dict(variants),
-        written=(),
-        missing={
-            split: _ranges([shard.number for shard in assembly.unfinished if shard.split == split]) for split in SPLITS
-        },
-        shards=assembly.plan.counts,
-        cpu_seconds=_cpu_seconds(assembly),
-        seconds=seconds,
-        images_per_second=assembly.images_per_second,
-    )
-
-
-def _cpu_seconds(assembly: Assembly) -> dict[str, float]:
-    spent: dict[str, float] = {}
-    for result in assembly.results:
-        for name, seconds in result.cpu_seconds.items():
-            spent[name] = spent.get(name, 0.0) + seconds
-    return spent
-
-
-def _ranges(numbers: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Return ascending `numbers` as ranges (first, end), the end not included."""
-    found: list[tuple[int, int]] = []
-    for number in numbers:
-        if found and found[-1][1] == number:
-            found[-1] = (found[-1][0], number + 1)
-        else:
-            found.append((number, number + 1))
-    return tuple(found)
 
 
 def prepare(
@@ -176,7 +100,7 @@ def prepare(
         if written:
             _write_part(Parts(root, written, image_format), plan, own, assembly, lock)
             if assembly.unfinished:
-                return summarise_parts(root, assembly, time.monotonic() - begun)
+                return _summarise_parts(root, assembly, time.monotonic() - begun)
         lock.release_all()
         lock.take_all()  # of several that find all shards finished the first joins them
         finished = _find_finished(root, plan, variants, image_format)
@@ -186,7 +110,7 @@ def prepare(
         if not unfinished_variants(root):
             with writing():
                 Parts(root, (), image_format).clear()
-    return summarise(root, variants, written, assembly, time.monotonic() - begun)
+    return _summarise(root, variants, written, assembly, time.monotonic() - begun)
 
 
 def _write_part(parts: Parts, plan: Plan, own: Part, assembly: Assembly, lock: Lock) -> None:
@@ -256,3 +180,66 @@ def _find_finished(root: Path, plan: Plan, variants: tuple[str, ...], image_form
                 "give the options and the source it was prepared with, or choose another ROOT",
             )
     return tuple(folder.name for folder in folders)
+
+
+def _summarise(
+    root: Path, variants: tuple[str, ...], written: tuple[str, ...], assembly: Assembly, seconds: float
+) -> Summary:
+    """Return the summary of a ROOT whose `variants` are finished. Raises RecordError if a shard is there no longer."""
+    splits = {variant: Manifest.read(root / variant).splits for variant in variants}
+    num_bytes = dict.fromkeys(variants, 0)
+    for variant in variants:
+        for shard in (shard for split in SPLITS for shard in splits[variant][split].shards):
+            check_shard_size(root / variant / shard.name, shard.bytes)
+            num_bytes[variant] += shard.bytes
+    return Summary(
+        root,
+        len(assembly.plan.classes),
+        images={split: splits[variants[0]][split].num_records for split in SPLITS},
+        rejected=count_rejected(root / variants[0]),
+        converted=count_converted(root / variants[0]),
+        variants=num_bytes,
+        written=written,
+        missing={},
+        shards=assembly.plan.counts,
+        cpu_seconds=assembly.cpu_seconds,
+        seconds=seconds,
+        images_per_second=assembly.images_per_second,
+    )
+
+
+def _summarise_parts(root: Path, assembly: Assembly, seconds: float) -> Summary:
+    """Return the summary of a ROOT that holds some of the shards only."""
+    images = Counter(dict.fromkeys(SPLITS, 0))
+    rejected: Counter[str] = Counter()
+    converted: Counter[str] = Counter()
+    variants: Counter[str] = Counter()
+    for result in assembly.results:
+        images[result.split] += next(iter(result.variants.values())).num_records
+        rejected.update(rejection_kind(row["reason"]) for row in result.rejected)
+        converted.update({former: len(positions) for former, positions in result.converted.items()})
+        variants.update({variant: info.bytes for variant, info in result.variants.items()})
+    unfinished = assembly.unfinished
+    return Summary(
+        root,
+        len(assembly.plan.classes),
+        images=dict(images),
+        rejected=dict(rejected),
+        converted=dict(converted),
+        variants=dict(variants),
+        written=(),
+        missing={split: _ranges([shard.number for shard in unfinished if shard.split == split]) for split in SPLITS},
+        shards=assembly.plan.counts,
+        cpu_seconds=assembly.cpu_seconds,
+        seconds=seconds,
+        images_per_second=assembly.images_per_second,
+    )
+
+
+def _ranges(numbers: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Return ascending `numbers` as ranges (first, end), the end not included."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        first = found.pop()[0] if found and found[-1][1] == number else number
+        found.append((first, number + 1))
+    return tuple(found)

@@ -74,7 +74,7 @@ def _nothing_there(path: Path, kind: str | None, hint: str) -> UsageError:
 def _unpacking(archive: Path) -> str:
     """Return the hint how to unpack an archive; a tar that is a shard, or of one class, is a source as it is."""
     name, quoted = archive.name.lower(), shlex.quote(str(archive))
-    inside = first_paths(archive) if name.endswith(tuple(COMPRESSED)) else []
+    inside = first_paths(archive, "r:*") if name.endswith(tuple(COMPRESSED)) else []
     if inside and (are_samples(inside) or not any("/" in path.removeprefix("./") for path in inside)):
         program = next(program for suffix, (_, program) in COMPRESSED.items() if name.endswith(suffix))
         return f"undo its compression, but leave the tar: {program} {quoted}"

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from imagesprint.errors import DataError
 from imagesprint.images.finding import is_litter
@@ -233,10 +233,14 @@ def _is_below_litter(folder: str) -> bool:
     return any(is_litter(part) for part in folder.split("/") if part != ".")
 
 
-def first_paths(path: Path) -> list[str]:
-    """Return the paths of the first files in the tar at `path`, compressed or not; of a damaged one, those before."""
+def first_paths(path: Path, mode: Literal["r:", "r:*"] = "r:") -> list[str]:
+    """Return the paths of the first files in the tar at `path`; of a damaged one, those before the damage.
+
+    With "r:*" it may be compressed.
+    """
     found: list[str] = []
-    with suppress(tarfile.TarError, EOFError, zlib.error, lzma.LZMAError), tarfile.open(path) as tar:
+    damage = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
+    with suppress(*damage), tarfile.open(path, mode) as tar:
         while len(found) < _FIRST and (info := tar.next()) is not None:
             if info.isreg() and not _is_litter(info.name):
                 found.append(info.name)

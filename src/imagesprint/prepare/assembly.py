@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from imagesprint.console import Console, Progress
@@ -16,8 +16,149 @@ from imagesprint.prepare.workers import run_jobs
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import FIRST_LABEL, SPLITS, Manifest, write_split
 
+_REJECTED = "rejected.jsonl"
+_CONVERTED = "converted.jsonl"
+_MOST_ADVISED = 0.05  # of the files to be rejected: a twentieth of them is no accident
 
-def find_duplicates(plan: Plan, results: Mapping[str, ShardResult]) -> dict[str, dict[int, str]]:
+
+class Assembly:
+    """The shards of `plan`, made from `source` in `workers` processes.
+
+    Where more than `max_rejected` of all files are rejected, every method that finds out raises DataError.
+    """
+
+    def __init__(
+        self, plan: Plan, source: Source, quality: int, workers: int, max_rejected: float, console: Console
+    ) -> None:
+        self.plan, self._source, self._quality = plan, source, quality
+        self._workers, self._max_rejected, self._console = workers, max_rejected, console
+        self._results: dict[str, ShardResult] = {}
+        self.images_per_second = 0.0  # of this process's own writing
+
+    def look(self, parts: Parts) -> None:
+        """Find out which shards are finished, whoever has written them."""
+        found = ((shard.name, parts.find_result(shard)) for shard in self.plan.shards)
+        self._results = {name: result for name, result in found if result is not None}
+        self._check_max_rejected()
+
+    @property
+    def results(self) -> list[ShardResult]:
+        """The results of the finished shards, in the order of the plan."""
+        return [self._results[shard.name] for shard in self.plan.shards if shard.name in self._results]
+
+    @property
+    def unfinished(self) -> list[Shard]:
+        """The shards that are not finished, in order."""
+        return [shard for shard in self.plan.shards if shard.name not in self._results]
+
+    @property
+    def cpu_seconds(self) -> dict[str, float]:
+        """What was spent on the finished shards, by what it was spent on."""
+        spent: dict[str, float] = {}
+        for name, seconds in (item for result in self.results for item in result.cpu_seconds.items()):
+            spent[name] = spent.get(name, 0.0) + seconds
+        return spent
+
+    def write(self, parts: Parts, shards: Sequence[Shard]) -> None:
+        """Write those of `shards` that are not finished. Raises DataError."""
+        jobs = [self._job(parts, shard) for shard in shards if shard.name not in self._results]
+        total = _count_images(shards)
+        progress = Progress(self._console, "preparing")
+        progress.begin(total, done=total - _count_images(job.shard for job in jobs))
+        self._run(jobs, progress)
+        progress.end()
+        self.images_per_second = progress.images_per_second
+
+    def join(self, parts: Parts, finished: tuple[str, ...]) -> None:
+        """Make whole variants of the shards, which are all finished; variants `finished` earlier must agree with them.
+
+        Raises DataError.
+        """
+        self._reject_duplicates(parts)
+        for note in check_rejected(parts.root, self.plan, self._rejected, finished):
+            self._console.warn(note)
+        with writing():
+            parts.sweep_variants()
+            for variant in parts.variants:
+                self.finish_variant(parts, variant)
+
+    def _reject_duplicates(self, parts: Parts) -> None:
+        """Write the train shards again that hold images of validation, unless they have been already."""
+        duplicates = _find_duplicates(self.plan, self._results)
+        jobs = [
+            self._job(parts, shard, duplicates[shard.name]) for shard in self.plan.shards if shard.name in duplicates
+        ]
+        left = [job for job in jobs if not job.has_rejected_duplicates(self._results[job.shard.name])]
+        if left:
+            count = sum(len(job.duplicates) for job in left)
+            self._check_max_rejected([job.duplicate(position) for job in left for position in job.duplicates])
+            self._console.line(f"{count:,} training images are in validation too: writing {len(left):,} shards again")
+            self._run(left, Progress(Console.silent(), ""))
+
+    def finish_variant(self, parts: Parts, variant: str) -> None:
+        """Write the indexes, rejected.jsonl, converted.jsonl and, last, dataset.json of a variant. Raises FileError."""
+        folder = parts.root / variant
+        splits = {}
+        for split in SPLITS:
+            shards = tuple(result.variants[variant] for result in self.results if result.split == split)
+            index = Index.concatenate([Index.read(parts.index_path(variant, shard.name)) for shard in shards])
+            splits[split] = write_split(folder, split, index, shards)
+        write_rows(folder / _REJECTED, self._rejected)
+        write_rows(folder / _CONVERTED, self._converted)
+        plan = self.plan
+        Manifest(variant, parts.image_format, FIRST_LABEL, plan.classes, splits, dict(plan.made_by)).write(folder)
+
+    @property
+    def _rejected(self) -> list[dict[str, str]]:
+        return [row for result in self.results for row in result.rejected]
+
+    @property
+    def _converted(self) -> list[dict[str, str]]:
+        return [
+            {"split": shard.split, "file": shard.samples[position].location, "was": kind}
+            for shard, result in zip(self.plan.shards, self.results, strict=True)
+            for position, kind in sorted((i, kind) for kind, found in result.converted.items() for i in found)
+        ]
+
+    def _job(self, parts: Parts, shard: Shard, duplicates: dict[int, str] | None = None) -> ShardJob:
+        return ShardJob(self._source, shard, self.plan.classes, parts, self._quality, duplicates or {})
+
+    def _run(self, jobs: Sequence[ShardJob], progress: Progress) -> None:
+        def finish(result: ShardResult) -> None:
+            self._results[result.name] = result
+            self._check_max_rejected()
+
+        if jobs:
+            run_jobs(write_shard, jobs, self._workers, progress.add, finish)
+
+    def _check_max_rejected(self, duplicates: Sequence[dict[str, str]] = ()) -> None:
+        """Raise DataError as soon as too many are rejected: an hour before the end is better than then.
+
+        `duplicates` are to be rejected yet.
+        """
+        rejected = [*self._rejected, *duplicates]
+        total = _count_images(self.plan.shards)
+        if len(rejected) <= self._max_rejected * total:
+            return
+        so_far = " so far" if self.unfinished else ""
+        share = math.ceil(len(rejected) / total * 1000) / 1000
+        raise DataError(
+            f"{len(rejected)} of {total} files are rejected{so_far}, the first of them {rejected[0]['file']}: "
+            f"{rejected[0]['reason']}",
+            "remove or repair them, "
+            + (
+                f"or allow them with --max-rejected {share:g}"
+                if share <= _MOST_ADVISED
+                else "and see whether this is the right folder: so many are no accident"
+            ),
+        )
+
+
+def _count_images(shards: Iterable[Shard]) -> int:
+    return sum(len(shard.samples) for shard in shards)
+
+
+def _find_duplicates(plan: Plan, results: Mapping[str, ShardResult]) -> dict[str, dict[int, str]]:
     """Return, for each train shard with images whose file is that of a validation image too, their positions in it.
 
     Each comes with the place of the validation file. `results` has every shard of the plan.
@@ -28,27 +169,26 @@ def find_duplicates(plan: Plan, results: Mapping[str, ShardResult]) -> dict[str,
             for sample, content in zip(shard.samples, results[shard.name].iter_contents(), strict=True):
                 validation.setdefault(content, sample.location)
     validation.pop(NO_IMAGE, None)
-    found: dict[str, dict[int, str]] = {}
-    for shard in plan.shards:
-        if shard.split == "train":
-            contents = enumerate(results[shard.name].iter_contents())
-            duplicates = {position: validation[content] for position, content in contents if content in validation}
-            if duplicates:
-                found[shard.name] = duplicates
-    return found
+    found = {
+        shard.name: {
+            position: validation[content]
+            for position, content in enumerate(results[shard.name].iter_contents())
+            if content in validation
+        }
+        for shard in plan.shards
+        if shard.split == "train"
+    }
+    return {name: duplicates for name, duplicates in found.items() if duplicates}
 
 
-_REJECTED = "rejected.jsonl"
-_CONVERTED = "converted.jsonl"
-
-
-def check_rejected(root: Path, plan: Plan, results: list[ShardResult], finished: tuple[str, ...]) -> tuple[str, ...]:
+def check_rejected(
+    root: Path, plan: Plan, rejected: list[dict[str, str]], finished: tuple[str, ...]
+) -> tuple[str, ...]:
     """Check that every split and class still has images and that variants finished earlier rejected the same files.
 
     Returns warnings: of classes that have lost all images of validation. Raises DataError where a split, or a class its
     training images, or where sample ids would not mean the same image in all variants.
     """
-    rejected = _rejected(results)
     for split in SPLITS:
         files = sum(len(shard.samples) for shard in plan.shards if shard.split == split)
         if files == sum(row["split"] == split for row in rejected):
@@ -80,159 +220,16 @@ def _lost_classes(plan: Plan, split: str, rejected: list[dict[str, str]]) -> lis
     return [plan.classes[label].name for label in sorted({sample.label for sample in samples}) if not left[label]]
 
 
-def finish_variant(parts: Parts, variant: str, plan: Plan, results: list[ShardResult]) -> None:
-    """Write the indexes, rejected.jsonl, converted.jsonl and, last, dataset.json of a variant. Raises FileError."""
-    folder = parts.root / variant
-    splits = {}
-    for split in SPLITS:
-        shards = tuple(result.variants[variant] for result in results if result.split == split)
-        index = Index.concatenate([Index.read(parts.index_path(variant, shard.name)) for shard in shards])
-        splits[split] = write_split(folder, split, index, shards)
-    write_rows(folder / _REJECTED, _rejected(results))
-    write_rows(folder / _CONVERTED, list(_converted(plan, results)))
-    Manifest(variant, parts.image_format, FIRST_LABEL, plan.classes, splits, dict(plan.made_by)).write(folder)
-
-
-def _rejected(results: list[ShardResult]) -> list[dict[str, str]]:
-    return [row for result in results for row in result.rejected]
-
-
-def _converted(plan: Plan, results: list[ShardResult]) -> Iterator[dict[str, str]]:
-    for shard, result in zip(plan.shards, results, strict=True):
-        former = {position: kind for kind, positions in result.converted.items() for position in positions}
-        for position in sorted(former):
-            yield {"split": shard.split, "file": shard.samples[position].location, "was": former[position]}
-
-
 def rejection_kind(reason: str) -> str:
     """Return what kind of reason it is: the words before its colon."""
     return reason.partition(":")[0]
 
 
 def count_rejected(folder: Path) -> dict[str, int]:
-    """Return how many files were rejected in a variant, by the kind of reason."""
-    return _count(rejection_kind(row["reason"]) for row in read_rows(folder / _REJECTED))
+    """Return how many files were rejected in a variant, by the kind of reason, the most frequent first."""
+    return dict(Counter(rejection_kind(row["reason"]) for row in read_rows(folder / _REJECTED)).most_common())
 
 
 def count_converted(folder: Path) -> dict[str, int]:
-    """Return how many files were no JPEG in RGB or grey, by what they were."""
-    return _count(row["was"] for row in read_rows(folder / _CONVERTED))
-
-
-def _count(kinds: Iterable[str]) -> dict[str, int]:
-    return dict(Counter(kinds).most_common())
-
-
-_MOST_ADVISED = 0.05  # of the files to be rejected: a twentieth of them is no accident
-
-
-class Assembly:
-    """The shards of `plan`, made from `source` in `workers` processes.
-
-    Where more than `max_rejected` of all files are rejected, every method that finds out raises DataError.
-    """
-
-    def __init__(
-        self, plan: Plan, source: Source, quality: int, workers: int, max_rejected: float, console: Console
-    ) -> None:
-        self.plan, self._source, self._quality = plan, source, quality
-        self._workers, self._max_rejected, self._console = workers, max_rejected, console
-        self._results: dict[str, ShardResult] = {}
-        self.images_per_second = 0.0  # of this process's own writing
-
-    def look(self, parts: Parts) -> None:
-        """Find out which shards are finished, whoever has written them."""
-        found = ((shard.name, parts.find_result(shard)) for shard in self.plan.shards)
-        self._results = {name: result for name, result in found if result is not None}
-        self._check_max_rejected()
-
-    @property
-    def results(self) -> list[ShardResult]:
-        """The results of the finished shards, in the order of the plan."""
-        return [self._results[shard.name] for shard in self.plan.shards if shard.name in self._results]
-
-    @property
-    def cpu_seconds(self) -> dict[str, float]:
-        """What was spent on the finished shards, by what it was spent on."""
-        spent: dict[str, float] = {}
-        for name, seconds in (item for result in self.results for item in result.cpu_seconds.items()):
-            spent[name] = spent.get(name, 0.0) + seconds
-        return spent
-
-    @property
-    def unfinished(self) -> list[Shard]:
-        """The shards that are not finished, in order."""
-        return [shard for shard in self.plan.shards if shard.name not in self._results]
-
-    def write(self, parts: Parts, shards: Sequence[Shard]) -> None:
-        """Write those of `shards` that are not finished. Raises DataError."""
-        jobs = [self._job(parts, shard) for shard in shards if shard.name not in self._results]
-        total = _count_images(shards)
-        progress = Progress(self._console, "preparing")
-        progress.begin(total, done=total - _count_images(job.shard for job in jobs))
-        self._run(jobs, progress)
-        progress.end()
-        self.images_per_second = progress.images_per_second
-
-    def join(self, parts: Parts, finished: tuple[str, ...]) -> None:
-        """Make whole variants of the shards, which are all finished; variants `finished` earlier must agree with them.
-
-        Raises DataError.
-        """
-        self._reject_duplicates(parts)
-        for note in check_rejected(parts.root, self.plan, self.results, finished):
-            self._console.warn(note)
-        with writing():
-            parts.sweep_variants()
-            for variant in parts.variants:
-                finish_variant(parts, variant, self.plan, self.results)
-
-    def _reject_duplicates(self, parts: Parts) -> None:
-        """Write the train shards again that hold images of validation, unless they have been already."""
-        duplicates = find_duplicates(self.plan, self._results)
-        jobs = [
-            self._job(parts, shard, duplicates[shard.name]) for shard in self.plan.shards if shard.name in duplicates
-        ]
-        left = [job for job in jobs if not job.has_rejected_duplicates(self._results[job.shard.name])]
-        if left:
-            count = sum(len(job.duplicates) for job in left)
-            self._check_max_rejected([job.duplicate(position) for job in left for position in job.duplicates])
-            self._console.line(f"{count:,} training images are in validation too: writing {len(left):,} shards again")
-            self._run(left, Progress(Console.silent(), ""))
-
-    def _job(self, parts: Parts, shard: Shard, duplicates: dict[int, str] | None = None) -> ShardJob:
-        return ShardJob(self._source, shard, self.plan.classes, parts, self._quality, duplicates or {})
-
-    def _run(self, jobs: Sequence[ShardJob], progress: Progress) -> None:
-        if jobs:
-            run_jobs(write_shard, jobs, self._workers, progress.add, self._finish)
-
-    def _finish(self, result: ShardResult) -> None:
-        self._results[result.name] = result
-        self._check_max_rejected()
-
-    def _check_max_rejected(self, duplicates: Sequence[dict[str, str]] = ()) -> None:
-        """Raise DataError as soon as too many are rejected: an hour before the end is better than then.
-
-        `duplicates` are to be rejected yet.
-        """
-        rejected = [*(row for result in self.results for row in result.rejected), *duplicates]
-        total = _count_images(self.plan.shards)
-        if len(rejected) <= self._max_rejected * total:
-            return
-        so_far = " so far" if self.unfinished else ""
-        share = math.ceil(len(rejected) / total * 1000) / 1000
-        raise DataError(
-            f"{len(rejected)} of {total} files are rejected{so_far}, the first of them {rejected[0]['file']}: "
-            f"{rejected[0]['reason']}",
-            "remove or repair them, "
-            + (
-                f"or allow them with --max-rejected {share:g}"
-                if share <= _MOST_ADVISED
-                else "and see whether this is the right folder: so many are no accident"
-            ),
-        )
-
-
-def _count_images(shards: Iterable[Shard]) -> int:
-    return sum(len(shard.samples) for shard in shards)
+    """Return how many files were no JPEG in RGB or grey, by what they were, the most frequent first."""
+    return dict(Counter(row["was"] for row in read_rows(folder / _CONVERTED)).most_common())

@@ -24,6 +24,7 @@ LOCK = "lock"
 
 _BEGINNING = (0, 1)  # first byte and length
 _ALL = (0, 0)  # a length of 0 reaches to the end of any file
+_IN_USE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT)
 _HELD = (errno.EACCES, errno.EAGAIN)  # what a lock that another process holds comes to
 _LEFT_OVER = "what was prepared is whole: give the same command again, it removes what is left"
 
@@ -55,11 +56,11 @@ class Lock:
 
     def release_beginning(self) -> None:
         """Let others begin."""
-        self._release(_BEGINNING)
+        self._lock(fcntl.LOCK_UN, _BEGINNING)
 
     def release_all(self) -> None:
         """Let go of everything."""
-        self._release(_ALL)
+        self._lock(fcntl.LOCK_UN, _ALL)
 
     def close(self) -> None:
         """Let go of everything; remove .parts if it holds nothing but the lock and nobody else is at work.
@@ -77,30 +78,33 @@ class Lock:
             finally:
                 os.close(self._file)  # before the folder goes: over NFS an open file stays in it under another name
             if removes:
-                _remove_folder(folder)
+                try:
+                    os.rmdir(folder)
+                except OSError as error:
+                    if error.errno not in _IN_USE:  # by a process that has begun in it meanwhile
+                        raise
 
     def _take(self, span: tuple[int, int], wait: bool) -> bool:
-        start, length = span
-        while True:
-            try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), length, start)
-            except OSError as error:
-                if error.errno in _HELD:
-                    return False
-                raise _refused(no_lock(self._root / PARTS / LOCK, error)) from error
+        while self._lock(fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), span):
             with naming("read", self._root / PARTS / LOCK):
                 if os.fstat(self._file).st_nlink:
                     return True
             # Whoever held it before has finished and removed the file: there is a new one, or none.
             os.close(self._file)
             self._file = _open(self._root)
+        return False
 
-    def _release(self, span: tuple[int, int]) -> None:
+    def _lock(self, how: int, span: tuple[int, int]) -> bool:
+        """Lock or unlock a span; return whether that went, False if another process holds it."""
         start, length = span
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, length, start)
+            fcntl.lockf(self._file, how, length, start)
         except OSError as error:
-            raise _refused(no_lock(self._root / PARTS / LOCK, error)) from error
+            if how != fcntl.LOCK_UN and error.errno in _HELD:
+                return False
+            refused = no_lock(self._root / PARTS / LOCK, error)
+            raise UsageError(refused.what, refused.hint) from error
+        return True
 
 
 @contextmanager
@@ -133,19 +137,6 @@ def _open(root: Path) -> int:
             continue  # the process that finished has removed the folder meanwhile
         except OSError as error:
             raise _cannot_write(root, error) from error
-
-
-def _remove_folder(folder: Path) -> None:
-    """Remove an empty folder; leave it to a process that has begun in it meanwhile. Raises OSError."""
-    try:
-        os.rmdir(folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-            raise
-
-
-def _refused(error: FileError) -> UsageError:
-    return UsageError(error.what, error.hint)
 
 
 def _cannot_write(root: Path, error: OSError) -> UsageError:
@@ -293,16 +284,11 @@ class Parts:
         try:
             content = json.loads(self._result_path(shard.name).read_text(encoding="utf-8"))
             infos = {variant: from_plain(ShardInfo, content["variants"][variant]) for variant in self.variants}
+            rejected = tuple({key: str(row[key]) for key in ("split", "file", "reason")} for row in content["rejected"])
+            converted = {kind: [int(i) for i in positions] for kind, positions in content["converted"].items()}
+            seconds = {name: float(spent) for name, spent in content["cpu_seconds"].items()}
             result = ShardResult(
-                shard.split,
-                shard.name,
-                infos,
-                rejected=tuple(
-                    {key: str(row[key]) for key in ("split", "file", "reason")} for row in content["rejected"]
-                ),
-                converted={kind: [int(i) for i in positions] for kind, positions in content["converted"].items()},
-                contents=content["contents"],
-                cpu_seconds={name: float(seconds) for name, seconds in content["cpu_seconds"].items()},
+                shard.split, shard.name, infos, rejected, converted, content["contents"], cpu_seconds=seconds
             )
             whole = content["plan"] == self._plan_digest()
             whole = whole and len(bytes.fromhex(result.contents)) == CONTENT_BYTES * len(shard.samples)

@@ -107,7 +107,9 @@ def make_plan(
         "seed": seed,
     }
     planned = tuple(shard for split in SPLITS for shard in _cut(split, splits[split], counts[split], seed))
-    return Plan(listing.classes, planned, made_by, notes + _lonely_classes(listing.classes, splits))
+    present = {sample.label for sample in splits["validation"]}
+    missing = [entry.name for label, entry in enumerate(listing.classes) if label not in present]
+    return Plan(listing.classes, planned, made_by, notes + without_validation(missing, len(listing.classes)))
 
 
 @dataclass(frozen=True)
@@ -237,12 +239,6 @@ def _shuffle(samples: list[SourceImage], seed: int, epoch: int) -> list[SourceIm
         first = samples[firsts[i]]
         order += sorted(blocks[first.block], key=lambda sample: sample.offset) if first.block >= 0 else [first]
     return order
-
-
-def _lonely_classes(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[SourceImage]]) -> tuple[str, ...]:
-    present = {sample.label for sample in splits["validation"]}
-    missing = [entry.name for label, entry in enumerate(classes) if label not in present]
-    return without_validation(missing, len(classes))
 
 
 def without_validation(missing: Sequence[str], num_classes: int) -> tuple[str, ...]:

@@ -65,7 +65,14 @@ class ClassFolders(FolderSource):
         homes = {split: self._homes(folder, train, labels) for split, folder in folders.items()}
         walk = Walk([home for split in homes.values() for home in split])
         strays = [note for folder in folders.values() for note in stray_files(folder, walk)]
-        splits = {split: self._samples(homes[split], walk) for split in homes}
+        splits = {
+            split: [
+                SourceImage(location, label, num_bytes)
+                for home, label in homes[split].items()
+                for location, num_bytes in self._list_images(walk, home)
+            ]
+            for split in homes
+        }
         if not splits["train"]:
             raise DataError(f"there are no images in {train}", LAYOUT)
         astray = f"links to the images of other classes are passed over, such as {walk.astray.first}"
@@ -107,13 +114,6 @@ class ClassFolders(FolderSource):
                 f"{GIVE_IMAGES}; are the folders of both splits named alike?",
             )
         return {folder / name: labels[name] for name in names if name in labels}
-
-    def _samples(self, homes: Mapping[Path, int], walk: Walk) -> list[SourceImage]:
-        return [
-            SourceImage(location, label, num_bytes)
-            for home, label in homes.items()
-            for location, num_bytes in self._list_images(walk, home)
-        ]
 
     def _check_depth(self, train: Path, classes: Sequence[str], samples: Sequence[SourceImage]) -> list[str]:
         """Return the note that images lie in folders below class folders that hold images too.

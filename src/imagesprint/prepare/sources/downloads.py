@@ -112,7 +112,11 @@ def _look(source: Path, folder: str, suffixes: tuple[str, ...], depth: int = 2) 
     found = _Look(
         files=[folder + name for name in names if name.lower().endswith(suffixes) and not is_litter(name)],
         beside=[],
-        unfinished=[folder + name for name in names if _is_unfinished(name, suffixes)],
+        unfinished=[
+            folder + name
+            for name in names
+            if name.lower().endswith(UNFINISHED) and name.lower().rpartition(".")[0].endswith(suffixes)
+        ],
     )
     for name in folders:
         inner = _look(source, f"{folder}{name}/", suffixes, depth - 1) if depth and _is_place(name) else None
@@ -166,11 +170,6 @@ def _list(folder: Path) -> tuple[list[str], list[str]]:
 
 def _is_place(name: str) -> bool:
     return name.lower().rstrip("/") == "data" or split_of(name) is not None or is_test(name)
-
-
-def _is_unfinished(name: str, suffixes: tuple[str, ...]) -> bool:
-    stem, extension = os.path.splitext(name.lower())
-    return extension in UNFINISHED and stem.endswith(suffixes)
 
 
 @dataclass(frozen=True)

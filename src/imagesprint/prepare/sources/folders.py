@@ -1,7 +1,7 @@
 """Images that lie as files in folders: which folder holds which split of them, listing them, and reading them."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -67,7 +67,12 @@ def inner_folder(path: Path) -> Path | None:
         return None
     holding = [folder for folder in folders if holds_split(folder)]
     if len(folders) > 1 and not holding:
-        folders = [folder for folder in folders if any(map(_may_be_meant, islice(_names_below(folder), _FIRST)))]
+        firsts = {folder: islice(_names_below(folder), _FIRST) for folder in folders}
+        folders = [
+            folder
+            for folder, names in firsts.items()
+            if any(not is_no_image(name) or name.lower().endswith(_OF_MANY) for name in names)
+        ]
     if len(folders) == 1:
         is_around = bool(holding) or (split_of(folders[0].name) is None and any(visible(folders[0])))
         return folders[0] if is_around else None
@@ -97,7 +102,8 @@ def split_names(path: Path) -> dict[str, list[str]]:
     ):
         return splits
     for split in SPLIT_WORDS:
-        longer = [name for name in names if split_of(name) == split and _holds_folders_alone(path / name)]
+        longer = [name for name in names if split_of(name) == split]
+        longer = [name for name in longer if visible_folders(path / name) and not holds_images(path / name)]
         if split not in splits and longer:
             splits[split] = longer
     return splits
@@ -131,8 +137,10 @@ def find_splits(path: Path) -> dict[str, Path]:
     if "train" not in found:
         raise UsageError(f"{path} has {found['validation'].name} but no train folder with classes", LAYOUT)
     found = {split: unwrap(folder) for split, folder in found.items()}
-    if "validation" in found and not _is_validation(named["validation"][0], found):
-        del found["validation"]
+    if "validation" in found and named["validation"][0].lower() not in SPLIT_WORDS["validation"]:
+        classes, others = (set(visible_folders(found[split])) for split in ("train", "validation"))
+        if classes.isdisjoint(others):  # its name says more, and so do its folders: it is something else
+            del found["validation"]
     return found
 
 
@@ -157,21 +165,6 @@ def stray_files(folder: Path, walk: Walk) -> list[str]:
 
 def _names_below(folder: Path) -> Iterator[str]:
     return (entry.name for entry in Walk([folder]).files(folder))
-
-
-def _may_be_meant(name: str) -> bool:
-    """Return whether a file may be an image by its name, or one of many images."""
-    return not is_no_image(name) or name.lower().endswith(_OF_MANY)
-
-
-def _is_validation(name: str, splits: Mapping[str, Path]) -> bool:
-    """Return whether the folder `name` is that of a split by its name alone, or has classes of those in train."""
-    train, validation = (set(visible_folders(splits[split])) for split in ("train", "validation"))
-    return name.lower() in SPLIT_WORDS["validation"] or bool(train & validation)
-
-
-def _holds_folders_alone(folder: Path) -> bool:
-    return bool(visible_folders(folder)) and not holds_images(folder)
 
 
 def _no_classes(folder: Path, validation: bool) -> UsageError:

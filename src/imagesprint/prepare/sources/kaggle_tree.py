@@ -158,9 +158,7 @@ def _find_tree(path: Path) -> Path | None:
     for place in real.parents[:3]:
         if real.relative_to(place) in (_IMAGES, *_IMAGES.parents) and (place / _IMAGES).is_dir():
             # A val that is sorted makes CLS-LOC class folders, and without val it is one tree of them.
-            return place if real != place / _IMAGES or _is_flat(real / "val") else None
+            val = real / "val"
+            is_flat = val.is_dir() and holds_images(val) and not visible_folders(val)
+            return place if real != place / _IMAGES or is_flat else None
     return sole_folder(path, lambda folder: os.path.isdir(folder / _IMAGES))
-
-
-def _is_flat(folder: Path) -> bool:
-    return folder.is_dir() and holds_images(folder) and not visible_folders(folder)

@@ -257,29 +257,24 @@ def unpack(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _unpack(file: io.BufferedReader, place: str) -> Iterator[tuple[str, bytes]]:
-    stream = _plain(file)
+    content = content_of(file.peek(2))  # of gzip; browsers may have undone that already, whatever its name
+    stream = gzip.GzipFile(fileobj=file) if content and content.name == "gzip" else file
     with _damage_named(place), tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictTarInfo) as tar:
         while (info := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # or half a million of them stay in memory
-            content = tar.extractfile(info)
-            if content is None:
+            inner = tar.extractfile(info)
+            if inner is None:
                 continue
-            assert isinstance(content, io.BufferedReader)
+            assert isinstance(inner, io.BufferedReader)
             where = f"{place}/{info.name}"
             if info.name.endswith((".tar", ".tar.gz", ".tgz")):
-                yield from _unpack(content, where)
+                yield from _unpack(inner, where)
             else:
-                yield where, content.read()
+                yield where, inner.read()
         rest: io.BufferedIOBase = tar.fileobj  # type: ignore[assignment]  # to the end: gzip's checksum comes last
         while data := rest.read(tarfile.RECORDSIZE):
             if any(data):
                 raise tarfile.ReadError("it goes on after its end mark")
-
-
-def _plain(file: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile:
-    """Return a stream of what is in `file` once unzipped; browsers may have done that already, whatever its name."""
-    content = content_of(file.peek(2))
-    return gzip.GzipFile(fileobj=file) if content and content.name == "gzip" else file
 
 
 class _NoEndMarkError(tarfile.ReadError):

@@ -1,20 +1,21 @@
 """`prepare`: from a source of labelled images to a ROOT of shards with indexes, in several variants at once."""
 
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from imagesprint.console import Console
 from imagesprint.errors import RankError, UsageError
 from imagesprint.prepare import IMAGE_FORMAT, MAX_REJECTED, QUALITY, VARIANTS
 from imagesprint.prepare.assembly import Assembly, count_converted, count_rejected, rejection_kind
-from imagesprint.prepare.parts import Lock, Parts, open_lock, unfinished_variants
-from imagesprint.prepare.plan import Part, Plan, differences, make_plan, parse_part, share
+from imagesprint.prepare.parts import Lock, Parts, ShardResult, open_lock, unfinished_variants
+from imagesprint.prepare.plan import Part, Plan, Shard, differences, make_plan, parse_part, share
 from imagesprint.prepare.shard_writing import writing
 from imagesprint.prepare.sources import open_source
+from imagesprint.prepare.workers import count_workers
 from imagesprint.records.dataset import FULL, check_shard_size, is_variant_name, reading, variant_size
 from imagesprint.records.manifest import FILE_NAME, IMAGE_FORMATS, SPLITS, Manifest
 
@@ -77,8 +78,8 @@ def prepare(
     begun = time.monotonic()
     source, root = Path(source), Path(root)
     variants = _check_variants(variants, image_format)
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    _check_options(quality, workers, max_rejected, rank, world_size)
+    workers = count_workers(workers)
+    _check_options(quality, max_rejected, rank, world_size)
     opened = open_source(source, source_kind)
     _check_apart(source, root)
     if opened.path != source:
@@ -100,7 +101,7 @@ def prepare(
         if written:
             _write_part(Parts(root, written, image_format), plan, own, assembly, lock)
             if assembly.unfinished:
-                return _summarise_parts(root, assembly, time.monotonic() - begun)
+                return _summarise(root, assembly, _count_parts(assembly.results), (), assembly.unfinished, begun)
         lock.release_all()
         lock.take_all()  # of several that find all shards finished the first joins them
         finished = _find_finished(root, plan, variants, image_format)
@@ -110,7 +111,7 @@ def prepare(
         if not unfinished_variants(root):
             with writing():
                 Parts(root, (), image_format).clear()
-    return _summarise(root, variants, written, assembly, time.monotonic() - begun)
+    return _summarise(root, assembly, _count_finished(root, variants), written, (), begun)
 
 
 def _write_part(parts: Parts, plan: Plan, own: Part, assembly: Assembly, lock: Lock) -> None:
@@ -142,11 +143,9 @@ def _check_variants(variants: tuple[str, ...], image_format: str) -> tuple[str, 
     return tuple(sorted(variants, key=variant_size, reverse=True))
 
 
-def _check_options(quality: int, workers: int, max_rejected: float, rank: int, world_size: int) -> None:
+def _check_options(quality: int, max_rejected: float, rank: int, world_size: int) -> None:
     if not 1 <= quality <= 100:
         raise UsageError(f"--quality {quality} is not between 1 and 100", "90 is the default")
-    if workers < 1:
-        raise UsageError(f"--workers {workers} is less than 1", "leave it out to use all cores")
     if not 0 <= max_rejected <= 1:
         raise UsageError(f"--max-rejected {max_rejected} is not between 0 and 1", "0.01 allows one file in a hundred")
     if not 0 <= rank < world_size:
@@ -182,56 +181,55 @@ def _find_finished(root: Path, plan: Plan, variants: tuple[str, ...], image_form
     return tuple(folder.name for folder in folders)
 
 
-def _summarise(
-    root: Path, variants: tuple[str, ...], written: tuple[str, ...], assembly: Assembly, seconds: float
-) -> Summary:
-    """Return the summary of a ROOT whose `variants` are finished. Raises RecordError if a shard is there no longer."""
+class _Counts(NamedTuple):
+    """What a ROOT holds, as in `Summary`."""
+
+    images: dict[str, int]
+    rejected: dict[str, int]
+    converted: dict[str, int]
+    variants: dict[str, int]
+
+
+def _count_finished(root: Path, variants: tuple[str, ...]) -> _Counts:
+    """Count what is in a ROOT whose `variants` are finished. Raises RecordError if a shard is there no longer."""
     splits = {variant: Manifest.read(root / variant).splits for variant in variants}
     num_bytes = dict.fromkeys(variants, 0)
     for variant in variants:
         for shard in (shard for split in SPLITS for shard in splits[variant][split].shards):
             check_shard_size(root / variant / shard.name, shard.bytes)
             num_bytes[variant] += shard.bytes
-    return Summary(
-        root,
-        len(assembly.plan.classes),
-        images={split: splits[variants[0]][split].num_records for split in SPLITS},
-        rejected=count_rejected(root / variants[0]),
-        converted=count_converted(root / variants[0]),
-        variants=num_bytes,
-        written=written,
-        missing={},
-        shards=assembly.plan.counts,
-        cpu_seconds=assembly.cpu_seconds,
-        seconds=seconds,
-        images_per_second=assembly.images_per_second,
-    )
+    first = variants[0]
+    images = {split: splits[first][split].num_records for split in SPLITS}
+    return _Counts(images, count_rejected(root / first), count_converted(root / first), num_bytes)
 
 
-def _summarise_parts(root: Path, assembly: Assembly, seconds: float) -> Summary:
-    """Return the summary of a ROOT that holds some of the shards only."""
+def _count_parts(results: Sequence[ShardResult]) -> _Counts:
+    """Count what is in the shards that are there."""
     images = Counter(dict.fromkeys(SPLITS, 0))
     rejected: Counter[str] = Counter()
     converted: Counter[str] = Counter()
     variants: Counter[str] = Counter()
-    for result in assembly.results:
+    for result in results:
         images[result.split] += next(iter(result.variants.values())).num_records
         rejected.update(rejection_kind(row["reason"]) for row in result.rejected)
         converted.update({former: len(positions) for former, positions in result.converted.items()})
         variants.update({variant: info.bytes for variant, info in result.variants.items()})
-    unfinished = assembly.unfinished
+    return _Counts(*map(dict, (images, rejected, converted, variants)))
+
+
+def _summarise(
+    root: Path, assembly: Assembly, counts: _Counts, written: tuple[str, ...], unfinished: Sequence[Shard], begun: float
+) -> Summary:
+    missing = {split: _ranges([shard.number for shard in unfinished if shard.split == split]) for split in SPLITS}
     return Summary(
         root,
         len(assembly.plan.classes),
-        images=dict(images),
-        rejected=dict(rejected),
-        converted=dict(converted),
-        variants=dict(variants),
-        written=(),
-        missing={split: _ranges([shard.number for shard in unfinished if shard.split == split]) for split in SPLITS},
+        *counts,
+        written=written,
+        missing=missing if unfinished else {},
         shards=assembly.plan.counts,
         cpu_seconds=assembly.cpu_seconds,
-        seconds=seconds,
+        seconds=time.monotonic() - begun,
         images_per_second=assembly.images_per_second,
     )
 

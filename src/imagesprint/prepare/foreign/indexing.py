@@ -12,6 +12,7 @@ from imagesprint.prepare.foreign.classes import NameList
 from imagesprint.prepare.foreign.shards import ForeignShard, FoundShards, find_shards, is_split_word, link_to_validation
 from imagesprint.prepare.foreign.variant import check_room, make_variant
 from imagesprint.prepare.names import and_more, split_of
+from imagesprint.prepare.workers import count_workers
 from imagesprint.records.dataset import FULL, PARTS, is_variant_name, reading
 from imagesprint.records.manifest import FILE_NAME, SPLITS, Manifest
 from imagesprint.records.tfrecord import file_crc
@@ -80,9 +81,7 @@ def index_shards(
     begun = time.monotonic()
     path = Path(os.path.abspath(path))  # the folder's name counts, and what lies beside it
     root = None if index_dir is None else Path(os.path.abspath(index_dir))
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    if workers < 1:
-        raise UsageError(f"--workers {workers} is less than 1", "leave it out to use all cores")
+    workers = count_workers(workers)
     with reading(path):
         targets = _find_targets(path, root, console)
         new = [target for target in targets if not target.is_there]

@@ -138,8 +138,8 @@ def find_splits(path: Path) -> dict[str, Path]:
         raise UsageError(f"{path} has {found['validation'].name} but no train folder with classes", LAYOUT)
     found = {split: unwrap(folder) for split, folder in found.items()}
     if "validation" in found and named["validation"][0].lower() not in SPLIT_WORDS["validation"]:
-        classes, others = (set(visible_folders(found[split])) for split in ("train", "validation"))
-        if classes.isdisjoint(others):  # its name says more, and so do its folders: it is something else
+        ours, theirs = (set(visible_folders(found[split])) for split in ("train", "validation"))
+        if ours.isdisjoint(theirs):  # its name says more, and so do its folders: it is something else
             del found["validation"]
     return found
 

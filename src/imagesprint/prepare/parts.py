@@ -1,4 +1,17 @@
-"""ROOT/.parts: what an unfinished `prepare` knows of itself, and the locks by which several share the work."""
+"""ROOT/.parts: what an unfinished `prepare` knows of itself, so that the same command goes on where it stopped.
+
+plan.json                       what is being made; another plan is refused
+VARIANT-SHARD.index.npz         a finished shard's rows of the index
+SHARD.json                      written last: the shard is finished in all variants; its checksums, its rejects, and
+                                of which plan it is: parts are copied together by hand
+*.tmp                           shards being written
+lock                            the file of which record locks are taken
+
+Several parts are prepared in a ROOT at a time, no shard twice, and one process alone joins them. The lock's first byte
+is held by whoever begins, byte i + 1 stands for train shard i and the validation shards that belong to it, and the
+joining of parts holds them all. Such locks also hold among machines that share a file system, and end with their
+process.
+"""
 
 import errno
 import fcntl

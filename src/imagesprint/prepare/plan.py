@@ -1,4 +1,8 @@
-"""What goes where: which images form which split, in which order, cut into which shards."""
+"""What goes where: which images form which split, in which order, cut into which shards.
+
+A plan depends on the source's listing and the options alone, so that any number of workers, and a run that goes on
+where another stopped, write the same bytes.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence

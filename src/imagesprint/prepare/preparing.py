@@ -66,7 +66,7 @@ def prepare(
 ) -> Summary:
     """Prepare `source` into `root`, or go on with it, or add variants to it; return what is there in the end.
 
-    `source_kind` is one of `defaults.SOURCES`, by default found out. `image_format` is what the variants store: "jpeg"
+    `source_kind` is one of `prepare.SOURCES`, by default found out. `image_format` is what the variants store: "jpeg"
     files or "raw" pixels. `part` "A:B" prepares train shards A up to B and the validation shards that belong to them;
     without it, rank `rank` of `world_size` prepares its share. A root with the shards of all parts becomes a dataset.
     `workers` processes work at it (default: the cores that this process may use); the bytes written do not depend on

@@ -29,7 +29,7 @@ _UNPACKING: Final = {  # the archives of whole sources: how FILE is unpacked int
 
 
 def open_source(path: Path, kind: str | None = None) -> Source:
-    """Return the source at `path`: of that `kind` (one of `defaults.SOURCES`), or the first that fits what is there.
+    """Return the source at `path`: of that `kind` (one of `prepare.SOURCES`), or the first that fits what is there.
 
     Where `path` is one folder too many around a source, it is the source in it; its own `path` says so. Raises
     UsageError if there is none, or none of that kind; DataError if it cannot be looked at.

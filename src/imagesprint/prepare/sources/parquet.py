@@ -1,8 +1,16 @@
-"""Parquet as Hugging Face stores image sets: one table or many. Needs pyarrow, an optional extra."""
+"""Parquet as Hugging Face stores image sets, in the source's folder, in its folder data or in folders of the splits.
+
+    train-00000-of-00294.parquet, …        validation-00000-of-00014.parquet, … (or val-…, valid-…)
+    train/0000.parquet, …                  validation/0000.parquet, …
+
+All that may lie in a folder below, which Hugging Face calls a configuration. The images are the one column of structs
+with bytes, or of bytes, or of these the one that is named image. The labels, integers, are the column label, or else
+the one column of another common name; others are not looked at. Needs pyarrow, an optional extra.
+"""
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -169,7 +177,7 @@ def _find_columns(table: Any, path: Path) -> _Columns:
     )
 
 
-def _leaves(table: Any) -> dict[str, Any]:
+def _leaves(table: Any) -> Mapping[str, Any]:
     """Return the columns of the file by their paths, as in image.bytes."""
     return {table.schema.column(i).path: table.schema.column(i) for i in range(len(table.schema))}
 

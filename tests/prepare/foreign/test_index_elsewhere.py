@@ -1,5 +1,6 @@
 """`index --index-dir`: a ROOT of links beside data in which one cannot write, or would not."""
 
+import codecs
 import os
 import shutil
 import tempfile
@@ -46,6 +47,8 @@ def without_privileges() -> Iterator[None]:
     """Root may write everywhere: be nobody for a while."""
     user = os.geteuid()
     if user == 0:
+        # zipfile's: nobody may not be let to Python's own files, and what is not found once is never looked for again.
+        codecs.lookup("cp437")
         os.seteuid(65534)
     try:
         yield

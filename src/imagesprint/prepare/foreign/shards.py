@@ -92,10 +92,7 @@ def find_shards(folder: Path) -> FoundShards:
     for split in SPLITS:
         # my_train/ is looked at only where train/ has nothing: train_logs/ beside it is none of ours.
         found = _select(near[split], strays) or _select(far[split], strays)
-        of_split = [
-            ForeignShard(split, path, path.stat().st_size, path.name if split_of(path.name) else f"{split}-{path.name}")
-            for path in found
-        ]
+        of_split = [_make_shard(split, path) for path in found]
         _check_names(of_split, folder)
         notes += check_begun(split, [str(path) for path in found])
         shards += of_split

@@ -201,8 +201,7 @@ class _Extent:
             return None
         self.file.seek(begin)
         block = self.file.read(min(tarfile.BLOCKSIZE, self.end - begin))
-        with suppress(tarfile.HeaderError):
-            tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        if _is_header(block):
             if begin - end_mark >= _END_MARK:
                 return begin
             raise tarfile.ReadError(f"a block of zeros lies among its files, at byte {end_mark - self.start:,}")
@@ -231,6 +230,14 @@ def _is_litter(path: str) -> bool:
 @lru_cache(maxsize=1024)  # a tar has many files in few folders
 def _is_below_litter(folder: str) -> bool:
     return any(is_litter(part) for part in folder.split("/") if part != ".")
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def first_paths(path: Path, mode: Literal["r:", "r:*"] = "r:") -> list[str]:

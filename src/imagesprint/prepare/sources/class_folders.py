@@ -146,12 +146,10 @@ class ClassFolders(FolderSource):
         used = [folder.relative_to(self.path).parts[0] for folder in folders.values()]
         left_out = [name for name in others if name not in used and not walk.leads_home(self.path / name)]
         left_out += [name for name in files if name not in (_WANTED, _WORDS)]
+        if not left_out:
+            return []
         verb = "are" if len(used) > 1 else "is"
-        return (
-            [f"of {self.path}, {' and '.join(used)} {verb} used and {some(left_out, most=5)} left out"]
-            if left_out
-            else []
-        )
+        return [f"of {self.path}, {' and '.join(used)} {verb} used and {some(left_out, most=5)} left out"]
 
     def _class_infos(self, classes: Sequence[str], train: Path) -> tuple[ClassInfo, ...]:
         """Return the classes, with the words that Tiny ImageNet has for them."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from imagesprint.console import Console, Progress
 from imagesprint.errors import DataError
 from imagesprint.files import read_rows, write_rows
-from imagesprint.prepare.parts import NO_IMAGE, Parts, ShardResult
+from imagesprint.prepare.parts import NO_IMAGE, Parts, Rejection, ShardResult
 from imagesprint.prepare.plan import Plan, Shard, without_validation
 from imagesprint.prepare.shard_writing import ShardJob, write_shard, writing
 from imagesprint.prepare.sources.source import Source
@@ -103,13 +103,13 @@ class Assembly:
             shards = tuple(result.variants[variant] for result in self.results if result.split == split)
             index = Index.concatenate([Index.read(parts.index_path(variant, shard.name)) for shard in shards])
             splits[split] = write_split(folder, split, index, shards)
-        write_rows(folder / _REJECTED, self._rejected)
+        write_rows(folder / _REJECTED, [dict(row) for row in self._rejected])
         write_rows(folder / _CONVERTED, self._converted)
         plan = self.plan
         Manifest(variant, parts.image_format, FIRST_LABEL, plan.classes, splits, dict(plan.made_by)).write(folder)
 
     @property
-    def _rejected(self) -> list[dict[str, str]]:
+    def _rejected(self) -> list[Rejection]:
         return [row for result in self.results for row in result.rejected]
 
     @property
@@ -131,7 +131,7 @@ class Assembly:
         if jobs:
             run_jobs(write_shard, jobs, self._workers, progress.add, finish)
 
-    def _check_max_rejected(self, duplicates: Sequence[dict[str, str]] = ()) -> None:
+    def _check_max_rejected(self, duplicates: Sequence[Rejection] = ()) -> None:
         """Raise DataError as soon as too many are rejected: an hour before the end is better than then.
 
         `duplicates` are to be rejected yet.
@@ -181,9 +181,7 @@ def _find_duplicates(plan: Plan, results: Mapping[str, ShardResult]) -> dict[str
     return {name: duplicates for name, duplicates in found.items() if duplicates}
 
 
-def check_rejected(
-    root: Path, plan: Plan, rejected: list[dict[str, str]], finished: tuple[str, ...]
-) -> tuple[str, ...]:
+def check_rejected(root: Path, plan: Plan, rejected: list[Rejection], finished: tuple[str, ...]) -> tuple[str, ...]:
     """Check that every split and class still has images and that variants finished earlier rejected the same files.
 
     Returns warnings: of classes that have lost all images of validation. Raises DataError where a split, or a class its
@@ -212,7 +210,7 @@ def check_rejected(
     return without_validation(_lost_classes(plan, "validation", rejected), len(plan.classes))
 
 
-def _lost_classes(plan: Plan, split: str, rejected: list[dict[str, str]]) -> list[str]:
+def _lost_classes(plan: Plan, split: str, rejected: list[Rejection]) -> list[str]:
     """Return the names of the classes that have files in `split`, all of them rejected."""
     files = {row["file"] for row in rejected if row["split"] == split}
     samples = [sample for shard in plan.shards if shard.split == split for sample in shard.samples]

@@ -23,6 +23,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from imagesprint.console import Console
 from imagesprint.errors import FileError, RecordError, UsageError
@@ -163,11 +164,19 @@ _PLAN = "plan.json"
 _SHARD_NAME = re.compile(r"(train|validation)-\d+-of-\d+")
 
 
+class Rejection(TypedDict):
+    """A row of rejected.jsonl."""
+
+    split: str
+    file: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class ShardResult:
     """A finished shard: what it is in each variant, and what was found out about its source images.
 
-    `rejected` has split, file and reason of each rejected one. `converted` has the positions in the shard of those that
+    `rejected` has those that are left out. `converted` has the positions in the shard of those that
     are no JPEG in RGB or grey, by what they are. `contents` is a hash of CONTENT_BYTES of each one's file, in
     hexadecimal digits, zeros where it is no image. `cpu_seconds` is what was spent on "decode" and on each variant.
     """
@@ -175,7 +184,7 @@ class ShardResult:
     split: str
     name: str
     variants: dict[str, ShardInfo]
-    rejected: tuple[dict[str, str], ...]
+    rejected: tuple[Rejection, ...]
     converted: dict[str, list[int]]
     contents: str
     cpu_seconds: dict[str, float]
@@ -297,7 +306,10 @@ class Parts:
         try:
             content = json.loads(self._result_path(shard.name).read_text(encoding="utf-8"))
             infos = {variant: from_plain(ShardInfo, content["variants"][variant]) for variant in self.variants}
-            rejected = tuple({key: str(row[key]) for key in ("split", "file", "reason")} for row in content["rejected"])
+            rejected = tuple(
+                Rejection(split=str(row["split"]), file=str(row["file"]), reason=str(row["reason"]))
+                for row in content["rejected"]
+            )
             converted = {kind: [int(i) for i in positions] for kind, positions in content["converted"].items()}
             seconds = {name: float(spent) for name, spent in content["cpu_seconds"].items()}
             result = ShardResult(

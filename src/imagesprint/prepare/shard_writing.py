@@ -21,7 +21,7 @@ from imagesprint.files import naming
 from imagesprint.images.coding import encode_jpeg, is_plain_jpeg, kind_of, open_image, shrink
 from imagesprint.images.decoding import to_rgb
 from imagesprint.images.native import shrink_jpeg
-from imagesprint.prepare.parts import CONTENT_BYTES, NO_IMAGE, Parts, ShardResult, coder
+from imagesprint.prepare.parts import CONTENT_BYTES, NO_IMAGE, Parts, Rejection, ShardResult, coder
 from imagesprint.prepare.plan import Shard
 from imagesprint.prepare.sources.source import Source, SourceImage
 from imagesprint.records.dataset import FULL, variant_size
@@ -77,11 +77,11 @@ class ShardJob:
     quality: int
     duplicates: Mapping[int, str] = field(default_factory=dict)
 
-    def rejection(self, position: int, reason: str) -> dict[str, str]:
+    def rejection(self, position: int, reason: str) -> Rejection:
         """Return the row of rejected.jsonl for the image at a position."""
         return {"split": self.shard.split, "file": self.shard.samples[position].location, "reason": reason}
 
-    def duplicate(self, position: int) -> dict[str, str]:
+    def duplicate(self, position: int) -> Rejection:
         """Return the row for the image at a position of `duplicates`."""
         return self.rejection(position, f"duplicate: the same content as validation file {self.duplicates[position]}")
 
@@ -121,7 +121,7 @@ class _Images:
 
     def __init__(self, job: ShardJob) -> None:
         self._job = job
-        self._rejected: list[dict[str, str]] = []
+        self._rejected: list[Rejection] = []
         self._converted: dict[str, list[int]] = {}
         self._contents = [NO_IMAGE] * len(job.shard.samples)
         self.meter = CpuMeter()

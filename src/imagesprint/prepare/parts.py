@@ -224,7 +224,7 @@ def _read_plan(root: Path) -> tuple[tuple[str, ...], dict[str, object]]:
             return (), {}
     try:
         plan = json.loads(content)
-        variants = tuple(plan.pop("variants"))
+        variants = tuple(plan["variants"])
         if not all(is_variant_name(name) for name in variants):
             raise ValueError(f"it has the variants {list(variants)}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -234,7 +234,7 @@ def _read_plan(root: Path) -> tuple[tuple[str, ...], dict[str, object]]:
             f"{path} is damaged: {error!r}",
             f"delete {' and '.join([str(root / PARTS), *unfinished])}, together, then give the same command again",
         ) from error
-    return variants, plan
+    return variants, {key: value for key, value in plan.items() if key != "variants"}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from imagesprint.images.coding import check_image, open_image, read_size
 from imagesprint.images.decoders import ImageCheck, open_decoder
 from imagesprint.images.decoding import DecodeRequest, open_rgb
 from imagesprint.images.native import is_available
-from imagesprint.prepare.storing import Stopwatch, store
+from imagesprint.prepare.shard_writing import CpuMeter, store
 
 PHOTO = Image.fromarray(load_sample_images().images[0]).resize((90, 60))
 
@@ -165,7 +165,7 @@ def load(data: bytes) -> NDArray[np.uint8]:
 
 
 def prepared(data: bytes) -> dict[str, Any]:
-    return store(data, ("full", "30"), 90, "jpeg", Stopwatch())[0]
+    return store(data, ("full", "30"), 90, "jpeg", CpuMeter())[0]
 
 
 @pytest.mark.usefixtures("decoder")

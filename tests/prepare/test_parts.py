@@ -11,8 +11,8 @@ import pytest
 
 from imagesprint.console import Console
 from imagesprint.errors import RankError, UsageError
+from imagesprint.prepare.parts import coder
 from imagesprint.prepare.preparing import Summary, prepare
-from imagesprint.prepare.storing import coder
 from imagesprint.records.dataset import open_root
 
 ReadTree = Callable[[Path], dict[str, bytes]]

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from imagesprint.errors import UsageError
-from imagesprint.prepare.plan import Part, Plan, Shard, differences, make_plan, parse_part, share
-from imagesprint.prepare.sources.source import Listing, Sample
+from imagesprint.prepare.plan import MadeBy, Part, Plan, Shard, differences, make_plan, parse_part, share
+from imagesprint.prepare.sources.source import Listing, SourceImage
 from imagesprint.records.manifest import ClassInfo
 
 CLASSES = tuple(ClassInfo(name, name, name) for name in ("a", "b", "c"))
 
 
-def make_samples(counts: tuple[int, ...], num_bytes: int = 1000, prefix: str = "train") -> list[Sample]:
+def make_samples(counts: tuple[int, ...], num_bytes: int = 1000, prefix: str = "train") -> list[SourceImage]:
     return [
-        Sample(f"{prefix}/{label}/{i}.jpg", label, num_bytes)
+        SourceImage(f"{prefix}/{label}/{i}.jpg", label, num_bytes)
         for label, count in enumerate(counts)
         for i in range(count)
     ]
@@ -70,7 +70,7 @@ def test_shards_by_size() -> None:
 
 
 def test_imagenet_has_1024_and_128_shards() -> None:
-    one = Sample("x", 0, 110_000)
+    one = SourceImage("x", 0, 110_000)
     found = plan(Listing(CLASSES[:1], {"train": [one] * 1_281_167, "validation": [one] * 50_000}))
     assert (found.made_by["train_shards"], found.made_by["validation_shards"]) == (1024, 128)
 
@@ -116,11 +116,11 @@ def test_differences_between_plans_are_named() -> None:
 
 
 def test_samples_of_a_block_stay_together_as_they_lie() -> None:
-    in_blocks = [Sample(f"row {row}/x.jpg", row % 3, 9, offset=row, block=row // 10) for row in range(60)]
-    singles = [Sample(f"{i}/x.jpg", i % 3, 9) for i in range(6)]
+    in_blocks = [SourceImage(f"row {row}/x.jpg", row % 3, 9, offset=row, block=row // 10) for row in range(60)]
+    singles = [SourceImage(f"{i}/x.jpg", i % 3, 9) for i in range(6)]
     listing = Listing(CLASSES, {"train": in_blocks[::-1] + singles, "validation": make_samples((1, 1, 1))})
 
-    def runs(seed: int) -> list[tuple[int, list[Sample]]]:
+    def runs(seed: int) -> list[tuple[int, list[SourceImage]]]:
         shards = [shard for shard in plan(listing, shards=4, seed=seed).shards if shard.split == "train"]
         samples = [sample for shard in shards for sample in shard.samples]
         return [(block, list(run)) for block, run in itertools.groupby(samples, lambda sample: sample.block)]
@@ -148,8 +148,9 @@ def test_plans_without_blocks_never_change_unnoticed() -> None:
 def test_any_parts_cover_every_shard_once(cuts: tuple[int, ...], validation: int) -> None:
     listing = Listing(CLASSES, {"train": make_samples((5, 4, 5)), "validation": make_samples((10, 10, 10))})
     found = plan(listing, shards=7)
+    made_by: MadeBy = {**found.made_by, "train_shards": 7, "validation_shards": validation}
     counts = {"train_shards": 7, "validation_shards": validation}
-    found = replace(found, made_by={**found.made_by, **counts}, shards=tuple(empty_shards(counts)))
+    found = replace(found, made_by=made_by, shards=tuple(empty_shards(counts)))
     parts = [Part(first, end).shards(found) for first, end in itertools.pairwise(cuts)]
     names = [shard.name for part in parts for shard in part]
     assert sorted(names) == sorted(shard.name for shard in found.shards)

@@ -6,7 +6,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from imagesprint.errors import ImageError
-from imagesprint.prepare.storing import Stopwatch, StoredImage, store
+from imagesprint.prepare.shard_writing import CpuMeter, StoredImage, store
 
 PHOTO = Image.fromarray(load_sample_images().images[1])  # 640 × 427
 VARIANTS = ("full", "320", "160")
@@ -19,7 +19,7 @@ def encode(image: Image.Image, kind: str) -> bytes:
 
 
 def store_jpeg(data: bytes, variants: tuple[str, ...], quality: int) -> dict[str, StoredImage]:
-    return store(data, variants, quality, "jpeg", Stopwatch())[0]
+    return store(data, variants, quality, "jpeg", CpuMeter())[0]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

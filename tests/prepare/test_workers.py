@@ -22,7 +22,7 @@ from imagesprint.prepare.plan import make_plan
 from imagesprint.prepare.preparing import prepare
 from imagesprint.prepare.shard_writing import ShardJob, write_shard
 from imagesprint.prepare.sources.class_folders import ClassFolders
-from imagesprint.prepare.sources.source import Listing, Sample
+from imagesprint.prepare.sources.source import Listing, Source, SourceImage
 from imagesprint.prepare.workers import _outcome, run_jobs
 
 ReadTree = Callable[[Path], dict[str, bytes]]
@@ -151,21 +151,22 @@ def test_worker_that_does_not_start(jobs: list[ShardJob]) -> None:
         multiprocessing.set_executable(before)
 
 
-class Unreadable:
+class Unreadable(Source):
     """A source with a fault: its files cannot be read, which should have been a DataError."""
 
-    kind = "unreadable"
-    path = Path("unreadable")
-
-    def scan(self) -> Listing:
+    @staticmethod
+    def fits(path: Path) -> bool:
         raise NotImplementedError
 
-    def read(self, sample: Sample) -> bytes:
+    def _scan(self) -> Listing:
+        raise NotImplementedError
+
+    def read(self, sample: SourceImage) -> bytes:
         raise OSError(f"cannot read {sample.name}")
 
 
 def test_fault_in_a_worker_is_not_taken_for_the_end_of_its_pipe(jobs: list[ShardJob]) -> None:
-    outcome = _outcome(write_shard, replace(jobs[0], source=Unreadable()), lambda _: None)
+    outcome = _outcome(write_shard, replace(jobs[0], source=Unreadable(Path("unreadable"))), lambda _: None)
     assert isinstance(outcome, RuntimeError)
     assert "OSError: cannot read" in str(outcome)
 
@@ -179,4 +180,4 @@ def test_what_the_system_refuses_in_a_worker_is_told_as_it_is(
         raise refused
 
     monkeypatch.setattr(Unreadable, "read", read)
-    assert _outcome(write_shard, replace(jobs[0], source=Unreadable()), lambda _: None) is refused
+    assert _outcome(write_shard, replace(jobs[0], source=Unreadable(Path("unreadable"))), lambda _: None) is refused

@@ -5,7 +5,7 @@ import numpy as np
 
 from imagesprint.console import Console
 from imagesprint.records.image_record import ImageRecord
-from imagesprint.records.shared_content import Digests, Place, SharedContent, digest
+from imagesprint.records.shared_content import Digests, RecordPlace, SharedContent, digest
 from imagesprint.records.verify import verify
 
 WriteVariant = Callable[..., None]
@@ -24,9 +24,9 @@ def test_shared_images_are_paired(write_variant: WriteVariant, tmp_path: Path) -
     assert not found.is_sound
     shards = ("train-00000-of-00001", "validation-00000-of-00001")
     assert found.shared_content == [
-        SharedContent(Place(shards[0], 1, "b"), Place(shards[1], 1, "b")),
-        SharedContent(Place(shards[0], 3, "d"), Place(shards[1], 3, "d")),
-        SharedContent(Place(shards[0], 4, "b-again"), Place(shards[1], 1, "b")),
+        SharedContent(RecordPlace(shards[0], 1, "b"), RecordPlace(shards[1], 1, "b")),
+        SharedContent(RecordPlace(shards[0], 3, "d"), RecordPlace(shards[1], 3, "d")),
+        SharedContent(RecordPlace(shards[0], 4, "b-again"), RecordPlace(shards[1], 1, "b")),
     ]
 
 

@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_verb
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _to_value(done: "Summary") -> dict[str, Any]:
+def _to_value(done: "Summary") -> dict[str, object]:
     per_image = {name: size / max(1, sum(done.images.values())) for name, size in done.variants.items()}
     return {
         "root": done.root,

@@ -10,7 +10,7 @@ from imagesprint.console import Console, printable
 from imagesprint.errors import CheckError
 
 if TYPE_CHECKING:
-    from imagesprint.records.shared_content import Place, SharedContent
+    from imagesprint.records.shared_content import RecordPlace, SharedContent
     from imagesprint.records.verify import Problem, SplitCounts, Verification
 
 EXAMPLES = """\
@@ -113,5 +113,5 @@ def _pair(shared: "SharedContent") -> str:
     return f"{_place(shared.train)} is {_place(shared.validation)}"
 
 
-def _place(place: "Place") -> str:
+def _place(place: "RecordPlace") -> str:
     return ", ".join(part for part in (place.shard, f"record {place.record}", place.filename) if part)

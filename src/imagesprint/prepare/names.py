@@ -7,7 +7,7 @@ table of what files hold that is not what their names say, such as the page of a
 
 import itertools
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,6 +42,16 @@ def is_test(name: str) -> bool:
     return bool(set(_WORD.findall(name.lower())).intersection(TEST_WORDS))
 
 
+def some(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of `names`, for a message."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def and_more(things: Sized, verb: str = "") -> str:
+    """Return that there are more of these `things` than the one that a message names; nothing where there are not."""
+    return f" (and {len(things) - 1} more{verb})" if len(things) > 1 else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Numbered:
     """A name that says it is shard `number` of `total`; `stem` is what comes before that."""
@@ -57,24 +67,20 @@ class Numbered:
         return match and cls(name[: match.start()], int(match[1]), int(match[3]))
 
 
-def check_whole(split: str, names: Iterable[str]) -> tuple[str, ...]:
+def check_whole(split: str, names: Collection[str]) -> tuple[str, ...]:
     """Raise DataError if the shards of a split are of two sets, or if one of them is missing; return notes.
 
     `names` are those of its files, with or without folders. They may be numbered with the total (train-00000-of-00002)
     or without: 0000, 0001, … from 0 or 1 on, or from the middle, which is noted. Others are passed over.
     """
-    names = list(names)
-    numbered = _numbered(names)
-    _check_one_set(split, numbered)
-    missing = _missing(numbered)
-    if missing:
+    numbered = _numbered(split, names)
+    if numbered and (missing := _missing_of_total(numbered)):
         raise _missing_error(split, numbered, missing)
     notes = []
     for entry in _sequences(names):
-        if entry.is_of_two_sets:
+        if len(entry.widths) > 1:
             raise DataError(
-                f"{', '.join(entry.names[:3])}{', …' if len(entry.names) > 3 else ''} are of two sets of {split} "
-                "files, numbered differently",
+                f"{some(entry.names)} are of two sets of {split} files, numbered differently",
                 "move one of the sets into another folder",
             )
         if entry.missing:
@@ -88,25 +94,136 @@ def check_whole(split: str, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def check_begun(split: str, names: Iterable[str]) -> tuple[str, ...]:
+def check_begun(split: str, names: Collection[str]) -> tuple[str, ...]:
     """As `check_whole`, but return a note instead where only shards behind the last one that is there are missing.
 
     For shards that are read where they lie: the first few of many are a common trial; a hole is an accident. Numbers
     without a total, such as part-0001, may be something else, too: what seems to be missing of them is noted.
     """
-    names = list(names)
-    numbered = _numbered(names)
-    _check_one_set(split, numbered)
-    missing = _missing(numbered)
-    if missing and missing.first[0] < max(entry.number for _, entry in numbered):
-        raise _missing_error(split, numbered, missing)
-    begun = (f"{_said(split, numbered, missing)}: what is there is all that is used",) if missing else ()
-    gaps = (
-        f"{split} shards {entry.stem}… go up to number {entry.last}, but {entry.missing.said}"
-        for entry in _sequences(names)
-        if entry.missing
+    notes = []
+    numbered = _numbered(split, names)
+    if numbered and (missing := _missing_of_total(numbered)):
+        if missing.first[0] < max(entry.number for _, entry in numbered):
+            raise _missing_error(split, numbered, missing)
+        notes.append(f"{_said(split, numbered, missing)}: what is there is all that is used")
+    return (
+        *notes,
+        *(
+            f"{split} shards {entry.stem}… go up to number {entry.last}, but {entry.missing.said}"
+            for entry in _sequences(names)
+            if entry.missing
+        ),
     )
-    return (*begun, *gaps)
+
+
+_NumberedNames = Sequence[tuple[str, Numbered]]
+
+
+def _numbered(split: str, names: Iterable[str]) -> _NumberedNames:
+    """Return those of `names` that say a total.
+
+    Raises DataError unless they differ in their numbers, beside their folders and what follows the number. That may be
+    a hash of each shard's own; what stands before is the set's name.
+    """
+    found = [(name, entry) for name in names if (entry := Numbered.of(name.rpartition("/")[2])) is not None]
+    first: dict[int, str] = {}
+    for name, entry in found:
+        counted, of = found[0]
+        is_alike = (entry.stem, entry.total) == (of.stem, of.total)
+        other = first.setdefault(entry.number, name) if is_alike else counted
+        if other != name:
+            raise DataError(
+                f"{other} and {name} are of two sets of {split} shards", "move one of the sets into another folder"
+            )
+    for number, name in first.items():
+        total = found[0][1].total
+        if number not in _range(first, total):
+            raise DataError(
+                f"{name} has a number beyond those of {total:,} {split} shards",
+                "move what is of another set into another folder",
+            )
+    return found
+
+
+def _range(numbers: Collection[int], total: int) -> range:
+    """Return the numbers that a set of `total` shards has; some programs count 1-of-3, 2-of-3, 3-of-3."""
+    first = 1 if 0 not in numbers and total in numbers else 0
+    return range(first, first + total)
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """How many numbers of a set are missing, and the first of them: a name may say that there are billions."""
+
+    count: int
+    first: tuple[int, ...]
+
+    @classmethod
+    def of(cls, numbers: Collection[int], expected: range) -> "_Missing | None":
+        absent = (number for number in expected if number not in numbers)
+        count = expected.stop - expected.start - len(numbers)
+        return cls(count, tuple(itertools.islice(absent, min(count, _SHOWN)))) if count > 0 else None
+
+    @property
+    def said(self) -> str:
+        shown = ", ".join(map(str, self.first)) + (", …" if self.count > _SHOWN else "")
+        plural, verb = ("s", "are") if self.count > 1 else ("", "is")
+        return f"{self.count:,} {verb} missing: number{plural} {shown}"
+
+
+def _missing_of_total(numbered: _NumberedNames) -> _Missing | None:
+    there = {entry.number for _, entry in numbered}
+    return _Missing.of(there, _range(there, numbered[0][1].total))
+
+
+def _said(split: str, numbered: _NumberedNames, missing: _Missing) -> str:
+    return f"of {numbered[0][1].total:,} {split} shards {missing.said}"
+
+
+def _missing_error(split: str, numbered: _NumberedNames, missing: _Missing) -> DataError:
+    return DataError(
+        f"{_said(split, numbered, missing)} (beside {numbered[0][0]})",
+        "download them again, or what they came with",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    """Files whose names have `stem` in common, and a number without a total: `digits`, as written, with the names."""
+
+    stem: str
+    digits: dict[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self.digits.values())
+
+    @property
+    def first(self) -> int:
+        return min(map(int, self.digits))
+
+    @property
+    def last(self) -> int:
+        return max(map(int, self.digits))
+
+    @property
+    def widths(self) -> set[int]:
+        """Of the numbers that are filled up with zeros; none where no number is, several in two sets."""
+        return {len(text) for text in self.digits if text.startswith("0") and len(text) > 1}
+
+    @property
+    def missing(self) -> _Missing | None:
+        """What is missing before the last number; from another than 0 or 1 on they may count something else."""
+        return _Missing.of(set(map(int, self.digits)), range(self.first, self.last + 1)) if self.first <= 1 else None
+
+
+def _sequences(names: Iterable[str]) -> Iterator[_Sequence]:
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        match = _SEQUENCE.fullmatch(name)
+        if match and Numbered.of(name.rpartition("/")[2]) is None and not _DATE.search(match[1]):
+            found.setdefault(match[1], {})[match[2]] = name
+    return itertools.starmap(_Sequence, found.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,116 +256,3 @@ def content_of(begin: bytes) -> Content | None:
     if begin.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGES):
         return Content("a page of a web server", "download it again: is a login or a licence asked for?")
     return next((content for magic, content in _CONTENTS.items() if begin.startswith(magic)), None)
-
-
-def _numbered(names: Iterable[str]) -> list[tuple[str, Numbered]]:
-    found = ((name, Numbered.of(name.rpartition("/")[2])) for name in names)
-    return [(name, entry) for name, entry in found if entry is not None]
-
-
-def _check_one_set(split: str, numbered: Sequence[tuple[str, Numbered]]) -> None:
-    """Raise DataError unless the shards differ in their numbers, beside their folders and what follows the number.
-
-    What follows may be a hash of each shard's own; what stands before is the set's name.
-    """
-    first: dict[int, str] = {}
-    for name, entry in numbered:
-        counted, of = numbered[0]
-        is_alike = (entry.stem, entry.total) == (of.stem, of.total)
-        other = first.setdefault(entry.number, name) if is_alike else counted
-        if other != name:
-            raise DataError(
-                f"{other} and {name} are of two sets of {split} shards", "move one of the sets into another folder"
-            )
-    for number, name in first.items():
-        if number not in _range(first.keys(), numbered[0][1].total):
-            raise DataError(
-                f"{name} has a number beyond those of {numbered[0][1].total:,} {split} shards",
-                "move what is of another set into another folder",
-            )
-
-
-def _range(numbers: Container[int], total: int) -> range:
-    """Return the numbers that a set of `total` shards has; some programs count 1-of-3, 2-of-3, 3-of-3."""
-    first = 1 if 0 not in numbers and total in numbers else 0
-    return range(first, first + total)
-
-
-@dataclass(frozen=True, slots=True)
-class _Missing:
-    """How many numbers of a set are missing, and the first of them: a name may say that there are billions."""
-
-    count: int
-    first: tuple[int, ...]
-
-    @property
-    def said(self) -> str:
-        shown = ", ".join(map(str, self.first)) + (", …" if self.count > _SHOWN else "")
-        plural, verb = ("s", "are") if self.count > 1 else ("", "is")
-        return f"{self.count:,} {verb} missing: number{plural} {shown}"
-
-
-def _missing_of(numbers: Container[int], there: int, expected: range) -> _Missing | None:
-    absent = (number for number in expected if number not in numbers)
-    count = expected.stop - expected.start - there
-    return _Missing(count, tuple(itertools.islice(absent, min(count, _SHOWN)))) if count > 0 else None
-
-
-def _missing(numbered: Sequence[tuple[str, Numbered]]) -> _Missing | None:
-    there = {entry.number for _, entry in numbered}
-    return _missing_of(there, len(there), _range(there, numbered[0][1].total)) if numbered else None
-
-
-def _said(split: str, numbered: Sequence[tuple[str, Numbered]], missing: _Missing) -> str:
-    return f"of {numbered[0][1].total:,} {split} shards {missing.said}"
-
-
-def _missing_error(split: str, numbered: Sequence[tuple[str, Numbered]], missing: _Missing) -> DataError:
-    name = numbered[0][0]
-    return DataError(
-        f"{_said(split, numbered, missing)} (beside {name})", "download them again, or what they came with"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Sequence:
-    """Files whose names have `stem` in common, and a number without a total: `digits`, as written, with the names."""
-
-    stem: str
-    digits: dict[str, str]
-
-    @property
-    def names(self) -> list[str]:
-        return sorted(self.digits.values())
-
-    @property
-    def first(self) -> int:
-        return min(map(int, self.digits))
-
-    @property
-    def last(self) -> int:
-        return max(map(int, self.digits))
-
-    @property
-    def widths(self) -> set[int]:
-        """Of the numbers that are filled up with zeros; none where no number is."""
-        return {len(text) for text in self.digits if text.startswith("0") and len(text) > 1}
-
-    @property
-    def is_of_two_sets(self) -> bool:
-        return len(self.widths) > 1
-
-    @property
-    def missing(self) -> _Missing | None:
-        """What is missing before the last number; from another than 0 or 1 on they may count something else."""
-        numbers = set(map(int, self.digits))
-        return _missing_of(numbers, len(numbers), range(self.first, self.last + 1)) if self.first <= 1 else None
-
-
-def _sequences(names: Iterable[str]) -> list[_Sequence]:
-    found: dict[str, dict[str, str]] = {}
-    for name in names:
-        match = _SEQUENCE.fullmatch(name)
-        if match and Numbered.of(name.rpartition("/")[2]) is None and not _DATE.search(match[1]):
-            found.setdefault(match[1], {})[match[2]] = name
-    return [_Sequence(stem, digits) for stem, digits in found.items()]

@@ -1,4 +1,17 @@
-"""ROOT/.parts: what an unfinished `prepare` knows of itself, and the locks by which several share the work."""
+"""ROOT/.parts: what an unfinished `prepare` knows of itself, so that the same command goes on where it stopped.
+
+plan.json                       what is being made; another plan is refused
+VARIANT-SHARD.index.npz         a finished shard's rows of the index
+SHARD.json                      written last: the shard is finished in all variants; its checksums, its rejects, and
+                                of which plan it is: parts are copied together by hand
+*.tmp                           shards being written
+lock                            the file of which record locks are taken
+
+Several parts are prepared in a ROOT at a time, no shard twice, and one process alone joins them. The lock's first byte
+is held by whoever begins, byte i + 1 stands for train shard i and the validation shards that belong to it, and the
+joining of parts holds them all. Such locks also hold among machines that share a file system, and end with their
+process.
+"""
 
 import errno
 import fcntl
@@ -6,17 +19,17 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from imagesprint.console import Console
 from imagesprint.errors import FileError, RecordError, UsageError
 from imagesprint.files import TEMPORARY_PATTERN, naming, no_lock, remove, write_text
+from imagesprint.images.decoders import use_native
 from imagesprint.prepare.plan import Shard, differences
-from imagesprint.prepare.storing import coder
 from imagesprint.records.dataset import PARTS, is_variant_name
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import FILE_NAME, ShardInfo, from_plain
@@ -25,6 +38,7 @@ LOCK = "lock"
 
 _BEGINNING = (0, 1)  # first byte and length
 _ALL = (0, 0)  # a length of 0 reaches to the end of any file
+_IN_USE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT)
 _HELD = (errno.EACCES, errno.EAGAIN)  # what a lock that another process holds comes to
 _LEFT_OVER = "what was prepared is whole: give the same command again, it removes what is left"
 
@@ -56,11 +70,11 @@ class Lock:
 
     def release_beginning(self) -> None:
         """Let others begin."""
-        self._release(_BEGINNING)
+        self._lock(fcntl.LOCK_UN, _BEGINNING)
 
     def release_all(self) -> None:
         """Let go of everything."""
-        self._release(_ALL)
+        self._lock(fcntl.LOCK_UN, _ALL)
 
     def close(self) -> None:
         """Let go of everything; remove .parts if it holds nothing but the lock and nobody else is at work.
@@ -78,30 +92,33 @@ class Lock:
             finally:
                 os.close(self._file)  # before the folder goes: over NFS an open file stays in it under another name
             if removes:
-                _remove_folder(folder)
+                try:
+                    os.rmdir(folder)
+                except OSError as error:
+                    if error.errno not in _IN_USE:  # by a process that has begun in it meanwhile
+                        raise
 
     def _take(self, span: tuple[int, int], wait: bool) -> bool:
-        start, length = span
-        while True:
-            try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), length, start)
-            except OSError as error:
-                if error.errno in _HELD:
-                    return False
-                raise _refused(no_lock(self._root / PARTS / LOCK, error)) from error
+        while self._lock(fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), span):
             with naming("read", self._root / PARTS / LOCK):
                 if os.fstat(self._file).st_nlink:
                     return True
             # Whoever held it before has finished and removed the file: there is a new one, or none.
             os.close(self._file)
             self._file = _open(self._root)
+        return False
 
-    def _release(self, span: tuple[int, int]) -> None:
+    def _lock(self, how: int, span: tuple[int, int]) -> bool:
+        """Lock or unlock a span; return whether that went, False if another process holds it."""
         start, length = span
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, length, start)
+            fcntl.lockf(self._file, how, length, start)
         except OSError as error:
-            raise _refused(no_lock(self._root / PARTS / LOCK, error)) from error
+            if how != fcntl.LOCK_UN and error.errno in _HELD:
+                return False
+            refused = no_lock(self._root / PARTS / LOCK, error)
+            raise UsageError(refused.what, refused.hint) from error
+        return True
 
 
 @contextmanager
@@ -136,19 +153,6 @@ def _open(root: Path) -> int:
             raise _cannot_write(root, error) from error
 
 
-def _remove_folder(folder: Path) -> None:
-    """Remove an empty folder; leave it to a process that has begun in it meanwhile. Raises OSError."""
-    try:
-        os.rmdir(folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-            raise
-
-
-def _refused(error: FileError) -> UsageError:
-    return UsageError(error.what, error.hint)
-
-
 def _cannot_write(root: Path, error: OSError) -> UsageError:
     return UsageError(f"cannot write to {error.filename or root}: {error.strerror}", "choose another ROOT")
 
@@ -160,11 +164,19 @@ _PLAN = "plan.json"
 _SHARD_NAME = re.compile(r"(train|validation)-\d+-of-\d+")
 
 
+class Rejection(TypedDict):
+    """A row of rejected.jsonl."""
+
+    split: str
+    file: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class ShardResult:
     """A finished shard: what it is in each variant, and what was found out about its source images.
 
-    `rejected` has split, file and reason of each rejected one. `converted` has the positions in the shard of those that
+    `rejected` has those that are left out. `converted` has the positions in the shard of those that
     are no JPEG in RGB or grey, by what they are. `contents` is a hash of CONTENT_BYTES of each one's file, in
     hexadecimal digits, zeros where it is no image. `cpu_seconds` is what was spent on "decode" and on each variant.
     """
@@ -172,7 +184,7 @@ class ShardResult:
     split: str
     name: str
     variants: dict[str, ShardInfo]
-    rejected: tuple[dict[str, str], ...]
+    rejected: tuple[Rejection, ...]
     converted: dict[str, list[int]]
     contents: str
     cpu_seconds: dict[str, float]
@@ -184,10 +196,14 @@ class ShardResult:
             yield contents[start : start + CONTENT_BYTES]
 
 
+def coder() -> str:
+    """Return what shrinks JPEGs on this machine, on which their bytes depend: "native" or "pillow"."""
+    return "native" if use_native() else "pillow"
+
+
 def unfinished_variants(root: Path) -> tuple[str, ...]:
     """Return the variants that a `prepare` into `root` has begun and not finished. Raises RecordError, FileError."""
-    begun = _read_plan(root).get("variants", [])
-    return tuple(variant for variant in begun if not _is_finished(root / variant))
+    return tuple(variant for variant in _read_plan(root)[0] if not _is_finished(root / variant))
 
 
 def _is_finished(folder: Path) -> bool:
@@ -195,18 +211,22 @@ def _is_finished(folder: Path) -> bool:
         return (folder / FILE_NAME).exists()
 
 
-def _read_plan(root: Path) -> dict[str, Any]:
-    """Return the plan that was begun in `root`, empty if none was. Raises RecordError if it is damaged, FileError."""
+def _read_plan(root: Path) -> tuple[tuple[str, ...], dict[str, object]]:
+    """Return the variants that were begun in `root`, none if none were, and the rest of the plan.
+
+    Raises RecordError if it is damaged, FileError.
+    """
     path = root / PARTS / _PLAN
     with naming("read", path):
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            return {}
+            return (), {}
     try:
-        plan: dict[str, Any] = json.loads(content)
-        if not all(is_variant_name(name) for name in plan["variants"]):
-            raise ValueError(f"it has the variants {plan['variants']}")
+        plan = json.loads(content)
+        variants = tuple(plan["variants"])
+        if not all(is_variant_name(name) for name in variants):
+            raise ValueError(f"it has the variants {list(variants)}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         folders = [entry for entry in _entries(root) if is_variant_name(entry.name)]
         unfinished = [str(folder) for folder in sorted(folders) if not _is_finished(folder)]
@@ -214,7 +234,7 @@ def _read_plan(root: Path) -> dict[str, Any]:
             f"{path} is damaged: {error!r}",
             f"delete {' and '.join([str(root / PARTS), *unfinished])}, together, then give the same command again",
         ) from error
-    return plan
+    return variants, {key: value for key, value in plan.items() if key != "variants"}
 
 
 @dataclass(frozen=True)
@@ -229,42 +249,37 @@ class Parts:
     def folder(self) -> Path:
         return self.root / PARTS
 
-    @property
-    def _plan_path(self) -> Path:
-        return self.folder / _PLAN
-
-    def begin(self, made_by: dict[str, Any], own: Collection[str]) -> None:
+    def begin(self, made_by: Mapping[str, object], own: Collection[str]) -> None:
         """Begin with this plan, or go on with it; `own` names the shards that nobody else works at.
 
         Raises UsageError if another plan is unfinished, FileError.
         """
-        now = {
-            "variants": list(self.variants),
-            "image_format": self.image_format,
-            "coder": coder(),  # bytes of two coders must not be mixed
-            **made_by,
-        }
+        # The coder, too: bytes of two coders must not be mixed.
+        now = {"variants": list(self.variants), "image_format": self.image_format, "coder": coder(), **made_by}
         unfinished = unfinished_variants(self.root)
         if unfinished:
-            found = differences({**_read_plan(self.root), "variants": list(unfinished)}, now)
+            found = differences({"variants": list(unfinished), **_read_plan(self.root)[1]}, now)
             if found:
                 raise UsageError(
                     f"{self.root} has an unfinished prepare of another plan ({'; '.join(found)})",
                     f"give the command it was begun with, or delete {self.folder} and the unfinished folders beside it",
                 )
-            self._sweep(own)
+            for path in _entries(self.folder):  # what a killed run was writing
+                shard = _SHARD_NAME.search(path.name)
+                if path.suffix == ".tmp" and shard and shard[0] in own:
+                    remove(path)
         else:
-            self._begin_anew(now)
+            for variant in self.variants:
+                if _entries(self.root / variant):
+                    raise UsageError(
+                        f"{self.root / variant} is not empty, and prepare has not made what is in it",
+                        "choose another ROOT, or move that folder away",
+                    )
+            self.clear()
+            write_text(self.folder / _PLAN, json.dumps(now, indent=1) + "\n")
         for variant in self.variants:
             with naming("write", self.root / variant):
                 (self.root / variant).mkdir(exist_ok=True)
-
-    def _sweep(self, own: Collection[str]) -> None:
-        """Remove what a killed run was writing of the shards `own`."""
-        for path in _entries(self.folder):
-            shard = _SHARD_NAME.search(path.name)
-            if path.suffix == ".tmp" and shard and shard[0] in own:
-                remove(path)
 
     def sweep_variants(self) -> None:
         """Remove what a killed run was writing in the end."""
@@ -272,16 +287,6 @@ class Parts:
             for path in _entries(self.root / variant):
                 if path.match(TEMPORARY_PATTERN):
                     remove(path)
-
-    def _begin_anew(self, plan: dict[str, Any]) -> None:
-        for variant in self.variants:
-            if _entries(self.root / variant):
-                raise UsageError(
-                    f"{self.root / variant} is not empty, and prepare has not made what is in it",
-                    "choose another ROOT, or move that folder away",
-                )
-        self.clear()
-        write_text(self._plan_path, json.dumps(plan, indent=1) + "\n")
 
     def index_path(self, variant: str, name: str) -> Path:
         """Return where the rows of a shard's index lie."""
@@ -301,16 +306,14 @@ class Parts:
         try:
             content = json.loads(self._result_path(shard.name).read_text(encoding="utf-8"))
             infos = {variant: from_plain(ShardInfo, content["variants"][variant]) for variant in self.variants}
+            rejected = tuple(
+                Rejection(split=str(row["split"]), file=str(row["file"]), reason=str(row["reason"]))
+                for row in content["rejected"]
+            )
+            converted = {kind: [int(i) for i in positions] for kind, positions in content["converted"].items()}
+            seconds = {name: float(spent) for name, spent in content["cpu_seconds"].items()}
             result = ShardResult(
-                shard.split,
-                shard.name,
-                infos,
-                rejected=tuple(
-                    {key: str(row[key]) for key in ("split", "file", "reason")} for row in content["rejected"]
-                ),
-                converted={kind: [int(i) for i in positions] for kind, positions in content["converted"].items()},
-                contents=content["contents"],
-                cpu_seconds={name: float(seconds) for name, seconds in content["cpu_seconds"].items()},
+                shard.split, shard.name, infos, rejected, converted, content["contents"], cpu_seconds=seconds
             )
             whole = content["plan"] == self._plan_digest()
             whole = whole and len(bytes.fromhex(result.contents)) == CONTENT_BYTES * len(shard.samples)
@@ -327,8 +330,7 @@ class Parts:
 
     def _plan_digest(self) -> str:
         """Return 64 hex digits that stand for what the plan says of any shard. Raises RecordError, FileError."""
-        plan = {key: value for key, value in _read_plan(self.root).items() if key != "variants"}
-        return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(_read_plan(self.root)[1], sort_keys=True).encode()).hexdigest()
 
     def clear(self) -> None:
         """Forget everything: all is finished. Raises FileError."""

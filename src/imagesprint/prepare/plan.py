@@ -1,15 +1,20 @@
-"""What goes where: which images form which split, in which order, cut into which shards."""
+"""What goes where: which images form which split, in which order, cut into which shards.
+
+A plan depends on the source's listing and the options alone, so that any number of workers, and a run that goes on
+where another stopped, write the same bytes.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from imagesprint.errors import UsageError
 from imagesprint.images.draws import permutation
-from imagesprint.prepare.sources.source import Listing, Sample
+from imagesprint.prepare.names import some
+from imagesprint.prepare.sources.source import Listing, SourceImage
 from imagesprint.records.manifest import SPLITS, ClassInfo
 
 SHARD_BYTES = 128e6  # of source files, where no number of shards is given
@@ -29,22 +34,42 @@ class Shard:
     split: str
     number: int
     name: str
-    samples: tuple[Sample, ...]
+    samples: tuple[SourceImage, ...]
+
+
+class SourceFacts(TypedDict):
+    """Which source it is; `sha256` is of all that the listing says."""
+
+    kind: str
+    train_files: int
+    validation_files: int
+    sha256: str
+
+
+class MadeBy(TypedDict):
+    """What the shards depend on, in plain types for dataset.json; equal ones give equal bytes."""
+
+    source: SourceFacts
+    train_shards: int
+    validation_shards: int
+    quality: int
+    val_fraction: float | None
+    seed: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All shards of a source. `made_by` is what they depend on, in plain types; equal plans give equal bytes."""
+    """All shards of a source, and what they depend on."""
 
     classes: tuple[ClassInfo, ...]
     shards: tuple[Shard, ...]
-    made_by: dict[str, Any]
+    made_by: MadeBy
     notes: tuple[str, ...]
 
     @property
     def counts(self) -> dict[str, int]:
         """The shards of each split."""
-        return {split: self.made_by[f"{split}_shards"] for split in SPLITS}
+        return {"train": self.made_by["train_shards"], "validation": self.made_by["validation_shards"]}
 
     def train_shard_of(self, shard: Shard) -> int:
         """Return the number of a train shard; of a validation shard that of the train shard it is prepared with."""
@@ -59,7 +84,10 @@ def make_plan(
     `shards` is the number of train shards (validation gets as many in proportion); None chooses by size.
     Raises UsageError where --val-fraction is missing or impossible, or for more shards than images.
     """
-    splits = {split: sorted(samples, key=_sort_key) for split, samples in listing.splits.items()}
+    splits = {
+        split: sorted(samples, key=lambda sample: (sample.label, sample.name, sample.location))
+        for split, samples in listing.splits.items()
+    }
     digest = _digest(listing.classes, splits)
     notes: tuple[str, ...] = ()
     if "validation" not in splits:
@@ -69,7 +97,7 @@ def make_plan(
         notes = () if val_fraction is None else (unused,)
         val_fraction = None
     counts = _shard_counts(splits, shards)
-    made_by = {
+    made_by: MadeBy = {
         "source": {
             "kind": kind,
             "train_files": len(splits["train"]),
@@ -83,7 +111,9 @@ def make_plan(
         "seed": seed,
     }
     planned = tuple(shard for split in SPLITS for shard in _cut(split, splits[split], counts[split], seed))
-    return Plan(listing.classes, planned, made_by, notes + _lonely_classes(listing.classes, splits))
+    present = {sample.label for sample in splits["validation"]}
+    missing = [entry.name for label, entry in enumerate(listing.classes) if label not in present]
+    return Plan(listing.classes, planned, made_by, notes + without_validation(missing, len(listing.classes)))
 
 
 @dataclass(frozen=True)
@@ -117,7 +147,7 @@ def share(plan: Plan, rank: int, world_size: int) -> Part:
     return Part(rank * total // world_size, (rank + 1) * total // world_size)
 
 
-def differences(made_by: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(made_by: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """Return what differs between two plans, "NAME: VALUE then, VALUE now" each."""
     found = []
     for key in dict.fromkeys((*made_by, *now)):
@@ -135,11 +165,7 @@ def differences(made_by: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     return found
 
 
-def _sort_key(sample: Sample) -> tuple[int, str, str]:
-    return sample.label, sample.name, sample.location
-
-
-def _digest(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[Sample]]) -> str:
+def _digest(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[SourceImage]]) -> str:
     digest = hashlib.sha256(repr(classes).encode())
     for split, samples in splits.items():
         for sample in samples:
@@ -149,7 +175,9 @@ def _digest(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[Sample]]) 
     return digest.hexdigest()
 
 
-def _split_off(samples: list[Sample], fraction: float | None, seed: int, offer: str) -> dict[str, list[Sample]]:
+def _split_off(
+    samples: list[SourceImage], fraction: float | None, seed: int, offer: str
+) -> dict[str, list[SourceImage]]:
     """Return train and validation: of each class of n ≥ 2 images, round(n · fraction) go to validation, at least one.
 
     At least one also stays in train.
@@ -178,7 +206,7 @@ def _split_off(samples: list[Sample], fraction: float | None, seed: int, offer: 
     }
 
 
-def _shard_counts(splits: Mapping[str, list[Sample]], shards: int | None) -> dict[str, int]:
+def _shard_counts(splits: Mapping[str, list[SourceImage]], shards: int | None) -> dict[str, int]:
     sizes = {split: len(samples) for split, samples in splits.items()}
     if shards is not None:
         if not 1 <= shards <= sizes["train"]:
@@ -192,7 +220,7 @@ def _shard_counts(splits: Mapping[str, list[Sample]], shards: int | None) -> dic
     return {split: min(sizes[split], max(1, round(num_bytes[split] / SHARD_BYTES))) for split in SPLITS}
 
 
-def _cut(split: str, samples: list[Sample], count: int, seed: int) -> list[Shard]:
+def _cut(split: str, samples: list[SourceImage], count: int, seed: int) -> list[Shard]:
     order = _shuffle(samples, seed, _ORDER[split])
     bounds = [i * len(order) // count for i in range(count + 1)]
     return [
@@ -201,9 +229,9 @@ def _cut(split: str, samples: list[Sample], count: int, seed: int) -> list[Shard
     ]
 
 
-def _shuffle(samples: list[Sample], seed: int, epoch: int) -> list[Sample]:
+def _shuffle(samples: list[SourceImage], seed: int, epoch: int) -> list[SourceImage]:
     """Return the samples in random order; those of a block stay together, as they lie in the source."""
-    blocks: dict[int, list[Sample]] = {}
+    blocks: dict[int, list[SourceImage]] = {}
     firsts = []  # the position of every sample without a block, and of each block's first
     for position, sample in enumerate(samples):
         if sample.block < 0 or sample.block not in blocks:
@@ -213,23 +241,12 @@ def _shuffle(samples: list[Sample], seed: int, epoch: int) -> list[Sample]:
     order = []
     for i in permutation(len(firsts), seed, epoch).tolist():
         first = samples[firsts[i]]
-        order += sorted(blocks[first.block], key=_offset) if first.block >= 0 else [first]
+        order += sorted(blocks[first.block], key=lambda sample: sample.offset) if first.block >= 0 else [first]
     return order
-
-
-def _offset(sample: Sample) -> int:
-    return sample.offset
-
-
-def _lonely_classes(classes: tuple[ClassInfo, ...], splits: Mapping[str, list[Sample]]) -> tuple[str, ...]:
-    present = {sample.label for sample in splits["validation"]}
-    missing = [entry.name for label, entry in enumerate(classes) if label not in present]
-    return without_validation(missing, len(classes))
 
 
 def without_validation(missing: Sequence[str], num_classes: int) -> tuple[str, ...]:
     """Return the warning that the classes named in `missing` have no validation images; none where none is missing."""
     if not missing:
         return ()
-    names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-    return (f"{len(missing)} of {num_classes} classes have no validation images: {names}",)
+    return (f"{len(missing)} of {num_classes} classes have no validation images: {some(missing, most=5)}",)

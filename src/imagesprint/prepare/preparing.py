@@ -1,20 +1,21 @@
 """`prepare`: from a source of labelled images to a ROOT of shards with indexes, in several variants at once."""
 
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from imagesprint.console import Console
 from imagesprint.errors import RankError, UsageError
 from imagesprint.prepare import IMAGE_FORMAT, MAX_REJECTED, QUALITY, VARIANTS
 from imagesprint.prepare.assembly import Assembly, count_converted, count_rejected, rejection_kind
-from imagesprint.prepare.parts import Lock, Parts, open_lock, unfinished_variants
-from imagesprint.prepare.plan import Part, Plan, differences, make_plan, parse_part, share
+from imagesprint.prepare.parts import Lock, Parts, ShardResult, open_lock, unfinished_variants
+from imagesprint.prepare.plan import Part, Plan, Shard, differences, make_plan, parse_part, share
 from imagesprint.prepare.shard_writing import writing
 from imagesprint.prepare.sources import open_source
+from imagesprint.prepare.workers import count_workers
 from imagesprint.records.dataset import FULL, check_shard_size, is_variant_name, reading, variant_size
 from imagesprint.records.manifest import FILE_NAME, IMAGE_FORMATS, SPLITS, Manifest
 
@@ -32,8 +33,8 @@ class Summary:
     """
 
     root: Path
-    images: dict[str, int]
     classes: int
+    images: dict[str, int]
     rejected: dict[str, int]
     converted: dict[str, int]
     variants: dict[str, int]
@@ -43,82 +44,6 @@ class Summary:
     cpu_seconds: dict[str, float]
     seconds: float
     images_per_second: float
-
-
-def summarise(
-    root: Path, variants: tuple[str, ...], written: tuple[str, ...], assembly: Assembly, seconds: float
-) -> Summary:
-    """Return the summary of a ROOT whose `variants` are finished. Raises RecordError if a shard is there no longer."""
-    manifests = {variant: Manifest.read(root / variant) for variant in variants}
-    for variant, manifest in manifests.items():
-        for shard in (shard for split in SPLITS for shard in manifest.splits[split].shards):
-            check_shard_size(root / variant / shard.name, shard.bytes)
-    folder = root / variants[0]
-    return Summary(
-        root=root,
-        images={split: manifests[variants[0]].splits[split].num_records for split in SPLITS},
-        classes=len(assembly.plan.classes),
-        rejected=count_rejected(folder),
-        converted=count_converted(folder),
-        variants={
-            variant: sum(shard.bytes for split in SPLITS for shard in manifest.splits[split].shards)
-            for variant, manifest in manifests.items()
-        },
-        written=written,
-        missing={},
-        shards=assembly.plan.counts,
-        cpu_seconds=_cpu_seconds(assembly),
-        seconds=seconds,
-        images_per_second=assembly.images_per_second,
-    )
-
-
-def summarise_parts(root: Path, assembly: Assembly, seconds: float) -> Summary:
-    """Return the summary of a ROOT that holds some of the shards only."""
-    images = Counter(dict.fromkeys(SPLITS, 0))
-    rejected: Counter[str] = Counter()
-    converted: Counter[str] = Counter()
-    variants: Counter[str] = Counter()
-    for result in assembly.results:
-        images[result.split] += next(iter(result.variants.values())).num_records
-        rejected.update(rejection_kind(row["reason"]) for row in result.rejected)
-        converted.update({former: len(positions) for former, positions in result.converted.items()})
-        variants.update({variant: info.bytes for variant, info in result.variants.items()})
-    return Summary(
-        root=root,
-        images=dict(images),
-        classes=len(assembly.plan.classes),
-        rejected=dict(rejected),
-        converted=dict(converted),
-        variants=dict(variants),
-        written=(),
-        missing={
-            split: _ranges([shard.number for shard in assembly.unfinished if shard.split == split]) for split in SPLITS
-        },
-        shards=assembly.plan.counts,
-        cpu_seconds=_cpu_seconds(assembly),
-        seconds=seconds,
-        images_per_second=assembly.images_per_second,
-    )
-
-
-def _cpu_seconds(assembly: Assembly) -> dict[str, float]:
-    spent: dict[str, float] = {}
-    for result in assembly.results:
-        for name, seconds in result.cpu_seconds.items():
-            spent[name] = spent.get(name, 0.0) + seconds
-    return spent
-
-
-def _ranges(numbers: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Return ascending `numbers` as ranges (first, end), the end not included."""
-    found: list[tuple[int, int]] = []
-    for number in numbers:
-        if found and found[-1][1] == number:
-            found[-1] = (found[-1][0], number + 1)
-        else:
-            found.append((number, number + 1))
-    return tuple(found)
 
 
 def prepare(
@@ -141,7 +66,7 @@ def prepare(
 ) -> Summary:
     """Prepare `source` into `root`, or go on with it, or add variants to it; return what is there in the end.
 
-    `source_kind` is one of `defaults.SOURCES`, by default found out. `image_format` is what the variants store: "jpeg"
+    `source_kind` is one of `prepare.SOURCES`, by default found out. `image_format` is what the variants store: "jpeg"
     files or "raw" pixels. `part` "A:B" prepares train shards A up to B and the validation shards that belong to them;
     without it, rank `rank` of `world_size` prepares its share. A root with the shards of all parts becomes a dataset.
     `workers` processes work at it (default: the cores that this process may use); the bytes written do not depend on
@@ -153,8 +78,8 @@ def prepare(
     begun = time.monotonic()
     source, root = Path(source), Path(root)
     variants = _check_variants(variants, image_format)
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    _check_options(quality, workers, max_rejected, rank, world_size)
+    workers = count_workers(workers)
+    _check_options(quality, max_rejected, rank, world_size)
     opened = open_source(source, source_kind)
     _check_apart(source, root)
     if opened.path != source:
@@ -176,7 +101,7 @@ def prepare(
         if written:
             _write_part(Parts(root, written, image_format), plan, own, assembly, lock)
             if assembly.unfinished:
-                return summarise_parts(root, assembly, time.monotonic() - begun)
+                return _summarise(root, assembly, _count_parts(assembly.results), (), assembly.unfinished, begun)
         lock.release_all()
         lock.take_all()  # of several that find all shards finished the first joins them
         finished = _find_finished(root, plan, variants, image_format)
@@ -186,7 +111,7 @@ def prepare(
         if not unfinished_variants(root):
             with writing():
                 Parts(root, (), image_format).clear()
-    return summarise(root, variants, written, assembly, time.monotonic() - begun)
+    return _summarise(root, assembly, _count_finished(root, variants), written, (), begun)
 
 
 def _write_part(parts: Parts, plan: Plan, own: Part, assembly: Assembly, lock: Lock) -> None:
@@ -218,11 +143,9 @@ def _check_variants(variants: tuple[str, ...], image_format: str) -> tuple[str, 
     return tuple(sorted(variants, key=variant_size, reverse=True))
 
 
-def _check_options(quality: int, workers: int, max_rejected: float, rank: int, world_size: int) -> None:
+def _check_options(quality: int, max_rejected: float, rank: int, world_size: int) -> None:
     if not 1 <= quality <= 100:
         raise UsageError(f"--quality {quality} is not between 1 and 100", "90 is the default")
-    if workers < 1:
-        raise UsageError(f"--workers {workers} is less than 1", "leave it out to use all cores")
     if not 0 <= max_rejected <= 1:
         raise UsageError(f"--max-rejected {max_rejected} is not between 0 and 1", "0.01 allows one file in a hundred")
     if not 0 <= rank < world_size:
@@ -256,3 +179,65 @@ def _find_finished(root: Path, plan: Plan, variants: tuple[str, ...], image_form
                 "give the options and the source it was prepared with, or choose another ROOT",
             )
     return tuple(folder.name for folder in folders)
+
+
+class _Counts(NamedTuple):
+    """What a ROOT holds, as in `Summary`."""
+
+    images: dict[str, int]
+    rejected: dict[str, int]
+    converted: dict[str, int]
+    variants: dict[str, int]
+
+
+def _count_finished(root: Path, variants: tuple[str, ...]) -> _Counts:
+    """Count what is in a ROOT whose `variants` are finished. Raises RecordError if a shard is there no longer."""
+    splits = {variant: Manifest.read(root / variant).splits for variant in variants}
+    num_bytes = dict.fromkeys(variants, 0)
+    for variant in variants:
+        for shard in (shard for split in SPLITS for shard in splits[variant][split].shards):
+            check_shard_size(root / variant / shard.name, shard.bytes)
+            num_bytes[variant] += shard.bytes
+    first = variants[0]
+    images = {split: splits[first][split].num_records for split in SPLITS}
+    return _Counts(images, count_rejected(root / first), count_converted(root / first), num_bytes)
+
+
+def _count_parts(results: Sequence[ShardResult]) -> _Counts:
+    """Count what is in the shards that are there."""
+    images = Counter(dict.fromkeys(SPLITS, 0))
+    rejected: Counter[str] = Counter()
+    converted: Counter[str] = Counter()
+    variants: Counter[str] = Counter()
+    for result in results:
+        images[result.split] += next(iter(result.variants.values())).num_records
+        rejected.update(rejection_kind(row["reason"]) for row in result.rejected)
+        converted.update({former: len(positions) for former, positions in result.converted.items()})
+        variants.update({variant: info.bytes for variant, info in result.variants.items()})
+    return _Counts(*map(dict, (images, rejected, converted, variants)))
+
+
+def _summarise(
+    root: Path, assembly: Assembly, counts: _Counts, written: tuple[str, ...], unfinished: Sequence[Shard], begun: float
+) -> Summary:
+    missing = {split: _ranges([shard.number for shard in unfinished if shard.split == split]) for split in SPLITS}
+    return Summary(
+        root,
+        len(assembly.plan.classes),
+        *counts,
+        written=written,
+        missing=missing if unfinished else {},
+        shards=assembly.plan.counts,
+        cpu_seconds=assembly.cpu_seconds,
+        seconds=time.monotonic() - begun,
+        images_per_second=assembly.images_per_second,
+    )
+
+
+def _ranges(numbers: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Return ascending `numbers` as ranges (first, end), the end not included."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        first = found.pop()[0] if found and found[-1][1] == number else number
+        found.append((first, number + 1))
+    return tuple(found)

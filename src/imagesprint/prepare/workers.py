@@ -6,6 +6,7 @@ cannot tell of progress. Here a worker ends when its pipe does.
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import threading
 import traceback
@@ -17,7 +18,7 @@ from multiprocessing.context import SpawnProcess
 from types import FrameType
 from typing import Any, TypeVar
 
-from imagesprint.errors import DataError, ImagesprintError
+from imagesprint.errors import DataError, ImagesprintError, UsageError
 
 OnImages = Callable[[int], None]
 
@@ -28,6 +29,15 @@ _Work = Callable[[_Job, OnImages], _Result]
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 _AGAIN = "use fewer --workers, then give the same command again"
+
+
+def count_workers(wanted: int | None) -> int:
+    """Return the number of processes to use: as many as there are cores for None. Raises UsageError below 1."""
+    if wanted is None:
+        return len(os.sched_getaffinity(0))
+    if wanted < 1:
+        raise UsageError(f"--workers {wanted} is less than 1", "leave it out to use all cores")
+    return wanted
 
 
 def run_jobs(

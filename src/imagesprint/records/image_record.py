@@ -1,4 +1,12 @@
-"""One image as a record: tf.Example with the features of the Inception guide, as TensorFlow and DALI read it."""
+"""One image as a record: tf.Example with the features of the Inception guide, as TensorFlow and DALI read it.
+
+The little of protocol buffers that it takes, without TensorFlow or protobuf:
+
+message Example   { Features features = 1; }
+message Features  { map<string, Feature> feature = 1; }        a map entry is { string key = 1; Feature value = 2; }
+message Feature   { oneof kind { BytesList bytes_list = 1; FloatList float_list = 2; Int64List int64_list = 3; } }
+message BytesList { repeated bytes value = 1; }                FloatList: packed float; Int64List: packed int64
+"""
 
 import functools
 import struct

@@ -16,7 +16,7 @@ _DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
-class Place:
+class RecordPlace:
     """Where a record lies: its shard's file name, its number in the shard from 0, the source file's name."""
 
     shard: str
@@ -28,8 +28,8 @@ class Place:
 class SharedContent:
     """A training image and the first validation image whose encoded bytes are the same."""
 
-    train: Place
-    validation: Place
+    train: RecordPlace
+    validation: RecordPlace
 
 
 class Digests:
@@ -78,10 +78,10 @@ def find_shared(folder: Path, indexes: Mapping[str, Index], digests: Mapping[str
     ]
 
 
-def _place(folder: Path, index: Index, sample_id: int) -> Place:
+def _place(folder: Path, index: Index, sample_id: int) -> RecordPlace:
     shard, offset, length = (int(column[sample_id]) for column in (index.shard, index.offset, index.length))
     path = folder / index.shard_names[shard]
     with path.open("rb") as file:
         payload = read_record(file.fileno(), offset, length, path)
     record = sample_id - int(np.searchsorted(index.shard, shard))
-    return Place(path.name, record, ImageRecord.from_example(payload).filename)
+    return RecordPlace(path.name, record, ImageRecord.from_example(payload).filename)

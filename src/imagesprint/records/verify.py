@@ -32,32 +32,33 @@ class Problem:
     what: str
 
 
-class ShardCheck:
+@dataclass(frozen=True)
+class _Variant:
+    """A variant to check: with `check_image` every image is decoded, `with_digests` looked for in the other split."""
+
+    folder: Path
+    manifest: Manifest
+    check_image: CheckImage | None
+    with_digests: bool
+
+
+class _ShardCheck:
     """The check of shard `number` of a split.
 
-    `run` fills `problems` with all that is wrong and, if `with_digests`, `sample_ids` and `digests` with the sound
-    records' numbers in the index and the digests of their images.
+    `run` fills `problems` with all that is wrong and, where digests are wanted, `sample_ids` and `digests` with the
+    sound records' numbers in the index and the digests of their images.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        manifest: Manifest,
-        split: str,
-        number: int,
-        index: Index | None,
-        check_image: CheckImage | None,
-        with_digests: bool,
-    ) -> None:
-        self.info = manifest.splits[split].shards[number]
+    def __init__(self, variant: _Variant, split: str, number: int, index: Index | None) -> None:
+        self.info = variant.manifest.splits[split].shards[number]
         self.problems: list[Problem] = []
         self.sample_ids: list[int] = []
         self.digests = bytearray()
-        self._path = folder / self.info.name
-        self._manifest, self._split, self._number = manifest, split, number
-        self._index, self._check_image, self._with_digests = index, check_image, with_digests
+        self._variant, self._split, self._number, self._index = variant, split, number, index
+        self._manifest = variant.manifest
+        self._path = variant.folder / self.info.name
 
-    def run(self) -> "ShardCheck":
+    def run(self) -> "_ShardCheck":
         """Check, once; return itself."""
         try:
             size = self._path.stat().st_size
@@ -124,7 +125,7 @@ class ShardCheck:
         boxes = index.boxes[index.box_start[row] : index.box_start[row + 1]]
         if in_record != in_index or not np.array_equal(found.boxes, boxes):
             self._report(record, f"the index differs from the record of {name}")
-        if self._with_digests:
+        if self._variant.with_digests:
             self.sample_ids.append(row)
             self.digests += digest(found.encoded)
         self._check_pixels(record, found.encoded, size, name)
@@ -145,10 +146,10 @@ class ShardCheck:
             if len(encoded) != height * width * 3:
                 self._report(record, f"{name} has {len(encoded)} bytes, not those of {width} × {height} pixels")
             return
-        if self._check_image is None:
+        if self._variant.check_image is None:
             return
         try:
-            found_height, found_width = self._check_image(encoded)
+            found_height, found_width = self._variant.check_image(encoded)
         except ImageError as error:
             self._report(record, f"{name} cannot be decoded: {error.what}")
             return
@@ -202,8 +203,8 @@ def verify(path: str | Path, console: Console, check_image: CheckImage | None = 
     progress.begin(sum(manifest.splits[split].num_records for manifest in manifests.values() for split in SPLITS), 0)
     labels: dict[str, dict[str, list[int]]] = {split: {} for split in SPLITS}
     for number, (folder, manifest) in enumerate(manifests.items()):
-        check = _VariantCheck(folder, manifest, check_image, number == 0, progress, found)
-        for split, index in check.run().items():
+        variant = _Variant(folder, manifest, check_image, with_digests=number == 0)
+        for split, index in _VariantCheck(variant, progress, found).run().items():
             labels[split][folder.name] = index.label.tolist()
     progress.end()
     classes = {folder.name: manifest.classes for folder, manifest in manifests.items()}
@@ -235,17 +236,9 @@ def _variant_folders(path: Path) -> list[Path]:
 class _VariantCheck:
     """The check of one variant, which adds to `found` what there is and what is wrong with it."""
 
-    def __init__(
-        self,
-        folder: Path,
-        manifest: Manifest,
-        check_image: CheckImage | None,
-        with_digests: bool,
-        progress: Progress,
-        found: Verification,
-    ) -> None:
-        self._folder, self._manifest, self._check_image = folder, manifest, check_image
-        self._digests = {split: Digests() for split in SPLITS} if with_digests else None
+    def __init__(self, variant: _Variant, progress: Progress, found: Verification) -> None:
+        self._variant, self._folder, self._manifest = variant, variant.folder, variant.manifest
+        self._digests = {split: Digests() for split in SPLITS}
         self._progress, self._found = progress, found
 
     def run(self) -> dict[str, Index]:
@@ -257,7 +250,7 @@ class _VariantCheck:
                 indexes[split] = index
                 self._count(split, index)
             self._check_shards(split, index)
-        if self._digests is not None and len(indexes) == len(SPLITS):
+        if self._variant.with_digests and len(indexes) == len(SPLITS):
             try:
                 self._found.shared_content = find_shared(self._folder, indexes, self._digests)
             except RecordError as error:
@@ -303,14 +296,10 @@ class _VariantCheck:
             self._report(split, f"index {info.index} has {present} classes, {FILE_NAME} has {info.num_classes_present}")
 
     def _check_shards(self, split: str, index: Index | None) -> None:
-        with_digests = self._digests is not None
-        checks = (
-            ShardCheck(self._folder, self._manifest, split, number, index, self._check_image, with_digests)
-            for number in range(len(self._manifest.splits[split].shards))
-        )
+        numbers = range(len(self._manifest.splits[split].shards))
+        checks = (_ShardCheck(self._variant, split, number, index) for number in numbers)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            for check in pool.map(ShardCheck.run, checks):
+            for check in pool.map(_ShardCheck.run, checks):
                 self._found.problems += check.problems
                 self._progress.add(check.info.num_records)
-                if self._digests is not None:
-                    self._digests[split].extend(check.sample_ids, check.digests)
+                self._digests[split].extend(check.sample_ids, check.digests)

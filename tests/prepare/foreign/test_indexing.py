@@ -2,17 +2,13 @@ import io
 import os
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from imagesprint.console import Console
-from imagesprint.errors import DataError, RecordError, UsageError
+from imagesprint.errors import DataError, UsageError
 from imagesprint.prepare.foreign.indexing import Indexing, index_shards
 from imagesprint.prepare.preparing import prepare
 from imagesprint.records.dataset import open_dataset, open_root
@@ -20,6 +16,8 @@ from imagesprint.records.image_record import int64_feature
 from imagesprint.records.verify import verify
 
 WriteForeign = Callable[..., Path]
+AssertSound = Callable[..., None]
+CheckImage = Callable[[bytes], tuple[int, int]]
 
 FOLDERS = {
     "train": ["train/train-00000-of-00002", "train/train-00001-of-00002"],
@@ -36,28 +34,9 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-def assert_sound(root: Path, variant: str = "full") -> None:
-    """Everything that the shards hold can be read through the variant."""
-    assert verify(root, Console(quiet=True), check_image).is_sound
-    dataset = open_dataset(root, variant, "train")
-    assert len(dataset) == 40
-    assert sorted(dataset.labels.tolist()) == [0] * 20 + [1] * 20
-    for i in range(len(dataset)):
-        record = dataset.read_record(i)
-        assert record.text == ("china", "flower")[dataset.labels[i]]
-        assert record.encoded == bytes(dataset.read(i))
-        assert (record.height, record.width) == tuple(dataset.sizes[i].tolist()) == check_image(record.encoded)
-        assert np.array_equal(record.boxes, dataset.boxes(i))
-    assert sum(len(dataset.boxes(i)) for i in range(40)) == 28
-
-
-def check_image(encoded: bytes) -> tuple[int, int]:
-    image = Image.open(io.BytesIO(encoded))
-    image.load()
-    return image.height, image.width
-
-
-def test_shards_of_the_inception_script_become_a_root_of_links(write_foreign: WriteForeign, tmp_path: Path) -> None:
+def test_shards_of_the_inception_script_become_a_root_of_links(
+    write_foreign: WriteForeign, tmp_path: Path, assert_sound: AssertSound
+) -> None:
     data = write_foreign(tmp_path / "data")
     before = snapshot(data)
     found = run(data)
@@ -87,7 +66,9 @@ def test_shards_of_the_inception_script_become_a_root_of_links(write_foreign: Wr
         (["train-1.tfrecord", "train-2.tfrecord"], ["val-1.tfrecord"]),
     ],
 )
-def test_other_layouts(write_foreign: WriteForeign, tmp_path: Path, train: list[str], validation: list[str]) -> None:
+def test_other_layouts(
+    write_foreign: WriteForeign, tmp_path: Path, train: list[str], validation: list[str], assert_sound: AssertSound
+) -> None:
     data = write_foreign(tmp_path / "data", train, validation)
     run(data)
     assert_sound(data)
@@ -95,7 +76,7 @@ def test_other_layouts(write_foreign: WriteForeign, tmp_path: Path, train: list[
 
 @pytest.mark.parametrize("given", ["data", "data/320"])
 def test_a_folder_named_as_a_variant_is_indexed_in_place(
-    write_foreign: WriteForeign, tmp_path: Path, given: str
+    write_foreign: WriteForeign, tmp_path: Path, given: str, assert_sound: AssertSound
 ) -> None:
     write_foreign(tmp_path / "data/320")
     found = run(tmp_path / given)
@@ -105,7 +86,9 @@ def test_a_folder_named_as_a_variant_is_indexed_in_place(
     assert_sound(tmp_path / "data", "320")
 
 
-def test_the_folder_one_stands_in(write_foreign: WriteForeign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_one_stands_in(
+    write_foreign: WriteForeign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assert_sound: AssertSound
+) -> None:
     monkeypatch.chdir(write_foreign(tmp_path / "data/full"))
     run(Path())
     assert_sound(tmp_path / "data")
@@ -127,14 +110,14 @@ def test_a_variant_with_other_images_is_refused(write_foreign: WriteForeign, tmp
     assert open_root(tmp_path).variants == ("320",)
 
 
-def test_labels_from_0(write_foreign: WriteForeign, tmp_path: Path) -> None:
+def test_labels_from_0(write_foreign: WriteForeign, tmp_path: Path, assert_sound: AssertSound) -> None:
     found = run(write_foreign(tmp_path / "data", first_label=0))
     assert found.variants[0].first_label == 0
     assert found.variants[0].first_classes == {0: "n00000000 china", 1: "n00000001 flower"}
     assert_sound(tmp_path / "data")
 
 
-def test_bare_records_that_begin_at_3(write_foreign: WriteForeign, tmp_path: Path) -> None:
+def test_bare_records_that_begin_at_3(write_foreign: WriteForeign, tmp_path: Path, check_image: CheckImage) -> None:
     needed = ("image/encoded", "image/class/label")
     data = write_foreign(tmp_path, change=lambda features: {name: features[name] for name in needed}, first_label=3)
     (variant,) = run(data).variants
@@ -148,7 +131,7 @@ def test_bare_records_that_begin_at_3(write_foreign: WriteForeign, tmp_path: Pat
     assert verify(data, Console(quiet=True), check_image).is_sound
 
 
-def test_notes_are_shown(write_foreign: WriteForeign, tmp_path: Path) -> None:
+def test_notes_are_shown(write_foreign: WriteForeign, tmp_path: Path, check_image: CheckImage) -> None:
     stream = io.StringIO()
     write_foreign(tmp_path, change=lambda features: {**features, "image/height": int64_feature([7])}, first_label=2)
     (tmp_path / "train.txt").write_text("list")
@@ -238,7 +221,9 @@ def test_damage_leaves_nothing_behind(write_foreign: WriteForeign, tmp_path: Pat
     assert not (data / "full").exists()
 
 
-def test_what_a_killed_index_left_does_not_matter(write_foreign: WriteForeign, tmp_path: Path) -> None:
+def test_what_a_killed_index_left_does_not_matter(
+    write_foreign: WriteForeign, tmp_path: Path, assert_sound: AssertSound
+) -> None:
     data = write_foreign(tmp_path)
     (data / ".full.tmp").mkdir()
     (data / ".full.tmp" / "train-00000-of-00002").symlink_to("nowhere")
@@ -295,106 +280,6 @@ def test_prepare_into_what_is_indexed_is_refused(write_foreign: WriteForeign, tm
         prepare(photos, tmp_path, variants=("full", "32"), workers=1, console=Console(quiet=True))
 
 
-@pytest.fixture
-def open_place() -> Iterator[Path]:
-    """A folder that other users may enter, too: pytest's own ones are closed to them."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
-@contextmanager
-def without_privileges() -> Iterator[None]:
-    """Root may write everywhere: be nobody for a while."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-
-
-@pytest.mark.parametrize("name", ["data", "full"])
-def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_read(
-    write_foreign: WriteForeign, open_place: Path, name: str
-) -> None:
-    data = write_foreign(open_place / name)
-    damage(data / "train-00000-of-00002")
-    data.chmod(0o555)
-    with without_privileges(), pytest.raises(UsageError, match=f"cannot write in {data}: Permission denied") as caught:
-        run(data)
-    assert "--index-dir DIR" in caught.value.hint
-
-
-def test_read_only_data_is_indexed_elsewhere(write_foreign: WriteForeign, open_place: Path, tmp_path: Path) -> None:
-    data = write_foreign(open_place / "data", **FOLDERS)
-    write_foreign(data / "320")
-    for folder in (data, *(entry for entry in data.rglob("*") if entry.is_dir())):
-        folder.chmod(0o555)
-    (open_place / "mine").mkdir(mode=0o777)
-    (open_place / "mine").chmod(0o777)
-    before = snapshot(data)
-    with without_privileges():
-        found = run(data, index_dir=open_place / "mine" / "root")
-    assert snapshot(data) == before
-    assert found.root == open_place / "mine" / "root"
-    assert [(variant.name, variant.is_linked, variant.is_new) for variant in found.variants] == [
-        ("full", True, True),
-        ("320", True, True),
-    ]
-    assert_sound(found.root)
-    assert_sound(found.root, "320")
-    found.root.rename(tmp_path / "moved")  # the links are absolute
-    assert_sound(tmp_path / "moved")
-    assert not run(data, index_dir=tmp_path / "moved").variants[0].is_new
-
-
-def test_an_index_elsewhere_may_be_given_relative_and_by_variant(
-    write_foreign: WriteForeign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_foreign(tmp_path / "data/full")
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    assert run(Path("../data/full"), index_dir="a/b").root == tmp_path / "here/a/b"
-    monkeypatch.chdir(tmp_path)
-    assert_sound(Path("here/a/b"))
-    assert [path.name for path in (tmp_path / "data/full").iterdir() if "index" in path.name] == []
-
-
-def test_an_index_dir_that_is_the_data_itself(write_foreign: WriteForeign, tmp_path: Path) -> None:
-    write_foreign(tmp_path / "data/full")
-    (tmp_path / "alias").symlink_to("data")
-    assert not run(tmp_path / "data", index_dir=tmp_path / "alias").variants[0].is_linked
-    assert_sound(tmp_path / "data")
-
-
-def test_an_index_dir_that_is_no_folder(write_foreign: WriteForeign, tmp_path: Path) -> None:
-    data = write_foreign(tmp_path / "data")
-    with pytest.raises(UsageError, match=r"cannot write in .*train-00000-of-00002: File exists"):
-        run(data, index_dir=data / "train-00000-of-00002")
-
-
-def test_data_that_moved_from_under_its_index(write_foreign: WriteForeign, tmp_path: Path) -> None:
-    data, root = write_foreign(tmp_path / "data"), tmp_path / "root"
-    run(data, index_dir=root)
-    moved = data.rename(tmp_path / "moved")
-    link = root / "full" / "train-00000-of-00002"
-    with pytest.raises(RecordError) as caught:
-        open_dataset(root, "full", "train")
-    assert caught.value.what == f"shard {link} is a link to {data}/train-00000-of-00002, which is not there"
-    assert f"delete {root}/full and index" in caught.value.hint
-    assert f"imagesprint index DATA --index-dir {root}" in caught.value.hint
-    what = f"shard {link} is a link to {data}/train-00000-of-00002, which is not there"
-    assert what in [problem.what for problem in verify(root, Console(quiet=True)).problems]
-    with pytest.raises(DataError, match=f"{link} is no link to {moved}/train-00000-of-00002") as caught_again:
-        run(moved, index_dir=root)
-    assert f"delete the folder {root}/full, which holds links" in caught_again.value.hint
-    shutil.rmtree(root / "full")
-    run(moved, index_dir=root)
-    assert_sound(root)
-
-
 def test_a_list_beside_the_shards_names_the_classes(write_foreign: WriteForeign, tmp_path: Path) -> None:
     needed = ("image/encoded", "image/class/label")
     data = write_foreign(
@@ -406,7 +291,9 @@ def test_a_list_beside_the_shards_names_the_classes(write_foreign: WriteForeign,
     assert verify(tmp_path / "data", Console(quiet=True)).is_sound
 
 
-def test_test_shards_are_no_validation_shards(write_foreign: WriteForeign, tmp_path: Path) -> None:
+def test_test_shards_are_no_validation_shards(
+    write_foreign: WriteForeign, tmp_path: Path, assert_sound: AssertSound
+) -> None:
     names = [f"cifar10-{split}.tfrecord-00000-of-00001" for split in ("train", "test")]
     data = write_foreign(tmp_path / "data", names[:1], names[1:])
     with pytest.raises(UsageError, match="there are no validation shards beside") as caught:
@@ -416,21 +303,6 @@ def test_test_shards_are_no_validation_shards(write_foreign: WriteForeign, tmp_p
     subprocess.run(command, shell=True, check=True)
     run(data)
     assert_sound(data)
-
-
-def test_an_index_dir_that_holds_something_else(write_foreign: WriteForeign, photo_root: Path, tmp_path: Path) -> None:
-    data, other = write_foreign(tmp_path / "data"), write_foreign(tmp_path / "other")
-    with pytest.raises(UsageError, match=f"{photo_root}/full was prepared from images") as caught:
-        run(data, index_dir=photo_root)
-    assert caught.value.hint == "give --index-dir DIR, another folder"
-    run(data, index_dir=tmp_path / "root")
-    with pytest.raises(DataError, match=f"train-00000-of-00002 is no link to {other}") as caught_again:
-        run(other, index_dir=tmp_path / "root")
-    assert "or give --index-dir DIR, another folder" in caught_again.value.hint
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "full").symlink_to("nowhere")
-    with pytest.raises(UsageError, match="mine/full is no folder"):
-        run(data, index_dir=tmp_path / "mine")
 
 
 @pytest.mark.parametrize("place", ["data/train", "data", "."])
@@ -457,7 +329,9 @@ def test_a_folder_of_an_unfinished_download_is_passed_by(write_foreign: WriteFor
 
 
 @pytest.mark.parametrize(("given", "lies"), [("data", "data/5.1.0"), ("data/train", "data"), ("data/val", "data")])
-def test_shards_one_level_below_or_above(write_foreign: WriteForeign, tmp_path: Path, given: str, lies: str) -> None:
+def test_shards_one_level_below_or_above(
+    write_foreign: WriteForeign, tmp_path: Path, given: str, lies: str, assert_sound: AssertSound
+) -> None:
     write_foreign(tmp_path / lies, ["train/part-1"], ["val/part-1"])
     stream = io.StringIO()
     found = index_shards(tmp_path / given, console=Console(stream, quiet=True), workers=1)

@@ -1,5 +1,6 @@
 import os
 import shutil
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,12 @@ def test_one_file_of_a_source(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "command"),
-    [("a b.ZIP", "unzip '{0}/a b.ZIP' -d {0}"), ("images.tar.xz", "tar -xf {0}/images.tar.xz -C {0}")],
+    [
+        ("a b.ZIP", "unzip '{0}/a b.ZIP' -d {0}"),
+        ("images.tar.xz", "tar -xf {0}/images.tar.xz -C {0}"),
+        ("images.7z", "7z x {0}/images.7z -o{0}"),
+        ("images.rar", "unrar x {0}/images.rar {0}/"),
+    ],
 )
 def test_archive_that_is_not_unpacked(tmp_path: Path, name: str, command: str) -> None:
     make_tree(tmp_path, [name, "readme.txt"])
@@ -162,6 +168,24 @@ def test_archive_that_is_not_unpacked(tmp_path: Path, name: str, command: str) -
     with pytest.raises(UsageError, match="is no folder") as caught:
         open_source(tmp_path / name)
     assert caught.value.hint == "unpack it, and give the folder"
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        (["./a/1.jpg", "./b/1.jpg"], "unpack it first: tar -xf {0} -C {1}"),
+        (["./n01_1.JPEG", "./n01_2.JPEG"], "undo its compression, but leave the tar: gunzip {0}"),
+        (["shard/1.jpg", "shard/1.cls"], "undo its compression, but leave the tar: gunzip {0}"),
+    ],
+)
+def test_a_lone_tar_that_is_compressed(tmp_path: Path, names: list[str], hint: str) -> None:
+    archive = tmp_path / "train-0000.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name))
+    with pytest.raises(UsageError, match=r"holds train-0000\.tar\.gz, which is not unpacked") as caught:
+        open_source(tmp_path)
+    assert caught.value.hint == hint.format(archive, tmp_path)
 
 
 def test_the_source_that_is_taken_is_named(miniature: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

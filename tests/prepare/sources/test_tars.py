@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imagesprint.errors import DataError
-from imagesprint.prepare.sources.source import Sample
+from imagesprint.prepare.sources.source import SourceImage
 from imagesprint.prepare.sources.tars import Tars, unpack
 
 LONG = f"deep/{'x' * 120}.JPEG"
@@ -40,7 +40,7 @@ def test_members_are_read_in_place(tmp_path: Path) -> None:
     assert [member.path for member in found] == ["a.JPEG", LONG, "empty.JPEG"]
     read = pickle.loads(pickle.dumps(tars)).read  # as a worker gets it
     for member in found:
-        sample = Sample(f"outer.tar/n01.tar/{member.path}", 0, member.num_bytes, member.offset)
+        sample = SourceImage(f"outer.tar/n01.tar/{member.path}", 0, member.num_bytes, member.offset)
         assert read(sample) == FILES[member.path]
 
 
@@ -60,7 +60,7 @@ def test_archive_that_changed_or_vanished(tmp_path: Path) -> None:
     make(path, FILES)
     tars = Tars(tmp_path)
     member = tars.members("a.tar")[0]
-    sample = Sample(f"a.tar/{member.path}", 0, member.num_bytes, member.offset)
+    sample = SourceImage(f"a.tar/{member.path}", 0, member.num_bytes, member.offset)
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
     with pytest.raises(DataError, match=r"a.tar changed while it was prepared: it was written to"):
         tars.read(sample)
@@ -229,7 +229,7 @@ def test_names_of_any_form(tmp_path: Path, form: int) -> None:
             tar.addfile(tarfile.TarInfo(name))
     tars = Tars(tmp_path)
     assert [member.path for member in tars.members("a.TAR")] == names
-    assert tars.read(Sample(f"a.TAR/{names[2]}", 0, 0)) == b""
+    assert tars.read(SourceImage(f"a.TAR/{names[2]}", 0, 0)) == b""
 
 
 def test_unpacking_goes_into_tars(tmp_path: Path) -> None:

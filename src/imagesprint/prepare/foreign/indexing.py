@@ -10,8 +10,9 @@ from imagesprint.console import Console
 from imagesprint.errors import DataError, UsageError
 from imagesprint.prepare.foreign.classes import NameList
 from imagesprint.prepare.foreign.shards import ForeignShard, FoundShards, find_shards, is_split_word, link_to_validation
-from imagesprint.prepare.foreign.variant import check_room, scan_variant, write_variant
-from imagesprint.prepare.names import split_of
+from imagesprint.prepare.foreign.variant import check_room, make_variant
+from imagesprint.prepare.names import and_more, split_of
+from imagesprint.prepare.workers import count_workers
 from imagesprint.records.dataset import FULL, PARTS, is_variant_name, reading
 from imagesprint.records.manifest import FILE_NAME, SPLITS, Manifest
 from imagesprint.records.tfrecord import file_crc
@@ -80,9 +81,7 @@ def index_shards(
     begun = time.monotonic()
     path = Path(os.path.abspath(path))  # the folder's name counts, and what lies beside it
     root = None if index_dir is None else Path(os.path.abspath(index_dir))
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    if workers < 1:
-        raise UsageError(f"--workers {workers} is less than 1", "leave it out to use all cores")
+    workers = count_workers(workers)
     with reading(path):
         targets = _find_targets(path, root, console)
         new = [target for target in targets if not target.is_there]
@@ -93,7 +92,7 @@ def index_shards(
         if target not in new:
             _check_unchanged(target)
     for target, listed in zip(new, lists, strict=True):
-        _index(target, listed, workers, console)
+        make_variant(target.folder, target.shards, listed, workers, target.is_linked, console)
     variants = tuple(_describe(target, target in new) for target in targets)
     seconds = time.monotonic() - begun
     images = sum(sum(variant.images.values()) for variant in variants if variant.is_new)
@@ -203,20 +202,6 @@ def _check(target: _Target) -> None:
         )
 
 
-def _index(target: _Target, listed: NameList | None, workers: int, console: Console) -> None:
-    """Make a variant of sound shards, whole or not at all."""
-    found = scan_variant(target.folder, target.shards, listed, workers, console)
-    for note in found.notes:
-        console.warn(note)
-    try:
-        write_variant(target.folder, found, target.is_linked)
-    except OSError as error:
-        raise DataError(
-            f"cannot write {error.filename or target.folder}: {error.strerror}",
-            "see to its space and permissions, then give the same command again",
-        ) from error
-
-
 def _check_unchanged(target: _Target) -> None:
     """Raise DataError if the shards are not those that were indexed, as far as sizes and times tell."""
     manifest = Manifest.read(target.folder)
@@ -231,25 +216,21 @@ def _check_unchanged(target: _Target) -> None:
     changes = [f"{name} is {'gone' if name in known else 'new'}" for name in sorted(known.keys() ^ found.keys())]
     for name in sorted(known.keys() & found.keys()):
         path, info = found[name].path, known[name]
-        if target.is_linked and not _leads_to(target.folder / name, path):
-            changes.append(f"{target.folder / name} is no link to {path}")
+        link = target.folder / name
+        if target.is_linked and not (link.exists() and link.samefile(path)):
+            changes.append(f"{link} is no link to {path}")
         elif found[name].num_bytes != info.bytes:
             changes.append(f"{name} is {found[name].num_bytes} bytes long, not {info.bytes}")
         elif path.stat().st_mtime > indexed_at and file_crc(path) != info.crc32c:
             changes.append(f"{name} has other bytes")
     if changes:
-        more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
         made = f"the folder {target.folder}, which holds links" if target.is_linked else target.folder / FILE_NAME
         other = ", or give --index-dir DIR, another folder" if target.is_linked else ""
         again = f"delete {made}, then give the same command again{other}"
         raise DataError(
-            f"shards of {target.folder} changed since they were indexed: {changes[0]}{more}",
+            f"shards of {target.folder} changed since they were indexed: {changes[0]}{and_more(changes)}",
             again if manifest.is_indexed else f"imagesprint verify {target.folder} lists all damage",
         )
-
-
-def _leads_to(link: Path, path: Path) -> bool:
-    return link.exists() and link.samefile(path)
 
 
 def _describe(target: _Target, is_new: bool) -> IndexedVariant:

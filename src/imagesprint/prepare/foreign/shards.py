@@ -13,7 +13,7 @@ import re
 import shlex
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def find_shards(folder: Path) -> FoundShards:
         found = _select(near[split], strays) or _select(far[split], strays)
         of_split = [_make_shard(split, path) for path in found]
         _check_names(of_split, folder)
-        notes += check_begun(split, map(str, found))
+        notes += check_begun(split, [str(path) for path in found])
         shards += of_split
         numbered = [path for path in found if Numbered.of(path.name)]
         unlike += [path for path in found if numbered and path not in numbered]
@@ -171,14 +171,12 @@ def _select(paths: Sequence[Path], strays: list[Path]) -> list[Path]:
             raise RecordError(f"shard {path} is a download that has not ended", "end it, or remove that file")
     sound = set(filter(_is_sound, paths))
     forms = set(map(_form, sound))
-    selected = []
+    selected: list[Path] = []
     for path in paths:
-        if path not in sound and path.with_name(_unpacked(path)) in sound:
-            strays.append(path)  # kept beside what was unpacked from it
-        elif path in sound or _is_empty(path, is_named=bool(_SHARD_NAME.search(path.name)) or _form(path) in forms):
-            selected.append(path)
-        else:
-            strays.append(path)
+        is_beside = path not in sound and path.with_name(_unpacked(path)) in sound  # of what was unpacked from it
+        is_named = bool(_SHARD_NAME.search(path.name)) or _form(path) in forms
+        is_shard = path in sound or (not is_beside and _is_empty(path, is_named))
+        (selected if is_shard else strays).append(path)
     return selected
 
 
@@ -246,29 +244,27 @@ def _has_packed_record(begin: bytes) -> bool:
 
 
 def _check_copies(shards: Sequence[ForeignShard]) -> list[Path]:
-    """Return the validation shards with the bytes of a train shard. Raises DataError for two of one split, OSError."""
+    """Return the validation shards with the bytes of a train shard. Raises DataError for two of one split, OSError.
+
+    Only of shards with the same size, more than the beginning is read.
+    """
     in_both = []
-    for first, copy in _copies(shards):
-        if first.split == copy.split:
-            raise DataError(
-                f"{first.path} and {copy.path} hold the same bytes: one of them is a copy",
-                "move one of them into another folder",
-            )
-        in_both.append(copy.path)
-    return in_both
-
-
-def _copies(shards: Sequence[ForeignShard]) -> Iterator[tuple[ForeignShard, ForeignShard]]:
-    """Yield pairs of shards with the same bytes; only of those with the same size, more than the beginning is read."""
     sizes = Counter(shard.num_bytes for shard in shards)
     alike: dict[tuple[int, bytes], list[ForeignShard]] = {}
-    for shard in shards:
-        if not shard.num_bytes or sizes[shard.num_bytes] < 2:
+    for copy in shards:
+        if not copy.num_bytes or sizes[copy.num_bytes] < 2:
             continue
-        with shard.path.open("rb") as file:
-            others = alike.setdefault((shard.num_bytes, file.read(_BEGIN)), [])
-        yield from ((other, shard) for other in others if filecmp.cmp(other.path, shard.path, shallow=False))
-        others.append(shard)
+        with copy.path.open("rb") as file:
+            others = alike.setdefault((copy.num_bytes, file.read(_BEGIN)), [])
+        for first in (other for other in others if filecmp.cmp(other.path, copy.path, shallow=False)):
+            if first.split == copy.split:
+                raise DataError(
+                    f"{first.path} and {copy.path} hold the same bytes: one of them is a copy",
+                    "move one of them into another folder",
+                )
+            in_both.append(copy.path)
+        others.append(copy)
+    return in_both
 
 
 def _check_names(shards: Sequence[ForeignShard], folder: Path) -> None:

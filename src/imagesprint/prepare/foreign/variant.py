@@ -4,7 +4,8 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,8 +33,6 @@ _AGAIN = "copy the shard anew from where it is sound, then give the same command
 # Notes, counted over all records.
 OTHER_SIZE = "records have another size than their image; the image's counts"
 UNSOUND_BOXES = "records have boxes that reach beyond the image (clipped) or are none (left out)"
-
-
 DAMAGED = (
     "records hold damaged images, which `imagesprint verify --decode` lists; training stops at one, or passes over it "
     "with --set bad_records=substitute"
@@ -106,40 +105,43 @@ def _read(payload: bytes, where: str) -> tuple[ImageRecord, list[str]]:
     return replace(record, height=height, width=width), notes
 
 
-@dataclass(frozen=True)
-class ForeignVariant:
-    """What dataset.json and the indexes will say, and notes for the user. Labels in `indexes` count from 0."""
+def make_variant(
+    folder: Path,
+    shards: Sequence[ForeignShard],
+    listed: NameList | None,
+    workers: int,
+    is_linked: bool,
+    console: Console,
+) -> None:
+    """Read all shards, then write the indexes and dataset.json of the variant `folder`: whole or not at all.
 
-    shards: tuple[ForeignShard, ...]
-    first_label: int
-    classes: tuple[ClassInfo, ...]
-    infos: Mapping[str, tuple[ShardInfo, ...]]
-    indexes: Mapping[str, Index]
-    notes: tuple[str, ...]
-
-
-def scan_variant(
-    folder: Path, shards: tuple[ForeignShard, ...], listed: NameList | None, workers: int, console: Console
-) -> ForeignVariant:
-    """Read all shards; `folder` is where the variant will lie, `listed` the names of the classes beside the shards.
-
-    Raises DataError if a record is damaged, if they contradict each other, or another variant beside `folder`.
+    `listed` are the names of the classes beside the shards. `is_linked` makes the folder, with links to the shards.
+    Raises DataError if a record is damaged, if they contradict each other, or another variant beside `folder`, and
+    where nothing can be written; UsageError if the file system has no links.
     """
     known = ForeignClasses(listed)
     scans = _scan(folder.name, shards, workers, known, console)
     settled = known.settle()
-    classes, first_label = settled.classes, settled.first_label
     indexes, infos = {}, {}
     for split in SPLITS:
         parts = [scan for scan in scans if scan.shard.split == split]
         joined = Index.concatenate([scan.index for scan in parts])
         if not len(joined):
             raise DataError(f"all {split} shards are empty", "copy them anew from where they have records")
-        indexes[split] = replace(joined, label=joined.label - np.int32(first_label))
+        indexes[split] = replace(joined, label=joined.label - np.int32(settled.first_label))
         infos[split] = tuple(scan.info for scan in parts)
     _check_siblings(folder, indexes)
-    notes = (*settled.notes, *_notes(scans, classes, indexes))
-    return ForeignVariant(shards, first_label, classes, infos, indexes, notes)
+    for note in (*settled.notes, *_notes(scans, settled.classes, indexes)):
+        console.warn(note)
+    try:
+        with _links(folder, shards) if is_linked else nullcontext(folder) as place:
+            splits = {split: write_split(place, split, index, infos[split]) for split, index in indexes.items()}
+            Manifest(folder.name, "jpeg", settled.first_label, settled.classes, splits, INDEXED).write(place)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {error.filename or folder}: {error.strerror}",
+            "see to its space and permissions, then give the same command again",
+        ) from error
 
 
 def _scan(
@@ -194,16 +196,16 @@ def _notes(scans: Sequence[ShardScan], classes: Sequence[ClassInfo], indexes: Ma
     return (*notes, *without_validation(missing["validation"], len(classes)))
 
 
-def check_room(folder: Path, with_links: bool) -> None:
-    """Raise UsageError if `write_variant` could not write there, as far as that can be told before. Makes its parents.
+def check_room(folder: Path, is_linked: bool) -> None:
+    """Raise UsageError if `make_variant` could not write there, as far as that can be told before. Makes its parents.
 
     Tried, not asked for: what `access` says of root and of network file systems is not what happens.
     """
-    place = folder.parent if with_links else folder
+    place = folder.parent if is_linked else folder
     try:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".index.", suffix=".tmp", dir=place) as probe:
-            if with_links:
+            if is_linked:
                 _link(Path(probe) / "link", folder, folder)
     except OSError as error:
         raise UsageError(
@@ -213,21 +215,16 @@ def check_room(folder: Path, with_links: bool) -> None:
         ) from error
 
 
-def write_variant(folder: Path, found: ForeignVariant, with_links: bool) -> None:
-    """Write indexes and dataset.json into `folder`; `with_links` makes it, with links to the shards.
-
-    Raises UsageError if the file system has no links, OSError.
-    """
-    if not with_links:
-        _write_files(folder, folder.name, found)
-        return
+@contextmanager
+def _links(folder: Path, shards: Sequence[ForeignShard]) -> Iterator[Path]:
+    """Give a folder of links to `shards`, which has the name `folder` once all is in it. Raises UsageError, OSError."""
     unfinished = folder.parent / _UNFINISHED
     shutil.rmtree(unfinished, ignore_errors=True)  # of a killed run
     unfinished.mkdir()
     try:
-        for shard in found.shards:
+        for shard in shards:
             _link(unfinished / shard.name, shard.path, folder)
-        _write_files(unfinished, folder.name, found)
+        yield unfinished
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -242,8 +239,3 @@ def _link(link: Path, to: Path, folder: Path) -> None:
             f"cannot make links in {folder.parent}: {error.strerror}",
             f"move the shards into a folder {folder}, which needs no links, or give --index-dir DIR where links can be",
         ) from error
-
-
-def _write_files(folder: Path, variant: str, found: ForeignVariant) -> None:
-    splits = {split: write_split(folder, split, index, found.infos[split]) for split, index in found.indexes.items()}
-    Manifest(variant, "jpeg", found.first_label, found.classes, splits, INDEXED).write(folder)

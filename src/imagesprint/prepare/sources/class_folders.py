@@ -21,23 +21,21 @@ from typing import Final
 
 from imagesprint.errors import DataError, UsageError
 from imagesprint.images.finding import Tally, Walk, is_image, visible
-from imagesprint.prepare.names import SPLIT_WORDS, TEST_WORDS, split_of
+from imagesprint.prepare.names import SPLIT_WORDS, TEST_WORDS, and_more, some, split_of
 from imagesprint.prepare.sources.folders import (
     ANNOTATIONS,
     LAYOUT,
+    FolderSource,
     find_splits,
     holds_split,
     inner_folder,
-    list_images,
-    read_file,
-    reading_source,
     split_names,
     stray_files,
     unwrap,
     visible_folders,
 )
 from imagesprint.prepare.sources.ilsvrc import to_classes
-from imagesprint.prepare.sources.source import GIVE_IMAGES, Listing, Sample, check_every_class
+from imagesprint.prepare.sources.source import GIVE_IMAGES, Listing, SourceImage, check_every_class, plain_classes
 from imagesprint.records.manifest import ClassInfo
 
 _IMAGES: Final = {"images", "image", "imgs", "img", "JPEGImages", "photos"}  # CLASS/images/*.jpg
@@ -48,32 +46,16 @@ _WANTED, _WORDS = "wnids.txt", "words.txt"  # Tiny ImageNet's classes, and the w
 _ANY: Final = -1
 
 
-class ClassFolders:
+class ClassFolders(FolderSource):
     """Images in class folders below `path`."""
 
-    kind: str = "class-folders"
-    form: str = "class folders: train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg"
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    kind = "class-folders"
+    form = "class folders: train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg"
 
     @staticmethod
     def fits(path: Path) -> bool:
         """Tell whether there are folders, which may be those of classes."""
         return bool(visible_folders(path)) and inner_folder(path) is None
-
-    def scan(self) -> Listing:
-        """Return all samples; without "validation" where the tree has no such folder.
-
-        Raises DataError for a class without train images or for what cannot be read, UsageError for a tree of another
-        form.
-        """
-        with reading_source():
-            return self._scan()
-
-    def read(self, sample: Sample) -> bytes:
-        """Return the bytes of a sample's file. Raises DataError if it cannot be read or its size has changed."""
-        return read_file(self.path, sample)
 
     def _scan(self) -> Listing:
         folders = find_splits(self.path)
@@ -83,7 +65,14 @@ class ClassFolders:
         homes = {split: self._homes(folder, train, labels) for split, folder in folders.items()}
         walk = Walk([home for split in homes.values() for home in split])
         strays = [note for folder in folders.values() for note in stray_files(folder, walk)]
-        splits = {split: self._samples(homes[split], walk) for split in homes}
+        splits = {
+            split: [
+                SourceImage(location, label, num_bytes)
+                for home, label in homes[split].items()
+                for location, num_bytes in self._list_images(walk, home)
+            ]
+            for split in homes
+        }
         if not splits["train"]:
             raise DataError(f"there are no images in {train}", LAYOUT)
         astray = f"links to the images of other classes are passed over, such as {walk.astray.first}"
@@ -121,20 +110,12 @@ class ClassFolders:
             )
         if unknown:
             raise DataError(
-                f"class {unknown[0]!r} is in {folder} but not in {train}"
-                + (f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""),
+                f"class {unknown[0]!r} is in {folder} but not in {train}{and_more(unknown)}",
                 f"{GIVE_IMAGES}; are the folders of both splits named alike?",
             )
         return {folder / name: labels[name] for name in names if name in labels}
 
-    def _samples(self, homes: Mapping[Path, int], walk: Walk) -> list[Sample]:
-        return [
-            Sample(location, label, num_bytes)
-            for home, label in homes.items()
-            for location, num_bytes in list_images(walk, home, self.path)
-        ]
-
-    def _check_depth(self, train: Path, classes: Sequence[str], samples: Sequence[Sample]) -> list[str]:
+    def _check_depth(self, train: Path, classes: Sequence[str], samples: Sequence[SourceImage]) -> list[str]:
         """Return the note that images lie in folders below class folders that hold images too.
 
         Raises UsageError for a class that has images in folders below its own alone, unless that is plainly meant.
@@ -160,18 +141,20 @@ class ClassFolders:
         """Return the note of what lies beside the splits, or the classes, and is not used, such as test."""
         if folders["train"] == self.path:
             left_out = sorted(set(visible_folders(self.path)) - set(classes))
-            return [f"of {self.path}, {_some(left_out)} is left out: no class by its name"] if left_out else []
+            return [f"of {self.path}, {some(left_out, most=5)} is left out: no class by its name"] if left_out else []
         others, files = walk.look(self.path)
         used = [folder.relative_to(self.path).parts[0] for folder in folders.values()]
         left_out = [name for name in others if name not in used and not walk.leads_home(self.path / name)]
         left_out += [name for name in files if name not in (_WANTED, _WORDS)]
+        if not left_out:
+            return []
         verb = "are" if len(used) > 1 else "is"
-        return [f"of {self.path}, {' and '.join(used)} {verb} used and {_some(left_out)} left out"] if left_out else []
+        return [f"of {self.path}, {' and '.join(used)} {verb} used and {some(left_out, most=5)} left out"]
 
     def _class_infos(self, classes: Sequence[str], train: Path) -> tuple[ClassInfo, ...]:
         """Return the classes, with the words that Tiny ImageNet has for them."""
         if not (self.path / _WANTED).exists():
-            return tuple(ClassInfo(name, synset=name, text=name) for name in classes)
+            return plain_classes(classes)
         rows = [line.split("\t", 1) for line in _lines(self.path / _WORDS)]
         words = {row[0].strip(): row[1].strip() for row in rows if len(row) > 1}
         wanted = [line.strip() for line in _lines(self.path / _WANTED)]
@@ -196,7 +179,7 @@ class ClassFolders:
         return ""
 
 
-def _annotated(samples: Sequence[Sample], folder: Path, labels: Mapping[str, int]) -> list[Sample]:
+def _annotated(samples: Sequence[SourceImage], folder: Path, labels: Mapping[str, int]) -> list[SourceImage]:
     """Return the samples in `folder` with the labels of its table. Raises DataError if they do not fit together."""
     table = folder / ANNOTATIONS
     found: dict[str, int] = {}
@@ -248,10 +231,6 @@ def _source_above(path: Path) -> Path | None:
         return None
     is_clear = len(names) > 1 and all(len(found) == 1 for found in names.values())
     return path.parent if is_clear and [path.name] in names.values() else None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 def _is_output(folder: Path) -> bool:

@@ -11,9 +11,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import NamedTuple
 
 from imagesprint.errors import DataError, UsageError
 from imagesprint.images.finding import is_folder, is_image, is_litter
@@ -25,20 +25,11 @@ from imagesprint.prepare.names import (
     check_whole,
     content_of,
     is_test,
+    some,
     split_of,
 )
-from imagesprint.prepare.sources.source import Sample, check_every_class
+from imagesprint.prepare.sources.source import SourceImage, check_every_class
 
-COMPRESSED: Final = {  # by suffix: the name, and the command that unpacks
-    ".gz": ("gzip", "gunzip"),
-    ".tgz": ("gzip", "gunzip"),
-    ".bz2": ("bzip2", "bunzip2"),
-    ".tbz2": ("bzip2", "bunzip2"),
-    ".xz": ("xz", "unxz"),
-    ".txz": ("xz", "unxz"),
-    ".zst": ("zstd", "unzstd --rm"),
-    ".lz4": ("lz4", "lz4 -dm --rm"),
-}
 _MOST_FOLDERS = 100  # more than these are classes, and slow to look into
 _COPY = re.compile(r"(.+?)(?: ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?|_copy)")
 _MOST_CLASSES = 100_000
@@ -62,9 +53,8 @@ class Found:
     def check(self, source: Path) -> None:
         """Raise UsageError where it is not clear which files are meant, DataError for one that is not finished."""
         if len(self.places) > 1:
-            more = ", …" if len(self.places) > 5 else ""
             raise UsageError(
-                f"several folders of {source} hold {self.suffix} files: {', '.join(self.places[:5])}{more}",
+                f"several folders of {source} hold {self.suffix} files: {some(self.places, most=5)}",
                 f"give one of them as SOURCE: {source / self.places[0]}",
             )
         if self.unfinished:
@@ -86,30 +76,28 @@ class Found:
         return ()
 
 
-def find_files(source: Path, suffix: str | tuple[str, ...]) -> Found:
-    """Return the files below the folder `source` whose names end in `suffix`, in any case.
+def find_files(source: Path, *suffixes: str) -> Found:
+    """Return the files below the folder `source` whose names end in one of `suffixes`, in any case.
 
     Folders below are looked into where there is nothing else in `source` that could be meant. Raises OSError.
     """
-    here = _look(source, "", suffix)
-    below = dict(_look_below(source, here.beside, suffix))
-    name = suffix if isinstance(suffix, str) else suffix[0]
+    here = _look(source, "", suffixes)
+    below = dict(_look_below(source, here.beside, suffixes))
     if here.files:
-        return _to_found(name, "", here, elsewhere=tuple(below))
+        return _to_found(suffixes[0], "", here, tuple(below))
     others = [folder for folder in here.beside if not any(place.startswith(folder) for place in below)]
     if any(_is_of_images(source, folder) for folder in others):
-        return Found(name)
+        return Found(suffixes[0])
     if len(below) == 1:
         [(place, look)] = below.items()
-        return _to_found(name, place, look)
-    return Found(name, places=tuple(below))
+        return _to_found(suffixes[0], place, look)
+    return Found(suffixes[0], places=tuple(below))
 
 
-@dataclass(frozen=True)
-class _Look:
-    files: list[str] = field(default_factory=list)
-    beside: list[str] = field(default_factory=list)
-    unfinished: list[str] = field(default_factory=list)
+class _Look(NamedTuple):
+    files: list[str]
+    beside: list[str]
+    unfinished: list[str]
 
 
 def _to_found(suffix: str, place: str, look: _Look, elsewhere: tuple[str, ...] = ()) -> Found:
@@ -118,38 +106,42 @@ def _to_found(suffix: str, place: str, look: _Look, elsewhere: tuple[str, ...] =
     return Found(suffix, (place,), tuple(sorted(files)), tuple(look.beside), elsewhere, tuple(sorted(pending)))
 
 
-def _look(source: Path, folder: str, suffix: str | tuple[str, ...], depth: int = 2) -> _Look:
+def _look(source: Path, folder: str, suffixes: tuple[str, ...], depth: int = 2) -> _Look:
     """Look into `folder` ("" or with a slash at its end), its folder data and its folders of splits."""
     names, folders = _list(source / folder)
     found = _Look(
-        files=[folder + name for name in names if name.lower().endswith(suffix) and not is_litter(name)],
-        unfinished=[folder + name for name in names if _is_unfinished(name, suffix)],
+        files=[folder + name for name in names if name.lower().endswith(suffixes) and not is_litter(name)],
+        beside=[],
+        unfinished=[
+            folder + name
+            for name in names
+            if name.lower().endswith(UNFINISHED) and name.lower().rpartition(".")[0].endswith(suffixes)
+        ],
     )
     for name in folders:
-        inner = _look(source, f"{folder}{name}/", suffix, depth - 1) if depth and _is_place(name) else _Look()
-        if inner.files:
-            found.files.extend(inner.files)
-            found.beside.extend(inner.beside)
-            found.unfinished.extend(inner.unfinished)
+        inner = _look(source, f"{folder}{name}/", suffixes, depth - 1) if depth and _is_place(name) else None
+        if inner and inner.files:
+            for ours, theirs in zip(found, inner, strict=True):
+                ours.extend(theirs)
         else:
             found.beside.append(f"{folder}{name}/")
     return found
 
 
 def _look_below(
-    source: Path, folders: Sequence[str], suffix: str | tuple[str, ...], depth: int = 2
+    source: Path, folders: Sequence[str], suffixes: tuple[str, ...], depth: int = 2
 ) -> Iterator[tuple[str, _Look]]:
     """Yield the folders, of `folders` or below them, that hold such files."""
     if len(folders) > _MOST_FOLDERS or depth == 0:
         return
     for folder in folders:
-        look = _look(source, folder, suffix)
+        look = _look(source, folder, suffixes)
         if look.files:
             if not shows_images(source / folder):
                 yield folder, look
         else:  # in a cache of Hugging Face's they lie deep: datasets--OWNER--NAME/snapshots/HASH/CONFIGURATION/
             is_cache = re.search(r"(^|/)(datasets--[^/]+|snapshots)/$", folder)
-            yield from _look_below(source, look.beside, suffix, depth if is_cache else depth - 1)
+            yield from _look_below(source, look.beside, suffixes, depth if is_cache else depth - 1)
 
 
 def shows_images(folder: Path) -> bool:
@@ -178,11 +170,6 @@ def _list(folder: Path) -> tuple[list[str], list[str]]:
 
 def _is_place(name: str) -> bool:
     return name.lower().rstrip("/") == "data" or split_of(name) is not None or is_test(name)
-
-
-def _is_unfinished(name: str, suffix: str | tuple[str, ...]) -> bool:
-    stem, extension = os.path.splitext(name.lower())
-    return extension in UNFINISHED and stem.endswith(suffix)
 
 
 @dataclass(frozen=True)
@@ -302,7 +289,7 @@ def other_content(place: str, head: bytes) -> DataError | None:
 
 
 def number_classes(
-    names: Sequence[str] | None, splits: Mapping[str, Sequence[Sample]], place: str
+    names: Sequence[str] | None, splits: Mapping[str, Sequence[SourceImage]], place: str
 ) -> tuple[list[str], tuple[str, ...]]:
     """Return the names of the classes, in the order of their labels, and notes; numbers where `names` is None.
 
@@ -335,8 +322,3 @@ def number_classes(
         f"{len(absent)} of the labels 0 to {count - 1} have no images in {place} ({some(absent)}): "
         "they stay classes; do the labels count the classes from 0?",
     )
-
-
-def some(names: Sequence[str]) -> str:
-    """Return the first of `names`, for a message."""
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,8 +1,7 @@
 """Images that lie as files in folders: which folder holds which split of them, listing them, and reading them."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -10,7 +9,7 @@ from typing import Final
 from imagesprint.errors import DataError, UsageError
 from imagesprint.images.finding import Tally, Walk, is_litter, is_no_image, visible
 from imagesprint.prepare.names import SPLIT_WORDS, is_test, split_of
-from imagesprint.prepare.sources.source import Sample, changed
+from imagesprint.prepare.sources.source import Source, SourceImage, changed
 
 LAYOUT: Final = "the layout is SOURCE/train/CLASS/*.jpg and SOURCE/val/CLASS/*.jpg, or SOURCE/CLASS/*.jpg"
 _OF_MANY: Final = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar", ".parquet", ".arrow")
@@ -19,40 +18,27 @@ _FEW: Final = 20  # folders: among more, which are classes, none is looked into
 ANNOTATIONS: Final = "val_annotations.txt"  # Tiny ImageNet's classes of the files in val/images
 
 
-@contextmanager
-def reading_source() -> Iterator[None]:
-    """Turn an OSError from listing a source into a DataError that names the place."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"cannot read {error.filename}: {error.strerror}", "make it readable, or remove it from the source"
-        ) from error
+class FolderSource(Source):
+    """A source whose images are files of their own, at `path`/`location`."""
 
+    def read(self, sample: SourceImage) -> bytes:
+        path = os.path.join(self.path, sample.location)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                data = file.readall()
+        except OSError as error:
+            raise DataError(
+                f"cannot read {path}: {error.strerror}",
+                "make it readable, or remove it, then give the same command again",
+            ) from error
+        if len(data) != sample.num_bytes:
+            raise changed(sample.location, f"{sample.num_bytes} bytes before, {len(data)} now")
+        return data
 
-def read_file(folder: Path, sample: Sample) -> bytes:
-    """Return the bytes of the file at `folder`/`sample.location`.
-
-    Raises DataError if it cannot be read or its size has changed.
-    """
-    path = os.path.join(folder, sample.location)
-    try:
-        with open(path, "rb", buffering=0) as file:
-            data = file.readall()
-    except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror}",
-            "make it readable, or remove it, then give the same command again",
-        ) from error
-    if len(data) != sample.num_bytes:
-        raise changed(sample.location, f"{sample.num_bytes} bytes before, {len(data)} now")
-    return data
-
-
-def list_images(walk: Walk, folder: Path, source: Path) -> list[tuple[str, int]]:
-    """Return (location, size) of every image below `folder`, which lies in `source`; locations are relative to that."""
-    before, after = len(str(folder)), str(folder.relative_to(source))
-    return [(after + path[before:], num_bytes) for path, num_bytes in walk.images(folder)]
+    def _list_images(self, walk: Walk, folder: Path) -> list[tuple[str, int]]:
+        """Return (location, size) of every image below `folder`."""
+        before, after = len(str(folder)), str(folder.relative_to(self.path))
+        return [(after + path[before:], num_bytes) for path, num_bytes in walk.images(folder)]
 
 
 def visible_folders(folder: Path) -> list[str]:
@@ -81,7 +67,12 @@ def inner_folder(path: Path) -> Path | None:
         return None
     holding = [folder for folder in folders if holds_split(folder)]
     if len(folders) > 1 and not holding:
-        folders = [folder for folder in folders if any(map(_may_be_meant, islice(_names_below(folder), _FIRST)))]
+        firsts = {folder: islice(_names_below(folder), _FIRST) for folder in folders}
+        folders = [
+            folder
+            for folder, names in firsts.items()
+            if any(not is_no_image(name) or name.lower().endswith(_OF_MANY) for name in names)
+        ]
     if len(folders) == 1:
         is_around = bool(holding) or (split_of(folders[0].name) is None and any(visible(folders[0])))
         return folders[0] if is_around else None
@@ -111,7 +102,8 @@ def split_names(path: Path) -> dict[str, list[str]]:
     ):
         return splits
     for split in SPLIT_WORDS:
-        longer = [name for name in names if split_of(name) == split and _holds_folders_alone(path / name)]
+        longer = [name for name in names if split_of(name) == split]
+        longer = [name for name in longer if visible_folders(path / name) and not holds_images(path / name)]
         if split not in splits and longer:
             splits[split] = longer
     return splits
@@ -145,8 +137,10 @@ def find_splits(path: Path) -> dict[str, Path]:
     if "train" not in found:
         raise UsageError(f"{path} has {found['validation'].name} but no train folder with classes", LAYOUT)
     found = {split: unwrap(folder) for split, folder in found.items()}
-    if "validation" in found and not _is_validation(named["validation"][0], found):
-        del found["validation"]
+    if "validation" in found and named["validation"][0].lower() not in SPLIT_WORDS["validation"]:
+        ours, theirs = (set(visible_folders(found[split])) for split in ("train", "validation"))
+        if ours.isdisjoint(theirs):  # its name says more, and so do its folders: it is something else
+            del found["validation"]
     return found
 
 
@@ -171,21 +165,6 @@ def stray_files(folder: Path, walk: Walk) -> list[str]:
 
 def _names_below(folder: Path) -> Iterator[str]:
     return (entry.name for entry in Walk([folder]).files(folder))
-
-
-def _may_be_meant(name: str) -> bool:
-    """Return whether a file may be an image by its name, or one of many images."""
-    return not is_no_image(name) or name.lower().endswith(_OF_MANY)
-
-
-def _is_validation(name: str, splits: Mapping[str, Path]) -> bool:
-    """Return whether the folder `name` is that of a split by its name alone, or has classes of those in train."""
-    train, validation = (set(visible_folders(splits[split])) for split in ("train", "validation"))
-    return name.lower() in SPLIT_WORDS["validation"] or bool(train & validation)
-
-
-def _holds_folders_alone(folder: Path) -> bool:
-    return bool(visible_folders(folder)) and not holds_images(folder)
 
 
 def _no_classes(folder: Path, validation: bool) -> UsageError:

@@ -16,18 +16,10 @@ from pathlib import Path
 
 from imagesprint.errors import DataError, UsageError
 from imagesprint.images.finding import Walk
-from imagesprint.prepare.sources.downloads import some
-from imagesprint.prepare.sources.folders import (
-    holds_images,
-    list_images,
-    read_file,
-    reading_source,
-    sole_folder,
-    stray_files,
-    visible_folders,
-)
+from imagesprint.prepare.names import some
+from imagesprint.prepare.sources.folders import FolderSource, holds_images, sole_folder, stray_files, visible_folders
 from imagesprint.prepare.sources.ilsvrc import collect_boxes, to_classes
-from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
+from imagesprint.prepare.sources.source import Listing, SourceImage, check_every_class
 
 _IMAGES = Path("ILSVRC/Data/CLS-LOC")
 _BELOW_ILSVRC = _IMAGES.relative_to("ILSVRC")
@@ -37,31 +29,19 @@ _SOLUTION = "LOC_val_solution.csv"
 _FOLDERS = ("train", "val")
 
 
-class KaggleTree:
+class KaggleTree(FolderSource):
     """The tree in the folder `path`, which holds ILSVRC and the two tables."""
 
-    kind: str = "kaggle"
-    form: str = f"Kaggle's ImageNet: {_IMAGES}/train/SYNSET/*.JPEG, {_IMAGES}/val/*.JPEG, {_MAPPING}, {_SOLUTION}"
+    kind = "kaggle"
+    form = f"Kaggle's ImageNet: {_IMAGES}/train/SYNSET/*.JPEG, {_IMAGES}/val/*.JPEG, {_MAPPING}, {_SOLUTION}"
 
     def __init__(self, path: Path) -> None:
-        self.path = _find_tree(path) or path
+        super().__init__(_find_tree(path) or path)
 
     @staticmethod
     def fits(path: Path) -> bool:
         """Tell whether the folder of the images is there, or would be if the folder above were given."""
         return _find_tree(path) is not None or (path / _BELOW_ILSVRC).is_dir()
-
-    def scan(self) -> Listing:
-        """Return all samples; without "validation" where there is no val folder.
-
-        Raises UsageError for a missing table or folder, DataError for what is damaged or does not fit together.
-        """
-        with reading_source():
-            return self._scan()
-
-    def read(self, sample: Sample) -> bytes:
-        """Return the bytes of a sample's file. Raises DataError if it cannot be read or its size has changed."""
-        return read_file(self.path, sample)
 
     def _scan(self) -> Listing:
         if not (self.path / _IMAGES).is_dir():
@@ -69,24 +49,26 @@ class KaggleTree:
                 f"{self.path} is the folder ILSVRC itself, under another name",
                 f"name it ILSVRC, put {_MAPPING} and {_SOLUTION} beside it, and give the folder above",
             )
+        train, val = (self.path / _IMAGES / name for name in _FOLDERS)
         lines = [line.strip() for line in self._lines(_MAPPING, "the words of the classes")]
         words = dict(line.split(" ", 1) for line in lines if " " in line)
-        train = self.path / _IMAGES / "train"
         classes = to_classes(visible_folders(train), words, train, _MAPPING)
         labels = {entry.synset: label for label, entry in enumerate(classes)}
-        val = self.path / _IMAGES / "val"
         walk = Walk([*(train / synset for synset in labels), *([val] if val.is_dir() else [])])
         splits = {}
         if val.is_dir():
-            splits["validation"] = self._validation_samples(labels, list_images(walk, val, self.path))
+            splits["validation"] = self._validation_samples(labels, self._list_images(walk, val))
         splits["train"] = [
             sample
             for synset, label in labels.items()
-            for sample in self._train_samples(synset, label, list_images(walk, train / synset, self.path))
+            for sample in self._train_samples(synset, label, self._list_images(walk, train / synset))
         ]
         check_every_class(list(labels), splits["train"], train)
-        notes = stray_files(train, walk)
-        notes += [
+        return Listing(classes, splits, (*stray_files(train, walk), *self._left_out(walk), *walk.notes()))
+
+    def _left_out(self, walk: Walk) -> list[str]:
+        """Return notes on what is missing, and on what is not used."""
+        notes = [
             f"there is no {_ANNOTATIONS / folder}, so its images have no bounding boxes"
             for folder in _FOLDERS
             if (self.path / _IMAGES / folder).is_dir() and not (self.path / _ANNOTATIONS / folder).is_dir()
@@ -94,28 +76,28 @@ class KaggleTree:
         others = sorted(set(walk.look(self.path / _IMAGES)[0]) - set(_FOLDERS))
         notes += [f"of {_IMAGES}, {', '.join(others)} is left out"] if others else []
         beside = [name for name in walk.look(self.path)[0] if name != _IMAGES.parts[0]]
-        notes += [f"of {self.path}, ILSVRC is used and {some(beside)} left out"] if beside else []
-        return Listing(classes, splits, (*notes, *walk.notes()))
+        return [*notes, *([f"of {self.path}, ILSVRC is used and {some(beside)} left out"] if beside else [])]
 
-    def _train_samples(self, synset: str, label: int, images: list[tuple[str, int]]) -> list[Sample]:
+    def _train_samples(self, synset: str, label: int, images: list[tuple[str, int]]) -> list[SourceImage]:
         boxes = collect_boxes(self._documents(f"train/{synset}"), lambda _: synset)
         return [
-            Sample(location, label, num_bytes, boxes=boxes.get(_stem(location), ())) for location, num_bytes in images
+            SourceImage(location, label, num_bytes, boxes=boxes.get(_stem(location), ()))
+            for location, num_bytes in images
         ]
 
-    def _validation_samples(self, labels: dict[str, int], images: list[tuple[str, int]]) -> list[Sample]:
+    def _validation_samples(self, labels: dict[str, int], images: list[tuple[str, int]]) -> list[SourceImage]:
         folders = {_stem(location): location.split("/")[-2] for location, _ in images}
         is_sorted = not self._table(_SOLUTION).exists() and folders and set(folders.values()) <= set(labels)
         synsets = folders if is_sorted else self._validation_synsets(labels)
         boxes = collect_boxes(self._documents("val"), synsets.get)
         samples = []
         for location, num_bytes in images:
-            synset = synsets.get(_stem(location))
-            if synset is None:
+            stem = _stem(location)
+            if stem not in synsets:
                 raise DataError(
                     f"{_SOLUTION} has no row for {location}", "download it again, or remove the image that is not in it"
                 )
-            samples.append(Sample(location, labels[synset], num_bytes, boxes=boxes.get(_stem(location), ())))
+            samples.append(SourceImage(location, labels[synsets[stem]], num_bytes, boxes=boxes.get(stem, ())))
         if len(samples) != len(synsets):
             raise DataError(
                 f"{_SOLUTION} has {len(synsets)} rows, but {_IMAGES}/val holds {len(samples)} images",
@@ -126,23 +108,21 @@ class KaggleTree:
     def _validation_synsets(self, labels: dict[str, int]) -> dict[str, str]:
         """Return the synset of each validation image, by its name without extension."""
         synsets = {}
-        for row in self._rows():
-            image, prediction = row.get("ImageId"), row.get("PredictionString") or ""
-            synset = prediction.partition(" ")[0]  # its boxes follow, which the annotations have too
-            if not image or synset not in labels:
-                raise DataError(
-                    f"{_SOLUTION} has the row {','.join(str(value) for value in row.values())!r}, which names no class",
-                    "its columns are ImageId and PredictionString: download it again",
-                )
-            synsets[image] = synset
-        return synsets
-
-    def _rows(self) -> Iterator[dict[str, str]]:
         lines = self._lines(_SOLUTION, "the labels of the validation images")
         try:
-            yield from csv.DictReader(lines)
+            for row in csv.DictReader(lines):
+                image, prediction = row.get("ImageId"), row.get("PredictionString") or ""
+                synset = prediction.partition(" ")[0]  # its boxes follow, which the annotations have too
+                if not image or synset not in labels:
+                    raise DataError(
+                        f"{_SOLUTION} has the row {','.join(str(value) for value in row.values())!r}, "
+                        "which names no class",
+                        "its columns are ImageId and PredictionString: download it again",
+                    )
+                synsets[image] = synset
         except csv.Error as error:
             raise DataError(f"{_SOLUTION} cannot be read: {error}", "download it again") from error
+        return synsets
 
     def _lines(self, name: str, purpose: str) -> list[str]:
         path = self._table(name)
@@ -178,9 +158,7 @@ def _find_tree(path: Path) -> Path | None:
     for place in real.parents[:3]:
         if real.relative_to(place) in (_IMAGES, *_IMAGES.parents) and (place / _IMAGES).is_dir():
             # A val that is sorted makes CLS-LOC class folders, and without val it is one tree of them.
-            return place if real != place / _IMAGES or _is_flat(real / "val") else None
+            val = real / "val"
+            is_flat = val.is_dir() and holds_images(val) and not visible_folders(val)
+            return place if real != place / _IMAGES or is_flat else None
     return sole_folder(path, lambda folder: os.path.isdir(folder / _IMAGES))
-
-
-def _is_flat(folder: Path) -> bool:
-    return folder.is_dir() and holds_images(folder) and not visible_folders(folder)

@@ -1,8 +1,16 @@
-"""Parquet as Hugging Face stores image sets: one table or many. Needs pyarrow, an optional extra."""
+"""Parquet as Hugging Face stores image sets, in the source's folder, in its folder data or in folders of the splits.
+
+    train-00000-of-00294.parquet, …        validation-00000-of-00014.parquet, … (or val-…, valid-…)
+    train/0000.parquet, …                  validation/0000.parquet, …
+
+All that may lie in a folder below, which Hugging Face calls a configuration. The images are the one column of structs
+with bytes, or of bytes, or of these the one that is named image. The labels, integers, are the column label, or else
+the one column of another common name; others are not looked at. Needs pyarrow, an optional extra.
+"""
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,19 +20,70 @@ from typing import Any
 
 from imagesprint.errors import DataError, UsageError
 from imagesprint.prepare.sources.downloads import find_files, number_classes, other_content, sort_by_split
-from imagesprint.prepare.sources.folders import reading_source
-from imagesprint.prepare.sources.source import Listing, Sample, Stamp
-from imagesprint.records.manifest import ClassInfo
+from imagesprint.prepare.sources.source import Listing, Source, SourceImage, Stamp, plain_classes
 
 _IMAGE = "image"
 _LABEL = "label"
 _LABELS = ("labels", "cls", "class", "target", "fine_label")  # fine_label: CIFAR-100, which has a coarse_label, too
 _HEAD = 512  # bytes that tell what a file is
 _LEAST_BYTES = 64  # a row: no image is smaller
+_AGAIN = "download it again and compare its checksum"
+
+
+class ParquetTables(Source):
+    """The tables in or below the folder `path`. Each row group is a block; an image's `num_bytes` is the mean in it."""
+
+    kind = "parquet"
+    form = "parquet: train-*.parquet and validation-*.parquet with the columns image and label (or in data/)"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._stamps: dict[str, Stamp] = {}
+
+    @staticmethod
+    def fits(path: Path) -> bool:
+        """Tell whether there are tables, or Arrow files that could have been such."""
+        tables, arrow = find_files(path, ".parquet"), find_files(path, ".arrow")
+        return any(found.places and not found.is_by_the_way(path) for found in (tables, arrow))
+
+    def read(self, sample: SourceImage) -> bytes:
+        """Return the bytes of a sample. The row group that it is in is kept: its other images cost nothing."""
+        name, row = sample.location.partition("/row ")[0], sample.offset
+        path, stamp = self.path / name, self._stamps[name]
+        try:
+            stamp.check(path.stat(), str(path))
+        except OSError as error:
+            raise DataError(
+                f"cannot read {path}: {error.strerror}", "give the same command again once it is back"
+            ) from error
+        starts = _group_starts(path, stamp)
+        group = bisect_right(starts, row) - 1
+        images = _images(path, stamp, group)
+        if row - starts[group] >= len(images):
+            raise DataError(f"{path} has no image for its row {row}", _AGAIN)
+        return _bytes_of(images[row - starts[group]].as_py())
+
+    def _scan(self) -> Listing:
+        found = find_files(self.path, ".parquet")
+        if not found.places:
+            raise UsageError(
+                f"{self.path} holds .arrow files, as save_to_disk of Hugging Face's datasets writes, not parquet",
+                "convert it in Python: for name, split in datasets.load_from_disk(SOURCE).items(): "
+                'split.to_parquet(f"NEW/{name}.parquet")',
+            )
+        splits = sort_by_split(found, self.path)
+        self._stamps = {name: Stamp.of((self.path / name).stat()) for names in splits.files.values() for name in names}
+        tables = {
+            split: {name: _read_rows(self.path / name) for name in names} for split, names in splits.files.items()
+        }
+        samples = {split: _samples(rows) for split, rows in tables.items()}
+        names = _names_of_all([entry for rows in tables.values() for entry in rows.items()])
+        classes, more = number_classes(names, samples, f"the tables of {self.path}")
+        return Listing(plain_classes(classes), samples, (*splits.notes, *more), splits.offer)
 
 
 @dataclass(frozen=True)
-class Rows:
+class _Rows:
     """What a table says beside the images.
 
     `class_names` are in the order of the labels, None where they are not given. `labels` and `image_names` ("" where
@@ -37,7 +96,7 @@ class Rows:
     groups: list[tuple[int, int]]
 
 
-def read_rows(path: Path) -> Rows:
+def _read_rows(path: Path) -> _Rows:
     """Return what the table at `path` says beside the images, which are not read.
 
     Raises UsageError without pyarrow, DataError for a table that is damaged or of another form.
@@ -56,32 +115,8 @@ def read_rows(path: Path) -> Rows:
                 else f"{path} has no images: its column {columns.image} is empty",
                 "write it with the bytes of the images in it, as push_to_hub of Hugging Face's datasets does",
             )
-        return Rows(
-            class_names=_class_names(table.schema_arrow.metadata or {}, columns.label),
-            labels=_checked(labels, path),
-            image_names=names,
-            groups=groups,
-        )
-
-
-def read_image(path: Path, stamp: Stamp, row: int) -> bytes:
-    """Return the image in a row of the table at `path`, empty if there is none.
-
-    The row group is kept: its other images cost nothing. Raises DataError if the table cannot be read or has another
-    stamp.
-    """
-    try:
-        stamp.check(path.stat(), str(path))
-    except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror}", "give the same command again once it is back"
-        ) from error
-    starts = _group_starts(path, stamp)
-    group = bisect_right(starts, row) - 1
-    images = _images(path, stamp, group)
-    if row - starts[group] >= len(images):
-        raise DataError(f"{path} has no image for its row {row}", "download it again and compare its checksum")
-    return _bytes_of(images[row - starts[group]].as_py())
+        _check_labels(labels, path)
+        return _Rows(_class_names(table.schema_arrow.metadata or {}, columns.label), labels, names, groups)
 
 
 @lru_cache(maxsize=64)
@@ -97,49 +132,6 @@ def _images(path: Path, stamp: Stamp, group: int) -> Any:  # noqa: ARG001
     with _open(path) as table:
         columns = _find_columns(table, path)
         return table.read_row_group(group, columns=[columns.leaf], use_threads=False)[columns.image]
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The names of the columns of images and of labels; `leaf` is that of the images' bytes in the file."""
-
-    image: str
-    leaf: str
-    label: str
-
-
-def _find_columns(table: Any, path: Path) -> _Columns:
-    """Return what to read of a table. Raises DataError where that is not clear."""
-    leaves = _leaves(table)
-    images = {leaf.removesuffix(".bytes"): leaf for leaf in leaves if _holds_bytes(table, leaf)}
-    labels = [_LABEL] if _LABEL in leaves else [leaf for leaf in leaves if leaf in _LABELS]
-    image = _IMAGE if _IMAGE in images else next(iter(images), "")
-    if len(labels) == 1 and (image == _IMAGE or len(images) == 1):
-        return _Columns(image, images[image], labels[0])
-    raise DataError(
-        f"{path} has the columns {', '.join(table.schema_arrow.names)}",
-        "prepare reads image, a struct with bytes, and label, an integer: rename yours so",
-    )
-
-
-def _leaves(table: Any) -> list[str]:
-    return [table.schema.column(i).path for i in range(len(table.schema))]
-
-
-def _holds_bytes(table: Any, leaf: str) -> bool:
-    """Tell whether a leaf is bytes in a struct, or a column of bytes; text is neither."""
-    column = table.schema.column(_leaves(table).index(leaf))
-    is_bytes = column.physical_type == "BYTE_ARRAY" and column.logical_type.type == "NONE"
-    return is_bytes and (leaf.endswith(".bytes") or "." not in leaf)
-
-
-def _has_no_bytes(table: Any, columns: _Columns, groups: list[tuple[int, int]]) -> bool:
-    """Tell whether there is not one image. Reads them only where there are too few bytes for any."""
-    # Not by the statistics in the footer: pyarrow 26 ends the process where these are damaged.
-    if any(num_bytes >= _LEAST_BYTES for _, num_bytes in groups):
-        return False
-    images = table.read(columns=[columns.leaf], use_threads=False)[columns.image].to_pylist()
-    return not any(_bytes_of(image) for image in images)
 
 
 @contextmanager
@@ -159,7 +151,50 @@ def _open(path: Path) -> Iterator[Any]:
         if other is not None:
             raise other from error
         reason = str(error).partition("\n")[0]
-        raise DataError(f"{path} cannot be read: {reason}", "download it again and compare its checksum") from error
+        raise DataError(f"{path} cannot be read: {reason}", _AGAIN) from error
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The names of the columns of images and of labels; `leaf` is that of the images' bytes in the file."""
+
+    image: str
+    leaf: str
+    label: str
+
+
+def _find_columns(table: Any, path: Path) -> _Columns:
+    """Return what to read of a table. Raises DataError where that is not clear."""
+    leaves = _leaves(table)
+    images = {leaf.removesuffix(".bytes"): leaf for leaf, column in leaves.items() if _holds_bytes(leaf, column)}
+    labels = [_LABEL] if _LABEL in leaves else [leaf for leaf in leaves if leaf in _LABELS]
+    image = _IMAGE if _IMAGE in images else next(iter(images), "")
+    if len(labels) == 1 and (image == _IMAGE or len(images) == 1):
+        return _Columns(image, images[image], labels[0])
+    raise DataError(
+        f"{path} has the columns {', '.join(table.schema_arrow.names)}",
+        "prepare reads image, a struct with bytes, and label, an integer: rename yours so",
+    )
+
+
+def _leaves(table: Any) -> Mapping[str, Any]:
+    """Return the columns of the file by their paths, as in image.bytes."""
+    return {table.schema.column(i).path: table.schema.column(i) for i in range(len(table.schema))}
+
+
+def _holds_bytes(leaf: str, column: Any) -> bool:
+    """Tell whether a leaf is bytes in a struct, or a column of bytes; text is neither."""
+    is_bytes = column.physical_type == "BYTE_ARRAY" and column.logical_type.type == "NONE"
+    return is_bytes and (leaf.endswith(".bytes") or "." not in leaf)
+
+
+def _has_no_bytes(table: Any, columns: _Columns, groups: list[tuple[int, int]]) -> bool:
+    """Tell whether there is not one image. Reads them only where there are too few bytes for any."""
+    # Not by the statistics in the footer: pyarrow 26 ends the process where these are damaged.
+    if any(num_bytes >= _LEAST_BYTES for _, num_bytes in groups):
+        return False
+    images = table.read(columns=[columns.leaf], use_threads=False)[columns.image].to_pylist()
+    return not any(_bytes_of(image) for image in images)
 
 
 def _class_names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...] | None:
@@ -170,7 +205,7 @@ def _class_names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...] | 
         return None
 
 
-def _checked(labels: list[Any], path: Path) -> list[int]:
+def _check_labels(labels: list[Any], path: Path) -> None:
     for row, label in enumerate(labels):
         if label is None or label == -1:
             raise DataError(
@@ -181,15 +216,14 @@ def _checked(labels: list[Any], path: Path) -> list[int]:
             raise DataError(
                 f"row {row} of {path} has the label {label!r}", "labels are integers that count the classes from 0"
             )
-    return labels
 
 
-def _bytes_of(image: dict[str, bytes | None] | bytes | None) -> bytes:
-    data = image.get("bytes") if isinstance(image, dict) else image
+def _bytes_of(image: Any) -> bytes:
+    data: bytes | None = image.get("bytes") if isinstance(image, dict) else image
     return data or b""
 
 
-def _name(image: dict[str, Any] | None) -> str:
+def _name(image: Any) -> str:
     path = (image or {}).get("path")
     return path.rpartition("/")[2] if isinstance(path, str) else ""
 
@@ -200,80 +234,22 @@ def _group(group: Any, leaf: str) -> tuple[int, int]:
     return group.num_rows, max(1, num_bytes // max(1, group.num_rows))
 
 
-class ParquetTables:
-    """The tables in or below the folder `path`."""
-
-    kind: str = "parquet"
-    form: str = "parquet: train-*.parquet and validation-*.parquet with the columns image and label (or in data/)"
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._stamps: dict[str, Stamp] = {}
-
-    @staticmethod
-    def fits(path: Path) -> bool:
-        """Tell whether there are tables, or Arrow files that could have been such."""
-        tables, arrow = find_files(path, ".parquet"), find_files(path, ".arrow")
-        return any(found.places and not found.is_by_the_way(path) for found in (tables, arrow))
-
-    def scan(self) -> Listing:
-        """Return all samples; without "validation" where there are no such tables. No image is read.
-
-        Each row group is a block; `num_bytes` is the mean in it. Raises UsageError where pyarrow or the tables of train
-        are missing, DataError for tables that are damaged, missing or of two sets, or have other columns or labels.
-        """
-        with reading_source():
-            return self._scan()
-
-    def read(self, sample: Sample) -> bytes:
-        """Return the bytes of a sample, empty where the table has none.
-
-        Raises DataError if the table cannot be read or has changed.
-        """
-        name = sample.location.partition("/row ")[0]
-        return read_image(self.path / name, self._stamps[name], sample.offset)
-
-    def _scan(self) -> Listing:
-        found = find_files(self.path, ".parquet")
-        if not found.places:
-            raise UsageError(
-                f"{self.path} holds .arrow files, as save_to_disk of Hugging Face's datasets writes, not parquet",
-                "convert it in Python: for name, split in datasets.load_from_disk(SOURCE).items(): "
-                'split.to_parquet(f"NEW/{name}.parquet")',
-            )
-        splits = sort_by_split(found, self.path)
-        tables = {split: {name: self._read(name) for name in names} for split, names in splits.files.items()}
-        samples = {split: _samples(rows) for split, rows in tables.items()}
-        names = _names_of_all([entry for rows in tables.values() for entry in rows.items()])
-        classes, more = number_classes(names, samples, f"the tables of {self.path}")
-        return Listing(
-            classes=tuple(ClassInfo(name, synset=name, text=name) for name in classes),
-            splits=samples,
-            notes=(*splits.notes, *more),
-            offer=splits.offer,
-        )
-
-    def _read(self, name: str) -> Rows:
-        path = self.path / name
-        self._stamps[name] = Stamp.of(path.stat())
-        return read_rows(path)
-
-
-def _samples(tables: dict[str, Rows]) -> list[Sample]:
-    samples: list[Sample] = []
+def _samples(tables: dict[str, _Rows]) -> list[SourceImage]:
+    samples: list[SourceImage] = []
+    first_block = 0
     for name, table in tables.items():
-        first_block = samples[-1].block + 1 if samples else 0
         stem = name.rpartition("/")[2].removesuffix(".parquet")
         groups = [(block, size) for block, (rows, size) in enumerate(table.groups, first_block) for _ in range(rows)]
         for row, (label, image, (block, num_bytes)) in enumerate(
             zip(table.labels, table.image_names, groups, strict=True)
         ):
             location = f"{name}/row {row}/{image or f'{stem}-{row}'}"
-            samples.append(Sample(location, label, num_bytes, row, block=block))
+            samples.append(SourceImage(location, label, num_bytes, row, block=block))
+        first_block = samples[-1].block + 1 if samples else 0
     return samples
 
 
-def _names_of_all(tables: list[tuple[str, Rows]]) -> tuple[str, ...] | None:
+def _names_of_all(tables: list[tuple[str, _Rows]]) -> tuple[str, ...] | None:
     """Return the names of the classes, None where no table gives any. Raises DataError where two tables differ."""
     named = [(name, rows.class_names) for name, rows in tables if rows.class_names is not None]
     for name, names in named:

@@ -1,33 +1,36 @@
 """Where images come from: what `prepare` asks of any source, whatever form its images are downloaded in."""
 
 import os
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from imagesprint.errors import DataError
+from imagesprint.prepare.names import and_more
 from imagesprint.records.manifest import ClassInfo
 
 GIVE_IMAGES: Final = "give it training images, or move it away"
+Box = tuple[float, float, float, float]  # ymin, xmin, ymax, xmax, each in 0..1
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SourceImage:
     """One image file of a source, not yet read.
 
     `location` says where in the source it lies, for `read` and for people, with slashes; its last part is the file's
     name. `label` counts the source's classes from 0. `num_bytes` is the file's size, or an estimate where the source
     cannot know it without reading. `offset` is where it begins in a file that holds many (in bytes for a tar, in rows
-    for a table). `boxes` are ymin, xmin, ymax, xmax, each in 0..1. Samples of one split with the same `block` ≥ 0 are
-    cheap to read one after another and dear to read apart (a row group of a table); −1: any order is as good.
+    for a table). Images of one split with the same `block` ≥ 0 are cheap to read one after another and dear to read
+    apart (a row group of a table); −1: any order is as good.
     """
 
     location: str
     label: int
     num_bytes: int
     offset: int = 0
-    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    boxes: tuple[Box, ...] = ()
     block: int = -1
 
     @property
@@ -45,27 +48,51 @@ class Listing:
     """
 
     classes: tuple[ClassInfo, ...]
-    splits: Mapping[str, list[Sample]]
+    splits: Mapping[str, list[SourceImage]]
     notes: tuple[str, ...] = ()
     offer: str = ""
 
 
-class Source(Protocol):
-    """A set of labelled images in the folder `path`. Small to pickle: each worker process gets it with each shard."""
+class Source(ABC):
+    """A set of labelled images in the folder `path`. Small to pickle: each worker process gets it with each shard.
+
+    `kind` is its name, kept in dataset.json; `form` is what it looks like, one line for people.
+    """
 
     kind: str
-    path: Path
+    form: str
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @staticmethod
+    @abstractmethod
+    def fits(path: Path) -> bool:
+        """Tell whether one lies at `path`, by a look at names, and at the first file where these say nothing."""
 
     def scan(self) -> Listing:
-        """Return all samples, in any order, without reading an image. Raises UsageError or DataError."""
-        ...
+        """Return all images, in any order, without reading one; no "validation" where the source has no such split.
 
-    def read(self, sample: Sample) -> bytes:
-        """Return the file of a sample of the listing.
+        Raises UsageError where something is missing or it is not clear what is meant, DataError for what is damaged,
+        cannot be read, or does not fit together.
+        """
+        try:
+            return self._scan()
+        except OSError as error:
+            raise DataError(
+                f"cannot read {error.filename}: {error.strerror}", "make it readable, or remove it from the source"
+            ) from error
+
+    @abstractmethod
+    def _scan(self) -> Listing:
+        """Do the work of `scan`. May raise OSError, too."""
+
+    @abstractmethod
+    def read(self, sample: SourceImage) -> bytes:
+        """Return the file of a sample of the listing; nothing where a table has none.
 
         Raises DataError if it cannot be read or has changed since the listing (`changed` makes the error).
         """
-        ...
 
 
 def changed(location: str, what: str) -> DataError:
@@ -97,18 +124,16 @@ class Stamp:
             raise changed(location, "it was written to")
 
 
+def plain_classes(names: Iterable[str]) -> tuple[ClassInfo, ...]:
+    """Return the classes called `names`, of which no more is known, in the order of their labels."""
+    return tuple(ClassInfo(name, synset=name, text=name) for name in names)
+
+
 def check_every_class(
-    classes: Sequence[str],
-    samples: Sequence[Sample],
-    place: object,
-    hint: str = GIVE_IMAGES,
+    classes: Sequence[str], samples: Sequence[SourceImage], place: object, hint: str = GIVE_IMAGES
 ) -> None:
     """Raise DataError if one of `classes`, named in the order of their labels, has no sample in `place`."""
     present = {sample.label for sample in samples}
     empty = [name for label, name in enumerate(classes) if label not in present]
     if empty:
-        raise DataError(
-            f"class {empty[0]!r} has no images in {place}"
-            + (f" (and {len(empty) - 1} more have none)" if len(empty) > 1 else ""),
-            hint,
-        )
+        raise DataError(f"class {empty[0]!r} has no images in {place}{and_more(empty, ' have none')}", hint)

@@ -7,38 +7,35 @@ import os
 import re
 import shlex
 from pathlib import Path
+from typing import Final
 
 from imagesprint.errors import DataError, UsageError
 from imagesprint.images.finding import Tally, is_no_image
-from imagesprint.prepare.names import is_test, split_of
-from imagesprint.prepare.sources.downloads import (
-    COMPRESSED,
-    Found,
-    check_copies,
-    find_files,
-    offer_validation,
-    shows_images,
-    some,
-)
-from imagesprint.prepare.sources.folders import holds_split, reading_source
-from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
-from imagesprint.prepare.sources.tars import Tars
-from imagesprint.records.manifest import ClassInfo
+from imagesprint.prepare.names import is_test, some, split_of
+from imagesprint.prepare.sources.downloads import Found, check_copies, find_files, offer_validation, shows_images
+from imagesprint.prepare.sources.folders import holds_split
+from imagesprint.prepare.sources.source import Listing, SourceImage, check_every_class, plain_classes
+from imagesprint.prepare.sources.tars import TarSource
 
 _SYNSET = re.compile(r"n\d{8}")  # WordNet's ids
 _SHARD = re.compile(r"(.*[-_])?\d+")
-_COMPRESSED_TARS = tuple(suffix if suffix.startswith(".t") else f".tar{suffix}" for suffix in COMPRESSED)
+COMPRESSED: Final = {  # by what tars are called then: the program that did it, and the command that unpacks
+    ".tar.gz": ("gzip", "gunzip"),
+    ".tgz": ("gzip", "gunzip"),
+    ".tar.bz2": ("bzip2", "bunzip2"),
+    ".tbz2": ("bzip2", "bunzip2"),
+    ".tar.xz": ("xz", "unxz"),
+    ".txz": ("xz", "unxz"),
+    ".tar.zst": ("zstd", "unzstd --rm"),
+    ".tar.lz4": ("lz4", "lz4 -dm --rm"),
+}
 
 
-class SynsetTars:
-    """The tars in the folder `path`."""
+class SynsetTars(TarSource):
+    """The tars in the folder `path`; without "validation" where there are none in a folder of that split."""
 
-    kind: str = "synset-tars"
-    form: str = "one tar a class: n00004475.tar, … (or in train/ and val/)"
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._tars = Tars(path)
+    kind = "synset-tars"
+    form = "one tar a class: n00004475.tar, … (or in train/ and val/)"
 
     @staticmethod
     def fits(path: Path) -> bool:
@@ -49,7 +46,7 @@ class SynsetTars:
         """
         found = find_files(path, ".tar")
         if not found.places:
-            compressed = find_files(path, _COMPRESSED_TARS)
+            compressed = find_files(path, *COMPRESSED)
             return len(compressed.files) > 1 and not compressed.beside
         folders = {_folder_name(folder) for folder in found.beside}
         if any(split_of(name) == "train" for name in folders) and holds_split(path):
@@ -57,19 +54,6 @@ class SynsetTars:
         packed = {_stem(file) for file in found.files} - folders
         is_half_unpacked = all(any(map(_SYNSET.fullmatch, names)) for names in (folders, packed))
         return len(found.files) > len(folders) or is_half_unpacked or len(found.places) > 1
-
-    def scan(self) -> Listing:
-        """Return all samples; without "validation" where there are no tars in a folder of that split.
-
-        Raises UsageError where it is not clear what is meant, DataError for a damaged tar, a class without train
-        images, or one that is unpacked while others are not.
-        """
-        with reading_source():
-            return self._scan()
-
-    def read(self, sample: Sample) -> bytes:
-        """Return the bytes of a sample. Raises DataError if its tar cannot be read or has changed."""
-        return self._tars.read(sample)
 
     def _scan(self) -> Listing:
         found = find_files(self.path, ".tar")
@@ -100,13 +84,13 @@ class SynsetTars:
         self._check_depth(splits["train"], samples["train"])
         notes += others.note("files in the tars that are no images by their names are left out")
         return Listing(
-            tuple(ClassInfo(name, synset=name, text=name) for name in classes),
+            plain_classes(classes),
             samples,
             (*notes, *self._tars.notes, *_doubts(classes)),
             offer_validation(found, self.path, list(splits["test"].values())),
         )
 
-    def _samples(self, files: dict[str, str], labels: dict[str, int], others: Tally) -> list[Sample]:
+    def _samples(self, files: dict[str, str], labels: dict[str, int], others: Tally) -> list[SourceImage]:
         """Return the images in `files`, which are by class; count in `others` what is none.
 
         Raises DataError for what is no tar of one class.
@@ -123,7 +107,7 @@ class SynsetTars:
                 if is_no_image(member.name):
                     others.add(location)
                 else:
-                    samples.append(Sample(location, labels[name], member.num_bytes, member.offset))
+                    samples.append(member.image(file, labels[name]))
         return samples
 
     def _check_names(self, files: list[str]) -> None:
@@ -138,7 +122,7 @@ class SynsetTars:
             "shards of WebDataset, write them with KEY.cls or KEY.json for each image",
         )
 
-    def _check_depth(self, files: dict[str, str], samples: list[Sample]) -> None:
+    def _check_depth(self, files: dict[str, str], samples: list[SourceImage]) -> None:
         """Raise UsageError where every tar has images in several folders beside each other: those are the classes."""
         places = [files[name] for name in sorted(files)]
         folders: list[set[str]] = [set() for _ in places]
@@ -165,10 +149,9 @@ class SynsetTars:
         return [f"of {self.path}, the tars are used and the folders {some(found.beside)} left out"]
 
     def _compressed(self) -> DataError:
-        files = find_files(self.path, _COMPRESSED_TARS).files
+        files = find_files(self.path, *COMPRESSED).files
         first = self.path / files[0]
-        suffix = first.suffix.lower()
-        name, program = COMPRESSED[suffix]
+        name, program = next(said for suffix, said in COMPRESSED.items() if files[0].lower().endswith(suffix))
         more = f" (as {len(files) - 1} more are)" if len(files) > 1 else ""
         return DataError(
             f"{first} is compressed with {name}{more}, so no image in it can be read in place",

@@ -7,6 +7,7 @@ between two files.
 
 import gzip
 import io
+import lzma
 import os
 import re
 import tarfile
@@ -16,13 +17,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from imagesprint.errors import DataError
 from imagesprint.images.finding import is_litter
 from imagesprint.prepare.names import content_of
 from imagesprint.prepare.sources.downloads import other_content
-from imagesprint.prepare.sources.source import Sample, Stamp
+from imagesprint.prepare.sources.source import Box, Source, SourceImage, Stamp
 
 _CHUNK = 1 << 20
 # Tars are filled up with zeros to a multiple of some KiB, on tape of up to 1 MiB. A file that was laid out in full
@@ -50,6 +51,10 @@ class Member:
     def stem(self) -> str:
         """The name without its extension."""
         return self.name.rpartition(".")[0]
+
+    def image(self, place: str, label: int, boxes: tuple[Box, ...] = ()) -> SourceImage:
+        """Return the sample that this file is, in the tar at `place`."""
+        return SourceImage(f"{place}/{self.path}", label, self.num_bytes, self.offset, boxes)
 
 
 class Tars:
@@ -90,7 +95,7 @@ class Tars:
             for member in members:
                 yield os.pread(file.fileno(), member.num_bytes, member.offset)
 
-    def read(self, sample: Sample) -> bytes:
+    def read(self, sample: SourceImage) -> bytes:
         """Return the bytes of a sample located in a listed tar, at ARCHIVE.tar/….
 
         Raises DataError if the archive cannot be read or is not the one that was listed.
@@ -101,13 +106,11 @@ class Tars:
         try:
             with path.open("rb", buffering=0) as file:
                 self._stamps[archive].check(os.fstat(file.fileno()), archive)
-                data = os.pread(file.fileno(), sample.num_bytes, sample.offset)
+                return os.pread(file.fileno(), sample.num_bytes, sample.offset)
         except OSError as error:
             raise DataError(
-                f"cannot read {sample.location}: {error.strerror}",
-                f"see to {path}, then give the same command again",
+                f"cannot read {sample.location}: {error.strerror}", f"see to {path}, then give the same command again"
             ) from error
-        return data
 
     def _list(self, archive: str, start: int, end: int, place: str) -> list[Member]:
         found: dict[str, Member] = {}
@@ -127,6 +130,17 @@ class Tars:
                 if position is not None:
                     self._joined.add(place)
         return list(found.values())
+
+
+class TarSource(Source):
+    """A source whose images lie in tars below `path`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._tars = Tars(path)
+
+    def read(self, sample: SourceImage) -> bytes:
+        return self._tars.read(sample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +171,11 @@ class _Extent:
         with tarfile.open(fileobj=self.file, mode="r:", tarinfo=_StrictTarInfo) as tar:
             while (info := tar.next()) is not None:
                 if info.islnk() or info.issym() or info.issparse():
-                    raise _not_in_one_piece(self.place, info.name)
+                    raise DataError(
+                        f"{self.place} holds {info.name}, a link or a file with holes, whose bytes do not lie there "
+                        "in one piece",
+                        "write the tar anew, with --dereference --hard-dereference and without --sparse",
+                    )
                 if info.offset_data + info.size > self.end:
                     raise tarfile.ReadError(f"{info.name} goes on beyond its end")
                 if info.isreg() and not _is_litter(info.name):
@@ -222,17 +240,14 @@ def _is_header(block: bytes) -> bool:
     return True
 
 
-def _not_in_one_piece(place: str, name: str) -> DataError:
-    return DataError(
-        f"{place} holds {name}, a link or a file with holes, whose bytes do not lie there in one piece",
-        "write the tar anew, with --dereference --hard-dereference and without --sparse",
-    )
+def first_paths(path: Path, mode: Literal["r:", "r:*"] = "r:") -> list[str]:
+    """Return the paths of the first files in the tar at `path`; of a damaged one, those before the damage.
 
-
-def first_paths(path: Path) -> list[str]:
-    """Return the paths of the first files in the tar at `path`; of a damaged one, those before the damage."""
+    With "r:*" it may be compressed.
+    """
     found: list[str] = []
-    with suppress(tarfile.TarError, EOFError), tarfile.open(path, "r:") as tar:
+    damage = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
+    with suppress(*damage), tarfile.open(path, mode) as tar:
         while len(found) < _FIRST and (info := tar.next()) is not None:
             if info.isreg() and not _is_litter(info.name):
                 found.append(info.name)
@@ -249,29 +264,24 @@ def unpack(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _unpack(file: io.BufferedReader, place: str) -> Iterator[tuple[str, bytes]]:
-    stream = _plain(file)
+    content = content_of(file.peek(2))  # of gzip; browsers may have undone that already, whatever its name
+    stream = gzip.GzipFile(fileobj=file) if content and content.name == "gzip" else file
     with _damage_named(place), tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictTarInfo) as tar:
         while (info := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # or half a million of them stay in memory
-            content = tar.extractfile(info)
-            if content is None:
+            inner = tar.extractfile(info)
+            if inner is None:
                 continue
-            assert isinstance(content, io.BufferedReader)
+            assert isinstance(inner, io.BufferedReader)
             where = f"{place}/{info.name}"
             if info.name.endswith((".tar", ".tar.gz", ".tgz")):
-                yield from _unpack(content, where)
+                yield from _unpack(inner, where)
             else:
-                yield where, content.read()
+                yield where, inner.read()
         rest: io.BufferedIOBase = tar.fileobj  # type: ignore[assignment]  # to the end: gzip's checksum comes last
         while data := rest.read(tarfile.RECORDSIZE):
             if any(data):
                 raise tarfile.ReadError("it goes on after its end mark")
-
-
-def _plain(file: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile:
-    """Return a stream of what is in `file` once unzipped; browsers may have done that already, whatever its name."""
-    content = content_of(file.peek(2))
-    return gzip.GzipFile(fileobj=file) if content and content.name == "gzip" else file
 
 
 class _NoEndMarkError(tarfile.ReadError):

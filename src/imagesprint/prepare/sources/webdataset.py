@@ -5,9 +5,9 @@
 KEY is a member's path up to the first dot in its name; what else is before the last dot does not matter: KEY.image.jpg.
 The label is the text of KEY.cls (or .class, .label), else "label" (or "cls", "class") in KEY.json: a number that counts
 the classes from 0, or a class's name. Numbered classes are named by classes.txt or labels.txt beside the shards or in
-the folder that is given, one a line, else by "class_name" (or "label_name", "synset") in KEY.json,
-else by their numbers. Hugging Face's ImageNet-1k, as it came before it was parquet, has the synset at the end of an
-image's name instead: n01440764_10026_n01440764.JPEG.
+the folder that is given, one a line, else by "class_name" (or "label_name", "synset") in KEY.json, else by their
+numbers. Hugging Face's ImageNet-1k, as it came before it was parquet, has the synset at the end of an image's name
+instead: n01440764_10026_n01440764.JPEG.
 """
 
 import json
@@ -16,16 +16,14 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from imagesprint.errors import DataError
-from imagesprint.images.finding import is_image
-from imagesprint.prepare.names import is_test
-from imagesprint.prepare.sources.downloads import find_files, number_classes, some, sort_by_split
-from imagesprint.prepare.sources.folders import reading_source
-from imagesprint.prepare.sources.source import Listing, Sample, check_every_class
-from imagesprint.prepare.sources.tars import Member, Tars, first_paths
-from imagesprint.records.manifest import ClassInfo
+from imagesprint.images.finding import Tally, is_image
+from imagesprint.prepare.names import is_test, some
+from imagesprint.prepare.sources.downloads import find_files, number_classes, sort_by_split
+from imagesprint.prepare.sources.source import Listing, SourceImage, check_every_class, plain_classes
+from imagesprint.prepare.sources.tars import Member, TarSource, first_paths
 
 _LABEL_KEYS = ("label", "cls", "class")
 _NAME_KEYS = ("class_name", "label_name", "synset")
@@ -36,15 +34,15 @@ _READERS = 8  # threads
 _TRIED = 5  # tars
 
 
-class WebDataset:
-    """The shards in the folder `path`."""
+class WebDataset(TarSource):
+    """The shards in the folder `path`.
 
-    kind: str = "webdataset"
-    form: str = "WebDataset: NAME-train-0000.tar, … and NAME-val-0000.tar, … with KEY.jpg and KEY.cls or KEY.json"
+    `scan` reads no image, but each KEY.cls or, for want of it, KEY.json: a read of a few bytes for each, right behind
+    the header that is read anyway.
+    """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._tars = Tars(path)
+    kind = "webdataset"
+    form = "WebDataset: NAME-train-0000.tar, … and NAME-val-0000.tar, … with KEY.jpg and KEY.cls or KEY.json"
 
     @staticmethod
     def fits(path: Path) -> bool:
@@ -53,21 +51,7 @@ class WebDataset:
         if not found.files or found.is_by_the_way(path):
             return False
         begins = (first_paths(path / file) for file in sorted(found.files, key=is_test)[:_TRIED])
-        return _are_samples(next(filter(None, begins), []))
-
-    def scan(self) -> Listing:
-        """Return all samples; without "validation" where there are no such shards.
-
-        No image is read, but each KEY.cls or, for want of it, KEY.json: a read of a few bytes for each, right behind
-        the header that is read anyway. Raises UsageError or DataError for shards that are missing, damaged, or of no
-        split, and for samples without a label.
-        """
-        with reading_source():
-            return self._scan()
-
-    def read(self, sample: Sample) -> bytes:
-        """Return the bytes of a sample. Raises DataError if its tar cannot be read or has changed."""
-        return self._tars.read(sample)
+        return are_samples(next(filter(None, begins), []))
 
     def _scan(self) -> Listing:
         found = find_files(self.path, ".tar")
@@ -82,12 +66,7 @@ class WebDataset:
         if without_image:
             said = "samples have no image and are" if without_image > 1 else "sample has no image and is"
             more += (f"{without_image:,} {said} left out",)
-        return Listing(
-            tuple(ClassInfo(name, synset=name, text=name) for name in classes),
-            samples,
-            (*splits.notes, *more, *self._tars.notes),
-            splits.offer,
-        )
+        return Listing(plain_classes(classes), samples, (*splits.notes, *more, *self._tars.notes), splits.offer)
 
     def _read_shard(self, archive: str) -> "_Shard":
         samples: dict[str, dict[str, Member]] = {}
@@ -118,10 +97,9 @@ class WebDataset:
             members = samples[_split_path(image.path)[0]]
             if isinstance(label, int) and label not in firsts and {"cls", "json"} <= members.keys():
                 firsts[label] = members["json"]
-        for (label, member), data in zip(
-            firsts.items(), self._tars.contents(shard.archive, firsts.values()), strict=True
-        ):
-            shard.add_name(label, _parse(f"{shard.archive}/{member.path}", data))
+        contents = self._tars.contents(shard.archive, firsts.values())
+        for (label, member), data in zip(firsts.items(), contents, strict=True):
+            shard.add_name(label, _parse(f"{shard.archive}/{member.path}", data).name)
 
     def _names_beside(self, folder: str) -> list[str] | None:
         """Return the lines of the first file of names in `folder` or above it, None where there is none."""
@@ -140,37 +118,43 @@ class _Shard:
     archive: str
     samples: list[tuple[Member, int | str]] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
-    unlabelled: int = 0
-    first_unlabelled: str = ""
+    unlabelled: Tally = field(default_factory=Tally)
     without_image: int = 0
 
     def add(self, image: Member, said_by: Member, data: bytes) -> None:
         """Add `image` with the label in the member `said_by`, whose bytes are `data`."""
         place = f"{self.archive}/{said_by.path}"
-        said: Any = data.decode("utf-8", "replace")
-        if said_by.path.lower().endswith(".json"):
-            content = _parse(place, data)
-            said = next((content[key] for key in _LABEL_KEYS if content.get(key) is not None), None)
-            if said is None:
-                self.add_unlabelled(f"{said_by.path} (with {some(sorted(content)) or 'nothing'} in it)")
-                return
-        label = _to_label(place, said)
+        if not said_by.path.lower().endswith(".json"):
+            self.samples.append((image, _to_label(place, data.decode("utf-8", "replace"))))
+            return
+        said = _parse(place, data)
+        if said.label is None:
+            self.add_unlabelled(f"{said_by.path} (with {some(said.keys) or 'nothing'} in it)")
+            return
+        label = _to_label(place, said.label)
         self.samples.append((image, label))
-        if isinstance(label, int) and said_by.path.lower().endswith(".json"):
-            self.add_name(label, content)
+        if isinstance(label, int):
+            self.add_name(label, said.name)
 
     def add_unlabelled(self, what: str) -> None:
-        self.unlabelled += 1
-        self.first_unlabelled = self.first_unlabelled or f"{what} in {self.archive}"
+        self.unlabelled.add(f"{what} in {self.archive}")
 
-    def add_name(self, label: int, content: dict[str, Any]) -> None:
-        """Add the name of a class, if `content`, the JSON of a sample, has one."""
-        name = next((content[key] for key in _NAME_KEYS if isinstance(content.get(key), str)), None)
+    def add_name(self, label: int, name: str | None) -> None:
+        """Add the name of a class, if the JSON of a sample has one."""
         if name is not None:
             self.names.setdefault(label, name)
 
 
-def _are_samples(paths: list[str]) -> bool:
+class _Said(NamedTuple):
+    """What the JSON of a sample says, None where nothing, and what is in it."""
+
+    label: Any
+    name: str | None
+    keys: list[str]
+
+
+def are_samples(paths: list[str]) -> bool:
+    """Tell whether `paths`, those of the first files of a tar, are those of samples."""
     keys: dict[str, set[str]] = {}
     for path in paths:
         key, extension = _split_path(path)
@@ -227,14 +211,19 @@ def _label_of(key: str, members: dict[str, Member], archive: str) -> Member | No
     return None
 
 
-def _parse(place: str, data: bytes) -> dict[str, Any]:
+def _parse(place: str, data: bytes) -> _Said:
     try:
         content = json.loads(data)
     except ValueError as error:  # of Unicode, too
         raise DataError(f"{place} is no JSON: {error}", "write that shard anew") from error
     except RecursionError as error:
         raise DataError(f"{place} is JSON that is nested too deep", "write that shard anew") from error
-    return content if isinstance(content, dict) else {"label": content}
+    content = content if isinstance(content, dict) else {"label": content}
+    return _Said(
+        next((content[key] for key in _LABEL_KEYS if content.get(key) is not None), None),
+        next((content[key] for key in _NAME_KEYS if isinstance(content.get(key), str)), None),
+        sorted(content),
+    )
 
 
 def _to_label(place: str, said: Any) -> int | str:
@@ -255,9 +244,9 @@ def _to_label(place: str, said: Any) -> int | str:
 
 def _check_labels(shards: list[_Shard]) -> None:
     """Raise DataError for samples without a label, or labels of two kinds."""
-    unlabelled = sum(shard.unlabelled for shard in shards)
+    unlabelled = sum(shard.unlabelled.count for shard in shards)
     if unlabelled:
-        first = next(shard.first_unlabelled for shard in shards if shard.unlabelled)
+        first = next(shard.unlabelled.first for shard in shards if shard.unlabelled.count)
         total = unlabelled + sum(len(shard.samples) for shard in shards)
         raise DataError(
             f"{unlabelled:,} of {total:,} samples have no label, the first of them {first}",
@@ -277,19 +266,14 @@ def _check_labels(shards: list[_Shard]) -> None:
 
 def _number(
     splits: dict[str, list[_Shard]], names: list[str] | None, place: str
-) -> tuple[list[str], dict[str, list[Sample]], tuple[str, ...]]:
+) -> tuple[list[str], dict[str, list[SourceImage]], tuple[str, ...]]:
     """Return the classes in the order of their labels, the samples of each split, and notes."""
     shards = [shard for entries in splits.values() for shard in entries]
     words = sorted({label for shard in shards for _, label in shard.samples if isinstance(label, str)})
     numbers = {word: number for number, word in enumerate(words)}
     samples = {
         split: [
-            Sample(
-                f"{shard.archive}/{member.path}",
-                numbers[label] if isinstance(label, str) else label,
-                member.num_bytes,
-                member.offset,
-            )
+            member.image(shard.archive, numbers[label] if isinstance(label, str) else label)
             for shard in entries
             for member, label in shard.samples
         ]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from imagesprint.errors import DataError, UsageError
-from imagesprint.prepare.sources.ilsvrc_tars import IlsvrcTars
+from imagesprint.prepare.sources.ilsvrc import IlsvrcTars
 from imagesprint.prepare.sources.kaggle_tree import KaggleTree
-from imagesprint.prepare.sources.source import Sample
+from imagesprint.prepare.sources.source import SourceImage
 
 TRAIN = "ILSVRC2012_img_train.tar"
 VALIDATION = "ILSVRC2012_img_val.tar"
@@ -38,7 +38,7 @@ def repack(path: Path, change: Callable[[str, bytes], bytes | None], prefix: str
                 tar.addfile(info, io.BytesIO(data))
 
 
-def facts(samples: Sequence[Sample]) -> list[tuple[object, ...]]:
+def facts(samples: Sequence[SourceImage]) -> list[tuple[object, ...]]:
     return sorted((sample.name, sample.label, sample.num_bytes, sample.boxes) for sample in samples)
 
 

@@ -37,7 +37,7 @@ CHECKPOINT_EVERY = 2  # steps
 IMAGES = 300
 STAY = 4  # steps on each number of nodes, at least
 PATIENCE = 150  # seconds for a change to take effect
-TOLERANCE = 1e-5  # of the loss, relative (issue 6)
+TOLERANCE = 1e-5  # of the loss, relative
 RENDEZVOUS = "last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=5"
 MICRO_BATCHES = 4
 

@@ -1,4 +1,9 @@
-"""What a person sees while work goes on: plain lines, warnings and one living line, all on stderr."""
+"""What a person sees while work goes on: plain lines, warnings and one living line, all on stderr.
+
+It stands on the lowest floor because preparing, training and evaluating all show progress; it is handed
+to them, so that nothing prints behind a caller's back. Standard output stays free for results.
+Whatever text leaves for people, here, in `cli` and in the report, goes through `printable` first.
+"""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""The stream of the recipe `small` over two epochs does not depend on ranks, threads or where it starts (issue 2)."""
+"""The stream of the recipe `small` over two epochs does not depend on ranks, threads or where it starts."""
 
 import hashlib
 from pathlib import Path

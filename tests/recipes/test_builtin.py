@@ -1,4 +1,4 @@
-"""The figures of the built-in recipes that DESIGN.md, section 4, fixes."""
+"""The figures of the built-in recipes that no change may move unnoticed."""
 
 from imagesprint.recipes.library import load_recipe
 

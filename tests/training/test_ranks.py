@@ -1,4 +1,4 @@
-"""The result does not depend on the number of ranks (issue 2, "Done when")."""
+"""The result does not depend on the number of ranks."""
 
 import json
 import shutil

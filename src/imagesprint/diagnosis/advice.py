@@ -10,7 +10,7 @@ from imagesprint.diagnosis.verdict import Figures, PhaseFigures, saved_by
 from imagesprint.recipes.recipe import Phase
 from imagesprint.records.dataset import Root, variant_size
 
-_NATIVE_SPEEDUP: Final = 2.0  # over Pillow, per core: DESIGN.md, section 7
+_NATIVE_SPEEDUP: Final = 2.0  # over Pillow, per core: `bench data`, docs/loader.md
 _SIDES: Final = {"160": 160, "320": 320}  # of the variants that `prepare` makes beside full
 ROOM: Final = 8 / 7  # a variant's shorter side over the crops' size at least: 256 for 224, as is usual
 _FEWER: Final = 4  # checkpoints, in case they take longer than the steps between them

@@ -1,4 +1,7 @@
-"""What `bench data` compares: our loader whole and in parts, Pillow, and what every loader has to do."""
+"""What `bench data` compares: our loader whole and in parts, Pillow, and what every loader has to do.
+
+Other people's loaders are in benchmarks/loaders.py: they are given the same work.
+"""
 
 import io
 import itertools

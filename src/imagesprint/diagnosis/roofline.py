@@ -1,4 +1,10 @@
-"""What the device can do at best, and how much work an image takes."""
+"""What the device can do at best, and how much work an image takes.
+
+Every operation reads its inputs and writes its outputs once, but for batch norm, which reads twice what it first sums
+up and then uses, and a convolution's backward pass, which reads the gradient once for the weights and once for the
+input. For a ResNet-50 at 224 pixels in bf16 that comes to 481 MB. Caches make it less, poor
+kernels make it more.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

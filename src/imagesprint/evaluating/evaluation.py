@@ -1,4 +1,8 @@
-"""Evaluation of a model: every image of the split once, exact counts for any world size."""
+"""Evaluation of a model: every image of the split once, exact counts for any world size.
+
+Every rank writes the images that it judged into a table of zeros, and the tables are summed. So each figure is the
+same, to the bit, on any number of ranks.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -1,4 +1,8 @@
-"""Which decoder is at work, and the native one, which works on batches in threads of its own."""
+"""Which decoder is at work, and the native one, which works on batches in threads of its own.
+
+That variable of the environment is "native", "native-portable" (without processor-specific code, and with libjpeg's own
+Huffman decoding, for the same pixels) or "pillow".
+"""
 
 import ctypes
 import os

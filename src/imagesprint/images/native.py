@@ -1,4 +1,8 @@
-"""The native library, bound by ctypes, and what it does with one image: headers, smaller versions, checksums."""
+"""The native library, bound by ctypes, and what it does with one image: headers, smaller versions, checksums.
+
+`setup.py` builds it from native/ where a C compiler and libjpeg-turbo's headers are found. Its interface is
+native/imagesprint.h, whose signatures and numbers are repeated here; the structs stand where they are used.
+"""
 
 import ctypes
 import functools

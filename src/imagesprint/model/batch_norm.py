@@ -1,4 +1,22 @@
-"""Batch norm whose running statistics move once a step, and its form fused with addition and ReLU for GPUs."""
+"""Batch norm whose running statistics move once a step, and its form fused with addition and ReLU for GPUs.
+
+Forward: x is read for its statistics, then read with the residual, and the output written. Backward, without a
+residual: gradient and x are read for the sums, then again for x's gradient; ReLU's mask is computed from x anew. With a
+residual the first of these passes also reads the output, for the mask, and writes the residual's gradient, which the
+second reads instead. Nothing is kept for the backward pass but x and the output, which the convolutions around keep
+anyway. `diagnosis/roofline.py` counts the bytes.
+
+The operations are opaque to torch.compile, which keeps their order and strides, and a CUDA graph captures their
+kernels. Importing this module needs Triton, which comes with PyTorch's builds for CUDA.
+
+`torch.nn.BatchNorm2d` moves them at every forward pass, by the local batch alone: the result would depend on
+how many micro-batches one rank happens to run. Here a forward pass in training only leaves its micro-batch's
+mean and variance behind; the training step sums them beside the gradients and then moves the statistics,
+r ← (1 − m)·r + m·(mean over all micro-batches of the step).
+
+What stands behind a batch norm in a network, a residual to add and a ReLU, is given to it, so that `fuse_batch_norms`
+can have all of it done at once.
+"""
 
 from collections.abc import Callable
 from typing import Any

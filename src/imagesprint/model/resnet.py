@@ -1,4 +1,7 @@
-"""ResNets 18/34/50/101/152 (He et al. 2015, arXiv:1512.03385), the small ResNet-20 of its section 4.2, and timm's."""
+"""ResNets 18/34/50/101/152 (He et al. 2015, arXiv:1512.03385), the small ResNet-20 of its section 4.2, and timm's.
+
+Parameter names are torchvision's, so that weights go in and out without a map.
+"""
 
 from dataclasses import dataclass
 

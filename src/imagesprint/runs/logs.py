@@ -1,4 +1,9 @@
-"""The logs of a run: its rows, TensorBoard and log.txt, gap-free over resumes."""
+"""The logs of a run: its rows, TensorBoard and log.txt, gap-free over resumes.
+
+torch's SummaryWriter writes in a thread that prints a traceback and leaves the program waiting.
+
+A command appends a row when it begins and one when it ends. Where the second is missing, it was killed.
+"""
 
 import faulthandler
 import itertools

@@ -1,4 +1,11 @@
-"""How the ranks of one command find each other, wait for each other, and learn which of them is missing."""
+"""How the ranks of one command find each other, wait for each other, and learn which of them is missing.
+
+Rank 0 decides how many take part, the first so many do. The others wait, without working, until it says in the store
+how they ended, or until torchrun's agent ends them because nodes came or went.
+
+While all is well nothing is sent. A rank that waits too long says so in the store over which the ranks found each
+other; one that is stopped, or stuck in work of its own, cannot.
+"""
 
 import ctypes
 import os

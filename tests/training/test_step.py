@@ -34,7 +34,7 @@ RECIPE = Recipe(
 
 
 def plain_steps(recipe: Recipe, given: list[Batch], steps: int, micro_batches: int) -> nn.Module:
-    """As torch's own batch norm, autograd and SGD, with running statistics moved by the mean over the micro-batches.
+    """As torch's own batch norm, autograd and SGD, with running statistics moved by the mean over the micro-batches."""
     network = TrainingState(recipe, CLASSES, torch.device("cpu")).network
     decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     spared = [parameter for parameter in network.parameters() if parameter.ndim <= 1]

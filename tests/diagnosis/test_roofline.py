@@ -18,7 +18,7 @@ from imagesprint.diagnosis.roofline import (
     ring_all_reduce,
 )
 from imagesprint.model.batch_norm import fuse_batch_norms
-from imagesprint.model.resnet import build_model
+from imagesprint.model.building import build_model
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.training.state import TrainingState

@@ -73,7 +73,7 @@ def test_a_whole_number_does_for_a_float() -> None:
         ("name = 'x'\nnestrov = true\nphases = [ROW]", "unknown key 'nestrov'"),
         ("name = 'x'\nphases = [ROW, { epochs = [2, 4] }]", "phases.1: lr is missing"),
         ("name = 'x'\nphases = [{ epoch = [2, 4] }]", "phases.0: unknown key 'epoch'"),
-        ("name = 'x'\nphases = [ROW]\n[optimizer]\nlr = 3", "unknown key 'optimizer'"),
+        ("name = 'x'\nphases = [ROW]\n[optimiser]\nlr = 3", "unknown key 'optimiser'"),
         ("name = 'x'\nname = 'y'\nphases = [ROW]", "not valid TOML"),
         ("name = 'x'\0\nphases = [ROW]", "not valid TOML"),
         ("name = " + "[" * 50_000, "not valid TOML"),

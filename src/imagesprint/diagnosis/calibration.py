@@ -26,7 +26,7 @@ from imagesprint.diagnosis.step_timing import (
 from imagesprint.evaluating.evaluation import blank_table, judge
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import AHEAD, EvaluationLoader, Loader
-from imagesprint.model.resnet import build_model
+from imagesprint.model.building import build_model
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.records.dataset import Root
 from imagesprint.runs.environment import command_age

@@ -15,7 +15,7 @@ from imagesprint.console import Console
 from imagesprint.errors import CheckpointError
 from imagesprint.images.decoders import VARIABLE as DECODER_VARIABLE
 from imagesprint.model.batch_norm import BatchNorm2d, batch_norms
-from imagesprint.model.resnet import build_model
+from imagesprint.model.building import build_model
 from imagesprint.recipes.library import differences
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_dict

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from imagesprint.errors import RunError
 from imagesprint.evaluating.evaluation import correct_counts
 from imagesprint.loading.batch import Batch
-from imagesprint.model.resnet import normalize
+from imagesprint.model.building import normalize
 from imagesprint.recipes.recipe import Phase
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.optimizer import autocast, set_learning_rate, static_scale, weight_dtype

@@ -15,7 +15,7 @@ from imagesprint.errors import CtrlCError, StoppedError
 from imagesprint.evaluating.evaluation import evaluate, evaluation_row, evaluation_set
 from imagesprint.images.decoders import chosen_decoder, decoder_name, describe_decoder
 from imagesprint.loading.loader import Loader
-from imagesprint.model.resnet import build_model
+from imagesprint.model.building import build_model
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.recipes.validation import check_world_size, largest_world_size

@@ -26,13 +26,13 @@ RECIPE = Recipe(
 PROGRAM = """
 import sys, torch
 from imagesprint.loading.batch import Batch
-from imagesprint.recipes.toml_format import from_toml
+from imagesprint.recipes.serialization import from_toml
 from imagesprint.runs.ranks import open_ranks
-from imagesprint.training import step_sums
+from imagesprint.training import state as module
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep
 
-state.BUCKET_BYTES = 40_000
+module.BUCKET_BYTES = 40_000
 recipe = from_toml(open(sys.argv[1] + "/recipe.toml").read(), "recipe")
 given = torch.load(sys.argv[1] + "/batches.pt")
 with open_ranks("cpu") as ranks:
@@ -43,7 +43,7 @@ with open_ranks("cpu") as ranks:
         sums.reduce = lambda ranks: (early.append(len(sums._waits)), reduce(ranks))
         if not overlapping:
             sums.overlap = lambda ranks: None
-        feed = (Batch(*tensors, 0) for tensors in given[ranks.rank::2])
+        feed = (Batch(*tensors, 0, torch.empty(8, 0)) for tensors in given[ranks.rank::2])
         step = TrainingStep(state, ranks)
         metrics = [step(feed, recipe.phases[0], 0.1).clone() for _ in range(2)]
         saved[overlapping] = {"model": state.network.state_dict(), "metrics": metrics, "early": early,

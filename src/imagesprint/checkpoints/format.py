@@ -215,28 +215,33 @@ class _Keys:
         return value
 
     def optimizer(self) -> dict[str, Any]:
-        """As `torch.optim.SGD.state_dict()` gives it; empty where it is missing."""
+        """As `torch.optim.Optimizer.state_dict()` gives it; empty where it is missing."""
         if "optimizer" not in self.content:
             return {}
         value = self.typed("optimizer", dict, {})
         state, groups = value.get("state"), value.get("param_groups")
         if not isinstance(state, dict) or not isinstance(groups, list) or not all(type(row) is dict for row in groups):
-            raise self.fault("optimizer", value, "the state of torch's SGD")
+            raise self.fault("optimizer", value, "the state of an optimizer of torch's")
         for number, group in enumerate(groups):
             for key, setting in group.items():
                 if setting is not None:
                     self._check_plain(f"optimizer.param_groups.{number}.{key}", setting)
-        self._check_momentum(state)
+        self._check_optimizer_state(state)
         return value
 
-    def _check_momentum(self, state: dict[Any, Any]) -> None:
+    def _check_optimizer_state(self, state: dict[Any, Any]) -> None:
+        """By the numbers of parameters: tables of tensors, or of None for what has not begun; which, the optimizer
+        says (`restore_optimizer`).
+        """
         for number, row in state.items():
             where = f"optimizer.state.{number if type(number) is int else shown(number)}"
-            if type(number) is not int or type(row) is not dict or not row.keys() <= {"momentum_buffer"}:
-                raise self.fault(where, row, "the state of torch's SGD")
-            buffer = row.get("momentum_buffer")
-            if buffer is not None and no_plain_tensor(buffer):
-                raise CheckpointError(f"{self.path}: {where} is {no_plain_tensor(buffer)}", "use another checkpoint")
+            if type(number) is not int or type(row) is not dict or not all(type(key) is str for key in row):
+                raise self.fault(where, row, "the state of an optimizer of torch's")
+            for key, value in row.items():
+                if value is not None and no_plain_tensor(value):
+                    raise CheckpointError(
+                        f"{self.path}: {where}.{shown(key)} is {no_plain_tensor(value)}", "use another checkpoint"
+                    )
 
     def scaler(self) -> dict[str, Any]:
         """As `GradScaler.state_dict()` gives it: empty unless the loss scale is dynamic."""

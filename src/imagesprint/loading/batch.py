@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final
 
@@ -188,6 +188,7 @@ class Batch:
     images: uint8 [M, S, S, 3], RGB. labels: int64 [M], from 0. sample_ids: int64 [M], rows of the split's index.
     mask: bool [M], False for the padding of an evaluation's last batch (images and label 0, sample id −1).
     step: the training step, or the number of the evaluation's batch.
+    draws: float32 [M, K] in [0, 1), the recipe's batch transforms' own (`Recipe.draws`).
     """
 
     images: torch.Tensor
@@ -195,6 +196,7 @@ class Batch:
     sample_ids: torch.Tensor
     mask: torch.Tensor
     step: int
+    draws: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
 
 @dataclass(frozen=True, eq=False)

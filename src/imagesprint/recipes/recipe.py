@@ -103,9 +103,9 @@ class Recipe:
 
     @property
     def draws(self) -> tuple[tuple[int, int], ...]:
-        """What the transforms draw for each sample: (purpose, count) each, in their order."""
+        """What the transforms draw for each sample: (purpose, count) of each that draws at all, in their order."""
         used = (TRANSFORM_DRAWS[name] for name, _ in self.transforms)
-        return tuple((row.purpose, row.count) for row in used)
+        return tuple((row.purpose, row.count) for row in used if row.count)
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,8 @@ class _Keys:
         for number, group in enumerate(groups):
             for key, setting in group.items():
                 if setting is not None:
-                    self._check_plain(f"optimizer.param_groups.{number}.{key}", setting)
+                    plain = list(setting) if type(setting) is tuple else setting  # as Adam's two betas
+                    self._check_plain(f"optimizer.param_groups.{number}.{key}", plain)
         self._check_optimizer_state(state)
         return value
 

@@ -208,7 +208,7 @@ class Together(torch.optim.Optimizer):
             part.state = self.state
         self._parts = parts
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         for part in self._parts:
             part.step(closure)
 

@@ -236,12 +236,13 @@ class _Keys:
         """
         for number, row in state.items():
             where = f"optimizer.state.{number if type(number) is int else shown(number)}"
-            if type(number) is not int or type(row) is not dict or not all(type(key) is str for key in row):
+            is_table = type(number) is int and type(row) is dict
+            if not is_table or not all(type(name) is str and name.isprintable() for name in row):
                 raise self.fault(where, row, "the state of an optimizer of torch's")
-            for key, value in row.items():
+            for name, value in row.items():
                 if value is not None and no_plain_tensor(value):
                     raise CheckpointError(
-                        f"{self.path}: {where}.{shown(key)} is {no_plain_tensor(value)}", "use another checkpoint"
+                        f"{self.path}: {where}.{name} is {no_plain_tensor(value)}", "use another checkpoint"
                     )
 
     def scaler(self) -> dict[str, Any]:

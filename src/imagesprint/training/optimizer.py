@@ -85,7 +85,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, given: dict[str, Any], w
         found, wanted = rows.get(number, {}), own["state"].get(number, {})
         if found.keys() != wanted.keys():
             raise CheckpointError(
-                f"{where}.state.{number} has {', '.join(found) or 'nothing'}, the recipe's optimizer has "
+                f"{where}.state.{number} has {', '.join(found)[:200] or 'nothing'}, the recipe's optimizer has "
                 f"{', '.join(wanted) or 'nothing'} there",
                 "use another checkpoint",
             )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from imagesprint.recipes.recipe import TRANSFORM_DRAWS, Recipe
+from imagesprint.training.optimizer import weight_dtype
 
 # By the names in `recipes.recipe.TRANSFORM_DRAWS`: (images, targets, draws, *numbers) → images, targets. Nothing is
 # changed in place, nothing read back to the host.
@@ -26,7 +27,7 @@ def transforms_of(recipe: Recipe, num_classes: int) -> Callable[[Tensor, Tensor,
     K is the sum of the counts of `Recipe.draws`. Without transforms images and labels stay as they are.
     """
     rows = [(TRANSFORMS[name], TRANSFORM_DRAWS[name].count, numbers) for name, numbers in recipe.transforms]
-    dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
+    dtype = weight_dtype(recipe)
 
     def transform(images: Tensor, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         if not rows:

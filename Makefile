@@ -1,6 +1,7 @@
 # Each target makes .venv and installs what it needs by itself; a second run needs no network.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 PIP := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 # The native decoder: built where there is a compiler and libjpeg-turbo, else Pillow decodes.
 NATIVE := setup.py $(wildcard native/*.c native/*.h)
@@ -18,13 +19,16 @@ assert abs(out[0, :, :, 0].astype(int) - gradient[16:80, 16:80]).max() < 8, out
 endef
 export DECODES
 
-.PHONY: demo test check lint interop gpu-check wheel clean
+.PHONY: demo test coverage check lint interop gpu-check reference wheel clean
 
 demo: .venv/installed ## images -> shards -> train -> evaluate -> report, in minutes on two cores
 	$(BIN)/imagesprint demo
 
 test: .venv/installed-dev ## every test, without a GPU or a network
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(PYTEST)
+
+coverage: .venv/installed-dev ## the same, and what of the code they run in their own processes; its floor is in pyproject.toml
+	$(PYTEST) --cov --cov-report=
 
 lint: .venv/installed-dev ## format, lint, types, import rule
 	$(BIN)/ruff format --check .
@@ -32,13 +36,16 @@ lint: .venv/installed-dev ## format, lint, types, import rule
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test ## all that CI runs
+check: lint coverage ## all that CI runs
 
 interop: .venv-interop/installed ## shards and crops against TensorFlow itself, in an environment of its own
 	.venv-interop/bin/python -m pytest tests/interop
 
 gpu-check: ## all that needs a GPU, without installing anything; DEVICE=cpu rehearses it
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu_check.py --device $(or $(DEVICE),cuda)
+
+reference: .venv/installed-dev ## docs/reference.md, from the docstrings of the public names
+	$(BIN)/python docs/reference.py
 
 wheel: ## dist/: an sdist, and a wheel with libjpeg-turbo inside; both are installed apart and must decode natively
 	@$(PYTHON) -m venv .venv-wheel/build
@@ -54,7 +61,7 @@ wheel: ## dist/: an sdist, and a wheel with libjpeg-turbo inside; both are insta
 	done
 
 clean:
-	rm -rf .venv .venv-interop .venv-wheel build dist demo-run
+	rm -rf .venv .venv-interop .venv-wheel build dist demo-run .coverage*
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -87,7 +87,7 @@ def train(recipe: Recipe, run: Run, root: Root, ranks: Ranks) -> list[float]:
     step = TrainingStep(state, ranks, wants_compiled(run.compilation, ranks.device))
     losses = []
     with Loader(root, recipe, threads=ranks.threads) as loader:
-        schedule: Schedule = loader.schedule
+        schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
         batches = iter(loader)
         for number in range(schedule.total_steps):
             sums = step(batches, recipe.phases[0], schedule.lr(number))

@@ -77,10 +77,10 @@ def main() -> None:
     dataset = imagesprint.open_dataset(args.root, args.variant, "train")
     rows = min(64, len(dataset), len(photos))
     own = DataLoader(photos, rows, shuffle=True, num_workers=args.threads, persistent_workers=True, drop_last=True)
-    phase = imagesprint.Phase((0, EPOCHS), (0.1, 0.1), "constant", rows, rows, args.image_size, args.variant)
-    ours = imagesprint.Loader(dataset, phase, threads=args.threads)
+    spec = imagesprint.BatchSpec(image_size=args.image_size, batch_size=rows, epochs=EPOCHS)
+    ours = imagesprint.Loader(dataset, spec, threads=args.threads)
 
-    images = {"DataLoader, Pillow": len(own) * rows, "imagesprint.Loader": ours.schedule.total_steps * rows}
+    images = {"DataLoader, Pillow": len(own) * rows, "imagesprint.Loader": len(ours) * rows}
     loaders = dict(zip(images, (own, ours), strict=True))
     rounds = [{name: images_per_second(loaders[name], images[name]) for name in loaders} for _ in range(1 + ROUNDS)]
     for name in loaders:

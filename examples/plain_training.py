@@ -7,10 +7,8 @@ from torch import nn
 
 import imagesprint
 
-phase = imagesprint.Phase(
-    epochs=(0, 2), lr=(0.1, 0.1), method="constant", batch_size=32, micro_batch=32, image_size=64, source="160"
-)  # of which a loader takes all but the learning rate
-loader = imagesprint.Loader(sys.argv[1], phase)
+spec = imagesprint.BatchSpec(image_size=64, batch_size=32, epochs=2, source="160")
+loader = imagesprint.Loader(sys.argv[1], spec)
 model = nn.Sequential(nn.Conv2d(3, 16, 5, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.LazyLinear(1000))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 

@@ -7,6 +7,8 @@ import imagesprint
 
 PUBLIC = [
     "Batch",
+    "BatchSpec",
+    "CropSpec",
     "ImagesprintError",
     "Loader",
     "Phase",

@@ -57,7 +57,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             with suppress(OSError):  # the next command removes it
                 temporary.unlink(missing_ok=True)
             raise
-    sync_folder(path.parent)
+    _sync_folder(path.parent)
 
 
 def remove(path: Path) -> None:
@@ -66,7 +66,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def sync_folder(path: Path) -> None:
+def _sync_folder(path: Path) -> None:
     """Have the names in the folder at `path` on the disk, too. Raises FileError."""
     with naming("sync", path):
         folder = os.open(path, os.O_RDONLY)

@@ -12,7 +12,7 @@ from imagesprint.console import printable
 from imagesprint.diagnosis.data_programs import TimedDecoder, Work
 from imagesprint.diagnosis.plots import plain, save_figure
 from imagesprint.images.decoders import Pool
-from imagesprint.images.decoding import PillowDecoder
+from imagesprint.images.decoding import DecodeRequest, PillowDecoder
 from imagesprint.images.native import is_available
 
 
@@ -21,7 +21,7 @@ def test_others_get_the_loaders_images_and_crops(photo_root: Path) -> None:
     decoder, out = PillowDecoder(1), np.zeros((32, 24, 24, 3), np.uint8)
     found = 0
     for batch, expected in zip(work.batches(), work.loader(), strict=True):
-        decoder.decode(batch.encoded, batch.crops, batch.flips, True, out)
+        assert not decoder.load(DecodeRequest(batch.encoded, batch.crops, batch.flips, True, out))
         np.testing.assert_allclose(out, expected.images.numpy(), rtol=0, atol=4)
         found += len(batch.encoded)
     assert found == work.images == 128

@@ -56,7 +56,7 @@ class SlowLoader(Loader):
 
     def __iter__(self) -> Iterator[Batch]:
         nothing = torch.zeros(4)
-        batch = Batch(nothing, nothing, nothing, nothing, 0)
+        batch = Batch(nothing, nothing, nothing, nothing, 0, nothing)
         while True:
             time.sleep(self.seconds)
             yield batch

@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_images
 from imagesprint.errors import ImageError
 from imagesprint.images.coding import check_image, open_image, read_size
 from imagesprint.images.decoders import ImageCheck, open_decoder
-from imagesprint.images.decoding import open_rgb
+from imagesprint.images.decoding import DecodeRequest, open_rgb
 from imagesprint.images.native import is_available
 from imagesprint.prepare.storing import Stopwatch, store
 
@@ -156,7 +156,9 @@ def load(data: bytes) -> NDArray[np.uint8]:
     """What the loader and `predict` have of an image: its largest square, decoded to the end, as 40 × 40."""
     with_decoder, out = open_decoder(1), np.zeros((1, 40, 40, 3), np.uint8)
     try:
-        with_decoder.decode([data], np.array([[0, 0, 60, 60]], np.int32), np.zeros(1, np.bool_), True, out, to_end=True)
+        crops, flips = np.array([[0, 0, 60, 60]], np.int32), np.zeros(1, np.bool_)
+        for error in with_decoder.load(DecodeRequest([data], crops, flips, True, out, to_end=True)).values():
+            raise error
     finally:
         with_decoder.close()
     return out.reshape(40, 40, 3)

@@ -1,26 +1,24 @@
 import hashlib
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from imagesprint.images.crops import _exp, _log, draw_training_crops, evaluation_crops
-from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.errors import UsageError
+from imagesprint.images.crops import CropSpec, _exp, _log, draw_training_crops, evaluation_crops
 
-PHASE = Phase((0, 1), (0.1, 0.1), "constant", 8, 2, 32)
-RECIPE = Recipe("test", (PHASE,), seed=11)
-BBOX = replace(RECIPE, crop="distorted_bbox")
-BBOX_PHASE = replace(PHASE, min_area=0.05)
+SEED = 11
+CROP = CropSpec()
+BBOX = CropSpec("distorted_bbox", min_area=0.05)
 
 Boxes = list[NDArray[np.float32]]
 
 
-def draw(
-    recipe: Recipe, height: int, width: int, n: int = 20_000, epoch: int = 0, phase: Phase = PHASE
-) -> NDArray[np.int64]:
-    crops, _ = draw_training_crops(recipe, phase, np.tile([height, width], (n, 1)), None, epoch, np.arange(n))
+def draw(spec: CropSpec, height: int, width: int, n: int = 20_000, epoch: int = 0) -> NDArray[np.int64]:
+    crops, _ = draw_training_crops(spec, SEED, np.tile([height, width], (n, 1)), None, epoch, np.arange(n))
     assert crops.dtype == np.int32
     return crops.astype(np.int64)
 
@@ -46,7 +44,7 @@ def random_boxes(n: int) -> Boxes:
 
 
 def test_random_resized_has_torchvisions_distribution() -> None:
-    left, top, right, bottom = draw(RECIPE, 600, 600).T
+    left, top, right, bottom = draw(CROP, 600, 600).T
     width, height = right - left, bottom - top
     area, aspect = width * height / 600**2, np.log(width / height)
     assert area.min() > 0.078
@@ -64,11 +62,10 @@ def test_random_resized_has_torchvisions_distribution() -> None:
 
 
 def test_random_resized_follows_min_area_and_aspect() -> None:
-    recipe = replace(RECIPE, aspect=(1.0, 1.0))
-    left, top, right, bottom = draw(recipe, 500, 500, phase=replace(PHASE, min_area=0.5)).T
+    left, top, right, bottom = draw(replace(CROP, aspect=(1.0, 1.0), min_area=0.5), 500, 500).T
     np.testing.assert_array_equal(right - left, bottom - top)
     assert ((right - left) ** 2).min() >= 0.497 * 500**2
-    assert (draw(recipe, 500, 500, 50, phase=replace(PHASE, min_area=1.0)) == [0, 0, 500, 500]).all()
+    assert (draw(replace(CROP, aspect=(1.0, 1.0), min_area=1.0), 500, 500, 50) == [0, 0, 500, 500]).all()
 
 
 @pytest.mark.parametrize(
@@ -76,26 +73,29 @@ def test_random_resized_follows_min_area_and_aspect() -> None:
     [((1000, 10), [0, 493, 10, 506]), ((10, 1000), [493, 0, 506, 10]), ((1, 4000), [1999, 0, 2000, 1])],
 )
 def test_extreme_aspects_fall_back_to_the_centre(size: tuple[int, int], fallback: list[int]) -> None:
-    crops = draw(RECIPE, *size, 1000, phase=replace(PHASE, min_area=0.5))
+    crops = draw(replace(CROP, min_area=0.5), *size, 1000)
     assert (crops == fallback).all()
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, BBOX, replace(RECIPE, aspect=(3.0, 9.0)), replace(BBOX, aspect=(3.0, 9.0))])
+SMALL = replace(CROP, min_area=0.05)
+
+
+@pytest.mark.parametrize("spec", [SMALL, BBOX, replace(SMALL, aspect=(3.0, 9.0)), replace(BBOX, aspect=(3.0, 9.0))])
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (1, 500), (3, 2), (17, 5), (375, 500), (3000, 4000)])
-def test_crops_stay_inside_the_image(recipe: Recipe, size: tuple[int, int]) -> None:
-    assert_inside(draw(recipe, *size, 500, phase=BBOX_PHASE), *size)
+def test_crops_stay_inside_the_image(spec: CropSpec, size: tuple[int, int]) -> None:
+    assert_inside(draw(spec, *size, 500), *size)
 
 
 def test_a_single_pixel_is_its_own_crop() -> None:
-    for recipe in (RECIPE, BBOX, replace(RECIPE, crop="center")):
-        assert (draw(recipe, 1, 1, 100) == [0, 0, 1, 1]).all()
+    for spec in (CROP, replace(BBOX, min_area=0.08), CropSpec("center")):
+        assert (draw(spec, 1, 1, 100) == [0, 0, 1, 1]).all()
     assert evaluation_crops(np.array([[1, 1]]), 256, 224).tolist() == [[0, 0, 1, 1]]
 
 
 def test_distorted_bbox_covers_enough_of_some_object() -> None:
     n = 3000
     sizes, boxes = random_sizes(n), random_boxes(n)
-    crops, _ = draw_training_crops(replace(BBOX, min_object_covered=0.4), BBOX_PHASE, sizes, boxes, 0, np.arange(n))
+    crops, _ = draw_training_crops(replace(BBOX, min_object_covered=0.4), SEED, sizes, boxes, 0, np.arange(n))
     whole_images = 0
     for (height, width), objects, (left, top, right, bottom) in zip(sizes, boxes, crops.tolist(), strict=True):
         whole_images += (left, top, right, bottom) == (0, 0, width, height)
@@ -113,7 +113,7 @@ def test_distorted_bbox_covers_enough_of_some_object() -> None:
 
 
 def test_distorted_bbox_distribution() -> None:
-    left, top, right, bottom = draw(BBOX, 400, 400, phase=BBOX_PHASE).T
+    left, top, right, bottom = draw(BBOX, 400, 400).T
     width, height = right - left, bottom - top
     aspect = width / height
     assert abs(aspect.mean() - (3 / 4 + 4 / 3) / 2) < 0.06  # uniform but for crops that cover too little, and rounding
@@ -128,45 +128,44 @@ def test_distorted_bbox_takes_the_whole_image_after_a_hundred_failures() -> None
     edge = [np.array([[0.0, 0.998, 1.0, 1.0]], np.float32)] * 50  # the last column: too far right for any crop
     no_pixels = [np.array([[0.5, 0.5, 0.5, 0.5]], np.float32)] * 50
     for boxes in (edge, no_pixels):
-        crops, _ = draw_training_crops(BBOX, BBOX_PHASE, np.tile([200, 300], (50, 1)), boxes, 0, np.arange(50))
+        crops, _ = draw_training_crops(BBOX, SEED, np.tile([200, 300], (50, 1)), boxes, 0, np.arange(50))
         assert (crops == [0, 0, 300, 200]).all()
 
 
 def test_no_objects_is_the_same_as_none_given() -> None:
     sizes, ids, empty = random_sizes(100), np.arange(100), np.empty((0, 4), np.float32)
     np.testing.assert_array_equal(
-        draw_training_crops(BBOX, BBOX_PHASE, sizes, [empty] * 100, 3, ids)[0],
-        draw_training_crops(BBOX, BBOX_PHASE, sizes, None, 3, ids)[0],
+        draw_training_crops(BBOX, SEED, sizes, [empty] * 100, 3, ids)[0],
+        draw_training_crops(BBOX, SEED, sizes, None, 3, ids)[0],
     )
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, BBOX, replace(RECIPE, crop="center")])
-def test_draws_do_not_depend_on_the_batch(recipe: Recipe) -> None:
+@pytest.mark.parametrize("spec", [SMALL, BBOX, CropSpec("center")])
+def test_draws_do_not_depend_on_the_batch(spec: CropSpec) -> None:
     n = 300
     sizes, boxes, ids = random_sizes(n), random_boxes(n), np.random.default_rng(3).permutation(n) * 1000
-    crops, flips = draw_training_crops(recipe, BBOX_PHASE, sizes, boxes, 4, ids)
+    crops, flips = draw_training_crops(spec, SEED, sizes, boxes, 4, ids)
     for start, end in [(0, 1), (1, 8), (8, 100), (100, 300)]:
         part = slice(start, end)
-        some, mirrored = draw_training_crops(recipe, BBOX_PHASE, sizes[part], boxes[part], 4, ids[part])
+        some, mirrored = draw_training_crops(spec, SEED, sizes[part], boxes[part], 4, ids[part])
         np.testing.assert_array_equal(some, crops[part])
         np.testing.assert_array_equal(mirrored, flips[part])
 
 
 def test_center_takes_the_whole_shorter_side() -> None:
-    recipe = replace(RECIPE, crop="center")
     sizes = np.array([[10, 20], [21, 10], [8, 8]])
-    crops, _ = draw_training_crops(recipe, PHASE, sizes, None, 0, np.arange(3))
+    crops, _ = draw_training_crops(CropSpec("center"), SEED, sizes, None, 0, np.arange(3))
     assert crops.tolist() == [[5, 0, 15, 10], [0, 5, 10, 15], [0, 0, 8, 8]]
 
 
 def test_flips_are_even_and_can_be_off() -> None:
     sizes, ids = np.tile([9, 9], (20_000, 1)), np.arange(20_000)
-    _, flips = draw_training_crops(RECIPE, PHASE, sizes, None, 0, ids)
-    _, other_epoch = draw_training_crops(RECIPE, PHASE, sizes, None, 1, ids)
+    _, flips = draw_training_crops(CROP, SEED, sizes, None, 0, ids)
+    _, other_epoch = draw_training_crops(CROP, SEED, sizes, None, 1, ids)
     assert flips.dtype == np.bool_
     assert abs(flips.mean() - 0.5) < 0.015
     assert abs((flips == other_epoch).mean() - 0.5) < 0.015
-    assert not draw_training_crops(replace(RECIPE, flip=False), PHASE, sizes, None, 0, ids)[1].any()
+    assert not draw_training_crops(replace(CROP, flip=False), SEED, sizes, None, 0, ids)[1].any()
 
 
 def test_evaluation_crops() -> None:
@@ -200,7 +199,17 @@ FROZEN = {
 @pytest.mark.parametrize("crop", FROZEN)
 def test_the_draws_never_change_unnoticed(crop: str) -> None:
     n = 5000
-    recipe = replace(RECIPE, crop=crop, seed=123456789)
-    crops, flips = draw_training_crops(recipe, BBOX_PHASE, random_sizes(n), random_boxes(n), 17, np.arange(n) * 257)
+    spec = CropSpec(crop, min_area=0.05)
+    crops, flips = draw_training_crops(spec, 123456789, random_sizes(n), random_boxes(n), 17, np.arange(n) * 257)
     digest = hashlib.sha256(crops.astype("<i4").tobytes() + flips.tobytes()).hexdigest()
     assert digest == FROZEN[crop]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("kind", "middle"), ("min_area", 0.0), ("min_area", 1.1), ("aspect", (2.0, 1.0)), ("min_object_covered", -0.1)],
+)
+def test_what_no_crop_can_be_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"CropSpec: {field}=") as caught:
+        replace(CROP, **{field: value})
+    assert caught.value.hint.startswith("it must be ")

@@ -11,7 +11,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from imagesprint.errors import ImageError
-from imagesprint.images.decoders import CropRequest, Pool
+from imagesprint.images.decoders import Pool
+from imagesprint.images.decoding import DecodeRequest
 from imagesprint.images.native import LIBRARY, Status, own_entropy_seconds
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="the native decoder is not built")
@@ -52,8 +53,7 @@ def outcomes(
     found = []
     for pool in pools:
         out = np.zeros((1, 48, 48, 3), np.uint8)
-        batch = CropRequest(np.array([box], np.int32), np.zeros(1, np.bool_), True, out, to_end)
-        outcome = pool.decode([data], batch)
+        outcome = pool.run(DecodeRequest([data], np.array([box], np.int32), np.zeros(1, np.bool_), True, out, to_end))
         status = Status(outcome.status[0])
         found.append((status, outcome.message(0) if status else "", out))
     return found

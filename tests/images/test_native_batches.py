@@ -1,7 +1,9 @@
 import ctypes
 import io
 import os
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from imagesprint.errors import RecordError
 from imagesprint.images import decoders
-from imagesprint.images.decoders import CropRequest, NativeDecoder, Outcome, Pool, Records
-from imagesprint.images.decoding import BatchImageError
+from imagesprint.images.decoders import NativeDecoder, Outcome, Pool
+from imagesprint.images.decoding import DecodeRequest, Records
 from imagesprint.images.native import LIBRARY, Status, shrink_jpeg
 from imagesprint.records.tfrecord import FRAME_BYTES, HEADER_BYTES, frame
 
@@ -41,23 +44,25 @@ def with_pillow(data: bytes, box: Box, size: int, flip: bool, antialias: bool) -
     return pixels[:, ::-1] if flip else pixels
 
 
-def batch_of(boxes: list[Box], size: int, flips: list[bool] | None = None, **options: Any) -> CropRequest:
+def request_of(
+    images: Any, boxes: list[Box], size: int, flips: list[bool] | None = None, **options: Any
+) -> DecodeRequest:
     out = np.full((len(boxes), size, size, 3), 77, np.uint8)
-    antialias = options.pop("antialias", True)
-    return CropRequest(np.array(boxes, np.int32), np.array(flips or [False] * len(boxes)), antialias, out, **options)
+    mirrored, antialias = np.array(flips or [False] * len(boxes), np.bool_), options.pop("antialias", True)
+    return DecodeRequest(images, np.array(boxes, np.int32).reshape(-1, 4), mirrored, antialias, out, **options)
 
 
 def decode(
-    pool: Pool, encoded: list[bytes], boxes: list[Box], size: int, flips: list[bool] | None = None, **options: Any
+    pool: Pool, images: Any, boxes: list[Box], size: int, flips: list[bool] | None = None, **options: Any
 ) -> Pixels:
-    batch = batch_of(boxes, size, flips, **options)
-    outcome = pool.decode(encoded, batch)
+    request = request_of(images, boxes, size, flips, **options)
+    outcome = pool.run(request)
     assert not outcome.status.any(), [outcome.message(row) for row in np.flatnonzero(outcome.status).tolist()]
-    return batch.out
+    return request.out
 
 
 def decode_one(pool: Pool, data: bytes, box: Box = (0, 0, 8, 8), **options: Any) -> tuple[Status, str]:
-    outcome = pool.decode([data], batch_of([box], 8, **options))
+    outcome = pool.run(request_of([data], [box], 8, **options))
     return Status(outcome.status[0]), outcome.message(0) if outcome.status[0] else ""
 
 
@@ -123,33 +128,29 @@ def mixed(count: int) -> tuple[list[bytes], list[Box], list[bool]]:
 @pytest.mark.parametrize("antialias", [True, False])
 def test_bytes_do_not_depend_on_threads_or_processor(pool: Pool, antialias: bool) -> None:
     encoded, boxes, flips = mixed(60)
-    sizes = np.array([np.asarray(Image.open(io.BytesIO(data))).shape[:2] for data in encoded], np.int32)
-    raw = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).tobytes() for data in encoded]
+    raw = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded]
     for size in (1, 30, 31, 96):
         expected = decode(pool, encoded, boxes, size, flips, antialias=antialias)
         for other in (Pool(1), Pool(4), Pool(1, portable=True)):
             np.testing.assert_array_equal(decode(other, encoded, boxes, size, flips, antialias=antialias), expected)
-            batch = batch_of(boxes, size, flips, antialias=antialias)
-            assert not other.decode(raw, batch, sizes).status.any()
-            assert np.abs(batch.out.astype(int) - expected).max() <= 1
+            of_pixels = decode(other, raw, boxes, size, flips, antialias=antialias)
+            assert np.abs(of_pixels.astype(int) - expected).max() <= 1
             other.close()
     assert Pool(1, portable=True).resizer == "portable"
 
 
-def test_raw_pixels_are_resized_alike(pool: Pool) -> None:
+def test_raw_pixels_are_resized_alike(pool: Pool, tmp_path: Path) -> None:
     pixels = np.random.default_rng(5).integers(0, 256, (90, 70, 3), np.uint8)
     boxes = boxes_in(70, 90, np.random.default_rng(1))
     for size in (5, 64, 128):
         for portable in (False, True):
-            batch = batch_of(boxes, size)
-            sizes = np.array([(90, 70)] * len(boxes), np.int32)
-            assert not Pool(1, portable).decode([pixels.tobytes()] * len(boxes), batch, sizes).status.any()
-            for result, box in zip(batch.out, boxes, strict=True):
+            found = decode(Pool(1, portable), [pixels] * len(boxes), boxes, size)
+            for result, box in zip(found, boxes, strict=True):
                 expected = Image.fromarray(pixels).crop(box).resize((size, size), Image.Resampling.BILINEAR)
                 assert np.abs(result.astype(int) - np.asarray(expected)).max() <= 1
-    outcome = pool.decode(
-        [pixels.tobytes()] * 2, batch_of([(0, 0, 71, 9), (0, 0, 70, 90)], 8), np.array([(90, 70), (91, 70)], np.int32)
-    )
+    shard = Shard(tmp_path / "shard", [pixels.tobytes()] * 2, np.array([(90, 70), (91, 70)], np.int32))
+    outcome, _ = shard.load(pool, [(0, 0, 71, 9), (0, 0, 70, 90)], 8)
+    os.close(shard.fd)
     assert outcome.status.tolist() == [Status.OUTSIDE, Status.DAMAGED]
 
 
@@ -159,10 +160,8 @@ def test_enlarging_where_rounding_counts_a_pixel_too_many(side: int, size: int) 
     pixels = np.random.default_rng(2).integers(0, 256, (side, side, 3), np.uint8)
     expected = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
     for portable in (False, True):
-        batch = batch_of([(0, 0, side, side)], size)
-        sizes = np.array([(side, side)], np.int32)
-        assert not Pool(1, portable).decode([pixels.tobytes()], batch, sizes).status.any()
-        assert np.abs(batch.out[0].astype(int) - np.asarray(expected)).max() <= 1
+        found = decode(Pool(1, portable), [pixels], [(0, 0, side, side)], size)[0]
+        assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
 
 
 GOOD = encode(PHOTOS[0].resize((200, 150)), quality=90)
@@ -264,8 +263,8 @@ def test_tables_of_another_image_are_not_taken() -> None:
 
 def test_rows_fail_one_by_one(pool: Pool) -> None:
     encoded = [GOOD, b"", GOOD[:900], CMYK, GOOD]
-    batch = batch_of([WHOLE] * 5, 20)
-    outcome = pool.decode(encoded, batch)
+    batch = request_of(encoded, [WHOLE] * 5, 20)
+    outcome = pool.run(batch)
     assert outcome.status.tolist() == [Status.OK, Status.UNSUPPORTED, Status.DAMAGED, Status.UNSUPPORTED, Status.OK]
     np.testing.assert_array_equal(batch.out[0], batch.out[4])
     np.testing.assert_array_equal(batch.out[0], decode(pool, [GOOD], [WHOLE], 20)[0])
@@ -274,7 +273,7 @@ def test_rows_fail_one_by_one(pool: Pool) -> None:
 class Shard:
     """Records in a file, and where the index would have them."""
 
-    def __init__(self, path: Path, images: list[bytes]) -> None:
+    def __init__(self, path: Path, images: list[bytes], raw_sizes: NDArray[np.int32] | None = None) -> None:
         payloads = [b"before" + image + b"behind it" for image in images]
         lengths = np.array([len(payload) for payload in payloads], np.int64)
         self.path = path
@@ -287,11 +286,16 @@ class Shard:
             lengths,
             np.full(len(images), len(b"before"), np.int64),
             lengths - len(b"beforebehind it"),
+            raw_sizes,
+            read=lambda row: images[row],
+            damaged=lambda row, what: RecordError(f"record {row} {what}"),
         )
 
-    def load(self, pool: Pool, boxes: list[Box], size: int, **options: Any) -> tuple[Outcome, Pixels]:
-        batch = batch_of(boxes, size, **options)
-        return pool.load(self.records, batch), batch.out
+    def load(
+        self, pool: Pool, boxes: list[Box], size: int, stages: NDArray[np.int64] | None = None
+    ) -> tuple[Outcome, Pixels]:
+        request = request_of(self.records, boxes, size)
+        return pool.run(request, stages), request.out
 
     def flip_bit(self, offset: int) -> None:
         data = bytearray(self.path.read_bytes())
@@ -347,12 +351,13 @@ def test_a_shard_that_is_cut_short(pool: Pool, shard: Any) -> None:
     assert not outcome.status[:-1].any()
 
 
-def test_the_drop_in_decoder() -> None:
+def test_what_is_left_to_pillow_and_what_is_an_error() -> None:
     decoder = NativeDecoder(2)
-    out = np.empty((4, 16, 16, 3), np.uint8)
     view = memoryview(b"before" + GOOD + b"after")[6 : 6 + len(GOOD)]
-    crops = np.array([(0, 0, 40, 40)] * 4, np.int32)
-    decoder.decode([GOOD, view, CMYK, PNG], crops, np.array([False, False, True, False]), True, out)
+    boxes = [(0, 0, 40, 40)] * 4
+    request = request_of([GOOD, view, CMYK, PNG], boxes, 16, [False, False, True, False])
+    assert decoder.load(request) == {}
+    out = request.out
     np.testing.assert_array_equal(out[0], out[1])
     np.testing.assert_array_equal(out[2], with_pillow(CMYK, (0, 0, 40, 40), 16, True, True))
     np.testing.assert_array_equal(out[3], with_pillow(PNG, (0, 0, 40, 40), 16, False, True))
@@ -361,21 +366,22 @@ def test_the_drop_in_decoder() -> None:
         ([GOOD, GOOD, GOOD[:500], b""], "damaged: Prem"),
         ([GOOD, GOOD, b"text", b""], "no image: "),
     ):
-        with pytest.raises(BatchImageError, match=reason) as caught:
-            decoder.decode(encoded, crops, np.zeros(4, np.bool_), True, out)
-        assert caught.value.position == 2
-    with pytest.raises(BatchImageError, match=r"200×150 .* cannot be cropped") as caught:
-        decoder.decode([GOOD], np.array([(0, 0, 300, 300)], np.int32), np.array([False]), True, out[:1])
-    assert "verify" in caught.value.hint
-    decoder.decode([], np.empty((0, 4), np.int32), np.empty(0, np.bool_), True, np.empty((0, 8, 8, 3), np.uint8))
+        failures = decoder.load(request_of(encoded, boxes, 16))
+        assert list(failures) == [2, 3]
+        assert failures[2].what.startswith(reason)
+    assert decoder.fallbacks == 2
+    failures = decoder.load(request_of([GOOD], [(0, 0, 300, 300)], 16))
+    assert re.search(r"200×150 .* cannot be cropped", failures[0].what)
+    assert "verify" in failures[0].hint
+    assert decoder.load(request_of([], [], 8)) == {}
     decoder.close()
     decoder.close()
     with pytest.raises(ValueError, match="closed"):
-        decoder.decode([GOOD], crops[:1], np.array([False]), True, out[:1])
+        decoder.load(request_of([GOOD], boxes[:1], 16))
 
 
 def test_arrays_of_another_form_are_refused(pool: Pool) -> None:
-    good = batch_of([WHOLE], 8)
+    good = request_of([GOOD], [WHOLE], 8)
     wrong: list[dict[str, Any]] = [
         {"crops": good.crops.astype(np.int64)},
         {"crops": good.crops[:, :3]},
@@ -385,7 +391,7 @@ def test_arrays_of_another_form_are_refused(pool: Pool) -> None:
     ]
     for change in wrong:
         with pytest.raises(ValueError, match="instead of contiguous"):
-            pool.decode([GOOD], CropRequest(**{**vars(good), **change}))
+            pool.run(replace(good, **change))
 
 
 def test_the_structs_are_as_large_as_in_c() -> None:

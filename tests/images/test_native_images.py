@@ -149,7 +149,7 @@ def test_little_memory_is_not_the_images_fault(with_little_memory: Callable[[str
     file = tmp_path / "large.jpg"
     file.write_bytes(encode(Image.new("L", (8000, 6000))))  # 144 MB of pixels
     before = f"""
-from imagesprint.images.native_images import shrink_jpeg
+from imagesprint.images.native import shrink_jpeg
 with open({str(file)!r}, "rb") as file:
     data = file.read()
 shrink_jpeg(data, [60], 90)

@@ -30,6 +30,6 @@ def test_a_library_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_importing_it_loads_no_library() -> None:
-    code = "import imagesprint.images.decoders, imagesprint.images.native_library as n; print(n.library.cache_info())"
+    code = "import imagesprint.images.decoders, imagesprint.images.native as n; print(n.library.cache_info())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "currsize=0" in done.stdout

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from imagesprint.images.decoders import CropRequest, Outcome, Pool
+from imagesprint.images.decoders import Outcome, Pool
+from imagesprint.images.decoding import DecodeRequest
 from imagesprint.images.native import LIBRARY, shrink_jpeg
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="the native decoder is not built")
@@ -34,8 +35,8 @@ GOOD = encode(PHOTO.resize((200, 150)), quality=90)
 def run(pool: Pool, encoded: list[bytes]) -> tuple[Outcome, NDArray[np.uint8]]:
     """Decode images of 200 × 150 pixels."""
     crops, flips = np.tile(np.array([0, 0, 200, 150], np.int32), (len(encoded), 1)), np.zeros(len(encoded), np.bool_)
-    batch = CropRequest(crops, flips, True, np.zeros((len(encoded), 16, 16, 3), np.uint8))
-    return pool.decode(encoded, batch), batch.out
+    request = DecodeRequest(encoded, crops, flips, True, np.zeros((len(encoded), 16, 16, 3), np.uint8))
+    return pool.run(request), request.out
 
 
 def decode(pool: Pool, count: int) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
 from imagesprint.images.crops import DISTORTED_BBOX_ATTEMPTS, draw_training_crops
+from imagesprint.loading.sampling import batch_specs
 from imagesprint.recipes.library import load_recipe
 
 tf: Any = pytest.importorskip("tensorflow", reason="`make interop` installs TensorFlow and runs these tests")
@@ -15,7 +16,7 @@ tf: Any = pytest.importorskip("tensorflow", reason="`make interop` installs Tens
 Crops = NDArray[np.int64]  # [N, 4] as left, top, right, bottom
 
 RECIPE = load_recipe("classic")
-PHASE = RECIPE.phases[0]
+CROP = batch_specs(RECIPE)[0].crop
 DRAWS = 10_000
 # Two samples of one distribution come to a smaller p once in a thousand times; the seeds are fixed.
 SMALLEST_P = 1e-3
@@ -38,9 +39,9 @@ def draw_with_tensorflow(size: tuple[int, int], boxes: NDArray[np.float32]) -> C
             [*size, 3],
             boxes[None],
             seed=17,
-            min_object_covered=RECIPE.min_object_covered,
-            aspect_ratio_range=RECIPE.aspect,
-            area_range=(PHASE.min_area, 1.0),
+            min_object_covered=CROP.min_object_covered,
+            aspect_ratio_range=CROP.aspect,
+            area_range=(CROP.min_area, 1.0),
             max_attempts=DISTORTED_BBOX_ATTEMPTS,
             use_image_if_no_bounding_boxes=True,
         )
@@ -83,7 +84,7 @@ def test_crops_have_tensorflows_distribution(case: str) -> None:
     boxes = np.array(given, np.float32).reshape(-1, 4)
     theirs = describe(draw_with_tensorflow(size, boxes), size, boxes)
     sizes, ids = np.tile(size, (DRAWS, 1)), np.arange(DRAWS)
-    drawn, _ = draw_training_crops(RECIPE, PHASE, sizes, [boxes] * DRAWS, 0, ids)
+    drawn, _ = draw_training_crops(CROP, RECIPE.seed, sizes, [boxes] * DRAWS, 0, ids)
     for what, value in describe(drawn.astype(np.int64), size, boxes).items():
         found = ks_2samp(theirs[what], value)
         assert found.pvalue > SMALLEST_P, f"{what}: D = {found.statistic:.4f}, p = {found.pvalue:.2g}"

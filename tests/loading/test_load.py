@@ -28,7 +28,7 @@ def whole(root: Path) -> Load:
     ids = np.arange(len(dataset))
     height, width = dataset.sizes[ids].T
     crops = np.stack([0 * width, 0 * width, width, height], axis=1).astype(np.int32)
-    return Load(dataset, ids, crops, ids % 2 == 0, True, len(ids), 24, 0)
+    return Load(dataset, ids, crops, ids % 2 == 0, np.empty((len(ids), 0), np.float32), True, len(ids), 24, 0)
 
 
 def pixels(load: Load, decoder: NativeDecoder | PillowDecoder) -> np.ndarray:
@@ -74,11 +74,12 @@ def test_little_memory_makes_no_bad_record(
     before = f"""
 import numpy as np
 from imagesprint.images.decoding import PillowDecoder
-from imagesprint.images.native_batches import NativeDecoder
-from imagesprint.loading.load import Load, decode_load
+from imagesprint.images.decoders import NativeDecoder
+from imagesprint.loading.batch import Load, decode_load
 from imagesprint.records.dataset import open_dataset
 dataset = open_dataset({str(write_root(train_records))!r}, "full", "train")
-load = Load(dataset, np.array([3]), np.array([[0, 0, 8, 8]], np.int32), np.array([False]), True, 1, 8, 0)
+crops, flips, draws = np.array([[0, 0, 8, 8]], np.int32), np.array([False]), np.empty((1, 0), np.float32)
+load = Load(dataset, np.array([3]), crops, flips, draws, True, 1, 8, 0)
 decoder = {decoder}
 """
     code = "print(decode_load(load, decoder, np.empty((1, 8, 8, 3), np.uint8)))"
@@ -98,9 +99,7 @@ def test_damage_below_the_crop_is_found_to_the_end_alone(
     good = train_records[0].encoded
     train_records[0] = replace(train_records[0], encoded=good[: len(good) * 9 // 10] + good[-2:])
     load = whole(write_root(train_records))
-    load = replace(
-        load, sample_ids=load.sample_ids[:1], crops=np.array([[0, 0, 8, 4]], np.int32), flips=load.flips[:1], rows=1
-    )
+    load = replace(load.part(0, 1), crops=np.array([[0, 0, 8, 4]], np.int32))
     assert pixels(load, NativeDecoder(1)).any()
     with pytest.raises(ImageError, match="record 0"):
         pixels(replace(load, to_end=True), NativeDecoder(1))

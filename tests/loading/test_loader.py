@@ -20,7 +20,8 @@ from imagesprint.errors import ImageError, RankError, RecipeError, RecordError, 
 from imagesprint.images.crops import draw_training_crops
 from imagesprint.images.native import is_available
 from imagesprint.loading.batch import Batch
-from imagesprint.loading.loader import Loader, Sampler
+from imagesprint.loading.loader import Loader
+from imagesprint.loading.sampling import Sampler, batch_specs
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import open_dataset, open_root
@@ -103,7 +104,7 @@ def test_epochs_are_other_orders_and_other_crops(root_path: Path) -> None:
 def test_batches_hold_what_they_say(root_path: Path) -> None:
     batches = 0
     for batch in Loader(root_path, RECIPE):
-        phase = PHASES[batch.step // 4]
+        phase, spec = PHASES[batch.step // 4], batch_specs(RECIPE)[batch.step // 4]
         dataset = open_dataset(root_path, phase.source, "train")
         ids = batch.sample_ids.numpy()
         assert batch.images.shape == (phase.micro_batch, phase.image_size, phase.image_size, 3)
@@ -113,7 +114,7 @@ def test_batches_hold_what_they_say(root_path: Path) -> None:
         assert batch.mask.all()
         assert batch.labels.tolist() == (ids % 2).tolist()
         epoch = batch.step // 2 if batch.step < 4 else 2
-        crops, flips = draw_training_crops(RECIPE, phase, dataset.sizes[ids], None, epoch, ids)
+        crops, flips = draw_training_crops(spec.crop, RECIPE.seed, dataset.sizes[ids], None, epoch, ids)
         for row, sample_id in enumerate(ids.tolist()):
             image = Image.open(io.BytesIO(dataset.read(sample_id))).convert("RGB").crop(tuple(crops[row].tolist()))
             pixels = np.asarray(image.resize(batch.images.shape[1:3], Image.Resampling.BILINEAR))

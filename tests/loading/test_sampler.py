@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from imagesprint.images.draws import permutation
-from imagesprint.loading.loader import Sampler
+from imagesprint.loading.sampling import Sampler
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from imagesprint.images.crops import draw_training_crops
-from imagesprint.loading import loader
+from imagesprint.loading import loader, sampling
 from imagesprint.loading.batch import Load
-from imagesprint.loading.loader import Sampler, TrainingLoads
+from imagesprint.loading.loader import Loader
+from imagesprint.loading.sampling import Sampler, batch_specs
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
-from imagesprint.records.dataset import Dataset, open_dataset
 
 # 37 images: two epochs of 4 steps of 4 micro-batches; in the third another phase begins after 2 steps; then a third one
 PHASES = (
@@ -24,14 +24,10 @@ RECIPE = Recipe("test", PHASES, seed=7, crop="distorted_bbox")
 SCHEDULE = Schedule(RECIPE, 37)
 
 
-@pytest.fixture
-def datasets(root_path: Path) -> list[Dataset]:
-    return [open_dataset(root_path, phase.source, "train") for phase in PHASES]
-
-
 @pytest.fixture(params=[1, 20, 4096])
 def drawn_together(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(loader, "DRAWN_TOGETHER", request.param)
+    for module in (loader, sampling):
+        monkeypatch.setattr(module, "DRAWN_TOGETHER", request.param)
     number: int = request.param
     return number
 
@@ -39,19 +35,19 @@ def drawn_together(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("crop", ["random_resized", "distorted_bbox"])
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.usefixtures("drawn_together")
-def test_each_load_is_what_it_would_be_alone(datasets: list[Dataset], crop: str, rank: int) -> None:
+def test_each_load_is_what_it_would_be_alone(root_path: Path, crop: str, rank: int) -> None:
     recipe, sampler = replace(RECIPE, crop=crop), Sampler(SCHEDULE, 7)
-    loads = iter(TrainingLoads(recipe, SCHEDULE, datasets, range(3, 17), (rank, 2)))
+    loads = Loader(root_path, recipe, rank, 2, 3).loads()
     for step in range(3, 17):
-        number, phase = SCHEDULE.phase_index(step), SCHEDULE.phase(step)
+        phase, spec = SCHEDULE.phase(step), batch_specs(recipe)[SCHEDULE.phase_index(step)]
         for index in range(rank, phase.micro_batches, 2):
             load, ids = next(loads), sampler.micro_batch(step, index)
-            assert (load.dataset, load.step, load.rows) == (datasets[number], step, phase.micro_batch)
+            assert (load.dataset.variant, load.step, load.rows) == (phase.source, step, phase.micro_batch)
             assert load.image_size == phase.image_size
             np.testing.assert_array_equal(load.sample_ids, ids)
             boxes = [load.dataset.boxes(i) for i in ids.tolist()]
             epoch = SCHEDULE.position(step).epoch
-            crops, flips = draw_training_crops(recipe, phase, load.dataset.sizes[ids], boxes, epoch, ids)
+            crops, flips = draw_training_crops(spec.crop, 7, load.dataset.sizes[ids], boxes, epoch, ids)
             np.testing.assert_array_equal(load.crops, crops)
             np.testing.assert_array_equal(load.flips, flips)
     assert next(loads, None) is None
@@ -63,6 +59,6 @@ def drawn_with(load: Load) -> int:
     return len(load.crops.base)
 
 
-def test_no_more_are_drawn_together_than_that_or_a_step(datasets: list[Dataset], drawn_together: int) -> None:
-    drawn = [drawn_with(load) for load in TrainingLoads(RECIPE, SCHEDULE, datasets, range(17), (0, 1))]
+def test_no_more_are_drawn_together_than_that_or_a_step(root_path: Path, drawn_together: int) -> None:
+    drawn = [drawn_with(load) for load in Loader(root_path, RECIPE).loads()]
     assert max(drawn) == {1: 12, 20: 16, 4096: 80}[drawn_together]

@@ -149,7 +149,7 @@ def micro_batches(count: int) -> list[Batch]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 4, 12, 12, 3), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 7, (count, 4), generator=generator)
-    return [Batch(images[i], labels[i], labels[i], labels[i] >= 0, 0, torch.empty(4, 0)) for i in range(count)]
+    return [Batch(images[i], labels[i], labels[i], labels[i] >= 0, 0, torch.empty((4, 0))) for i in range(count)]
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -22,7 +22,7 @@ from imagesprint.runs.rows import Began, RunResult
 HOLDER = """
 import sys, time
 from pathlib import Path
-from imagesprint.runs.run_lock import run_lock
+from imagesprint.runs.directory import run_lock
 with run_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

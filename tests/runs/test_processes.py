@@ -79,7 +79,7 @@ def test_a_rank_aborted_before_it_met_the_others_is_the_cause(
     tmp_path: Path, aborted_after_meeting: bool, message: str
 ) -> None:
     body = f"""
-from imagesprint.runs.store import note_met
+from imagesprint.runs.meeting import note_met
 if rank == 0:
     print(os.environ['IMAGESPRINT_STORE'], file=sys.stderr, flush=True)
     os._exit(75)

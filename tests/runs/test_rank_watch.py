@@ -30,8 +30,8 @@ import os, signal, sys
 from imagesprint.errors import HungRankError
 from imagesprint.runs import rank_watch
 from imagesprint.runs.ranks import open_ranks
-from imagesprint.runs.signals import StopSignals
-from imagesprint.runs.stop_vote import StopVote
+from imagesprint.runs.environment import StopSignals
+from imagesprint.runs.ranks import StopVote
 rank_watch._AGREE_SECONDS = 1
 with open_ranks("cpu", timeout=300) as ranks, StopSignals() as signals:
     vote = StopVote(ranks, signals)

@@ -9,7 +9,7 @@ from imagesprint.runs.environment import LAUNCHER_VARIABLE, StopSignals, exit_co
 
 PROGRAM = """
 import os, signal, sys, time
-from imagesprint.runs.signals import StopSignals
+from imagesprint.runs.environment import StopSignals
 with StopSignals() as signals:
     for pause, name in {sent!r}:
         time.sleep(pause)

@@ -33,7 +33,7 @@ def batches() -> Batches:
                 sample_ids=torch.arange(8),
                 mask=torch.ones(8, dtype=torch.bool),
                 step=0,
-                draws=torch.empty(8, 0),
+                draws=torch.empty((8, 0)),
             )
             for _ in range(count)
         ]

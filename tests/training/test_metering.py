@@ -89,9 +89,12 @@ def with_nan(batches: Iterator[Batch], step: int, seen: list[int]) -> Iterator[B
 def test_a_nan_in_one_batch_is_reported_with_its_step_and_samples(photo_root: Path, tiny_recipe: Recipe) -> None:
     state, seen = TrainingState(tiny_recipe, open_root(photo_root).classes, ALONE.device), list[int]()
     with Loader(photo_root, tiny_recipe, threads=1, end_step=8) as loader:
-        step, schedule = TrainingStep(state, ALONE), loader.schedule
+        step, schedule = (
+            TrainingStep(state, ALONE),
+            Schedule(tiny_recipe, len(open_dataset(photo_root, "full", "train"))),
+        )
         batches = on_device(with_nan(iter(loader), 5, seen), ALONE.device)
-        meter = Meter(schedule, loader, ALONE, StageTimes(loader, batches, step, ALONE))
+        meter = Meter(tiny_recipe, schedule, loader, ALONE, StageTimes(loader, batches, step, ALONE))
         for number in range(8):
             sums = step(batches, schedule.phase(number), schedule.lr(number))
             meter.add(sums, state.sums.gradients)
@@ -105,8 +108,6 @@ def test_a_nan_in_one_batch_is_reported_with_its_step_and_samples(photo_root: Pa
 
 
 def test_what_is_too_large_or_infinite(tiny_recipe: Recipe) -> None:
-    from imagesprint.recipes.schedule import Schedule
-
     guard = LossGuard(Schedule(tiny_recipe, 70), 0)
     guard.check(10, [1.0, EXPLODED], 5.0)
     with pytest.raises(RunError, match=r"the loss is 1001 at step 9,"):
@@ -120,7 +121,8 @@ def test_overflows_of_fp16_are_counted(photo_root: Path, tiny_recipe: Recipe) ->
     with Loader(photo_root, recipe, threads=1, end_step=3) as loader:
         step = TrainingStep(TrainingState(tiny_recipe, ("china", "flower"), ALONE.device), ALONE)
         stages = StageTimes(loader, on_device(iter(loader), ALONE.device), step, ALONE)
-        meter = Meter(loader.schedule, loader, ALONE, stages)
+        schedule = Schedule(recipe, len(open_dataset(photo_root, "full", "train")))
+        meter = Meter(recipe, schedule, loader, ALONE, stages)
         sums = torch.tensor([16.0, 4, 4, 16])
         for gradient in (1.0, float("inf"), float("nan")):
             meter.add(sums, [torch.ones(3), torch.tensor([gradient, 0])])

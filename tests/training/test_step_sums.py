@@ -43,7 +43,7 @@ with open_ranks("cpu") as ranks:
         sums.reduce = lambda ranks: (early.append(len(sums._waits)), reduce(ranks))
         if not overlapping:
             sums.overlap = lambda ranks: None
-        feed = (Batch(*tensors, 0, torch.empty(8, 0)) for tensors in given[ranks.rank::2])
+        feed = (Batch(*tensors, 0, torch.empty((8, 0))) for tensors in given[ranks.rank::2])
         step = TrainingStep(state, ranks)
         metrics = [step(feed, recipe.phases[0], 0.1).clone() for _ in range(2)]
         saved[overlapping] = {"model": state.network.state_dict(), "metrics": metrics, "early": early,

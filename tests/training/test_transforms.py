@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from imagesprint.checkpoints.format import read_training_checkpoint
 from imagesprint.errors import CheckpointError
-from imagesprint.images.draws import sample_bits, uniform
+from imagesprint.images.draws import sample_floats
 from imagesprint.loading.batch import Batch
 from imagesprint.model import resnet
 from imagesprint.recipes.recipe import LOSS_NAMES, OPTIMIZER_NAMES, TRANSFORM_DRAWS, Phase, Recipe, TransformDraws
@@ -76,8 +76,6 @@ def micro_batches(recipe: Recipe, steps: range, rank: int = 0, world_size: int =
         for index in range(rank, 2, world_size):
             ids = np.arange(8) + 16 * step + 8 * index
             generator = np.random.default_rng(int(ids[0]))
-            drawn = [uniform(sample_bits(recipe.seed, 0, ids, 0, purpose)[:count]) for purpose, count in recipe.draws]
-            draws = np.concatenate([np.empty((0, 8)), *drawn]).T.astype(np.float32)
             found.append(
                 Batch(
                     images=torch.from_numpy(generator.integers(0, 256, (8, 12, 12, 3), dtype=np.uint8)),
@@ -85,7 +83,7 @@ def micro_batches(recipe: Recipe, steps: range, rank: int = 0, world_size: int =
                     sample_ids=torch.from_numpy(ids),
                     mask=torch.ones(8, dtype=torch.bool),
                     step=step,
-                    draws=torch.from_numpy(draws),
+                    draws=torch.from_numpy(sample_floats(recipe.seed, 0, ids, recipe.draws)),
                 )
             )
     return found

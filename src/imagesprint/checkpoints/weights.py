@@ -247,9 +247,8 @@ class TrainedModel(nn.Module):
     """A network with its normalisation inside: uint8 images [N, H, W, 3] → float32 logits [N, num_classes].
 
     `classes` holds their names in the order of the logits, `class_texts` the words that describe them, the names again
-    where there are none; `recipe` says how it was trained, and so at what
-    size it wants its images (`recipe.eval_resize`, `recipe.eval_image_size`); `step` counts the steps trained, on
-    `num_train` different images.
+    where there are none; `recipe` says how it was trained, and so at what size it wants its images
+    (`recipe.eval_resize`, `recipe.eval_image_size`); `step` counts the steps trained, on `num_train` different images.
     """
 
     mean: Tensor

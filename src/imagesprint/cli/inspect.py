@@ -59,7 +59,7 @@ def _numbers(text: str) -> list[int]:
 
 def _of_step(run_directory: Path, step: int, root: "Root") -> tuple[str, list[int]]:
     """The variant and the sample ids that `step` of a run reads."""
-    from imagesprint.loading.loader import Sampler
+    from imagesprint.loading.sampling import Sampler
     from imagesprint.recipes.library import load_recipe
     from imagesprint.recipes.schedule import Schedule
 

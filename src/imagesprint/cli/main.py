@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from imagesprint.cli.parsing import COMMON_FLAGS, Parser, suggest
 from imagesprint.console import Console, mute, printable, printable_lines, write_result
-from imagesprint.errors import HungRankError, ImagesprintError, LostRankError, StoppedError, UsageError
+from imagesprint.errors import FILE_HINT, HungRankError, ImagesprintError, LostRankError, StoppedError, UsageError
 from imagesprint.runs.environment import die_with_launcher, is_launched, is_main_rank
 
 # One module of this package a verb, in the order of a day's work: add_parser(subparsers), run(args, console) -> int.
@@ -78,7 +78,7 @@ def _carry_out(words: list[str]) -> int:
         return _fail(words, error)
     except OSError as error:  # a full disk, a file that may not be read: no bug of ours
         what = f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}"
-        return _report(words, what, "see to its space and permissions, then give the same command again", 1)
+        return _report(words, what, FILE_HINT, 1)
     except Exception as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         hint = "this is a bug in imagesprint or a fault of the machine: --verbose shows where; please report it"

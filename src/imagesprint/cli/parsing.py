@@ -61,10 +61,9 @@ class Parser(argparse.ArgumentParser):
 
 def suggest(word: str, known: list[str], otherwise: str) -> str:
     """A hint: `did you mean NAME?` where one of `known` is near `word`, then `otherwise`."""
-    import difflib  # only a mistake needs it
+    from imagesprint.recipes.recipe import did_you_mean  # only a mistake needs it
 
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean {near[0]}? {otherwise}" if near else otherwise
+    return f"{did_you_mean(word, known)} {otherwise}".lstrip()
 
 
 def add_verb(

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from imagesprint.diagnosis.contest import Pass
 from imagesprint.errors import DataError
-from imagesprint.images.decoders import CropRequest, NativeDecoder, Outcome, Records, open_decoder, use_portable
-from imagesprint.images.decoding import STAGES
+from imagesprint.images.decoders import NativeDecoder, open_decoder, use_portable
+from imagesprint.images.decoding import STAGES, DecodeRequest
 from imagesprint.images.native import Encoded, entropy_seconds, own_entropy_seconds, read_info
-from imagesprint.loading.batch import Buffer, Load, read_encoded
+from imagesprint.loading.batch import Buffer, read_encoded
 from imagesprint.loading.loader import AHEAD, Loader
 from imagesprint.loading.ring import Ring
-from imagesprint.recipes.recipe import Phase
+from imagesprint.loading.sampling import BatchSpec
 from imagesprint.records.dataset import open_dataset
 
 LoadImage = Callable[[Encoded, list[int], bool, int], NDArray[np.uint8]]  # image, box, flip, size
@@ -57,10 +57,7 @@ class Work:
     def loader(self) -> Loader:
         """Return the loader of these batches."""
         dataset = open_dataset(self.root, self.variant, "train")
-        epochs = -(-self.steps // (len(dataset) // self.batch_size))
-        rows = self.batch_size
-        phase = Phase((0, epochs), (0.1, 0.1), "constant", rows, rows, self.image_size, self.variant)
-        return Loader(dataset, phase, threads=self.threads, end_step=self.steps)
+        return Loader(dataset, BatchSpec(self.image_size, self.batch_size, steps=self.steps), threads=self.threads)
 
     def batches(self) -> "Batches":
         """Return the batches, read into memory."""
@@ -188,7 +185,12 @@ def _held(work: Work) -> list[HeldBatch]:
 def _decoding(work: Work) -> Callable[[HeldBatch], object]:
     decoder = open_decoder(work.threads)
     out = np.empty((work.batch_size, work.image_size, work.image_size, 3), np.uint8)
-    return lambda batch: decoder.decode(batch.encoded, batch.crops, batch.flips, True, out)
+
+    def decode(batch: HeldBatch) -> None:
+        for error in decoder.load(DecodeRequest(batch.encoded, batch.crops, batch.flips, True, out)).values():
+            raise error
+
+    return decode
 
 
 def beside_entropy(work: Work) -> Pass:
@@ -231,9 +233,11 @@ def timed_loader(work: Work) -> Pass:
 
     def run() -> Mapping[str, float]:
         decoder = TimedDecoder()
-        buffers = [Buffer(work.batch_size, work.batch_size * work.image_size**2 * 3, False) for _ in range(AHEAD + 1)]
+        buffers = [
+            Buffer(work.batch_size, work.batch_size * work.image_size**2 * 3, 0, False) for _ in range(AHEAD + 1)
+        ]
         start = time.process_time()
-        for _ in Ring(loader.loads(), buffers, partial(_fill, decoder), decoder.close):
+        for _ in Ring(loader.loads(), buffers, lambda load, buffer: buffer.fill(load, decoder), decoder.close):
             pass
         python = time.process_time() - start - decoder.seconds
         stages = dict(zip(STAGES, (decoder.stages * 1e-9 / work.images).tolist(), strict=True))
@@ -249,12 +253,8 @@ class TimedDecoder(NativeDecoder):
         super().__init__(1, use_portable())
         self.seconds = 0.0
 
-    def load(self, records: Records, batch: CropRequest) -> Outcome:
+    def load(self, request: DecodeRequest) -> dict[int, DataError]:
         start = time.thread_time()
-        outcome = super().load(records, batch)
+        failures = super().load(request)
         self.seconds += time.thread_time() - start
-        return outcome
-
-
-def _fill(decoder: NativeDecoder, load: Load, buffer: Buffer) -> object:
-    return buffer.fill(load, decoder)
+        return failures

@@ -69,6 +69,7 @@ def synthetic_batches(phase: Phase, num_classes: int, device: torch.device) -> I
             sample_ids=torch.arange(rows),
             mask=torch.ones(rows, dtype=torch.bool),
             step=0,
+            draws=torch.empty((rows, 0)),
         )
         for _ in range(2)
     ]

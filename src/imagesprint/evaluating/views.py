@@ -103,7 +103,7 @@ def _batch(dataset: Dataset, ids: NDArray[np.intp], cuts: list[NDArray[np.uint8]
     labels, sample_ids = torch.zeros(rows, dtype=torch.int64), torch.full((rows,), -1)
     labels[: len(ids)] = torch.from_numpy(dataset.labels[ids].astype(np.int64))
     sample_ids[: len(ids)] = torch.from_numpy(ids.astype(np.int64))
-    return Batch(images, labels, sample_ids, sample_ids >= 0, number)
+    return Batch(images, labels, sample_ids, sample_ids >= 0, number, torch.empty((rows, 0)))
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,16 @@ between numpy, libm and processors.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imagesprint.errors import UsageError
 from imagesprint.images.draws import CROP, FLIP, below, sample_bits, uniform
-from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.recipe import CROPS
+from imagesprint.recipes.validation import ASPECTS
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -25,9 +28,46 @@ RANDOM_RESIZED_ATTEMPTS: Final = 10  # torchvision's RandomResizedCrop.get_param
 DISTORTED_BBOX_ATTEMPTS: Final = 100  # max_attempts in the Inception preprocessing of the TensorFlow models
 
 
+@dataclass(frozen=True)
+class CropSpec:
+    """How training images are cut out, mirrored and resized.
+
+    `kind` is one of "random_resized" (torchvision's), "distorted_bbox" (TensorFlow's, around an image's objects) and
+    "center" (the whole shorter side). Of the image a crop covers `min_area` at least; `aspect` is its range of width
+    over height. `min_object_covered`, the least share of an object, concerns distorted_bbox alone. With `flip` every
+    second crop is mirrored, at random; `antialias` resizes as `images.decoding` says. Raises UsageError for what is
+    out of range.
+    """
+
+    kind: str = "random_resized"
+    min_area: float = 0.08
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    min_object_covered: float = 0.1
+    flip: bool = True
+    antialias: bool = True
+
+    def __post_init__(self) -> None:
+        (least, most), (low, high) = ASPECTS, self.aspect
+        rules = (
+            ("kind", f"one of {', '.join(CROPS)}", self.kind in CROPS),
+            ("min_area", "above 0 and at most 1", 0 < self.min_area <= 1),
+            ("aspect", f"{least:g} ≤ low ≤ high ≤ {most:g}, width over height", least <= low <= high <= most),
+            ("min_object_covered", "in 0..1", 0 <= self.min_object_covered <= 1),
+        )
+        check_fields(self, rules)
+
+
+def check_fields(spec: object, rules: Sequence[tuple[str, str, bool]]) -> None:
+    """Raise UsageError for the first of `rules`, of a field, what it must be, and whether it is, that is not kept."""
+    for name, rule, kept in rules:
+        if not kept:
+            value = getattr(spec, name)
+            raise UsageError(f"{type(spec).__name__}: {name}={value!r} is out of range", f"it must be {rule}")
+
+
 def draw_training_crops(
-    recipe: Recipe,
-    phase: Phase,
+    spec: CropSpec,
+    seed: int,
     sizes: NDArray[np.integer],
     boxes: Sequence[NDArray[np.float32]] | None,
     epochs: NDArray[np.int64] | int,
@@ -41,19 +81,20 @@ def draw_training_crops(
     """
     height, width = _height_width(sizes)
     epochs = np.broadcast_to(epochs, sample_ids.shape)
-    if recipe.crop == "random_resized":
-        propose = _random_resized(recipe.aspect, phase.min_area, height, width)
-        fallback = _central_within_aspect(recipe.aspect, height, width)
+    flips = np.zeros(len(sample_ids), np.bool_)
+    if spec.flip:
+        flips = sample_bits(seed, epochs, sample_ids, 0, FLIP)[0] >= np.uint32(1 << 31)
+    if spec.kind == "center":
+        return _central_square(height, width, np.minimum(height, width)), flips
+    if spec.kind == "random_resized":
+        propose = _random_resized(spec, height, width)
+        fallback = _central_within_aspect(spec.aspect, height, width)
         attempts = RANDOM_RESIZED_ATTEMPTS
-    elif recipe.crop == "distorted_bbox":
-        objects = _object_pixels(boxes, height, width)
-        propose = _distorted_bbox(recipe, phase.min_area, height, width, objects)
+    else:
+        propose = _distorted_bbox(spec, height, width, _object_pixels(boxes, height, width))
         fallback = np.stack([np.zeros_like(width), np.zeros_like(height), width, height], 1)
         attempts = DISTORTED_BBOX_ATTEMPTS
-    else:
-        return _central_square(height, width, np.minimum(height, width)), _flips(recipe, epochs, sample_ids)
-    crops = _first_acceptable(propose, attempts, fallback, recipe.seed, epochs, sample_ids)
-    return crops, _flips(recipe, epochs, sample_ids)
+    return _first_acceptable(propose, attempts, fallback, seed, epochs, sample_ids), flips
 
 
 def evaluation_crops(sizes: NDArray[np.integer], eval_resize: int, eval_image_size: int) -> NDArray[np.int32]:
@@ -71,13 +112,6 @@ def evaluation_crops(sizes: NDArray[np.integer], eval_resize: int, eval_image_si
 def _height_width(sizes: NDArray[np.integer]) -> tuple[Ints, Ints]:
     wide = np.asarray(sizes, np.int64)
     return wide[:, 0], wide[:, 1]
-
-
-def _flips(recipe: Recipe, epochs: Ints, sample_ids: Ints) -> NDArray[np.bool_]:
-    if not recipe.flip:
-        return np.zeros(len(sample_ids), np.bool_)
-    flips: NDArray[np.bool_] = sample_bits(recipe.seed, epochs, sample_ids, 0, FLIP)[0] >= np.uint32(1 << 31)
-    return flips
 
 
 def _first_acceptable(
@@ -113,15 +147,13 @@ def _first_acceptable(
     return crops
 
 
-def _random_resized(
-    aspect: tuple[float, float], min_area: float, height: Ints, width: Ints
-) -> Callable[[Bits, Ints], Proposal]:
+def _random_resized(spec: CropSpec, height: Ints, width: Ints) -> Callable[[Bits, Ints], Proposal]:
     """torchvision's RandomResizedCrop: area uniform in min_area..1 of the image, aspect (w / h) log-uniform."""
-    low, high = _log(aspect[0]), _log(aspect[1])
+    low, high = map(_log, spec.aspect)
 
     def propose(bits: Bits, rows: Ints) -> Proposal:
         h, w = height[rows], width[rows]
-        area = (h * w) * (min_area + uniform(bits[0]) * (1.0 - min_area))
+        area = (h * w) * (spec.min_area + uniform(bits[0]) * (1.0 - spec.min_area))
         ratio = _exp(low + uniform(bits[1]) * (high - low))
         crop_w = np.rint(np.sqrt(area * ratio)).astype(np.int64)
         crop_h = np.rint(np.sqrt(area / ratio)).astype(np.int64)
@@ -140,21 +172,19 @@ def _central_within_aspect(aspect: tuple[float, float], height: Ints, width: Int
     return np.stack([left, top, left + crop_w, top + crop_h], 1)
 
 
-def _distorted_bbox(
-    recipe: Recipe, min_area: float, height: Ints, width: Ints, objects: Ints
-) -> Callable[[Bits, Ints], Proposal]:
+def _distorted_bbox(spec: CropSpec, height: Ints, width: Ints, objects: Ints) -> Callable[[Bits, Ints], Proposal]:
     """TensorFlow's SampleDistortedBoundingBox: aspect uniform, height uniform among those the area allows.
 
     As there, an offset is drawn below (image − crop), so that the crop never touches the far edge unless it fills
     the image in that direction, and a crop counts only if it covers min_object_covered of at least one object.
     """
-    low, high = recipe.aspect
+    low, high = spec.aspect
 
     def propose(bits: Bits, rows: Ints) -> Proposal:
         h, w = height[rows], width[rows]
         ratio = low + uniform(bits[0]) * (high - low)
         largest = (h * w).astype(np.float64)
-        smallest = largest * min_area
+        smallest = largest * spec.min_area
         highest = np.rint(np.sqrt(largest / ratio))
         # The greatest height whose rounded width still fits; 1e-7 is the kernel's guard, the last step its repair.
         highest = np.where(np.rint(highest * ratio) > w, np.floor((w + 0.5 - 1e-7) / ratio), highest)
@@ -171,7 +201,7 @@ def _distorted_bbox(
         )
         columns, lines = crop_w.astype(np.int64), crop_h.astype(np.int64)
         top, left = below(bits[2], h - lines), below(bits[3], w - columns)
-        acceptable &= _covers(left, top, columns, lines, objects[rows], recipe.min_object_covered)
+        acceptable &= _covers(left, top, columns, lines, objects[rows], spec.min_object_covered)
         return left, top, columns, lines, acceptable
 
     return propose

@@ -1,10 +1,9 @@
-"""The native decoder, which works on batches in threads of its own, and which decoder is at work."""
+"""Which decoder is at work, and the native one, which works on batches in threads of its own."""
 
 import ctypes
 import os
 import threading
 import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -12,12 +11,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from imagesprint.errors import UsageError
+from imagesprint.errors import DataError, ImageError, UsageError
 from imagesprint.images.coding import open_image
-from imagesprint.images.decoding import STAGES, BatchImageError, Decoder, PillowDecoder
+from imagesprint.images.decoding import OTHER_SIZE_HINT, STAGES, Decoder, DecodeRequest, PillowDecoder, Records
 from imagesprint.images.native import (
     MESSAGE_BYTES,
-    Encoded,
     Status,
     address,
     is_available,
@@ -26,236 +24,6 @@ from imagesprint.images.native import (
     shrink_jpeg,
     text,
 )
-
-
-@dataclass(frozen=True)
-class CropRequest:
-    """What a batch of N images is turned into: see `decoding.Decoder.decode`.
-
-    `to_end` decodes each image to its last row, so that damage below its crop is found too. `stages`, int64[4], has
-    the nanoseconds of each of STAGES, over all threads, added to it; None does without the clock.
-    """
-
-    crops: NDArray[np.int32]
-    flips: NDArray[np.bool_]
-    antialias: bool
-    out: NDArray[np.uint8]
-    to_end: bool = False
-    stages: NDArray[np.int64] | None = None
-
-
-@dataclass(frozen=True)
-class Records:
-    """N images in TFRecord shards: open files, where the records lie in them, and the images in their payloads.
-
-    `fds` is int32[N]; the others, in bytes, are int64[N]. `raw_sizes`, int32[N, 2] as height and width, is given where
-    the images are raw pixels.
-    """
-
-    fds: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    payload_lengths: NDArray[np.int64]
-    encoded_offsets: NDArray[np.int64]
-    encoded_lengths: NDArray[np.int64]
-    raw_sizes: NDArray[np.int32] | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How each row ended: `status`, int32[N] of `Status`. Rows that are not OK have a message, and no pixels."""
-
-    status: NDArray[np.int32]
-    _messages: NDArray[np.uint8] = field(repr=False)
-
-    @cached_property
-    def failed(self) -> list[int]:
-        """The rows that are not OK, in order."""
-        rows: list[int] = self.status.nonzero()[0].tolist()
-        return rows
-
-    def message(self, row: int) -> str:
-        """Return why `row` failed: the words of libjpeg, or of a record ("does not match its CRC-32C")."""
-        return text(self._messages[row].tobytes())
-
-
-class _Batch(ctypes.Structure):
-    _fields_ = (
-        ("count", ctypes.c_int64),
-        ("size", ctypes.c_int32),
-        ("antialias", ctypes.c_int32),
-        ("to_end", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
-        *((name, ctypes.c_void_p) for name in ("crops", "flips", "out", "status", "messages", "stages")),
-    )
-
-
-class _Images(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_void_p) for name in ("data", "lengths", "raw_sizes"))
-
-
-class _Records(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_void_p)
-        for name in ("fds", "offsets", "payload_lengths", "encoded_offsets", "encoded_lengths", "raw_sizes")
-    )
-
-
-class _Handle:
-    """The library's pool, which ends when nobody holds this any more. Raises MemoryError."""
-
-    def __init__(self, threads: int, portable: bool) -> None:
-        self.address: int | None = library().ims_create(threads, portable)
-        if self.address is None:
-            raise MemoryError
-        end = weakref.finalize(self, library().ims_destroy, self.address)
-        end.atexit = False  # the end of the process ends its threads
-
-
-class Pool:
-    """Threads that decode batches, one batch at a time; the calling thread is one of them.
-
-    Any thread may call it. `portable` keeps it from processor-specific code and leaves Huffman codes to libjpeg, for
-    the same pixels. After a fork the child's copy goes on with threads of its own. Raises UsageError as `library` does.
-    """
-
-    def __init__(self, threads: int, portable: bool = False) -> None:
-        if threads < 1:
-            raise ValueError(f"{threads} threads")
-        self._library = library()
-        self._handle: _Handle | None = _Handle(threads, portable)
-        self.resizer: str = self._library.ims_resizer(portable).decode()
-
-    def close(self) -> None:
-        """Take no more batches, and end the threads; a second call does nothing.
-
-        Batches of other threads that are under way or wait for their turn are done first: the last ends the threads.
-        """
-        self._handle = None
-
-    def decode(
-        self, encoded: Sequence[Encoded], batch: CropRequest, raw_sizes: NDArray[np.int32] | None = None
-    ) -> Outcome:
-        """Decode N images in memory into `batch.out`: JPEG files, or raw pixels where `raw_sizes` is given."""
-        views = [np.frombuffer(data, np.uint8) for data in encoded]
-        pointers = np.array([address(view) for view in views], np.uintp)
-        lengths = np.array([len(view) for view in views], np.int64)
-        images = _Images(address(pointers), address(lengths), _checked_at(raw_sizes, np.int32, (len(views), 2)))
-        return self._run(self._library.ims_decode, len(views), batch, images)
-
-    def load(self, records: Records, batch: CropRequest) -> Outcome:
-        """Read N records, check their CRCs and decode their images into `batch.out`, without Python for each."""
-        count = len(records.fds)
-        places = (records.offsets, records.payload_lengths, records.encoded_offsets, records.encoded_lengths)
-        source = _Records(
-            _checked_at(records.fds, np.int32, (count,)),
-            *(_checked_at(place, np.int64, (count,)) for place in places),
-            _checked_at(records.raw_sizes, np.int32, (count, 2)),
-        )
-        return self._run(self._library.ims_load, count, batch, source)
-
-    def _run(self, function: Any, count: int, batch: CropRequest, source: ctypes.Structure) -> Outcome:
-        if not batch.out.flags.writeable:
-            raise ValueError("out cannot be written to")
-        size = batch.out.shape[1]
-        status = np.empty(count, np.int32)
-        messages = np.empty((count, MESSAGE_BYTES), np.uint8)
-        argument = _Batch(
-            count,
-            size,
-            batch.antialias,
-            batch.to_end,
-            0,
-            _checked_at(batch.crops, np.int32, (count, 4)),
-            _checked_at(batch.flips, np.bool_, (count,)),
-            _checked_at(batch.out, np.uint8, (count, size, size, 3)),
-            address(status),
-            address(messages),
-            _checked_at(batch.stages, np.int64, (len(STAGES),)),
-        )
-        handle = self._handle  # held until the call returns, whoever closes the pool meanwhile
-        if handle is None:
-            raise ValueError("the pool is closed")
-        function(handle.address, ctypes.byref(argument), ctypes.byref(source))
-        return Outcome(status, messages)
-
-
-class NativeDecoder:
-    """A `decoding.Decoder`. What libjpeg cannot do goes to Pillow; `fallbacks` counts those images."""
-
-    name: str = "native"
-
-    def __init__(self, threads: int, portable: bool = False) -> None:
-        self._pool = Pool(threads, portable)
-        self._pillow = PillowDecoder(1)
-        self.fallbacks = 0
-        self.stages = np.zeros(len(STAGES), np.int64)
-
-    def decode(
-        self,
-        encoded: Sequence[Encoded],
-        crops: NDArray[np.int32],
-        flips: NDArray[np.bool_],
-        antialias: bool,
-        out: NDArray[np.uint8],
-        to_end: bool = False,
-    ) -> None:
-        outcome = _check_memory(self._pool.decode(encoded, CropRequest(crops, flips, antialias, out, to_end)))
-        for row in outcome.failed:
-            if outcome.status[row] != Status.UNSUPPORTED:
-                raise batch_error(outcome, row)
-            one = slice(row, row + 1)
-            self.decode_by_pillow(encoded[row], row, crops[one], flips[one], antialias, out[one])
-
-    def load(self, records: Records, batch: CropRequest) -> Outcome:
-        """Read and decode records as `Pool.load` does; what to do with rows that are not OK is the caller's matter.
-
-        Raises MemoryError, for which no record is to blame.
-        """
-        return _check_memory(self._pool.load(records, batch))
-
-    def decode_by_pillow(
-        self,
-        encoded: Encoded,
-        row: int,
-        crop: NDArray[np.int32],
-        flip: NDArray[np.bool_],
-        antialias: bool,
-        out: NDArray[np.uint8],
-    ) -> None:
-        """Decode the image of a row that is UNSUPPORTED; crop, flip and out have a length of 1."""
-        try:
-            self._pillow.decode([encoded], crop, flip, antialias, out)
-        except BatchImageError as error:
-            raise BatchImageError(error.what, error.hint, row) from None
-        self.fallbacks += 1
-
-    def close(self) -> None:
-        self._pool.close()
-
-
-def _check_memory(outcome: Outcome) -> Outcome:
-    for row in outcome.failed:
-        if outcome.status[row] == Status.MEMORY:
-            raise MemoryError(outcome.message(row))
-    return outcome
-
-
-def batch_error(outcome: Outcome, row: int) -> BatchImageError:
-    """The error for a row whose image, not its record, is at fault."""
-    if outcome.status[row] == Status.OUTSIDE:
-        hint = "the index and the image disagree about its size: check with `imagesprint verify`"
-        return BatchImageError(outcome.message(row), hint, row)
-    return BatchImageError(reason(outcome.status[row], outcome.message(row)), "", row)
-
-
-def _checked_at(array: NDArray[Any] | None, dtype: Any, shape: tuple[int, ...]) -> int | None:
-    """The address of an array that is as the library expects it; ValueError names what is not."""
-    if array is None:
-        return None
-    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
-        raise ValueError(f"{array.dtype}{list(array.shape)} instead of contiguous {np.dtype(dtype)}{list(shape)}")
-    return address(array)
-
 
 VARIABLE: Final = "IMAGESPRINT_DECODER"
 _PORTABLE: Final = "native-portable"
@@ -328,3 +96,176 @@ class ImageCheck:
             with self._lock:
                 self.num_stray += 1
         return decoded.info.height, decoded.info.width
+
+
+class NativeDecoder:
+    """A `decoding.Decoder`. What libjpeg cannot do goes to Pillow; `fallbacks` counts those images."""
+
+    name: str = "native"
+
+    def __init__(self, threads: int, portable: bool = False) -> None:
+        self._pool = Pool(threads, portable)
+        self._pillow = PillowDecoder(1)
+        self.fallbacks = 0
+        self.stages = np.zeros(len(STAGES), np.int64)
+
+    def load(self, request: DecodeRequest) -> dict[int, DataError]:
+        outcome = self._pool.run(request, self.stages)
+        failures = {row: self._failure(request, row, outcome) for row in outcome.failed}
+        return {row: error for row, error in failures.items() if error is not None}
+
+    def _failure(self, request: DecodeRequest, row: int, outcome: "Outcome") -> DataError | None:
+        """The error of a row that is not OK; None where Pillow decodes it."""
+        status, message = outcome.status[row], outcome.message(row)
+        if status == Status.MEMORY:
+            raise MemoryError(message)
+        if status == Status.UNSUPPORTED:
+            error = self._pillow.load(request.alone(row)).get(0)
+            self.fallbacks += error is None
+            return error
+        if status >= Status.UNREADABLE and isinstance(request.images, Records):
+            damaged = request.images.damaged(row, message)
+            if status == Status.UNREADABLE:  # the disk's fault: the record may be sound
+                raise damaged
+            return damaged
+        if status == Status.OUTSIDE:
+            return ImageError(message, OTHER_SIZE_HINT)
+        return ImageError(reason(status, message))
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class Pool:
+    """Threads that decode batches, one batch at a time; the calling thread is one of them.
+
+    Any thread may call it. `portable` keeps it from processor-specific code and leaves Huffman codes to libjpeg, for
+    the same pixels. After a fork the child's copy goes on with threads of its own. Raises UsageError as `library` does.
+    """
+
+    def __init__(self, threads: int, portable: bool = False) -> None:
+        if threads < 1:
+            raise ValueError(f"{threads} threads")
+        self._library = library()
+        self._handle: _Handle | None = _Handle(threads, portable)
+        self.resizer: str = self._library.ims_resizer(portable).decode()
+
+    def close(self) -> None:
+        """Take no more batches, and end the threads; a second call does nothing.
+
+        Batches of other threads that are under way or wait for their turn are done first: the last ends the threads.
+        """
+        self._handle = None
+
+    def run(self, request: DecodeRequest, stages: NDArray[np.int64] | None = None) -> "Outcome":
+        """Decode N images: those of records, which are read and checked here, without Python for each; or those in
+        memory, JPEG files or pixels. `stages`, int64[4], has the nanoseconds of each of STAGES, over all threads, added
+        to it; None does without the clock.
+        """
+        if isinstance(request.images, Records):
+            return self._call(self._library.ims_load, _Records.of(request.images), request, stages)
+        views = [np.frombuffer(data, np.uint8) for data in request.images]
+        pointers = np.array([address(view) for view in views], np.uintp)
+        lengths = np.array([len(view) for view in views], np.int64)
+        pixels = [data.shape[:2] for data in request.images if isinstance(data, np.ndarray)]
+        sizes = np.array(pixels, np.int32) if len(pixels) == len(views) > 0 else None
+        images = _Images(address(pointers), address(lengths), _checked_at(sizes, np.int32, (len(views), 2)))
+        return self._call(self._library.ims_decode, images, request, stages)
+
+    def _call(
+        self, function: Any, source: ctypes.Structure, request: DecodeRequest, stages: NDArray[np.int64] | None
+    ) -> "Outcome":
+        if not request.out.flags.writeable:
+            raise ValueError("out cannot be written to")
+        images, size = request.images, request.out.shape[1]
+        count = len(images.fds) if isinstance(images, Records) else len(images)
+        status = np.empty(count, np.int32)
+        messages = np.empty((count, MESSAGE_BYTES), np.uint8)
+        batch = _Batch(
+            count,
+            size,
+            request.antialias,
+            request.to_end,
+            0,
+            _checked_at(request.crops, np.int32, (count, 4)),
+            _checked_at(request.flips, np.bool_, (count,)),
+            _checked_at(request.out, np.uint8, (count, size, size, 3)),
+            address(status),
+            address(messages),
+            _checked_at(stages, np.int64, (len(STAGES),)),
+        )
+        handle = self._handle  # held until the call returns, whoever closes the pool meanwhile
+        if handle is None:
+            raise ValueError("the pool is closed")
+        function(handle.address, ctypes.byref(batch), ctypes.byref(source))
+        return Outcome(status, messages)
+
+
+class _Handle:
+    """The library's pool, which ends when nobody holds this any more. Raises MemoryError."""
+
+    def __init__(self, threads: int, portable: bool) -> None:
+        self.address: int | None = library().ims_create(threads, portable)
+        if self.address is None:
+            raise MemoryError
+        end = weakref.finalize(self, library().ims_destroy, self.address)
+        end.atexit = False  # the end of the process ends its threads
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How each row ended: `status`, int32[N] of `Status`. Rows that are not OK have a message, and no pixels."""
+
+    status: NDArray[np.int32]
+    _messages: NDArray[np.uint8] = field(repr=False)
+
+    @cached_property
+    def failed(self) -> list[int]:
+        """The rows that are not OK, in order."""
+        rows: list[int] = self.status.nonzero()[0].tolist()
+        return rows
+
+    def message(self, row: int) -> str:
+        """Return why `row` failed: the words of libjpeg, or of a record ("does not match its CRC-32C")."""
+        return text(self._messages[row].tobytes())
+
+
+class _Batch(ctypes.Structure):
+    _fields_ = (
+        ("count", ctypes.c_int64),
+        ("size", ctypes.c_int32),
+        ("antialias", ctypes.c_int32),
+        ("to_end", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+        *((name, ctypes.c_void_p) for name in ("crops", "flips", "out", "status", "messages", "stages")),
+    )
+
+
+class _Images(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("data", "lengths", "raw_sizes"))
+
+
+class _Records(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in ("fds", "offsets", "payload_lengths", "encoded_offsets", "encoded_lengths", "raw_sizes")
+    )
+
+    @classmethod
+    def of(cls, records: Records) -> "_Records":
+        count = len(records.fds)
+        places = (records.offsets, records.payload_lengths, records.encoded_offsets, records.encoded_lengths)
+        return cls(
+            _checked_at(records.fds, np.int32, (count,)),
+            *(_checked_at(place, np.int64, (count,)) for place in places),
+            _checked_at(records.raw_sizes, np.int32, (count, 2)),
+        )
+
+
+def _checked_at(array: NDArray[Any] | None, dtype: Any, shape: tuple[int, ...]) -> int | None:
+    """The address of an array that is as the library expects it; ValueError names what is not."""
+    if array is None:
+        return None
+    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+        raise ValueError(f"{array.dtype}{list(array.shape)} instead of contiguous {np.dtype(dtype)}{list(shape)}")
+    return address(array)

@@ -4,17 +4,17 @@ The reference for every decoder is Pillow's `image.crop(box).resize((S, S), BILI
 (`resize(box=…)` differs: its filter reaches beyond the box). EXIF orientation is ignored, as ImageNet practice has it.
 """
 
-import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
-from imagesprint.errors import ImageError
+from imagesprint.errors import DataError, ImageError, RecordError
 from imagesprint.images.coding import load_image
 from imagesprint.images.native import Encoded
 
@@ -22,17 +22,53 @@ STAGES: Final = ("read", "crc", "jpeg", "resize")  # of making a batch's pixels;
 READ, CRC, JPEG, RESIZE = range(len(STAGES))
 
 THREAD_PREFIX: Final = "imagesprint-decode"  # of the decoding threads' names
+OTHER_SIZE_HINT: Final = "the index and the image disagree about its size: check with `imagesprint verify`"
 
 
-class BatchImageError(ImageError):
-    """One image of a batch could not be decoded; `position` is its row."""
+@dataclass(frozen=True, eq=False)
+class Records:
+    """N images in TFRecord shards: open files, where the records lie in them, and the images in their payloads.
 
-    def __init__(self, what: str, hint: str = "", position: int = 0) -> None:
-        super().__init__(what, hint)
-        self.position = position
+    `fds` is int32[N]; the four after it, in bytes, are int64[N]. `raw_sizes`, int32[N, 2] as height and width, is given
+    where the images are raw pixels. `read` returns the image of a row, once its record is checked, and raises
+    RecordError; `damaged` makes the error of a row out of what is wrong with its record.
+    """
 
-    def __reduce__(self) -> tuple[type["BatchImageError"], tuple[str, str, int]]:  # type: ignore[override]
-        return type(self), (self.what, self.hint, self.position)
+    fds: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    payload_lengths: NDArray[np.int64]
+    encoded_offsets: NDArray[np.int64]
+    encoded_lengths: NDArray[np.int64]
+    raw_sizes: NDArray[np.int32] | None
+    read: Callable[[int], Encoded]
+    damaged: Callable[[int, str], RecordError]
+
+
+@dataclass(frozen=True, eq=False)
+class DecodeRequest:
+    """What is to be made of N images, which lie in shards or in memory.
+
+    `out`, uint8[N, S, S, 3], RGB, gets of each image its box in `crops`, int32[N, 4] as left, top, right, bottom,
+    resized to S × S and mirrored where `flips`, bool[N], says so. `antialias` resizes by a triangle filter as wide as
+    the reduction; without it four pixels are blended at each output pixel's centre. `to_end` decodes each image to its
+    last row, as Pillow does anyway, so that damage below its box is found too.
+    """
+
+    images: Records | Sequence[Encoded]
+    crops: NDArray[np.int32]
+    flips: NDArray[np.bool_]
+    antialias: bool
+    out: NDArray[np.uint8]
+    to_end: bool = False
+
+    def read(self, row: int) -> Encoded:
+        """Return the image of a row. Raises RecordError."""
+        return self.images.read(row) if isinstance(self.images, Records) else self.images[row]
+
+    def alone(self, row: int) -> "DecodeRequest":
+        """Return the request for one image, read into memory. Raises RecordError."""
+        one = slice(row, row + 1)
+        return replace(self, images=[self.read(row)], crops=self.crops[one], flips=self.flips[one], out=self.out[one])
 
 
 class Decoder(Protocol):
@@ -42,22 +78,12 @@ class Decoder(Protocol):
     fallbacks: int  # images so far that it left to another decoder
     stages: NDArray[np.int64]  # nanoseconds so far, in the proportion in which STAGES took the batches' time
 
-    def decode(
-        self,
-        encoded: Sequence[Encoded],
-        crops: NDArray[np.int32],
-        flips: NDArray[np.bool_],
-        antialias: bool,
-        out: NDArray[np.uint8],
-        to_end: bool = False,
-    ) -> None:
-        """Fill `out`, uint8[N, S, S, 3], RGB: of each of the N images its box in `crops`, int32[N, 4] as left, top,
-        right, bottom, resized to S × S and mirrored where `flips`, bool[N], says so.
+    def load(self, request: DecodeRequest) -> dict[int, DataError]:
+        """Do what is asked for. Returns the errors of the rows whose records or images are bad, lowest row first: a
+        RecordError, or an ImageError where the image cannot be decoded, is cut short, or is smaller than its box. The
+        pixels of such a row are unspecified.
 
-        `antialias` resizes by a triangle filter as wide as the reduction; without it four pixels are blended at each
-        output pixel's centre. `to_end` decodes each image to its last row, as Pillow does anyway, so that damage below
-        its box is found too. Raises BatchImageError for the first (lowest) row that cannot be decoded, is cut short,
-        or is smaller than its box; the other rows of `out` are then unspecified.
+        Raises RecordError where a shard cannot be read, for which no record is to blame, and MemoryError.
         """
         ...
 
@@ -77,61 +103,52 @@ class PillowDecoder:
         self._pool = ThreadPoolExecutor(threads, THREAD_PREFIX) if threads > 1 else None
         self.stages = np.zeros(len(STAGES), np.int64)
 
-    def decode(
-        self,
-        encoded: Sequence[Encoded],
-        crops: NDArray[np.int32],
-        flips: NDArray[np.bool_],
-        antialias: bool,
-        out: NDArray[np.uint8],
-        to_end: bool = False,  # noqa: ARG002 (it always does)
-    ) -> None:
-        batch, began = _Batch(encoded, crops, flips, antialias, out), time.perf_counter_ns()
+    def load(self, request: DecodeRequest) -> dict[int, DataError]:
+        began = time.perf_counter_ns()
+        encoded, failures = _read_all(request)
+        read = time.perf_counter_ns()
+        rows = iter(encoded)  # its steps are atomic: each thread takes the next row until none is left
         if self._pool is None:
-            batch.work()
+            _decode(request, encoded, rows, failures)
         else:
-            workers = [self._pool.submit(batch.work) for _ in range(min(self._threads, len(encoded)))]
+            count = min(self._threads, len(encoded))
+            workers = [self._pool.submit(_decode, request, encoded, rows, failures) for _ in range(count)]
             wait(workers)  # for all: whatever one raises, none is to write to `out` after this call
             for worker in workers:
                 worker.result()
-        self.stages[JPEG] += time.perf_counter_ns() - began
-        if batch.failures:
-            raise min(batch.failures, key=lambda failure: failure.position)
+        self.stages[READ] += read - began
+        self.stages[JPEG] += time.perf_counter_ns() - read
+        return dict(sorted(failures.items()))
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
 
 
-class _Batch:
-    """One batch on its way: each thread takes the next image until none is left or one has failed.
+def _read_all(request: DecodeRequest) -> tuple[dict[int, Encoded], dict[int, DataError]]:
+    """The images by their rows, and the errors of the others."""
+    encoded: dict[int, Encoded] = {}
+    failures: dict[int, DataError] = {}
+    for row in range(len(request.crops)):
+        try:
+            encoded[row] = request.read(row)
+        except RecordError as error:
+            if isinstance(error.__cause__, OSError):  # the disk's fault, not the record's
+                raise
+            failures[row] = error
+    return encoded, failures
 
-    Images are handed out in order and each one begun is ended, so the lowest failing row is the same however many
-    threads there are.
-    """
 
-    def __init__(
-        self,
-        encoded: Sequence[Encoded],
-        crops: NDArray[np.int32],
-        flips: NDArray[np.bool_],
-        antialias: bool,
-        out: NDArray[np.uint8],
-    ) -> None:
-        self.failures: list[BatchImageError] = []
-        self._encoded, self._boxes, self._flips = encoded, crops.tolist(), flips.tolist()
-        self._antialias, self._out = antialias, out
-        self._next = itertools.count()  # its steps are atomic
-
-    def work(self) -> None:
-        while not self.failures and (row := next(self._next)) < len(self._encoded):
-            try:
-                image = open_rgb(self._encoded[row])
-                pixels = np.asarray(_crop_and_resize(image, self._boxes[row], self._out.shape[1], self._antialias))
-            except ImageError as error:
-                self.failures.append(BatchImageError(error.what, error.hint, row))
-                return
-            self._out[row] = pixels[:, ::-1] if self._flips[row] else pixels
+def _decode(
+    request: DecodeRequest, encoded: dict[int, Encoded], rows: Iterator[int], failures: dict[int, DataError]
+) -> None:
+    for row in rows:
+        try:
+            image = _crop_and_resize(open_rgb(encoded[row]), request, row)
+        except ImageError as error:
+            failures[row] = error
+        else:
+            request.out[row] = np.asarray(image)[:, ::-1] if request.flips[row] else np.asarray(image)
 
 
 def open_rgb(encoded: Encoded) -> Image.Image:
@@ -157,15 +174,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _crop_and_resize(image: Image.Image, box: list[int], size: int, antialias: bool) -> Image.Image:
-    left, top, right, bottom = box
+def _crop_and_resize(image: Image.Image, request: DecodeRequest, row: int) -> Image.Image:
+    left, top, right, bottom = request.crops[row].tolist()
+    size = request.out.shape[1:3]
     if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
         raise ImageError(
             f"an image of {image.width}×{image.height} pixels cannot be cropped to ({left}, {top}, {right}, {bottom})",
-            "the index and the image disagree about its size: check with `imagesprint verify`",
+            OTHER_SIZE_HINT,
         )
     cropped = image.crop((left, top, right, bottom))
-    if antialias:
-        return cropped.resize((size, size), Image.Resampling.BILINEAR)
+    if request.antialias:
+        return cropped.resize(size, Image.Resampling.BILINEAR)
     extent = (0, 0, right - left, bottom - top)
-    return cropped.transform((size, size), Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR)
+    return cropped.transform(size, Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR)

@@ -6,6 +6,7 @@ id, epoch, block (or attempt) and purpose. No draw depends on another, so order,
 matter. Only integer arithmetic, so every processor and every numpy gives the same bits.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 PERMUTATION: Final = 0
 CROP: Final = 1
 FLIP: Final = 2
+FIRST_FREE, LAST = 16, 2**32 - 1  # what a BatchSpec's `draws` are for
 
 # Multipliers and Weyl constants of Philox4x32, table 2 and section 3.3 of the paper; ten rounds pass BigCrush.
 _MULTIPLIER_0 = np.uint64(0xD2511F53)
@@ -75,6 +77,23 @@ def sample_bits(
 def uniform(bits: NDArray[np.uint32]) -> NDArray[np.float64]:
     """float64 in [0, 1), multiples of 2⁻³², of `bits`' shape."""
     return bits.astype(np.float64) * 2.0**-32
+
+
+def sample_floats(
+    seed: int, epochs: NDArray[np.int64] | int, sample_ids: NDArray[np.int64], draws: Sequence[tuple[int, int]]
+) -> NDArray[np.float32]:
+    """float32[N, K] in [0, 1), multiples of 2⁻²⁴: side by side, for each (purpose, count) of `draws`, `count` numbers
+    of each sample in `epochs`. Number j is made of word j % 4 of block j // 4.
+    """
+    floats = np.empty((len(sample_ids), sum(count for _, count in draws)), np.float32)
+    column = 0
+    for purpose, count in draws:
+        for number in range(count):
+            if number % 4 == 0:
+                bits = sample_bits(seed, epochs, sample_ids, number // 4, purpose)
+            floats[:, column] = (bits[number % 4] >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+            column += 1
+    return floats
 
 
 def below(bits: NDArray[np.uint32], n: NDArray[np.int64] | int) -> NDArray[np.int64]:

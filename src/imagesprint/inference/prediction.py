@@ -14,11 +14,11 @@ from torch import Tensor
 
 from imagesprint.checkpoints.weights import TrainedModel, load_model
 from imagesprint.console import Console, Progress
-from imagesprint.errors import CheckpointError, ImageError
+from imagesprint.errors import CheckpointError, DataError, ImageError
 from imagesprint.images.coding import read_size
 from imagesprint.images.crops import evaluation_crops
 from imagesprint.images.decoders import open_decoder
-from imagesprint.images.decoding import BatchImageError
+from imagesprint.images.decoding import DecodeRequest
 from imagesprint.loading.ring import Ring
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.runs.ranks import open_ranks
@@ -35,7 +35,7 @@ class ImageReader:
         self._resize = recipe.eval_resize
         self._decoder = open_decoder(threads or len(os.sched_getaffinity(0)))
 
-    def decode(self, encoded: Sequence[bytes]) -> tuple[NDArray[np.uint8], dict[int, ImageError]]:
+    def decode(self, encoded: Sequence[bytes]) -> tuple[NDArray[np.uint8], dict[int, DataError]]:
         """Return the pixels, uint8 [N, S, S, 3], of N image files, and the errors of the rows that are none.
 
         The pixels of such a row are unspecified.
@@ -43,23 +43,8 @@ class ImageReader:
         pixels = np.zeros((len(encoded), self.image_size, self.image_size, 3), np.uint8)
         sizes, failures = _sizes(encoded)
         crops = evaluation_crops(sizes, self._resize, self.image_size)
-        if not failures:
-            try:
-                self._decode(encoded, crops, pixels)
-                return pixels, failures
-            except BatchImageError:
-                pass  # it names the first only: see which they are one by one
-        for row in range(len(encoded)):
-            one = slice(row, row + 1)
-            if row not in failures:
-                try:
-                    self._decode(encoded[one], crops[one], pixels[one])
-                except BatchImageError as error:
-                    failures[row] = error
-        return pixels, failures
-
-    def _decode(self, encoded: Sequence[bytes], crops: NDArray[np.int32], out: NDArray[np.uint8]) -> None:
-        self._decoder.decode(encoded, crops, np.zeros(len(encoded), np.bool_), True, out, to_end=True)
+        request = DecodeRequest(encoded, crops, np.zeros(len(encoded), np.bool_), True, pixels, to_end=True)
+        return pixels, self._decoder.load(request) | failures
 
     def close(self) -> None:
         """End the threads; a second call does nothing."""
@@ -74,9 +59,9 @@ class ImageReader:
         self.close()
 
 
-def _sizes(encoded: Sequence[bytes]) -> tuple[NDArray[np.int64], dict[int, ImageError]]:
+def _sizes(encoded: Sequence[bytes]) -> tuple[NDArray[np.int64], dict[int, DataError]]:
     """Height and width of each image, int64 [N, 2]; 1 × 1 where there is an error."""
-    sizes, failures = np.ones((len(encoded), 2), np.int64), {}
+    sizes, failures = np.ones((len(encoded), 2), np.int64), dict[int, DataError]()
     for row, data in enumerate(encoded):
         try:
             sizes[row] = read_size(data)

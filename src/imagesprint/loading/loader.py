@@ -1,4 +1,4 @@
-"""From a prepared dataset to batches: which records each holds, their crops, and the loaders that yield them."""
+"""The loaders: passes over a prepared dataset, batch by batch, for training and for evaluation."""
 
 import itertools
 import os
@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,110 +17,15 @@ from numpy.typing import NDArray
 from imagesprint.errors import RankError, RecordError, UsageError
 from imagesprint.images.crops import draw_training_crops, evaluation_crops
 from imagesprint.images.decoders import open_decoder
-from imagesprint.images.decoding import STAGES, Decoder
-from imagesprint.images.draws import permutations
+from imagesprint.images.decoding import STAGES
+from imagesprint.images.draws import sample_floats
 from imagesprint.loading.batch import Batch, Buffer, Filled, Load
 from imagesprint.loading.ring import Ring
+from imagesprint.loading.sampling import DRAWN_TOGETHER, BatchSpec, Course, Sampler, batch_specs
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.recipes.validation import check_world_size, validate
 from imagesprint.records.dataset import Dataset, Root, open_root
-
-DRAWN_TOGETHER: Final = 4096  # samples: 0.1 ms for each 256 of them, which drawn alone take 0.6 (AMD EPYC)
-
-
-class Sampler:
-    """The order of the samples under `schedule`: batch i of epoch e is the i-th slice of the epoch's permutation."""
-
-    def __init__(self, schedule: Schedule, seed: int) -> None:
-        self._schedule = schedule
-        self._seed = seed
-        self._epochs = range(0)
-        self._orders: NDArray[np.int64] = np.empty((0, 0), np.int64)
-
-    def micro_batch(self, step: int, index: int) -> NDArray[np.int64]:
-        """The sample ids, int64[M], of micro-batch `index` of `step`. IndexError where there is no such one."""
-        order, start = self._place(step, index)
-        return order[start : start + self._schedule.phase(step).micro_batch]
-
-    def batch(self, step: int) -> NDArray[np.int64]:
-        """The sample ids, int64[N], of all micro-batches of `step`. IndexError where there is no such step."""
-        order, start = self._place(step, 0)
-        return order[start : start + self._schedule.phase(step).batch_size]
-
-    def following(self, step: int, index: int, row: int) -> Iterator[int]:
-        """The sample ids behind `row` of that micro-batch in the epoch's order, and from its start again, each once."""
-        order, start = self._place(step, index)
-        for place in range(start + row + 1, start + row + len(order)):
-            yield int(order[place % len(order)])
-
-    def _place(self, step: int, index: int) -> tuple[NDArray[np.int64], int]:
-        """The order of the step's epoch, and where in it the micro-batch begins."""
-        position, phase = self._schedule.position(step), self._schedule.phase(step)
-        if not 0 <= index < phase.micro_batches:
-            raise IndexError(f"micro-batch {index} of {phase.micro_batches}")
-        if position.epoch not in self._epochs:
-            together = max(1, DRAWN_TOGETHER // self._schedule.num_train)
-            self._epochs = range(position.epoch, position.epoch + together)
-            self._orders = permutations(self._schedule.num_train, self._seed, self._epochs)
-        order = self._orders[position.epoch - self._epochs.start]
-        return order, position.batch * position.batch_size + index * phase.micro_batch
-
-
-class TrainingLoads:
-    """The loads of micro-batches rank, rank + world_size, … of each of `steps`; `datasets` holds that of each phase."""
-
-    def __init__(
-        self, recipe: Recipe, schedule: Schedule, datasets: Sequence[Dataset], steps: range, ranks: tuple[int, int]
-    ) -> None:
-        self._recipe = recipe
-        self._schedule = schedule
-        self._datasets = datasets
-        self._steps = steps
-        self._ranks = ranks
-        self._sampler = Sampler(schedule, recipe.seed)
-
-    def __iter__(self) -> Iterator[Load]:
-        for steps in self._blocks():
-            yield from self._of_block(steps)
-
-    def _blocks(self) -> Iterator[range]:
-        """The steps in runs within one phase: of DRAWN_TOGETHER samples of this rank, or of one step."""
-        start = self._steps.start
-        while start < self._steps.stop:
-            index = self._schedule.phase_index(start)
-            count = max(1, DRAWN_TOGETHER * self._ranks[1] // self._recipe.phases[index].batch_size)
-            stop = min(start + count, self._schedule.bounds[index][1], self._steps.stop)
-            yield range(start, stop)
-            start = stop
-
-    def _of_block(self, steps: range) -> Iterator[Load]:
-        (rank, world_size), phase = self._ranks, self._schedule.phase(steps.start)
-        indices = range(rank, phase.micro_batches, world_size)
-        places = list(itertools.product(steps, indices))
-        epochs = np.repeat([self._schedule.position(step).epoch for step in steps], len(indices) * phase.micro_batch)
-        ids = np.concatenate([self._sampler.micro_batch(*place) for place in places])
-        together = self._draw(steps.start, epochs, ids)
-        for number, (step, index) in enumerate(places):
-            if self._recipe.bad_records == "substitute":
-                more: dict[str, Any] = {"stand_ins": partial(self._stand_ins, step, index)}
-            else:
-                more = {"advice": "; or pass over bad records: --set bad_records=substitute"}
-            yield together.part(number * phase.micro_batch, phase.micro_batch, step=step, **more)
-
-    def _draw(self, step: int, epochs: NDArray[np.int64] | int, ids: NDArray[np.int64]) -> Load:
-        """One load of the samples `ids` in `epochs`, all of the phase of `step`."""
-        phase = self._schedule.phase(step)
-        dataset = self._datasets[self._schedule.phase_index(step)]
-        with_boxes = self._recipe.crop == "distorted_bbox"
-        boxes = [dataset.boxes(sample_id) for sample_id in ids.tolist()] if with_boxes else None
-        crops, flips = draw_training_crops(self._recipe, phase, dataset.sizes[ids], boxes, epochs, ids)
-        return Load(dataset, ids, crops, flips, self._recipe.antialias, len(ids), phase.image_size, step)
-
-    def _stand_ins(self, step: int, index: int, row: int) -> Iterator[Load]:
-        for sample_id in self._sampler.following(step, index, row):
-            yield self._draw(step, self._schedule.position(step).epoch, np.array([sample_id]))
-
 
 AHEAD: Final = 2  # batches ready before they are asked for: one hides the decoding, the second its unevenness
 
@@ -153,15 +58,18 @@ class _BatchLoader(ABC):
         """The batches of a pass, in order."""
 
     @abstractmethod
-    def _largest(self) -> tuple[int, int]:
-        """The most rows and the most pixel values that a batch of the pass has."""
+    def __len__(self) -> int:
+        """How many batches a pass yields."""
+
+    @abstractmethod
+    def _largest(self) -> tuple[int, int, int]:
+        """The most rows, pixel values and draws a row that a batch of the pass has."""
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
-        rows, values = self._largest()
-        buffers = [Buffer(rows, values, self._pin) for _ in range(AHEAD + 1)]
+        buffers = [Buffer(*self._largest(), self._pin) for _ in range(AHEAD + 1)]
         decoder = open_decoder(self._threads or len(os.sched_getaffinity(0)))
-        ring = self._ring = Ring(self.loads(), buffers, partial(_fill, decoder), decoder.close)
+        ring = self._ring = Ring(self.loads(), buffers, lambda load, buffer: buffer.fill(load, decoder), decoder.close)
         try:
             while True:
                 start = time.perf_counter()
@@ -200,25 +108,27 @@ class _BatchLoader(ABC):
 
 
 class Loader(_BatchLoader):
-    """The training batches of a recipe: one micro-batch each, those of rank `rank` among `world_size`.
+    """Training batches, those of rank `rank` among `world_size`.
 
-    For each step in [start_step, end_step) (by default all of the schedule) it yields micro-batches rank,
-    rank + world_size, … as `Batch`; together the ranks' batches are the same stream whatever their number, the
-    threads, and the step it starts at. Augmentation is the recipe's. Where its `bad_records` is "substitute", the next
-    sound sample of the epoch's order stands in for one that is bad, with a crop of its own; `bad_records` counts.
+    `spec` says what they are: a BatchSpec, several that follow one another, a Recipe for its phases, or a single Phase,
+    which stands for a recipe of defaults around it, from step 0 on. For each step in [start_step, end_step) (by default
+    all) it yields micro-batches rank, rank + world_size, … as `Batch`; together the ranks' batches are the same stream
+    whatever their number, the threads, and the step it starts at. `len` is how many this rank's are. Where
+    `bad_records` is "substitute", the next sound sample of the epoch's order stands in for one that is bad, with crop
+    and draws of its own; `bad_records` counts.
 
-    `source` is a prepared ROOT (or its path), of which each phase reads the variant it names or else the nearest
-    (`notes` then says so), or one dataset for all phases. A single `Phase` stands for a recipe of defaults around it,
-    from step 0 on. `pin` puts the batches into pinned memory.
+    `source` is a prepared ROOT (or its path), of which each spec reads the variant it names or else the nearest
+    (`notes` then says so), or one dataset for all. `pin` puts the batches into pinned memory.
 
-    Raises RankError for ranks that cannot share the micro-batches evenly, RecipeError for a recipe that does not fit
-    the data, UsageError for steps that it does not have; while iterating RecordError or ImageError for damaged data.
+    Raises RankError for ranks that cannot share the micro-batches evenly, UsageError for specs that do not fit
+    (RecipeError where a recipe made them) and steps that there are not; while iterating RecordError or ImageError for
+    damaged data.
     """
 
     def __init__(
         self,
         source: Root | Dataset | str | Path,
-        recipe: Recipe | Phase,
+        spec: BatchSpec | Sequence[BatchSpec] | Recipe | Phase,
         rank: int = 0,
         world_size: int = 1,
         start_step: int = 0,
@@ -228,32 +138,43 @@ class Loader(_BatchLoader):
         pin: bool = False,
     ) -> None:
         super().__init__(threads, pin)
-        self.recipe = _recipe_of(recipe) if isinstance(recipe, Phase) else recipe
-        validate(self.recipe)
-        check_world_size(self.recipe, world_size)
+        recipe = _recipe_of(spec) if isinstance(spec, Phase) else spec
+        if isinstance(recipe, Recipe):
+            validate(recipe)
+            check_world_size(recipe, world_size)
+            self.specs = batch_specs(recipe, recipe.draws)
+        else:
+            specs = [recipe] if isinstance(recipe, BatchSpec) else recipe
+            self.specs = tuple(each.shared_by(world_size) for each in specs)
+            if len(seeds := {each.seed for each in specs}) != 1:
+                raise UsageError(f"{len(specs)} specs with the seeds {sorted(seeds)}", "give specs of one seed")
         _check_rank(rank, world_size)
         self.notes: list[str] = []
         self._datasets = self._open(open_root(source) if isinstance(source, str | Path) else source)
-        self.schedule = Schedule(self.recipe, len(self._datasets[0]))
-        end_step = self.schedule.total_steps if end_step is None else end_step
-        if not 0 <= start_step <= end_step <= self.schedule.total_steps:
+        num_train = len(self._datasets[0])
+        if isinstance(recipe, Recipe):
+            Schedule(recipe, num_train)  # raises the error that names the phase whose batch is too large
+        self._course = Course(self.specs, num_train)
+        total = self._course.total_steps
+        end_step = total if end_step is None else end_step
+        if not 0 <= start_step <= end_step <= total:
             raise UsageError(
-                f"steps {start_step}..{end_step} are not among the schedule's 0..{self.schedule.total_steps}",
+                f"steps {start_step}..{end_step} are not among the schedule's 0..{total}",
                 "choose start_step and end_step within it",
             )
         self._steps = range(start_step, end_step)
-        self._ranks = (rank, world_size)
+        self._rank, self._world_size = rank, world_size
 
     def _open(self, source: Root | Dataset) -> list[Dataset]:
-        """The dataset of each phase."""
+        """The dataset of each spec."""
         if isinstance(source, Dataset):
-            return [source] * len(self.recipe.phases)
+            return [source] * len(self.specs)
         opened: dict[str, Dataset] = {}
         datasets: list[Dataset] = []
-        for phase in self.recipe.phases:
-            variant = source.nearest(phase.source)
-            note = f"{source.path} has no variant {phase.source}: {variant} is used instead"
-            if variant != phase.source and note not in self.notes:
+        for spec in self.specs:
+            variant = source.nearest(spec.source)
+            note = f"{source.path} has no variant {spec.source}: {variant} is used instead"
+            if variant != spec.source and note not in self.notes:
                 self.notes.append(note)
             if variant not in opened:
                 opened[variant] = source.dataset(variant, "train")
@@ -266,14 +187,64 @@ class Loader(_BatchLoader):
             )
         return datasets
 
-    def _largest(self) -> tuple[int, int]:
-        with_bounds = zip(self.recipe.phases, self.schedule.bounds, strict=True)
-        phases = [phase for phase, (a, b) in with_bounds if a < self._steps.stop and b > self._steps.start]
-        rows = max((phase.micro_batch for phase in phases), default=0)
-        return rows, max((phase.micro_batch * phase.image_size**2 * 3 for phase in phases), default=0)
+    def _runs(self) -> list[tuple[BatchSpec, range]]:
+        """The specs of this pass, each with its steps."""
+        first, stop = self._steps.start, self._steps.stop
+        runs = zip(self.specs, self._course.bounds, strict=True)
+        return [(spec, range(max(a, first), min(b, stop))) for spec, (a, b) in runs if a < stop and b > first]
+
+    def __len__(self) -> int:
+        return sum(len(steps) * spec.micro_batches for spec, steps in self._runs()) // self._world_size
+
+    def _largest(self) -> tuple[int, int, int]:
+        sizes = [
+            (spec.micro_batch, spec.micro_batch * spec.image_size**2 * 3, spec.num_draws) for spec, _ in self._runs()
+        ]
+        rows, values, draws = zip(*sizes, strict=True) if sizes else ((0,), (0,), (0,))
+        return max(rows), max(values), max(draws)
 
     def loads(self) -> Iterator[Load]:
-        return iter(TrainingLoads(self.recipe, self.schedule, self._datasets, self._steps, self._ranks))
+        sampler = Sampler(self._course, self.specs[0].seed)
+        for spec, steps in self._runs():
+            count = max(1, DRAWN_TOGETHER * self._world_size // spec.batch_size)
+            for start in range(steps.start, steps.stop, count):
+                yield from self._drawn_together(sampler, range(start, min(start + count, steps.stop)))
+
+    def _drawn_together(self, sampler: Sampler, steps: range) -> Iterator[Load]:
+        """The loads of `steps`, which are of one spec."""
+        spec = self._course.phase(steps.start)
+        indices = range(self._rank, spec.micro_batches, self._world_size)
+        places = list(itertools.product(steps, indices))
+        epochs = np.repeat([self._course.position(step).epoch for step in steps], len(indices) * spec.micro_batch)
+        ids = np.concatenate([sampler.micro_batch(*place) for place in places])
+        together = self._draw(steps.start, epochs, ids)
+        for number, (step, index) in enumerate(places):
+            stand_ins = partial(self._stand_ins, sampler, step, index) if spec.bad_records == "substitute" else None
+            start, advice = number * spec.micro_batch, _SUBSTITUTE
+            yield together.part(start, spec.micro_batch, step=step, stand_ins=stand_ins, advice=advice)
+
+    def _draw(self, step: int, epochs: NDArray[np.int64] | int, ids: NDArray[np.int64]) -> Load:
+        """One load of the samples `ids` in `epochs`, all of the spec of `step`."""
+        spec = self._course.phase(step)
+        dataset = self._datasets[self._course.phase_index(step)]
+        with_boxes = spec.crop.kind == "distorted_bbox"
+        boxes = [dataset.boxes(sample_id) for sample_id in ids.tolist()] if with_boxes else None
+        crops, flips = draw_training_crops(spec.crop, spec.seed, dataset.sizes[ids], boxes, epochs, ids)
+        draws = sample_floats(spec.seed, epochs, ids, spec.draws)
+        return Load(dataset, ids, crops, flips, draws, spec.crop.antialias, len(ids), spec.image_size, step)
+
+    def _stand_ins(self, sampler: Sampler, step: int, index: int, row: int) -> Iterator[Load]:
+        for sample_id in sampler.following(step, index, row):
+            yield self._draw(step, self._course.position(step).epoch, np.array([sample_id]))
+
+
+_SUBSTITUTE: Final = '; or pass over bad records: --set bad_records=substitute, in a BatchSpec bad_records="substitute"'
+
+
+def _recipe_of(phase: Phase) -> Recipe:
+    """A recipe of this phase alone, from step 0 on, with the defaults of `Recipe`."""
+    shifted = [None if bounds is None else (0, bounds[1] - bounds[0]) for bounds in (phase.epochs, phase.steps)]
+    return Recipe(name="one-phase", phases=(replace(phase, epochs=shifted[0], steps=shifted[1]),))
 
 
 class EvaluationLoader(_BatchLoader):
@@ -302,30 +273,31 @@ class EvaluationLoader(_BatchLoader):
         self._image_size = image_size
         self._resize = resize
         self._batch_size = batch_size
-        self._ranks = (rank, world_size)
+        self._numbers = range(rank, -(-len(dataset) // batch_size), world_size)
 
-    def _largest(self) -> tuple[int, int]:
-        return self._batch_size, self._batch_size * self._image_size**2 * 3
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def _largest(self) -> tuple[int, int, int]:
+        return self._batch_size, self._batch_size * self._image_size**2 * 3, 0
 
     def loads(self) -> Iterator[Load]:
-        rank, world_size = self._ranks
-        num_batches = -(-len(self._dataset) // self._batch_size)
-        for number in range(rank, num_batches, world_size):
+        for number in self._numbers:
             start = number * self._batch_size
             ids = np.arange(start, min(start + self._batch_size, len(self._dataset)))
             crops = evaluation_crops(self._dataset.sizes[ids], self._resize, self._image_size)
-            flips = np.zeros(len(ids), np.bool_)
-            yield Load(self._dataset, ids, crops, flips, True, self._batch_size, self._image_size, number, to_end=True)
-
-
-def _fill(decoder: Decoder, load: Load, buffer: Buffer) -> Filled:
-    return buffer.fill(load, decoder)
-
-
-def _recipe_of(phase: Phase) -> Recipe:
-    """A recipe of this phase alone, from step 0 on, with the defaults of `Recipe`."""
-    shifted = [None if bounds is None else (0, bounds[1] - bounds[0]) for bounds in (phase.epochs, phase.steps)]
-    return Recipe(name="one-phase", phases=(replace(phase, epochs=shifted[0], steps=shifted[1]),))
+            yield Load(
+                dataset=self._dataset,
+                sample_ids=ids,
+                crops=crops,
+                flips=np.zeros(len(ids), np.bool_),
+                draws=np.empty((len(ids), 0), np.float32),
+                antialias=True,
+                rows=self._batch_size,
+                image_size=self._image_size,
+                step=number,
+                to_end=True,
+            )
 
 
 def _check_rank(rank: int, world_size: int) -> None:

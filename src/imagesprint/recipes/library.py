@@ -61,7 +61,7 @@ def builtin_notes(name: str) -> str:
 def load_recipe(name_or_path: str | Path) -> Recipe:
     """The validated built-in recipe of that name, or the one in that .toml file.
 
-    RecipeError where there is neither, or the file holds no sound recipe.
+    Raises RecipeError where there is neither, or the file holds no sound recipe.
     """
     name = str(name_or_path)
     if name in _BUILTIN and not isinstance(name_or_path, Path):

@@ -16,11 +16,12 @@ from imagesprint.errors import RecipeError
 class Phase:
     """One row of the table: a half-open range of epochs (or of steps) with all that holds in it.
 
-    Exactly one of `epochs` and `steps` is given. `lr` is the rate at the range's start and the one it runs
-    towards. `batch_size` is global: the images of one optimizer step on all ranks together; `micro_batch` of
-    them pass through the network, and share batch-norm statistics, at once. `source` names the variant of the
-    data to read (`full` or the shorter side in pixels), `min_area` the least share of the image a crop covers.
-    `micro_batch` may be 0, written auto: `train` then puts the largest that fits into memory in its place.
+    Exactly one of `epochs` and `steps` is given. `lr` is the rate at the range's start and the one it runs towards, by
+    `method`: "linear", "exponential", "cosine", or "constant", where both are the same. `batch_size` is global: the
+    images of one optimizer step on all ranks together; `micro_batch` of them pass through the network, and share
+    batch-norm statistics, at once. `source` names the variant of the data to read (`full` or the shorter side in
+    pixels), `min_area` the least share of the image a crop covers. `micro_batch` may be 0, written auto: `train` then
+    puts the largest that fits into memory in its place.
     """
 
     epochs: tuple[int, int] | None

@@ -6,9 +6,10 @@ epoch that was cut short counts as one.
 """
 
 import bisect
+import itertools
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from imagesprint.errors import RecipeError
 from imagesprint.recipes.recipe import Phase, Recipe
@@ -44,29 +45,35 @@ class _Segment(NamedTuple):
     batch_size: int
 
 
-class Schedule:
-    """What a validated recipe does at each step on `num_train` training images.
+class Stretch(Protocol):
+    """What a Phase and a loader's BatchSpec have in common: how the images of a step are shared out."""
 
-    `bounds` holds each phase's [start, end) in steps. RecipeError names a phase whose batch is larger than
-    the training set. A step outside the stated range is an IndexError.
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def micro_batch(self) -> int: ...
+
+    @property
+    def micro_batches(self) -> int: ...
+
+
+PhaseT = TypeVar("PhaseT", bound=Stretch, covariant=True)
+
+
+class Timeline(Generic[PhaseT]):
+    """Which batch of which epoch each step trains on: `phases` one after another, of so many `steps` each.
+
+    `bounds` holds each phase's [start, end) in steps. A step outside the stated range is an IndexError.
     """
 
-    def __init__(self, recipe: Recipe, num_train: int) -> None:
+    def __init__(self, phases: Sequence[PhaseT], steps: Sequence[int], num_train: int) -> None:
         self.num_train = num_train
-        self._phases = recipe.phases
-        bounds: list[tuple[int, int]] = []
-        for index, phase in enumerate(recipe.phases):
-            if phase.batch_size > num_train:
-                raise RecipeError(
-                    f"phases.{index}: batch_size {phase.batch_size} is more than the {num_train} training images",
-                    f"set phases.{index}.batch_size and phases.{index}.micro_batch to fit",
-                )
-            start = bounds[-1][1] if bounds else 0
-            bounds.append((start, start + _num_steps(phase, num_train)))
-        self.bounds = tuple(bounds)
-        self.total_steps = bounds[-1][1]
-        self._ends = [end for _, end in bounds]
-        self._segments = _segments(recipe.phases, self.bounds, num_train)
+        self._phases = phases
+        self._ends = list(itertools.accumulate(steps))
+        self.bounds = tuple(zip([0, *self._ends], self._ends, strict=False))
+        self.total_steps = self._ends[-1]
+        self._segments = _segments([phase.batch_size for phase in phases], self.bounds, num_train)
         self._segment_ends = [segment.end for segment in self._segments]
 
     def phase_index(self, step: int) -> int:
@@ -74,15 +81,9 @@ class Schedule:
         self._check(step, self.total_steps - 1)
         return bisect.bisect_right(self._ends, step)
 
-    def phase(self, step: int) -> Phase:
+    def phase(self, step: int) -> PhaseT:
         """The phase that holds at `step`, in [0, total_steps)."""
         return self._phases[self.phase_index(step)]
-
-    def lr(self, step: int) -> float:
-        """The learning rate of `step`, in [0, total_steps)."""
-        index = self.phase_index(step)
-        start, end = self.bounds[index]
-        return _lr(self._phases[index], (step - start) / (end - start))
 
     def position(self, step: int) -> Position:
         """The batch that `step`, in [0, total_steps), trains on."""
@@ -111,16 +112,38 @@ class Schedule:
             yield from range(segment.start + segment.batches_in_epoch, segment.end, segment.batches_in_epoch)
             yield segment.end
 
+    def _check(self, step: int, last: int) -> None:
+        if not 0 <= step <= last:
+            raise IndexError(f"step {step} is not in 0..{last}")
+
+
+class Schedule(Timeline[Phase]):
+    """What a validated recipe does at each step on `num_train` training images.
+
+    RecipeError names a phase whose batch is larger than the training set.
+    """
+
+    def __init__(self, recipe: Recipe, num_train: int) -> None:
+        for index, phase in enumerate(recipe.phases):
+            if phase.batch_size > num_train:
+                raise RecipeError(
+                    f"phases.{index}: batch_size {phase.batch_size} is more than the {num_train} training images",
+                    f"set phases.{index}.batch_size and phases.{index}.micro_batch to fit",
+                )
+        super().__init__(recipe.phases, [_num_steps(phase, num_train) for phase in recipe.phases], num_train)
+
+    def lr(self, step: int) -> float:
+        """The learning rate of `step`, in [0, total_steps)."""
+        index = self.phase_index(step)
+        start, end = self.bounds[index]
+        return _lr(self._phases[index], (step - start) / (end - start))
+
     def table(self) -> Iterator[Row]:
         """One row a step, in order."""
         for index, (phase, (start, end)) in enumerate(zip(self._phases, self.bounds, strict=True)):
             for step in range(start, end):
                 lr = _lr(phase, (step - start) / (end - start))
                 yield Row(step, self.position(step).epoch, index, lr, phase.batch_size, phase.image_size)
-
-    def _check(self, step: int, last: int) -> None:
-        if not 0 <= step <= last:
-            raise IndexError(f"step {step} is not in 0..{last}")
 
 
 def _num_steps(phase: Phase, num_train: int) -> int:
@@ -130,17 +153,17 @@ def _num_steps(phase: Phase, num_train: int) -> int:
     return (phase.epochs[1] - phase.epochs[0]) * (num_train // phase.batch_size)
 
 
-def _segments(phases: tuple[Phase, ...], bounds: tuple[tuple[int, int], ...], num_train: int) -> list[_Segment]:
+def _segments(batch_sizes: list[int], bounds: Sequence[tuple[int, int]], num_train: int) -> list[_Segment]:
     segments: list[_Segment] = []
-    for phase, (start, end) in zip(phases, bounds, strict=True):
-        if segments and segments[-1].batch_size == phase.batch_size:
+    for batch_size, (start, end) in zip(batch_sizes, bounds, strict=True):
+        if segments and segments[-1].batch_size == batch_size:
             segments[-1] = segments[-1]._replace(end=end)
             continue
         first_epoch = 0
         if segments:
             last = segments[-1]
             first_epoch = last.first_epoch + math.ceil((last.end - last.start) / last.batches_in_epoch)
-        segments.append(_Segment(start, end, first_epoch, num_train // phase.batch_size, phase.batch_size))
+        segments.append(_Segment(start, end, first_epoch, num_train // batch_size, batch_size))
     return segments
 
 

@@ -88,8 +88,10 @@ def open_dataset(root: str | Path, variant: str, split: str) -> "Dataset":
 
 
 class Root:
-    """A prepared ROOT. `variants` names them, the largest first; `classes` are the names of the classes, in order, and
-    `class_texts` the words that describe them.
+    """A prepared ROOT, which lies at `path`.
+
+    `variants` are the names of its variants, the largest first; `classes` are those of the classes in the order of
+    their labels, and `class_texts` the words that describe them.
     """
 
     def __init__(self, path: Path, variants: tuple[str, ...]) -> None:

@@ -14,7 +14,9 @@ from torch import Tensor
 from imagesprint.console import Console
 from imagesprint.errors import RunError
 from imagesprint.images.decoding import STAGES
-from imagesprint.loading.loader import Loader, Sampler
+from imagesprint.loading.loader import Loader
+from imagesprint.loading.sampling import Sampler
+from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.runs.ranks import Ranks
 from imagesprint.runs.rows import MetricsRow, RankSeconds, StageSeconds
@@ -121,7 +123,7 @@ class BadRecords:
 
     def count(self) -> int:
         """Return how many there were on all ranks since the last call; warns of the first of the command."""
-        if self._loader.recipe.bad_records == "stop":
+        if all(spec.bad_records == "stop" for spec in self._loader.specs):
             return 0
         counts = self._ranks.gather(self._loader.bad_records - self._counted)
         self._counted = self._loader.bad_records
@@ -208,13 +210,13 @@ def _rounded(seconds: Iterable[float]) -> tuple[float, ...]:
 class Meter:
     """Gathers the sums of steps and the time they took."""
 
-    def __init__(self, schedule: Schedule, loader: Loader, ranks: Ranks, stages: StageTimes) -> None:
+    def __init__(self, recipe: Recipe, schedule: Schedule, loader: Loader, ranks: Ranks, stages: StageTimes) -> None:
         self._schedule = schedule
         self._loader = loader
         self._ranks = ranks
         self._stages = stages
-        self._guard = LossGuard(schedule, loader.recipe.seed)
-        self._counts_overflows = loader.recipe.precision == "fp16"
+        self._guard = LossGuard(schedule, recipe.seed)
+        self._counts_overflows = recipe.precision == "fp16"
         self._sums = torch.zeros(len(METRICS), dtype=torch.float64, device=ranks.device)
         self._losses = torch.zeros(LOG_EVERY, dtype=torch.float64, device=ranks.device)  # of each step of the window
         self._overflows = torch.zeros(1, dtype=torch.float64, device=ranks.device)

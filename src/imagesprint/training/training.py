@@ -170,7 +170,7 @@ def _loop(
         recorder.compiled(*_compile(step, state, cadence, ranks))
         batches, vote = on_device(iter(loader), device), StopVote(ranks, signals)
         stages = StageTimes(loader, batches, step, ranks)
-        meter = Meter(schedule, loader, ranks, stages)
+        meter = Meter(state.recipe, schedule, loader, ranks, stages)
         bad_records = BadRecords(loader, ranks, recorder.console)
         recorder.time.begin()
         while state.step < cadence.until:

@@ -16,6 +16,7 @@ from imagesprint.checkpoints.format import read_training_checkpoint
 from imagesprint.errors import CheckpointError
 from imagesprint.images.draws import sample_floats
 from imagesprint.loading.batch import Batch
+from imagesprint.loading.loader import Loader
 from imagesprint.model import resnet
 from imagesprint.recipes.recipe import LOSS_NAMES, OPTIMIZER_NAMES, TRANSFORM_DRAWS, Phase, Recipe, TransformDraws
 from imagesprint.recipes.serialization import to_toml
@@ -177,6 +178,15 @@ def test_a_step_counts_what_is_right_by_the_labels_and_the_loss_by_the_mixed_tar
         right += int((logits.argmax(1) == batch.labels).sum())
     assert loss == pytest.approx(expected, rel=1e-12)
     assert (correct1, images) == (right, 16)
+
+
+@pytest.mark.usefixtures("registered")
+def test_the_loader_makes_the_draws_that_the_recipe_takes(photo_root: Path, tiny_recipe: Recipe) -> None:
+    recipe = replace(tiny_recipe, augment=RECIPE.augment)
+    with Loader(photo_root, recipe, threads=1, end_step=1) as loader:
+        for batch in loader:
+            drawn = sample_floats(recipe.seed, 0, batch.sample_ids.numpy(), ((17, 2), (16, 1)))
+            assert batch.draws.tolist() == drawn.tolist()
 
 
 def test_without_transforms_images_and_labels_are_left_alone() -> None:

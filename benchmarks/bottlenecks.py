@@ -32,7 +32,7 @@ import torch
 from photos import make_root
 
 from imagesprint.cli.main import main as imagesprint_main
-from imagesprint.diagnosis.limits import diagnose_run
+from imagesprint.diagnosis.doctor import diagnose_run
 from imagesprint.diagnosis.machine import processor, versions
 from imagesprint.loading.batch import Batch
 from imagesprint.recipes.recipe import Phase, Recipe
@@ -196,8 +196,8 @@ def train(place: Place, conditions: Conditions) -> Outcome:
         if launcher.wait() != 0:
             raise SystemExit(f"train ended with {launcher.returncode}: {words}")
         found = diagnose_run(run, None)
-    (phase,) = found["phases"]
-    return Outcome([limit["name"] for limit in phase["limits"]], phase["images_per_second"])
+    (phase,) = found.phases
+    return Outcome([limit.name for limit in phase.limits], phase.images_per_second)
 
 
 def hold_back(launcher: subprocess.Popen[bytes], run: Path, share: float) -> None:

@@ -8,7 +8,7 @@ given again, until the run is done. Strikes are spent on one run after another. 
 in Markdown. Exits 3 where a promise is broken; the run is kept then.
 
 Run directories lie on a tmpfs of 64 MB where this process may mount one (`disk full` fills it; elsewhere it is a limit
-on the size of rank 0's files). The clock is set wrong by a library that is preloaded: it needs gcc.
+on the size of rank 0's files). The clock is set wrong by `chaos_clock.c`, preloaded: it needs gcc.
 """
 
 import argparse
@@ -35,43 +35,6 @@ TMPFS_BYTES = 64 << 20
 RANK_TIMEOUT = 5  # seconds: --rank-timeout
 PATIENCE = 90  # seconds for a command to end once it was struck
 STARTING = 0.15  # the share of strikes that come while the command starts
-CLOCK = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdlib.h>
-#include <sys/time.h>
-#include <time.h>
-static int real(clockid_t id, struct timespec *t) {
-  static int (*get)(clockid_t, struct timespec *);
-  if (!get) get = dlsym(RTLD_NEXT, "clock_gettime");
-  return get(id, t);
-}
-static time_t shift(void) {  /* CLOCK_SHIFT seconds, from the third second on the other way */
-  static time_t begun;
-  struct timespec t;
-  real(CLOCK_MONOTONIC, &t);
-  if (!begun) begun = t.tv_sec;
-  const char *text = getenv("CLOCK_SHIFT");
-  return (text ? atol(text) : 0) * (t.tv_sec - begun < 3 ? 1 : -1);
-}
-int clock_gettime(clockid_t id, struct timespec *t) {
-  int result = real(id, t);
-  if (id == CLOCK_REALTIME) t->tv_sec += shift();
-  return result;
-}
-time_t time(time_t *out) {
-  struct timespec t;
-  clock_gettime(CLOCK_REALTIME, &t);
-  if (out) *out = t.tv_sec;
-  return t.tv_sec;
-}
-int gettimeofday(struct timeval *t, void *zone) {
-  struct timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  t->tv_sec = now.tv_sec, t->tv_usec = now.tv_nsec / 1000;
-  return 0;
-}
-"""
 
 
 @dataclass
@@ -315,8 +278,8 @@ def make_place(scratch: Path, images: int) -> Place:
     mount = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_BYTES}", "none", str(runs)]
     mounted = os.geteuid() == 0 and subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode == 0
     clock: Path | None = scratch / "clock.so"
-    build = ["gcc", "-shared", "-fPIC", "-O1", "-x", "c", "-", "-o", str(clock), "-ldl"]
-    if shutil.which("gcc") is None or subprocess.run(build, input=CLOCK, text=True, check=False).returncode:
+    build = ["gcc", "-shared", "-fPIC", "-O1", str(Path(__file__).with_name("chaos_clock.c")), "-o", str(clock), "-ldl"]
+    if shutil.which("gcc") is None or subprocess.run(build, check=False).returncode:
         clock = None
     return Place(scratch, runs, data, clock, mounted)
 

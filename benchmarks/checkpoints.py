@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from photos import make_root
 
-from imagesprint.checkpoints.writing import Keep
+from imagesprint.checkpoints.retention import Retention
 from imagesprint.console import Console
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Phase, Recipe
@@ -78,7 +78,7 @@ def measure(pairs: int, steps: int, image_size: int, batch: int, folder: Path) -
     make_root(folder / "root", IMAGES, image_size * 5 // 4, ("full",))
     clock, every = Clock(), 2 * steps
     options = TrainingOptions(
-        device="cpu", checkpoint_every=every, stop_after=every * (pairs + 1), keep=Keep(last=2), compile="off"
+        device="cpu", checkpoint_every=every, stop_after=every * (pairs + 1), keep=Retention(last=2), compile="off"
     )
     train(make_recipe(image_size, batch), folder / "root", folder / "run", options, clock)
     first = every * (pairs + 1) + 1 - len(clock.moments)  # the first steps are not shown: nothing is logged yet

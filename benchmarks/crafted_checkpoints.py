@@ -31,7 +31,7 @@ from imagesprint.checkpoints.weights import load_model
 from imagesprint.console import Console
 from imagesprint.errors import ImagesprintError
 from imagesprint.evaluating.checkpoints import evaluate_checkpoints
-from imagesprint.evaluating.views import Options
+from imagesprint.evaluating.views import PLAIN
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.training.state import TrainingState
 from imagesprint.training.training import TrainingOptions, train
@@ -170,7 +170,7 @@ class Trial:
         return {key: value.clone() for key, value in found.items()}
 
     def _evaluated(self) -> bool:
-        (one,) = evaluate_checkpoints([self._path], self._data, Options(), "cpu", Console.silent())
+        (one,) = evaluate_checkpoints([self._path], self._data, PLAIN, "cpu", Console.silent())
         return one.num_images > 0
 
 

@@ -37,7 +37,7 @@ from matplotlib.figure import Figure
 
 from imagesprint.cli.main import main as carry_out
 from imagesprint.diagnosis.accuracy import accuracy_checks
-from imagesprint.diagnosis.limits import diagnose_run
+from imagesprint.diagnosis.doctor import diagnose_run
 from imagesprint.evaluating.checkpoints import evaluate_checkpoints
 from imagesprint.report.report import write_report
 from imagesprint.runs.logs import read_scalars
@@ -65,20 +65,13 @@ SAME, WARNED, ERROR, UNREAD = "same", "same, with a warning", "error", "not read
 RIGHT: Final = (SAME, WARNED, ERROR, UNREAD)
 
 
-@dataclass
 class Place:
     """The data, the recipe, and the whole runs: `stopped` after an epoch and a step, and `finished`."""
 
-    scratch: Path
-    data: Path
-    stopped: Path = field(init=False)
-    finished: Path = field(init=False)
-    recipe: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.recipe = self.scratch / "tiny.toml"
+    def __init__(self, scratch: Path, data: Path) -> None:
+        self.scratch, self.data, self.recipe = scratch, data, scratch / "tiny.toml"
         self.recipe.write_text(RECIPE)
-        self.stopped, self.finished = self.scratch / "stopped", self.scratch / "finished"
+        self.stopped, self.finished = scratch / "stopped", scratch / "finished"
 
     def words(self, command: str, run: Path) -> list[str]:
         """The command line for `run`."""

@@ -16,13 +16,12 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from loaders import PACKAGES, installed_loaders
 
 from imagesprint.cli.output import table, to_json
 from imagesprint.console import Console
-from imagesprint.diagnosis.bench_data import ROUNDS, bench_data, work_of
+from imagesprint.diagnosis.bench_data import ROUNDS, DataBench, bench_data, work_of
 from imagesprint.diagnosis.contest import median_ratio, run_rounds
 from imagesprint.diagnosis.data_programs import pillow, whole_loader
 from imagesprint.files import write_text
@@ -63,7 +62,13 @@ def main() -> int:
             )
     rows = judge(results, raw["speedup"])
     if args.json is not None:
-        done = {"begun": begun, "load": os.getloadavg(), "results": results, "raw_against_pillow": raw, "targets": rows}
+        done = {
+            "begun": begun,
+            "load": os.getloadavg(),
+            "results": {name: result.as_json() for name, result in results.items()},
+            "raw_against_pillow": raw,
+            "targets": rows,
+        }
         write_text(args.json, to_json(done) + "\n")
     cells = [
         [what, name, target, "—" if found is None else round(found, 3), met] for what, name, target, found, met in rows
@@ -86,7 +91,7 @@ def raw_against_pillow(folder: Path, console: Console) -> dict[str, float]:
     return {"speedup": median_ratio(each["pillow"], each["raw"]), **rates}
 
 
-def judge(results: Mapping[str, Any], raw_speedup: float) -> list[Row]:
+def judge(results: Mapping[str, DataBench], raw_speedup: float) -> list[Row]:
     """Hold the figures against the targets."""
     rows: list[Row] = []
 
@@ -97,24 +102,23 @@ def judge(results: Mapping[str, Any], raw_speedup: float) -> list[Row]:
         rows.append((what, name, target, found, found <= target))
 
     for name in ("A", "B", "C"):
-        one, two = results[name]["by_threads"]
-        at_least("one thread, against pillow", name, ONE_THREAD[name], one["peers"]["pillow"]["speedup"])
+        one, two = results[name].by_threads
+        at_least("one thread, against pillow", name, ONE_THREAD[name], one.peers["pillow"].speedup)
         for peer, target in PEERS.items():
-            found = two["peers"].get(peer)
-            at_least(f"two threads, against {peer}", name, target, found and found["speedup"])
+            found = two.peers.get(peer)
+            at_least(f"two threads, against {peer}", name, target, found and found.speedup)
         for part, target in zip(("whole", "rows"), ENTROPY[name], strict=True):
             for own in ("decoder", "loader"):
-                at_most(
-                    f"{own} ÷ entropy decoding, {part}", name, target, results[name]["entropy"][f"{own}_over_{part}"]
-                )
+                over = results[name].inside.entropy[f"{own}_over_{part}"]
+                at_most(f"{own} ÷ entropy decoding, {part}", name, target, over)
         for entry in (one, two):
-            what = f"loader ÷ decoder alone, threads {entry['threads']}"
-            at_least(what, name, OF_DECODER, entry["loader_over_decoder_alone"])
+            what = f"loader ÷ decoder alone, threads {entry.threads}"
+            at_least(what, name, OF_DECODER, entry.loader_over_decoder_alone)
     at_least("one thread, against pillow on C", "raw", RAW, raw_speedup)
-    ffcv = results["raw"]["by_threads"][-1]["peers"].get("ffcv")
-    at_least("two threads, against ffcv", "raw", RAW_OF_FFCV, ffcv and ffcv["speedup"])
+    ffcv = results["raw"].by_threads[-1].peers.get("ffcv")
+    at_least("two threads, against ffcv", "raw", RAW_OF_FFCV, ffcv and ffcv.speedup)
     for name in ("C", "raw"):  # whose batches are of 256
-        at_most("Python, ms a batch of 256", name, PYTHON_MS, results[name]["python_milliseconds_per_batch"])
+        at_most("Python, ms a batch of 256", name, PYTHON_MS, results[name].inside.python_milliseconds_per_batch)
     return rows
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imagesprint.diagnosis.data_programs import Work
+from imagesprint.diagnosis.data_programs import LoadingWork
 from imagesprint.diagnosis.machine import processor
 from imagesprint.files import write_text
 from imagesprint.images.native import LIBRARY, read_info
@@ -35,7 +35,7 @@ ROUNDS = 15
 Times = NDArray[np.float64]  # [ROUNDS, decoder | whole | rows, nanoseconds | looks, images]
 
 
-def time_images(program: Path, work: Work) -> Times:
+def time_images(program: Path, work: LoadingWork) -> Times:
     """Return what `program` measures on the images and crops of `work`."""
     images, crops, flips = [], [], []
     for batch in work.batches().held[: work.steps]:
@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     images = len(open_root(args.root).dataset(args.variant, "train"))
-    work = Work(args.root, args.variant, args.image_size, min(BATCH_SIZE, images), BATCHES, 1)
+    work = LoadingWork(args.root, args.variant, args.image_size, min(BATCH_SIZE, images), BATCHES, 1)
     begun = time.strftime("%Y-%m-%d %H:%M:%S")
     with tempfile.TemporaryDirectory() as folder:
         times = time_images(build(Path(folder)), work)

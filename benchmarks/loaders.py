@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagesprint.diagnosis.contest import Pass
-from imagesprint.diagnosis.data_programs import Batches, Work, in_data_loader, pillow
+from imagesprint.diagnosis.data_programs import Batches, LoadingWork, in_data_loader, pillow
 from imagesprint.images.native import Encoded
 
 # As `bench data` names the versions of what it measured.
@@ -30,7 +30,7 @@ PACKAGES: Final = (
 )
 
 
-def installed_loaders() -> dict[str, Callable[[Work], Pass]]:
+def installed_loaders() -> dict[str, Callable[[LoadingWork], Pass]]:
     """Return Pillow, and the others that are installed here, by name."""
     return {name: loader for name, (module, loader) in _LOADERS.items() if _is_installed(module)}
 
@@ -42,7 +42,7 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def _opencv(work: Work) -> Pass:
+def _opencv(work: LoadingWork) -> Pass:
     import cv2
 
     cv2.setNumThreads(1)
@@ -58,7 +58,7 @@ def _opencv(work: Work) -> Pass:
     return in_data_loader(work, load)
 
 
-def _simplejpeg(work: Work) -> Pass:
+def _simplejpeg(work: LoadingWork) -> Pass:
     import simplejpeg
     from PIL import Image
 
@@ -72,7 +72,7 @@ def _simplejpeg(work: Work) -> Pass:
     return in_data_loader(work, load)
 
 
-def _torchvision(work: Work) -> Pass:
+def _torchvision(work: LoadingWork) -> Pass:
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
     from torchvision.transforms.v2.functional import resized_crop
@@ -90,15 +90,15 @@ def _torchvision(work: Work) -> Pass:
     return in_data_loader(work, load)
 
 
-def _tf_data(work: Work) -> Pass:
+def _tf_data(work: LoadingWork) -> Pass:
     return _tensorflow(work, antialias=False)
 
 
-def _tf_data_antialiased(work: Work) -> Pass:
+def _tf_data_antialiased(work: LoadingWork) -> Pass:
     return _tensorflow(work, antialias=True)
 
 
-def _tensorflow(work: Work, antialias: bool) -> Pass:
+def _tensorflow(work: LoadingWork, antialias: bool) -> Pass:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import tensorflow as tf
 
@@ -131,7 +131,7 @@ def _tensorflow(work: Work, antialias: bool) -> Pass:
     return run
 
 
-def _dali(work: Work) -> Pass:
+def _dali(work: LoadingWork) -> Pass:
     from nvidia.dali import Pipeline, fn, types
 
     batches = work.batches()
@@ -164,7 +164,7 @@ def _dali(work: Work) -> Pass:
     return run
 
 
-def _ffcv(work: Work) -> Pass:
+def _ffcv(work: LoadingWork) -> Pass:
     from ffcv.fields import RGBImageField
     from ffcv.fields.rgb_image import IMAGE_MODES, RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader
@@ -229,7 +229,7 @@ def _check_jpegs(batches: Batches) -> None:
         raise NotImplementedError("it has no raw images")
 
 
-_LOADERS: Final[Mapping[str, tuple[str, Callable[[Work], Pass]]]] = {
+_LOADERS: Final[Mapping[str, tuple[str, Callable[[LoadingWork], Pass]]]] = {
     "pillow": ("PIL", pillow),
     "opencv": ("cv2", _opencv),
     "simplejpeg": ("simplejpeg", _simplejpeg),

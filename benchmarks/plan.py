@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from imagesprint.cli.output import table, to_json
-from imagesprint.diagnosis.calibration import measure_loading
 from imagesprint.diagnosis.machine import processor, versions
+from imagesprint.diagnosis.stage_costs import LoadingCost, measure_loading
 from imagesprint.files import write_text
 from imagesprint.loading.loader import Loader
 from imagesprint.recipes.library import load_recipe
@@ -86,7 +86,7 @@ def loading(recipe: Recipe, data: Path, threads: int) -> list[dict[str, Any]]:
 
 
 def _loading_round(recipe: Recipe, phase: Phase, data: Path, threads: int) -> list[tuple[float, float]]:
-    cost = measure_loading(partial(_loader, recipe, phase, data), threads)
+    cost = LoadingCost.fitted(measure_loading(partial(_loader, recipe, phase, data), (1, max(2, threads))))
     found = []
     for count in range(1, threads + 1):
         with _loader(recipe, phase, data, count) as loader:

@@ -23,6 +23,7 @@ def test_lines_go_to_the_stream_and_the_log(tmp_path: Path) -> None:
     console.line("one")
     console.warn("two")
     console.close()
+    assert console.warnings == ["two"]
     assert stream.getvalue() == "one\nwarning: two\n"
     assert [line.split(" ", 1)[1] for line in (tmp_path / "log.txt").read_text().splitlines()] == [
         "one",

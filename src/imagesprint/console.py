@@ -83,6 +83,7 @@ class Console:
         self._living = False  # the living line stands there
         self._next_live = 0.0
         self._log: TextIO | None = None
+        self.warnings: list[str] = []  # all that were given so far
 
     @classmethod
     def silent(cls) -> "Console":
@@ -113,9 +114,10 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Show a warning, even when quiet."""
-        text = printable(f"warning: {text}")
-        self._record(text)
-        self._write(f"{text}\n")
+        text = printable(text)
+        self.warnings.append(text)
+        self._record(f"warning: {text}")
+        self._write(f"warning: {text}\n")
 
     def note(self, text: str) -> None:
         """Write to the log file alone; `text` may have several lines."""

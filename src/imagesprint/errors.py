@@ -3,7 +3,8 @@
 ImagesprintError            exit 1   something failed
 ├── UsageError              exit 2   wrong flag, path or configuration: known before any work starts
 │   ├── RecipeError                  a recipe, an override or a .toml file that makes no sense
-│   └── RankError                    a world size that does not fit the recipe, a broken rank environment
+│   ├── RankError                    a world size that does not fit the recipe, a broken rank environment
+│   └── MissingPackageError          what an extra installs is not there
 ├── DataError               exit 1   what was found in the data
 │   ├── ImageError                   bytes that are no image, or a damaged one
 │   └── RecordError                  a damaged or missing record, shard, index or dataset.json
@@ -17,6 +18,8 @@ ImagesprintError            exit 1   something failed
 └── CheckError              exit 3   a check or target was not met
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 FILE_HINT: Final = "see to its disk, space and permissions, then give the same command again"
@@ -49,6 +52,10 @@ class RecipeError(UsageError):
 
 
 class RankError(UsageError):
+    pass
+
+
+class MissingPackageError(UsageError):
     pass
 
 
@@ -108,3 +115,14 @@ class CtrlCError(StoppedError):
 
 class CheckError(ImagesprintError):
     exit_code = 3
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Import inside of `with` what only `extra`, one of pyproject.toml, installs. Raises MissingPackageError."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingPackageError(
+            f"a package that this needs cannot be imported: {error}", f"pip install 'imagesprint[{extra}]'"
+        ) from error

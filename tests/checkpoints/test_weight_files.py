@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 import torch
 
-from imagesprint.checkpoints.weight_files import Inert, check_seal, read_checkpoint, read_foreign, save_sealed
+from imagesprint.checkpoints.weight_files import Inert, check_seal, checkpoint_hash, read_checkpoint, read_foreign
+from imagesprint.checkpoints.writer import save_sealed
 from imagesprint.errors import CheckpointError, UsageError
 
 
 @pytest.fixture
 def sealed(tmp_path: Path) -> Path:
+    content: Any = {"weight": torch.arange(40.0), "step": 3}
     path = tmp_path / "a.pt"
     with path.open("wb") as file:
-        save_sealed({"weight": torch.arange(40.0), "step": 3}, file)
+        save_sealed(content, file)
     return path
 
 
@@ -182,3 +184,25 @@ def test_a_tensor_that_reaches_beyond_its_values_is_refused(tmp_path: Path) -> N
             archive.writestr(name, data.replace(b"K\n\x85", b"M\x00\x10\x85"))  # a shape of 4,096 for 10 values
     with pytest.raises(CheckpointError, match=r"shape \[4096\] reaches beyond"):
         read_foreign(path)
+
+
+def test_what_is_no_archive_has_no_hash(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_text("text")
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        checkpoint_hash(tmp_path / "x.pt")
+
+
+def test_an_archive_whose_directory_is_damaged_has_no_hash_or_another(tmp_path: Path) -> None:
+    file = tmp_path / "x.pt"
+    torch.save({"a": torch.zeros(3)}, file)
+    whole, before = file.read_bytes(), checkpoint_hash(file)
+    errors = 0
+    for place in range(whole.index(b"PK\1\2"), len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0xE8]) + whole[place + 1 :])
+        try:
+            checkpoint_hash(file)
+        except CheckpointError:
+            errors += 1
+    assert errors > 50
+    file.write_bytes(whole)
+    assert checkpoint_hash(file) == before

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from imagesprint.checkpoints.naming import list_checkpoints
 from imagesprint.checkpoints.weight_files import read_checkpoint
-from imagesprint.checkpoints.weights import TrainedModel, list_checkpoints, load_model, start_from
+from imagesprint.checkpoints.weights import TrainedModel, load_model, start_from
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
 from imagesprint.model.building import build_model

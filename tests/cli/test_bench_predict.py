@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from imagesprint.cli.bench_predict import _as_text
+from imagesprint.cli import bench_predict as command
 from imagesprint.cli.main import main
+from imagesprint.cli.output import to_json
 from imagesprint.diagnosis import bench_predict
 from imagesprint.files import write_text
 from imagesprint.recipes.recipe import Recipe
@@ -25,12 +27,15 @@ def recipe(tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return path
 
 
-def test_json_plot_and_text(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_plot_and_text(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed: list[Any] = []
+    monkeypatch.setattr(command, "show", lambda _, value, text: printed.extend((json.loads(to_json(value)), text)))
     plot = tmp_path / "plot.png"
     words = ["bench", "predict", str(recipe), "--batch-sizes", "2,1", "--threads", "1", "--device", "cpu"]
-    assert main([*words, "--plot", str(plot), "--json"]) == 0
-    said = capsys.readouterr()
-    result = json.loads(said.out)
+    assert main([*words, "--plot", str(plot)]) == 0
+    result, text = printed
     assert (result["bench"], result["precision"], result["model"]) == ("predict", "fp32", "resnet20")
     assert {"device", "versions", "decoder", "left_out"} < set(result)
     assert (result["num_classes"], result["image_size"]) == (1000, 24)
@@ -40,11 +45,11 @@ def test_json_plot_and_text(recipe: Path, tmp_path: Path, capsys: pytest.Capture
         assert 0 < call["p50"] <= call["p90"] <= call["p99"]
         assert call["num_calls"] >= 2
         assert call["images_per_second"] <= call["batch_size"] / (call["p50"] / 2)
-    assert f"drawn in {plot}" in said.err
+    assert f"drawn in {plot}" in capsys.readouterr().err
     with Image.open(plot) as image:
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20  # something is drawn
 
-    lines = _as_text(result).splitlines()
+    lines = text.splitlines()
     assert lines[2].startswith("resnet20, 1,000 classes, 24 px, fp32, decoder ")
     assert [line.split()[:4] for line in lines[5:7]] == [
         ["1", "1", source, "onnxruntime"] for source in ("pixels", "JPEG")

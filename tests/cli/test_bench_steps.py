@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from imagesprint.cli.bench import step_text
+from imagesprint.cli import bench
 from imagesprint.cli.main import main
+from imagesprint.cli.output import to_json
 from imagesprint.diagnosis import bench_step
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
@@ -43,6 +44,14 @@ def tiny(tiny_recipe: Recipe, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a command printed last: the value of its JSON and its text."""
+    printed: list[Any] = []
+    monkeypatch.setattr(bench, "show", lambda _, value, text: printed.extend((json.loads(to_json(value)), text)))
+    return printed
+
+
 def check_plot(path: Path) -> None:
     with Image.open(path) as image:
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20  # something is drawn
@@ -53,11 +62,11 @@ def check_width(text: str) -> None:
     assert max(map(len, table.splitlines())) <= 100
 
 
-def test_step(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["bench", "step", str(tiny), "--device", "cpu", "--steps", "2", "--num-train", "320", "--json"]
+def test_step(tiny: Path, tmp_path: Path, said: list[Any]) -> None:
+    words = ["bench", "step", str(tiny), "--device", "cpu", "--steps", "2", "--num-train", "320"]
     assert main([*words, "--plot", str(tmp_path / "plot.png")]) == 0
     check_plot(tmp_path / "plot.png")
-    result = json.loads(capsys.readouterr().out)
+    result, text = said
     assert set(result) == ALL | {"ceilings", "projection"}
     assert (result["bench"], result["precision"], result["world_size"], result["steps"]) == ("step", "fp64", 1, 2)
     assert result["versions"]["torch"] == metadata.version("torch")
@@ -77,24 +86,25 @@ def test_step(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert [row["steps"] for row in projection["phases"]] == [80, 80]
     expected = sum(80 * 16 / row["images_per_second"] for row in result["phases"])
     assert projection["seconds"] == pytest.approx(expected)
-    text = step_text(result)
     assert text.count("\npx ") == 2
     assert "derived, not measured: the whole recipe on 320 images" in text
     check_width(text)
 
 
-def test_variants_of_one_size(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_variants_of_one_size(
+    tiny: Path, said: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(bench_step.VARIANTS, "compiled", ("off", False))  # the compiler takes a second a layer
     words = ["bench", "step", str(tiny), "--device", "cpu", "--steps", "1", "--variants"]
-    assert main([*words, "16", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    assert main([*words, "16"]) == 0
+    result, text = said
     assert set(result) == ALL | {"ceilings", "variants", "left_out"}
     assert [row["image_size"] for row in result["phases"]] == [16]
     assert [(row["image_size"], row["variant"]) for row in result["variants"]] == [(16, "eager"), (16, "compiled")]
     assert all(set(row) == SHAPE | SPEED | {"variant"} for row in result["variants"])
     assert list(result["left_out"]) == ["fused"]
-    assert "fused is left out: its kernels need a GPU" in step_text(result)
-    check_width(step_text(result))
+    assert "fused is left out: its kernels need a GPU" in text
+    check_width(text)
     assert main([*words, "17"]) == 2
     assert "its sizes are 16, 20" in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ import pytest
 
 import imagesprint as package
 from imagesprint.cli.main import main
+from imagesprint.diagnosis import stage_costs
 from imagesprint.diagnosis.verdict import STAGES
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
@@ -111,6 +112,8 @@ def test_the_stages_of_a_recipe_and_of_a_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name in ("STEP_SECONDS", "LOADING_SECONDS"):
+        monkeypatch.setattr(stage_costs, name, 0.3)
     Path("tiny.toml").write_text(to_toml(tiny_recipe))
     assert main(["doctor", "tiny.toml", "--data", str(photo_root), "--device", "cpu", "--json"]) == 0
     value = json.loads(capsys.readouterr().out)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from imagesprint.cli.main import main
-from imagesprint.diagnosis import calibration
+from imagesprint.diagnosis import stage_costs
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
 
@@ -20,9 +20,8 @@ PHASE = {"steps", "images", "image_size", "batch_size", "images_per_second", "se
 @pytest.fixture
 def tiny(tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A recipe; calibrations of it are quick, and kept in the test's own folder."""
-    monkeypatch.setattr(calibration, "STEP_SECONDS", 0.1)
-    monkeypatch.setattr(calibration, "_SECONDS", 0.1)
-    monkeypatch.setattr(calibration, "EVALUATION_SECONDS", 0.1)
+    for name in ("STEP_SECONDS", "LOADING_SECONDS", "EVALUATION_SECONDS"):
+        monkeypatch.setattr(stage_costs, name, 0.1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "tiny.toml"
     path.write_text(to_toml(tiny_recipe))
@@ -117,9 +116,9 @@ def test_a_calibration_is_kept_and_train_finds_it(
 
 def test_ranks_are_calibrated_together(tiny: Path, photo_root: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from imagesprint.diagnosis import calibration\n"
+        "import sys; from imagesprint.diagnosis import stage_costs as costs\n"
         "from imagesprint.cli.main import main\n"
-        "calibration.STEP_SECONDS = calibration.EVALUATION_SECONDS = calibration._SECONDS = 0.1; sys.exit(main())"
+        "costs.STEP_SECONDS = costs.EVALUATION_SECONDS = costs.LOADING_SECONDS = 0.1; sys.exit(main())"
     )
     words = [sys.executable, "-c", code, "plan", str(tiny), "--data", str(photo_root), "--json"]
     ranks = []

@@ -14,7 +14,7 @@ from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.records.dataset import open_root
-from imagesprint.report.run_record import RunRecord
+from imagesprint.report.run_record import RunRecord, Saved
 from imagesprint.runs.rows import EvaluationRow, MetricsRow, RunResult
 
 IMAGENET = 1_281_167
@@ -109,7 +109,7 @@ def test_images_that_are_enlarged(photo_root: Path) -> None:
     assert not warnings([resolution(large, open_root(photo_root))])  # it has full, which is taken
 
 
-CLASSES = [f"class{number}" for number in range(10)]
+CLASSES = tuple(f"class{number}" for number in range(10))
 LAST = MetricsRow(32, 8.0, 1, 1, 1, 0, 90.0, 100.0, 0.01, 16, 20, 100.0, 0, seconds=10.0)
 DONE = RunResult(32, 8.0, 100.0, 10.0)
 
@@ -126,9 +126,9 @@ def make(tiny_recipe: Recipe) -> Any:
             "metrics": [LAST],
             "evaluations": [evaluation],
             "result": DONE,
-            "checkpoint": {"classes": CLASSES},
+            "checkpoint": Saved(classes=CLASSES),
             "judged": [],
-            "log": [],
+            "commands": [],
             "remarks": [],
         }
         checks = result_checks(RunRecord(**(parts | changes)), Schedule(tiny_recipe, 70))
@@ -197,8 +197,8 @@ def test_overflows_are_a_matter_of_fp16(make: Any, tiny_recipe: Recipe) -> None:
 
 def test_another_decoder(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGESPRINT_DECODER", "pillow")
-    assert make(checkpoint={"classes": CLASSES, "decoder": "pillow"})["decoder"].status == OK
-    found = make(checkpoint={"classes": CLASSES, "decoder": "native"})["decoder"]
+    assert make(checkpoint=Saved(classes=CLASSES, decoder="pillow"))["decoder"].status == OK
+    found = make(checkpoint=Saved(classes=CLASSES, decoder="native"))["decoder"]
     assert (found.status, "trained with native, evaluated here with pillow" in found.detail) == (WARNING, True)
 
 

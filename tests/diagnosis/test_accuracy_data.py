@@ -13,7 +13,7 @@ from imagesprint.diagnosis.check import FAILURE, OK, WARNING, Check
 from imagesprint.prepare.preparing import prepare
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import open_root
-from imagesprint.report.run_record import RunRecord
+from imagesprint.report.run_record import RunRecord, Saved
 from imagesprint.runs.rows import EvaluationRow
 
 MEAN = (130.0, 120.0, 110.0)
@@ -26,7 +26,7 @@ def look(tiny_recipe: Recipe) -> Callable[..., dict[str, Check]]:
     def checks(root: Path, num_images: int = 18, mean: Any = None, **checkpoint: Any) -> dict[str, Check]:
         recipe = tiny_recipe if mean is None else replace(tiny_recipe, mean=mean)
         row = EvaluationRow(4, 1.0, num_images, 50.0, 100.0, 1.0, None)
-        record = RunRecord(Path("run"), recipe, [], [row], None, checkpoint, [], [], [])
+        record = RunRecord(Path("run"), recipe, [], [row], None, Saved(**checkpoint), [], [], [])
         found = data_checks(record, open_root(root))
         assert all(check.hint for check in found if check.status != OK)
         return {check.name: check for check in found}
@@ -57,16 +57,16 @@ def rewritten(photos: Path, tmp_path: Path) -> Callable[[Callable[[Image.Image],
 
 
 def test_the_data_of_the_run(look: Callable[..., dict[str, Check]], photo_root: Path, mean: Any) -> None:
-    found = look(photo_root, mean=mean, classes=["china", "flower"], num_train=70)
+    found = look(photo_root, mean=mean, classes=("china", "flower"), num_train=70)
     assert {check.status for check in found.values()} == {OK}
     assert found["data"].detail == "2 classes and 70 training images, as in the run"
     assert found["evaluated images"].detail == "all 18, each once"
 
 
 def test_other_classes_and_other_numbers(look: Callable[..., dict[str, Check]], photo_root: Path) -> None:
-    other = look(photo_root, classes=["china", "rose"])["data"]
+    other = look(photo_root, classes=("china", "rose"))["data"]
     assert (other.status, other.detail.endswith("; class 1 is rose there and flower here")) == (FAILURE, True)
-    more = look(photo_root, classes=["china", "flower", "rose"])["data"]
+    more = look(photo_root, classes=("china", "flower", "rose"))["data"]
     assert (more.status, "knows 3 classes" in more.detail) == (FAILURE, True)
     assert look(photo_root, num_train=71)["data"].status == WARNING
     assert look(photo_root, num_images=24)["evaluated images"].status == FAILURE  # some counted twice

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from imagesprint.diagnosis.advice import Setting, Variant, advise
-from imagesprint.diagnosis.limits import limit_checks
+from imagesprint.diagnosis.doctor import limit_checks
 from imagesprint.diagnosis.verdict import STAGES, Figures, find_limits
 
 # Two threads load 512 images in 1 s; the step needs 0.5.

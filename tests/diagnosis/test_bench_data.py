@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from imagesprint.console import printable
-from imagesprint.diagnosis.data_programs import TimedDecoder, Work
+from imagesprint.diagnosis.data_programs import LoadingWork, TimedDecoder
 from imagesprint.diagnosis.plots import plain, save_figure
 from imagesprint.images.decoders import Pool
 from imagesprint.images.decoding import DecodeRequest, PillowDecoder
@@ -17,7 +17,7 @@ from imagesprint.images.native import is_available
 
 
 def test_others_get_the_loaders_images_and_crops(photo_root: Path) -> None:
-    work = Work(photo_root, "full", 24, 32, 4, 1)
+    work = LoadingWork(photo_root, "full", 24, 32, 4, 1)
     decoder, out = PillowDecoder(1), np.zeros((32, 24, 24, 3), np.uint8)
     found = 0
     for batch, expected in zip(work.batches(), work.loader(), strict=True):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from imagesprint.diagnosis.check import OK, WARNING
-from imagesprint.diagnosis.devices import devices
+from imagesprint.diagnosis.machine import devices
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 

@@ -50,6 +50,12 @@ def test_optional_packages_are_those_of_the_extras(packages_first: Path) -> None
     assert "version of timm" in found["timm"].hint
 
 
+def test_a_package_that_is_imported_by_another_name(packages_first: Path) -> None:
+    install(packages_first, "scikit_learn", "99.0", "raise ImportError('not by this name')")
+    found = installation._optional("extra demo", ["scikit-learn"], "")
+    assert (found.status, found.detail) == (OK, "scikit-learn 99.0")
+
+
 def test_without_the_native_decoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(native, "LIBRARY", tmp_path / "libimagesprint.so")
     monkeypatch.delenv("IMAGESPRINT_DECODER", raising=False)

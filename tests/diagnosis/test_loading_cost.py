@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from imagesprint.diagnosis import calibration
-from imagesprint.diagnosis.calibration import LoadingCost, measure_loading
+from imagesprint.diagnosis import stage_costs
+from imagesprint.diagnosis.stage_costs import LoadingCost, LoadingSpeed, measure_loading
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import Loader
 from imagesprint.recipes.recipe import Recipe
@@ -30,21 +31,24 @@ def test_threads_share_the_decoding_alone() -> None:
     ],
 )
 def test_two_speeds_fix_two_costs(together: float, decoding: float, serial: float) -> None:
-    cost = LoadingCost.fitted(4e-3, together, 3)
+    cost = LoadingCost.fitted([LoadingSpeed(1, 4e-3, {}), LoadingSpeed(3, together, {})])
     assert (cost.decoding, cost.serial) == pytest.approx((decoding, serial))
 
 
 @pytest.mark.parametrize("decoder", ["native", "pillow"])
 def test_measured_cost(decoder: str, photo_root: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "_SECONDS", 0.1)
+    monkeypatch.setattr(stage_costs, "LOADING_SECONDS", 0.1)
     if decoder == "pillow":
         monkeypatch.setenv("IMAGESPRINT_DECODER", decoder)
     phase = replace(tiny_recipe.phases[0], epochs=None, steps=(0, 10_000), batch_size=64, micro_batch=32)
     began = time.perf_counter()
     root, recipe = open_root(photo_root), replace(tiny_recipe, phases=(phase,))
-    cost = measure_loading(lambda threads: Loader(root, recipe, threads=threads), 2)
+    speeds = measure_loading(lambda threads: Loader(root, recipe, threads=threads), (1, 2))
     spent = time.perf_counter() - began
-    alone = 1 / cost.images_per_second(1)
+    alone = speeds[0].seconds
+    assert LoadingCost.fitted(speeds).images_per_second(1) == pytest.approx(1 / alone)
+    assert list(speeds[1].shares) == ["read", "crc", "jpeg", "resize"]
+    assert sum(speeds[1].shares.values()) == pytest.approx(1)
     assert 3 * 7 * 32 * alone < spent  # in each of three rounds seven batches were loaded by one thread
 
 
@@ -53,6 +57,7 @@ class SlowLoader(Loader):
 
     def __init__(self, threads: int) -> None:
         self.seconds = 0.008 / threads
+        self.stages = np.zeros(4, np.int64)
 
     def __iter__(self) -> Iterator[Batch]:
         nothing = torch.zeros(4)
@@ -66,7 +71,7 @@ class SlowLoader(Loader):
 
 
 def test_no_faster_than_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "_SECONDS", 0.1)
-    cost = measure_loading(SlowLoader, 2)
+    monkeypatch.setattr(stage_costs, "LOADING_SECONDS", 0.1)
+    cost = LoadingCost.fitted(measure_loading(SlowLoader, (1, 2)))
     assert 100 < cost.images_per_second(1) <= 500  # to sleep takes longer on a busy machine, never shorter
     assert cost.images_per_second(1) < cost.images_per_second(2)

@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from imagesprint.checkpoints import writing
-from imagesprint.checkpoints.writing import Keep, write_checkpoint
+from imagesprint.checkpoints import writer
+from imagesprint.checkpoints.retention import Retention
+from imagesprint.checkpoints.writer import write_checkpoint
 from imagesprint.console import Console
-from imagesprint.diagnosis.limits import diagnose_run
+from imagesprint.diagnosis.doctor import Diagnosis, diagnose_run
 from imagesprint.prepare.preparing import prepare
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.serialization import to_toml
@@ -54,8 +55,8 @@ def large_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "root"
 
 
-def trained(recipe: Recipe, root: Path, run: Path, checkpoint_every: int = NEVER) -> dict[str, Any]:
-    options = TrainingOptions("cpu", checkpoint_every=checkpoint_every, keep=Keep.parse("last:1"))
+def trained(recipe: Recipe, root: Path, run: Path, checkpoint_every: int = NEVER) -> Diagnosis:
+    options = TrainingOptions("cpu", checkpoint_every=checkpoint_every, keep=Retention.parse("last:1"))
     train(recipe, root, run, options, QUIET)
     return diagnose_run(run, root)
 
@@ -64,31 +65,31 @@ def test_decoding_by_one_thread(large_root: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("RANK", raising=False)
     found = trained(recipe(20), large_root, tmp_path / "run")
-    assert found["bottleneck"] == "decode"
-    (phase,) = found["phases"]
-    assert phase["limits"][0]["images_per_second"] < 1.5 * phase["images_per_second"]
-    first = found["checks"][0]
+    assert found.bottleneck == "decode"
+    (phase,) = found.phases
+    assert (phase.limits[0].images_per_second or 0.0) < 1.5 * phase.images_per_second
+    first = found.checks[0]
     assert (first.name, first.status) == ("phase 0: decode", "warning")
     assert "imagesprint prepare SOURCE ROOT --variants 160, and --set phases.0.source=160" in first.hint
 
 
 def test_a_slow_step(photo_root: Path, tmp_path: Path) -> None:
     found = trained(recipe(12, "resnet18", image_size=48), photo_root, tmp_path / "run")
-    assert found["bottleneck"] == "compute"
-    assert found["checks"][0].status == "ok"
+    assert found.bottleneck == "compute"
+    assert found.checks[0].status == "ok"
 
 
 def test_checkpoints_that_come_too_often(photo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes half a second more to write than this disk needs."""
 
-    def written_slowly(run: Path, content: dict[str, Any]) -> Path:
+    def written_slowly(run: Path, content: Any) -> Path:
         time.sleep(0.5)
         return write_checkpoint(run, content)
 
-    monkeypatch.setattr(writing, "write_checkpoint", written_slowly)
+    monkeypatch.setattr(writer, "write_checkpoint", written_slowly)
     found = trained(recipe(6), photo_root, tmp_path / "run", checkpoint_every=1)
-    assert found["bottleneck"] == "checkpoint"
-    assert "times as seldom: --checkpoint-every" in found["checks"][0].hint
+    assert found.bottleneck == "checkpoint"
+    assert "times as seldom: --checkpoint-every" in found.checks[0].hint
 
 
 def test_a_straggling_rank_is_named(photo_root: Path, tmp_path: Path, command: list[str]) -> None:
@@ -100,8 +101,8 @@ def test_a_straggling_rank_is_named(photo_root: Path, tmp_path: Path, command: l
     _stop_now_and_then(launcher, lambda: (run / "metrics.jsonl").exists())
     assert launcher.wait() == 0
     found = diagnose_run(run, None)
-    assert found["bottleneck"] == "straggler"
-    assert "for rank 1" in found["checks"][0].detail
+    assert found.bottleneck == "straggler"
+    assert "for rank 1" in found.checks[0].detail
 
 
 def _stop_now_and_then(launcher: subprocess.Popen[bytes], begun: Callable[[], bool]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
 from imagesprint.evaluating.checkpoints import evaluate_checkpoints, find_checkpoints, watch_runs
-from imagesprint.evaluating.views import Options
+from imagesprint.evaluating.views import PLAIN, chosen_views
 from imagesprint.files import read_rows
 
 
@@ -59,12 +59,12 @@ def test_a_queue_over_two_ranks_a_watch_and_one_process_agree(
     assert many.code == 0, many.stderr
     assert many.stdout == out
     shutil.rmtree(run / "evaluated")
-    options = Options(recalibrate=32, flip=True, sizes=(20, 32), rectangular=True)
-    alone = evaluate_checkpoints(find_checkpoints([run]), photo_root, options, "cpu", Console(quiet=True))
+    asked = chosen_views(recalibrate=32, flip=True, sizes=(20, 32), rectangular=True)
+    alone = evaluate_checkpoints(find_checkpoints([run]), photo_root, asked, "cpu", Console(quiet=True))
     for one, same in zip(alone, many.json["checkpoints"], strict=True):
         for key in ("path", "step", "epoch", "num_images", "top1", "top5"):
             assert getattr(one, key) == same[key]
-        assert [view["top1"] for view in one.views] == [view["top1"] for view in same["views"]]
+        assert [view.top1 for view in one.views] == [view["top1"] for view in same["views"]]
         assert len(one.views) == 5
     assert read_rows(run / "evaluations.jsonl") == rows  # the same again is not written again
 
@@ -73,12 +73,12 @@ def test_the_same_question_is_answered_from_what_is_kept(
     photo_root: Path, tmp_path: Path, write_checkpoint: Callable[..., Path]
 ) -> None:
     path = write_checkpoint(tmp_path, 4)
-    first = evaluate_checkpoints([path], photo_root, Options(), "cpu", Console(quiet=True))
+    first = evaluate_checkpoints([path], photo_root, PLAIN, "cpu", Console(quiet=True))
     kept = next((tmp_path / "evaluated").iterdir())
     content = json.loads(kept.read_text()) | {"step": 444}  # so it can be seen where the answer is from
     del content["sha256"]  # which versions before did not write
     kept.write_text(json.dumps(content))
-    again = evaluate_checkpoints([path], photo_root, Options(flip=True), "cpu", Console(quiet=True))
+    again = evaluate_checkpoints([path], photo_root, chosen_views(flip=True), "cpu", Console(quiet=True))
     assert (first[0].step, again[0].step) == (4, 444)
     assert len(again[0].views) == 1
 
@@ -89,7 +89,7 @@ def test_only_runs_can_be_watched(photo_root: Path, tmp_path: Path, there: bool)
     if there:
         path.mkdir()
     with pytest.raises(UsageError, match="holds no run"):
-        watch_runs([path], photo_root, Options(), "cpu", Console(quiet=True))
+        watch_runs([path], photo_root, PLAIN, "cpu", Console(quiet=True))
 
 
 def test_classes_are_shown(

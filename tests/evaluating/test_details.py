@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from imagesprint.evaluating.details import details
 from imagesprint.evaluating.evaluation import Outcomes
+from imagesprint.evaluating.results import details
 
 CLASSES = ("cat", "dog", "owl")
 LABELS = np.array([0, 0, 0, 1, 1], np.int32)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from imagesprint.checkpoints.weights import load_model
 from imagesprint.errors import UsageError
-from imagesprint.evaluating.views import Options, View, recalibrate, rectangular_batches
+from imagesprint.evaluating.views import PLAIN, View, chosen_views, recalibrate, rectangular_batches
 from imagesprint.images.decoding import open_rgb
 from imagesprint.loading.loader import EvaluationLoader
 from imagesprint.model.batch_norm import batch_norms
@@ -17,10 +17,10 @@ from imagesprint.records.dataset import open_dataset
 
 
 def test_the_plain_view_comes_first_and_each_option_once() -> None:
-    views = Options("ema", 64, True, (32, 48), True).views()
+    views = chosen_views("ema", 64, True, (32, 48), True)
     assert views[0] == View()
     assert len({view.name for view in views}) == len(views) == 7
-    assert Options().views() == (View(),)
+    assert chosen_views() == PLAIN == (View(),)
 
 
 def test_every_size_shows_the_same_part_of_the_image(tiny_recipe: Recipe) -> None:

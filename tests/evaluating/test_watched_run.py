@@ -8,14 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from imagesprint.console import Console
 from imagesprint.evaluating import checkpoints
 from imagesprint.evaluating.checkpoints import FINISHED, WatchedRun, watch_runs
-from imagesprint.evaluating.views import Options
+from imagesprint.evaluating.views import PLAIN
 from imagesprint.files import append_row
 from imagesprint.runs.directory import RunDirectory, run_lock
 from imagesprint.runs.logs import DONE, History
+from imagesprint.runs.ranks import Ranks
+
+ONE_RANK = Ranks(rank=0, world_size=1, local_rank=0, local_world_size=1, device=torch.device("cpu"))
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +29,10 @@ def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_training_ends_by_its_own_words_by_its_lock_or_by_its_result(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    run, history = WatchedRun(directory), History(directory)
+    run, history = WatchedRun(directory), History(directory, Console.silent())
     assert run.end() is None  # it has not begun
     with run_lock(tmp_path):
-        history.begin(4, 1)
+        history.begin(4, ONE_RANK, "native")
         assert run.end() is None
     assert run.end() == f"process {os.getpid()}, its training, was killed"
     history.end(12, "RunError: the loss is nan")
@@ -51,7 +55,7 @@ def test_a_training_that_was_stopped_may_be_begun_again_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "GRACE_SECONDS", 60.0)
-    History(RunDirectory(tmp_path)).end(12, "stopped by SIGTERM")
+    History(RunDirectory(tmp_path), Console.silent()).end(12, "stopped by SIGTERM")
     assert WatchedRun(RunDirectory(tmp_path)).end() is None
 
 
@@ -59,9 +63,9 @@ def test_a_watch_ends_with_its_training_and_says_how_that_ended(
     photo_root: Path, tmp_path: Path, write_checkpoint: Callable[..., Path]
 ) -> None:
     path = write_checkpoint(tmp_path, 4)
-    History(RunDirectory(tmp_path)).end(4, "stopped by SIGTERM after step 4, which is saved")
+    History(RunDirectory(tmp_path), Console.silent()).end(4, "stopped by SIGTERM after step 4, which is saved")
     stream = io.StringIO()
-    judged = watch_runs([tmp_path], photo_root, Options(), "cpu", Console(stream))
+    judged = watch_runs([tmp_path], photo_root, PLAIN, "cpu", Console(stream))
     assert [(one.path, one.step) for one in judged] == [(str(path), 4)]
     said = stream.getvalue()
     assert f"warning: {tmp_path} is not finished: its training ended after step 4 (stopped by SIGTERM " in said
@@ -74,7 +78,7 @@ def test_a_run_that_ended_without_a_checkpoint_is_an_error(
     from imagesprint.cli.main import main
 
     write_checkpoint(tmp_path, 4).unlink()
-    History(RunDirectory(tmp_path)).end(0, "RunError: the loss is nan")
+    History(RunDirectory(tmp_path), Console.silent()).end(0, "RunError: the loss is nan")
     assert main(["evaluate", str(tmp_path), "--data", str(photo_root), "--watch", "--json"]) == 1
     said = capsys.readouterr()
     assert json.loads(said.out)["error"] == "there was no checkpoint left to judge"

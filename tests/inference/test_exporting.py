@@ -66,7 +66,7 @@ def test_safetensors(
 ) -> None:
     file = tmp_path / "weights.bin"
     assert main(["export", str(digit_checkpoint), str(file), "--format", "safetensors"]) == 0
-    assert "logits differ by at most 0 (limit 0.001) on two photos" in capsys.readouterr().out
+    assert "logits differ by at most 0 (limit 0.001) on two images" in capsys.readouterr().out
     file = tmp_path / "weights.safetensors"
     run_export(digit_run, file, capsys)
     model, weights = load_model(digit_run), load_file(file)

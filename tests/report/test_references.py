@@ -7,10 +7,19 @@ import pytest
 from imagesprint.cli.main import main
 from imagesprint.errors import UsageError
 from imagesprint.recipes.library import load_recipe
-from imagesprint.report.run_record import Reference, RunRecord, find_reference, read_run, reference_names, verdict
+from imagesprint.report.run_record import (
+    Reference,
+    ReferencePoint,
+    RunRecord,
+    Saved,
+    find_reference,
+    read_run,
+    reference_names,
+    verdict,
+)
 from imagesprint.runs.rows import RunResult
 
-IMAGENET = {"classes": [str(i) for i in range(1000)]}
+IMAGENET = Saved(classes=tuple(str(i) for i in range(1000)))
 
 
 @pytest.fixture
@@ -20,7 +29,7 @@ def record(write_run: Callable[..., Path], tmp_path: Path) -> RunRecord:
 
 
 def reference(kind: str, *points: tuple[float, float]) -> Reference:
-    return Reference("them", "resnet50", (), kind, "", tuple({"epoch": e, "top1": t} for e, t in points))
+    return Reference("them", "resnet50", (), kind, "", tuple(ReferencePoint(e, t) for e, t in points))
 
 
 @pytest.mark.parametrize(
@@ -57,13 +66,13 @@ def test_published_references_are_found_by_name_and_by_recipe(record: RunRecord)
         assert found.name == name
         assert found.source
         assert found.kind in ("curve", "ends")
-        assert all(0 < point["top1"] < 100 for point in found.points)
+        assert all(0 < point.top1 < 100 for point in found.points)
     assert find_reference(record, None) is None
     ours = replace(record, recipe=load_recipe("minutes104"), checkpoint=IMAGENET)
     found = find_reference(ours, None)
     assert found is not None
-    assert [point["top1"] for point in found.points] == [50.6, 72.8, 75.56]
-    assert find_reference(replace(ours, checkpoint={"classes": ["a", "b"]}), None) is None  # on one's own photos
+    assert [point.top1 for point in found.points] == [50.6, 72.8, 75.56]
+    assert find_reference(replace(ours, checkpoint=Saved(classes=("a", "b"))), None) is None  # on one's own photos
 
 
 def test_the_help_names_them(capsys: pytest.CaptureFixture[str]) -> None:

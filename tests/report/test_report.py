@@ -12,14 +12,14 @@ from PIL import Image
 
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
-from imagesprint.evaluating.details import details
 from imagesprint.evaluating.evaluation import Outcomes
-from imagesprint.files import read_rows
+from imagesprint.evaluating.results import details
+from imagesprint.files import append_row, read_rows
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import from_toml, to_toml
 from imagesprint.records.dataset import open_dataset
 from imagesprint.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
-from imagesprint.report.report import ReportOptions, write_comparison, write_report
+from imagesprint.report.report import write_comparison, write_report
 
 QUIET = Console(quiet=True)
 
@@ -51,7 +51,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(write_run: Callable[...,
 
 
 def report(run: Path, **options: Any) -> str:
-    return write_report(run, ReportOptions(**options), QUIET).read_text(encoding="utf-8")
+    return write_report(run, QUIET, **options).read_text(encoding="utf-8")
 
 
 def drawn(text: str, axis: str, title: str, label: str) -> list[tuple[float, float]]:
@@ -229,18 +229,41 @@ def test_what_is_wrong_with_the_files_is_said(
     write_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write_run(tmp_path / "run", 8)
-    (run / "log.txt").write_bytes(b"2026 device      \xff\xfe\0\n")
     (run / "evaluated").mkdir()
     (run / "evaluated" / "step-0000008-0.json").write_text("{}")
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "step-0000008.pt").write_bytes(b"PK")
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9')
-    write_report(run, ReportOptions(), Console())
+    write_report(run, Console())
     said = capsys.readouterr().err
     for part in ("metrics.jsonl: its last line is cut short", "step-0000008-0.json is damaged: imagesprint evaluate"):
         assert part in said
     assert "step-0000008.pt" in said
+
+
+def test_what_a_run_ran_on_and_was_warned_of_is_in_its_commands(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 8)
+    (run / "log.txt").write_text("2026-11-21T10:00:00 device      a toaster\n2026-11-21T10:00:00 warning: of the log\n")
+    text = report(run)  # of before it was noted
+    for name, value in (("device", "unknown"), ("decoder", "unknown"), ("interruptions", "none")):
+        assert f"<th>{name}</th><td class=long>{value}</td>" in text
+    assert "of the log" not in text
+    here = {"device": "NVIDIA H200", "threads": 4, "decoder": "native (avx2)"}
+    for row in (
+        {"began": "2026-11-21T10:00:00", "step": 0, "ranks": 2, **here, "warnings": ["slow <disk>"]},
+        {"ended": "2026-11-21T10:05:00", "step": 4, "reason": "SIGTERM", "warnings": ["slow <disk>", "bad record"]},
+        {"began": "2026-11-21T10:10:00", "step": 4, "ranks": 1, **here, "decoder": "pillow"},
+    ):
+        append_row(run / "commands.jsonl", row)
+    text = report(run)
+    for name, value in (
+        ("device", "NVIDIA H200, 2 ranks, 4 CPU threads each; NVIDIA H200, 1 rank, 4 CPU threads each"),
+        ("decoder", "native (avx2); pillow"),
+        ("interruptions", "SIGTERM, resumed after step 4"),
+        ("warnings", "slow &lt;disk&gt;<br>bad record"),
+    ):
+        assert f"<th>{name}</th><td class=long>{value}</td>" in text
 
 
 def test_what_is_no_run_is_wrong_usage(tmp_path: Path, tiny_recipe: Recipe) -> None:

@@ -28,11 +28,10 @@ with open_ranks("cpu", timeout=3) as ranks:
 TOLD_TO_STOP = """
 import os, signal, sys
 from imagesprint.errors import HungRankError
-from imagesprint.runs import rank_watch
-from imagesprint.runs.ranks import open_ranks
+from imagesprint.runs import meeting
 from imagesprint.runs.environment import StopSignals
-from imagesprint.runs.ranks import StopVote
-rank_watch._AGREE_SECONDS = 1
+from imagesprint.runs.ranks import StopVote, open_ranks
+meeting._AGREE_SECONDS = 1
 with open_ranks("cpu", timeout=300) as ranks, StopSignals() as signals:
     vote = StopVote(ranks, signals)
     assert vote() == 0

@@ -28,8 +28,8 @@ for port, outcome in zip(sys.argv[1:], outcomes):
 LOST = """
 import os, sys, time
 from imagesprint.errors import LostRankError
-from imagesprint.runs import ranks, standing_by
-standing_by._SILENCE_SECONDS = 0.5
+from imagesprint.runs import meeting, ranks
+meeting._SILENCE_SECONDS = 0.5
 os.environ["MASTER_PORT"] = sys.argv[1]
 with ranks.open_ranks("cpu", 60, lambda started: 1) as here:
     if not here.stands_by:

@@ -36,7 +36,7 @@ def content() -> dict[str, Any]:
     for number, row in enumerate(state.optimizer.state.values()):
         row["momentum_buffer"].fill_(number)
     state.network.get_parameter("bn1.weight").data.fill_(3)
-    saved: dict[str, Any] = copy.deepcopy(state.checkpoint(40, "data", "native"))
+    saved: dict[str, Any] = dict(copy.deepcopy(state.checkpoint(40, "data", "native")))
     return saved
 
 

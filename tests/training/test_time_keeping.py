@@ -8,7 +8,7 @@ from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.runs.rows import MetricsRow
 from imagesprint.training.metering import Cadence
-from imagesprint.training.time_plan import TimeKeeper, TimePlan, Timetable, Work
+from imagesprint.training.time_plan import Portion, TimeKeeper, TimePlan, Timetable
 
 RECIPE = Recipe(
     name="test",
@@ -31,10 +31,10 @@ def row(phase: int, steps: int, seconds: float) -> MetricsRow:
 
 def test_work_of_a_command_that_goes_on() -> None:
     timetable = Timetable(CADENCE, 20)
-    assert timetable.whole() == Work((19, 12), evaluations=3, checkpoints=4)  # 26, 45, 51; 26, 39, 45, 51
-    assert timetable.before(25) == Work((5, 0), 0, 0)
-    assert timetable.before(26) == Work((6, 0), 1, 1)
-    assert timetable.after(26) == Work((13, 12), 2, 3)
+    assert timetable.whole() == Portion((19, 12), evaluations=3, checkpoints=4)  # 26, 45, 51; 26, 39, 45, 51
+    assert timetable.before(25) == Portion((5, 0), 0, 0)
+    assert timetable.before(26) == Portion((6, 0), 1, 1)
+    assert timetable.after(26) == Portion((13, 12), 2, 3)
     assert PLAN.seconds(timetable.whole()) == 19 + 2 * 12 + 3 * 10 + 4 * 0.5
 
 
@@ -65,9 +65,9 @@ def test_comparison() -> None:
     keeper.steps(row(1, 12, seconds=30.0))
     compared = keeper.comparison()
     assert compared is not None
-    parts = {part["part"]: (part["count"], part["planned_seconds"], part["seconds"]) for part in compared["parts"]}
+    parts = {part.part: (part.count, part.planned_seconds, part.seconds) for part in compared.parts}
     assert parts["phase 0"] == (39, 39.0, 40.0)
     assert parts["phase 1"] == (12, 24.0, 30.0)
     assert parts["evaluations"] == (3, 30.0, 0.0)
-    assert compared["planned_seconds"] == 5 + 39 + 24 + 30 + 2.5
-    assert compared["origin"] == "made up"
+    assert compared.planned_seconds == 5 + 39 + 24 + 30 + 2.5
+    assert compared.origin == "made up"

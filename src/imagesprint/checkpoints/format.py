@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +25,34 @@ _SCALER_KEYS = ("scale", "growth_factor", "backoff_factor", "growth_interval", "
 _LARGEST = 2**63 - 1
 _NOT_OURS = "use another checkpoint: imagesprint train did not write this one so"
 _T = TypeVar("_T", bound=str | list[Any] | dict[Any, Any])
+OptimizerState = dict[str, Any]  # as `torch.optim.SGD.state_dict()` gives it
+
+
+class CheckpointContent(TypedDict):
+    """What the file of a checkpoint holds; docs/architecture.md says what each key means."""
+
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor] | None
+    optimizer: OptimizerState
+    scaler: dict[str, float]
+    step: int
+    train_seconds: float
+    wall_seconds: float
+    compile_seconds: float
+    bad_records: int
+    overflows: int
+    recipe: dict[str, object]
+    classes: list[str]
+    class_texts: list[str]
+    num_train: int
+    data: str
+    decoder: str
+    torch: str
 
 
 @dataclass(frozen=True)
 class TrainingCheckpoint:
-    """The checkpoint at `path` after `step` steps; docs/architecture.md has its keys.
+    """The checkpoint at `path` after `step` steps, as it was read and checked.
 
     What older files lack is zero or empty. `missing` are the keys without which it cannot be resumed from. Tensors are
     dense and on the CPU; whether they fit the network is for `load_weights` and `check_weights` to say.
@@ -38,8 +61,8 @@ class TrainingCheckpoint:
     path: Path
     model: dict[str, Tensor]
     ema: dict[str, Tensor] | None
-    optimizer: dict[str, Any]
-    scaler: dict[str, Any]
+    optimizer: OptimizerState
+    scaler: dict[str, float]
     step: int
     recipe: Recipe
     classes: tuple[str, ...]
@@ -85,9 +108,9 @@ def read_training_checkpoint(path: Path) -> TrainingCheckpoint:
         data=given.typed("data", str, ""),
         decoder=given.typed("decoder", str, ""),
         torch=given.typed("torch", str, "unknown"),
-        train_seconds=given.seconds("train_seconds"),
-        wall_seconds=given.seconds("wall_seconds"),
-        compile_seconds=given.seconds("compile_seconds"),
+        train_seconds=given.number("train_seconds"),
+        wall_seconds=given.number("wall_seconds"),
+        compile_seconds=given.number("compile_seconds"),
         bad_records=given.count("bad_records"),
         overflows=given.count("overflows"),
         missing=tuple(key for key in _FOR_RESUMING if key not in content),
@@ -128,16 +151,14 @@ def check_values(given: Tensor, own: Tensor, where: str) -> None:
 
 @dataclass(frozen=True)
 class _Keys:
-    """The dict that the file at `path` holds, by the kinds of its values; each method raises CheckpointError."""
+    """A dict in the file at `path`, under `prefix`, by the kinds of its values; each method raises CheckpointError."""
 
     path: Path
-    content: dict[str, Any]
+    content: Mapping[str, Any]
+    prefix: str = ""
 
     def fault(self, key: str, value: object, wanted: str) -> CheckpointError:
-        return CheckpointError(
-            f"{self.path}: {key} is {shown(value)}, not {wanted}",
-            _NOT_OURS,
-        )
+        return CheckpointError(f"{self.path}: {self.prefix}{key} is {shown(value)}, not {wanted}", _NOT_OURS)
 
     def typed(self, key: str, kind: type[_T], default: _T) -> _T:
         value = self.content.get(key, default)
@@ -146,20 +167,16 @@ class _Keys:
         return value
 
     def count(self, key: str, at_least: int = 0) -> int:
-        return self._count(key, self.content.get(key, 0), at_least)
-
-    def _count(self, key: str, value: object, at_least: int = 0) -> int:
+        value = self.content.get(key, 0)
         if type(value) is not int or not at_least <= value <= _LARGEST:
             raise self.fault(key, value, f"a whole number from {at_least}")
         return value
 
-    def seconds(self, key: str) -> float:
-        return self._number(key, self.content.get(key, 0.0))
-
-    def _number(self, key: str, value: object) -> float:
-        if type(value) not in (int, float) or not 0 <= value <= _LARGEST:  # type: ignore[operator]
+    def number(self, key: str) -> float:
+        value = self.content.get(key, 0.0)
+        if type(value) not in (int, float) or not 0 <= value <= _LARGEST:
             raise self.fault(key, value, "a finite number from 0")
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
 
     def names(self, key: str, number: int | None = None) -> tuple[str, ...]:
         """A list of text; of `number` rows, where that is given, or missing altogether."""
@@ -214,7 +231,7 @@ class _Keys:
                 )
         return value
 
-    def optimizer(self) -> dict[str, Any]:
+    def optimizer(self) -> OptimizerState:
         """As `torch.optim.Optimizer.state_dict()` gives it; empty where it is missing."""
         if "optimizer" not in self.content:
             return {}
@@ -245,15 +262,15 @@ class _Keys:
                         f"{self.path}: {where}.{name} is {no_plain_tensor(value)}", "use another checkpoint"
                     )
 
-    def scaler(self) -> dict[str, Any]:
+    def scaler(self) -> dict[str, float]:
         """As `GradScaler.state_dict()` gives it: empty unless the loss scale is dynamic."""
         value = self.typed("scaler", dict, {})
         if value and set(value) != set(_SCALER_KEYS):
             raise self.fault("scaler", value, f"the five figures {', '.join(_SCALER_KEYS)}")
-        for key, figure in value.items():
-            where = f"scaler.{key}"
+        figures = _Keys(self.path, value, "scaler.")
+        for key in value:
             if key in ("growth_interval", "_growth_tracker"):
-                self._count(where, figure, at_least=int(key == "growth_interval"))
-            elif not self._number(where, figure) > 0 or not math.isfinite(torch.tensor(figure, dtype=torch.float32)):
-                raise self.fault(where, figure, "above 0 and within float32")
+                figures.count(key, at_least=int(key == "growth_interval"))
+            elif not math.isfinite(torch.tensor(figures.number(key), dtype=torch.float32)) or not value[key] > 0:
+                raise figures.fault(key, value[key], "above 0 and within float32")
         return value

@@ -9,6 +9,7 @@ those that build tensors; an object of any other class (the `argparse.Namespace`
 """
 
 import hashlib
+import json
 import pickle
 import re
 import tarfile
@@ -17,7 +18,7 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Final, cast
+from typing import Any, BinaryIO, ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -28,8 +29,8 @@ from imagesprint.errors import CheckpointError, UsageError
 
 PREFIX: Final = b"sha256:"
 _SEAL_BYTES: Final = len(PREFIX) + 64
-_NO_COMMENT: Final = b"\0\0"  # an archive's last two bytes: the length of the comment that follows, little-endian
-_SEALED: Final = _SEAL_BYTES.to_bytes(2, "little")
+NO_COMMENT: Final = b"\0\0"  # an archive's last two bytes: the length of the comment that follows, little-endian
+SEALED: Final = _SEAL_BYTES.to_bytes(2, "little")
 _CHUNK: Final = 1 << 20
 
 _LEGACY_MAGIC: Final = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # torch.save's before 1.6: a number, in a pickle of its own
@@ -66,46 +67,41 @@ _NUMBERS: Final = {
 }
 
 
-class _Hashing:
-    """A file to write to that hashes what passes."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.hash = hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        self.hash.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
-def save_sealed(content: dict[str, Any], file: BinaryIO) -> None:
-    """torch.save `content` into the empty `file` and seal it."""
-    hashing = _Hashing(file)
-    torch.save(content, cast(BinaryIO, hashing))
-    file.seek(-len(_NO_COMMENT), 2)
-    file.write(_SEALED + PREFIX + hashing.hash.hexdigest().encode())
-
-
 def check_seal(path: Path) -> bool:
     """Whether the file at `path` is sealed. Raises CheckpointError where a byte of it is not what was written."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        rest = size - _SEAL_BYTES - len(_SEALED)
+        rest = size - _SEAL_BYTES - len(SEALED)
         file.seek(max(0, rest))
-        length, seal = file.read(len(_SEALED)), file.read()
-        if rest < 0 or (length != _SEALED and not seal.startswith(PREFIX)):  # both are damaged at once by a cut alone
+        length, seal = file.read(len(SEALED)), file.read()
+        if rest < 0 or (length != SEALED and not seal.startswith(PREFIX)):  # both are damaged at once by a cut alone
             return False
         file.seek(0)
         digest = hashlib.sha256()
         while chunk := file.read(min(_CHUNK, rest - file.tell())):
             digest.update(chunk)
-    digest.update(_NO_COMMENT)
-    if length != _SEALED or seal != PREFIX + digest.hexdigest().encode():
+    digest.update(NO_COMMENT)
+    if length != SEALED or seal != PREFIX + digest.hexdigest().encode():
         raise CheckpointError(f"{path} ({size} bytes) is damaged: its SHA-256 is not the one in it", "copy it again")
     return True
+
+
+def checkpoint_hash(path: Path) -> str:
+    """A hash over the names, sizes and CRC-32s of all that the archive `path` holds, without reading the tensors.
+
+    Raises CheckpointError where it is no archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [(entry.filename, entry.file_size, entry.CRC) for entry in archive.infolist()]
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        ValueError,
+        NotImplementedError,
+    ) as error:  # a name or version of its directory
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}", "delete it or copy it again") from error
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Weights in: starting a training from what somebody saved, and a trained model ready to use."""
+"""Weights in: a trained model ready to use, and starting a training from what somebody else saved."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from imagesprint.checkpoints.format import check_values, load_weights, read_training_checkpoint
+from imagesprint.checkpoints.naming import last_checkpoint
 from imagesprint.checkpoints.weight_files import Inert, no_plain_tensor, read_foreign
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
@@ -23,19 +24,97 @@ COUNTER = "num_batches_tracked"  # of a batch norm: not used here, and not there
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 # Where programs keep the weights themselves. Beside those, `best_state_dict` or `teacher` are others.
 _USUAL = {
-    "model",
-    "state",
-    "net",
-    "network",
-    "model_state",
-    "state_dict",
-    "model_state_dict",
-    "net_state_dict",
+    *("model", "state", "net", "network", "model_state", "state_dict", "model_state_dict", "net_state_dict"),
     *_WRAPPERS,
 }
 _AVERAGE = re.compile(r"(^|[._])ema([._]|$)|averag", re.IGNORECASE)
 _DEPTH = 6  # of dicts in dicts: no program that is known goes deeper than 3
 _LISTED = 12  # names shown of those left
+
+
+class TrainedModel(nn.Module):
+    """A network with its normalisation inside: uint8 images [N, H, W, 3] → float32 logits [N, num_classes].
+
+    `classes` holds their names in the order of the logits, `class_texts` the words that describe them, the names again
+    where there are none; `recipe` says how it was trained, and so at what size it wants its images
+    (`recipe.eval_resize`, `recipe.eval_image_size`); `step` counts the steps trained, on `num_train` different images.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        classes: tuple[str, ...],
+        num_train: int,
+        step: int = 0,
+        class_texts: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.recipe = recipe
+        self.classes = classes
+        self.class_texts = class_texts or classes
+        self.num_train = num_train
+        self.step = step
+        self.register_buffer("mean", torch.tensor(recipe.mean))
+        self.register_buffer("std", torch.tensor(recipe.std))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(normalize(images, self.mean, self.std))
+        return logits
+
+
+def load_model(path: str | Path, weights: str = "") -> TrainedModel:
+    """The trained model of a checkpoint, or of the last checkpoint of a run directory, in evaluation mode on the CPU.
+
+    `weights` is "model" for those of the last step, "ema" for their moving average, or "" for the average where the
+    recipe keeps one (`ema_decay`), else those of the last step. Raises UsageError where nothing is there or no average
+    is kept, CheckpointError where the file is damaged.
+    """
+    file = last_checkpoint(Path(path))
+    held = read_training_checkpoint(file)
+    if weights == "ema" and held.ema is None:
+        raise UsageError(f"{file} holds no moving average of the weights", "train with --set ema_decay=0.9999")
+    network = build_model(held.recipe, len(held.classes))
+    if weights == "model" or held.ema is None:
+        load_weights(network, held.model, f"{file}: model")
+    else:
+        load_weights(network, held.ema, f"{file}: ema")
+    return TrainedModel(network, held.recipe, held.classes, held.num_train, held.step, held.class_texts).eval()
+
+
+def start_from(model: nn.Module, path: Path, console: Console | None = None) -> list[str]:
+    """Load the weights at `path` into `model`, all but a head of another size; returns the keys left as they were.
+
+    `path` is what torch.save or safetensors wrote of a network with these names (torchvision's and timm's ResNets have
+    ours): a state dict, alone or inside what a training program saves; of several, a moving average. What was taken and
+    what was left goes to `console`. Raises CheckpointError where anything but the head does not fit, and where several
+    fit alike; the model is then as it was.
+    """
+    content, own = read_foreign(path), model.state_dict()
+    found = _choose(list(_find(content, own)), own, content, path)
+    heads = {key for key in own if key.startswith(HEAD_PREFIXES)}
+    # A head is one layer: where its weight does not fit, its bias would belong to other classes.
+    dropped = [] if all(_fits(found.tensors.get(key), own[key]) for key in heads) else sorted(heads)
+    taken = {}
+    for key, value in found.tensors.items():
+        if key in dropped or (key.endswith(COUNTER) and not _fits(value, own[key])):
+            continue
+        fault = no_plain_tensor(value)
+        where = f"init: {path}: {found.keys[key]}"
+        if fault is not None:
+            raise CheckpointError(
+                f"{where} is {fault}", "save a state dict of ordinary tensors: torch.save(model.state_dict(), FILE)"
+            )
+        check_values(value, own[key], where)
+        taken[key] = value
+    model.load_state_dict({**own, **taken})
+    if console is not None:
+        _tell(console, path, found, taken, dropped, content)
+    return dropped
 
 
 @dataclass(frozen=True)
@@ -74,40 +153,10 @@ class _Found:
         )
 
 
-def start_from(model: nn.Module, path: Path, console: Console | None = None) -> list[str]:
-    """Load the weights at `path` into `model`, all but a head of another size; returns the keys left as they were.
-
-    `path` is what torch.save or safetensors wrote of a network with these names (torchvision's and timm's ResNets have
-    ours): a state dict, alone or inside what a training program saves; of several, a moving average. What was taken and
-    what was left goes to `console`. Raises CheckpointError where anything but the head does not fit, and where several
-    fit alike; the model is then as it was.
-    """
-    content, own = read_foreign(path), model.state_dict()
-    found = _choose(list(_find(content, own)), own, content, path)
-    heads = {key for key in own if key.startswith(HEAD_PREFIXES)}
-    # A head is one layer: where its weight does not fit, its bias would belong to other classes.
-    dropped = [] if all(_fits(found.tensors.get(key), own[key]) for key in heads) else sorted(heads)
-    taken = {}
-    for key, value in found.tensors.items():
-        if key in dropped or (key.endswith(COUNTER) and not _fits(value, own[key])):
-            continue
-        fault = no_plain_tensor(value)
-        where = f"init: {path}: {found.keys[key]}"
-        if fault is not None:
-            raise CheckpointError(
-                f"{where} is {fault}", "save a state dict of ordinary tensors: torch.save(model.state_dict(), FILE)"
-            )
-        check_values(value, own[key], where)
-        taken[key] = value
-    model.load_state_dict({**own, **taken})
-    if console is not None:
-        _tell(console, path, found, taken, dropped, content)
-    return dropped
-
-
 def _find(content: object, own: Mapping[str, Tensor]) -> Iterator[_Found]:
     """Every state dict in `content` that has a tensor by a name of the model."""
     names, parts = {_bare(key): key for key in own}, {_part(key) for key in own}
+    body = [key for key in own if not key.startswith(HEAD_PREFIXES) and not key.endswith(COUNTER)]
     for place, table in _tables(content, (), set()):
         keys = {_bare(key): key for key in table}
         if len(keys) < len(table):  # two names differ in a wrapper alone: they are two networks
@@ -119,7 +168,7 @@ def _find(content: object, own: Mapping[str, Tensor]) -> Iterator[_Found]:
                 groups.setdefault(name[:at], {})[names[name[at:]]] = key
         for prefix, group in groups.items():
             tensors = {key: table[theirs] for key, theirs in group.items()}
-            wrong = [key for key in _body(own) if not _fits(tensors.get(key), own[key])]
+            wrong = [key for key in body if not _fits(tensors.get(key), own[key])]
             used = set(group.values())
             unknown = [
                 key
@@ -222,10 +271,6 @@ def _starts(name: str) -> Iterator[int]:
     yield from (at + 1 for at, char in enumerate(name) if char == ".")
 
 
-def _body(own: Mapping[str, Tensor]) -> list[str]:
-    return [key for key in own if not key.startswith(HEAD_PREFIXES) and not key.endswith(COUNTER)]
-
-
 def _is_layer(value: object) -> bool:
     """Whether `value` is a tensor, of more than a lone number: that is a count beside the network."""
     return (isinstance(value, Tensor) and value.ndim > 0) or (
@@ -241,68 +286,3 @@ def _fits(given: object, own: Tensor) -> bool:
 def _listed(*names: object) -> str:
     texts = [str(name) if str(name).isprintable() else repr(name) for name in names[:_LISTED]]
     return ", ".join(texts) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
-
-
-class TrainedModel(nn.Module):
-    """A network with its normalisation inside: uint8 images [N, H, W, 3] → float32 logits [N, num_classes].
-
-    `classes` holds their names in the order of the logits, `class_texts` the words that describe them, the names again
-    where there are none; `recipe` says how it was trained, and so at what size it wants its images
-    (`recipe.eval_resize`, `recipe.eval_image_size`); `step` counts the steps trained, on `num_train` different images.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self,
-        network: nn.Module,
-        recipe: Recipe,
-        classes: tuple[str, ...],
-        num_train: int,
-        step: int = 0,
-        class_texts: tuple[str, ...] = (),
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.recipe = recipe
-        self.classes = classes
-        self.class_texts = class_texts or classes
-        self.num_train = num_train
-        self.step = step
-        self.register_buffer("mean", torch.tensor(recipe.mean))
-        self.register_buffer("std", torch.tensor(recipe.std))
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(normalize(images, self.mean, self.std))
-        return logits
-
-
-def load_model(path: str | Path, weights: str = "") -> TrainedModel:
-    """The trained model of a checkpoint, or of the last checkpoint of a run directory, in evaluation mode on the CPU.
-
-    `weights` is "model" for those of the last step, "ema" for their moving average, or "" for the average where the
-    recipe keeps one (`ema_decay`), else those of the last step. Raises UsageError where nothing is there or no average
-    is kept, CheckpointError where the file is damaged.
-    """
-    file = Path(path)
-    if file.is_dir():
-        checkpoints = list_checkpoints(file)
-        if not checkpoints:
-            raise UsageError(f"{file} holds no checkpoints/step-*.pt", "name a run directory or a checkpoint file")
-        file = checkpoints[-1]
-    held = read_training_checkpoint(file)
-    if weights == "ema" and held.ema is None:
-        raise UsageError(f"{file} holds no moving average of the weights", "train with --set ema_decay=0.9999")
-    network = build_model(held.recipe, len(held.classes))
-    if weights == "model" or held.ema is None:
-        load_weights(network, held.model, f"{file}: model")
-    else:
-        load_weights(network, held.ema, f"{file}: ema")
-    return TrainedModel(network, held.recipe, held.classes, held.num_train, held.step, held.class_texts).eval()
-
-
-def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoint files of the run directory `run`, by their step."""
-    found = {file: re.fullmatch(r"step-(\d+)\.pt", file.name) for file in (run / "checkpoints").glob("step-*.pt")}
-    return sorted((file for file, match in found.items() if match), key=lambda file: int(file.stem[len("step-") :]))

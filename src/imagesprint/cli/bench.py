@@ -1,9 +1,9 @@
 """`imagesprint bench data`, `bench step` and `bench train`; `bench predict` is in a module of its own."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from imagesprint.cli import bench_predict
 from imagesprint.cli.output import show, table
@@ -24,70 +24,77 @@ from imagesprint.recipes.validation import check_world_size
 from imagesprint.runs.environment import is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
 
+if TYPE_CHECKING:
+    from imagesprint.diagnosis import bench_data as of_data
+    from imagesprint.diagnosis import bench_step as of_steps
+    from imagesprint.diagnosis.step_timing import Setup
 
-def head(result: Mapping[str, Any]) -> str:
+
+def head(device: str, versions: Mapping[str, str]) -> str:
     """Return the line that says what the figures were measured on."""
-    return f"{result['device']}; " + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return f"{device}; " + ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def step_text(result: Mapping[str, Any]) -> str:
+def step_text(result: "of_steps.StepBench") -> str:
     """Return the result of `bench step`."""
-    ceilings = result["ceilings"]
+    ceilings = result.ceilings
     lines = [
-        head(result),
-        f"{_training(result)}, {result['steps']} steps each on synthetic data",
-        f"ceilings of one rank: copy {ceilings['copy_bytes_per_second'] / 1e9:,.1f} GB/s (read and written), matrix "
-        f"product {ceilings['matmul_flops_per_second'] / 1e12:,.3g} TFLOP/s ({ceilings['dtype']})",
+        head(result.setup.device, result.setup.versions),
+        f"{_training(result.setup, [row.speed.compile_seconds for row in result.phases])}, "
+        f"{result.steps} steps each on synthetic data",
+        f"ceilings of one rank: copy {ceilings.copy_bytes_per_second / 1e9:,.1f} GB/s (read and written), matrix "
+        f"product {ceilings.matmul_flops_per_second / 1e12:,.3g} TFLOP/s ({ceilings.dtype})",
         "",
-        _step_table(result["phases"]),
+        _step_table(result.phases),
         "ms: of an eager step, by part. bound: images/s ÷ what the memory allows each operation by itself",
     ]
-    if "projection" in result:
-        lines += ["", _projection_text(result["projection"])]
-    if "variants" in result:
-        left_out = (f"{name} is left out: {why}" for name, why in result["left_out"].items())
-        lines += ["", _variants_table(result["variants"]), *left_out]
+    if result.projection is not None:
+        lines += ["", _projection_text(result.projection)]
+    if result.variants is not None:
+        left_out = (f"{name} is left out: {why}" for name, why in result.left_out.items())
+        lines += ["", _variants_table(result.variants), *left_out]
     return "\n".join(lines)
 
 
-def _training(result: Mapping[str, Any]) -> str:
-    ranks = result["world_size"]
-    seconds = sum(row["compile_seconds"] for row in result["phases"])
-    mode = f"compiled in {seconds:.1f} s" if result["compiled"] else "eager"
+def _training(setup: "Setup", compiling: Sequence[float]) -> str:
+    mode = f"compiled in {sum(compiling):.1f} s" if setup.compiled else "eager"
     return (
-        f"{printable(result['recipe'])}: {result['model']}, {result['precision']}, {mode}, "
-        f"{ranks} rank{'s' if ranks > 1 else ''} of {result['threads']} CPU threads"
+        f"{printable(setup.recipe)}: {setup.model}, {setup.precision}, {mode}, "
+        f"{setup.world_size} rank{'s' if setup.world_size > 1 else ''} of {setup.threads} CPU threads"
     )
 
 
-def _step_table(phases: list[Mapping[str, Any]]) -> str:
+def _shape(row: "of_steps.StepSpeed | of_steps.TrainedShape") -> list[object]:
+    return [row.image_size, row.batch_size, row.micro_batch]
+
+
+def _step_table(phases: "Sequence[of_steps.MeasuredShape]") -> str:
     header = ["px", "batch", "micro", "images/s", "input", "forw.", "backw.", "reduce", "update ms"]
-    rows = []
-    for row in phases:
-        parts = [round(1000 * seconds, 1) for seconds in row["seconds_by_part"].values()]
-        rows.append(
-            [
-                *(row[key] for key in ("image_size", "batch_size", "micro_batch")),
-                rate(row["images_per_second"]),
-                *parts,
-                f"{row['flops_per_second'] / 1e12:.3g} ({row['share_of_matmul']:.0%})",
-                f"{row['share_of_memory_bound']['eager']:.0%}",
-                round(row["peak_memory"] / 1e9, 2),
-            ]
-        )
+    rows = [
+        [
+            *_shape(row.speed),
+            rate(row.speed.images_per_second),
+            *(round(1000 * seconds, 1) for seconds in row.seconds_by_part.values()),
+            f"{row.limits.flops_per_second / 1e12:.3g} ({row.limits.share_of_matmul:.0%})",
+            f"{row.limits.share_of_memory_bound['eager']:.0%}",
+            round(row.speed.peak_memory / 1e9, 2),
+        ]
+        for row in phases
+    ]
     return table([*header, "TFLOP/s", "bound", "GB"], rows)
 
 
-def _variants_table(variants: list[Mapping[str, Any]]) -> str:
-    rows: list[list[object]] = [
+def _variants_table(variants: "Sequence[tuple[str, of_steps.StepSpeed]]") -> str:
+    rows = [
         [
-            *(row[key] for key in ("image_size", "batch_size", "micro_batch", "variant")),
-            rate(row["images_per_second"]),
-            round(1000 * row["seconds_per_step"], 1),
-            round(row["compile_seconds"], 1),
-            round(row["peak_memory"] / 1e9, 2),
+            *_shape(row),
+            name,
+            rate(row.images_per_second),
+            round(1000 * row.seconds_per_step, 1),
+            round(row.compile_seconds, 1),
+            round(row.peak_memory / 1e9, 2),
         ]
-        for row in variants
+        for name, row in variants
     ]
     return table(["px", "batch", "micro", "variant", "images/s", "ms a step", "compiling s", "GB"], rows)
 
@@ -97,37 +104,37 @@ def rate(images_per_second: float) -> float:
     return round(images_per_second) if images_per_second >= 100 else round(images_per_second, 1)
 
 
-def _projection_text(projection: Mapping[str, Any]) -> str:
-    rows: list[list[object]] = [
-        [row["image_size"], row["steps"], row["images"], rate(row["images_per_second"]), duration(row["seconds"])]
-        for row in projection["phases"]
+def _projection_text(projection: "of_steps.Projection") -> str:
+    rows = [
+        [row.image_size, row.steps, row.images, rate(row.images_per_second), duration(row.seconds)]
+        for row in projection.phases
     ]
     return (
-        f"derived, not measured: the whole recipe on {projection['num_train']:,} images would train for "
-        f"{projection['seconds']:,.0f} s ({duration(projection['seconds'])})\n"
-        f"= {projection['derived']}\n{table(['px', 'steps', 'images', 'images/s', 'time'], rows)}"
+        f"derived, not measured: the whole recipe on {projection.num_train:,} images would train for "
+        f"{projection.seconds:,.0f} s ({duration(projection.seconds)})\n"
+        f"= {projection.derived}\n{table(['px', 'steps', 'images', 'images/s', 'time'], rows)}"
     )
 
 
-def train_text(result: Mapping[str, Any]) -> str:
+def train_text(result: "of_steps.TrainBench") -> str:
     """Return the result of `bench train`."""
-    rows: list[list[object]] = [
+    rows = [
         [
-            *(row[key] for key in ("image_size", "batch_size", "micro_batch")),
-            rate(row["images_per_second"]),
-            rate(row["synthetic_images_per_second"]),
-            f"{row['share_of_synthetic']:.1%}",
-            f"{row['data_wait_seconds']:.2f} s",
-            f"{row['data_wait']:.1%}",
+            *_shape(row),
+            rate(row.images_per_second),
+            rate(row.synthetic_images_per_second),
+            f"{row.share_of_synthetic:.1%}",
+            f"{row.data_wait_seconds:.2f} s",
+            f"{row.data_wait:.1%}",
         ]
-        for row in result["phases"]
+        for row in result.phases
     ]
     return "\n".join(
         [
-            head(result),
-            _training(result),
-            f"{printable(str(result['data']))}, decoder {result['decoder']}",
-            f"medians of {result['rounds']} rounds of {result['steps']} steps on images and as many on synthetic data",
+            head(result.setup.device, result.setup.versions),
+            _training(result.setup, [row.compile_seconds for row in result.phases]),
+            f"{printable(str(result.data))}, decoder {result.decoder}",
+            f"medians of {result.rounds} rounds of {result.steps} steps on images and as many on synthetic data",
             "",
             table(["px", "batch", "micro", "images/s", "synthetic", "share", "data wait", "of the time"], rows),
         ]
@@ -224,7 +231,7 @@ def run_data(args: argparse.Namespace, console: Console) -> int:
 
         save_data_plot(result, args.plot)
         console.line(f"drawn in {args.plot}")
-    show(args, result, _as_text(result))
+    show(args, result.as_json(), _data_text(result))
     return 0
 
 
@@ -236,7 +243,7 @@ def run_step(args: argparse.Namespace, console: Console) -> int:
     from imagesprint.diagnosis.bench_step import bench_step  # imports torch
 
     result = bench_step(recipe, args.device, args.compile, args.steps, args.num_train, args.variants, console)
-    return _finish(args, result, step_text, console)
+    return _finish(args, result, step_text(result), console)
 
 
 def run_train(args: argparse.Namespace, console: Console) -> int:
@@ -247,7 +254,7 @@ def run_train(args: argparse.Namespace, console: Console) -> int:
     from imagesprint.diagnosis.bench_step import bench_train  # imports torch
 
     result = bench_train(recipe, args.data, args.device, args.compile, args.steps, console)
-    return _finish(args, result, train_text, console)
+    return _finish(args, result, train_text(result), console)
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
@@ -259,7 +266,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 
 
 def _finish(
-    args: argparse.Namespace, result: dict[str, Any], text: Callable[[Mapping[str, Any]], str], console: Console
+    args: argparse.Namespace, result: "of_steps.StepBench | of_steps.TrainBench", text: str, console: Console
 ) -> int:
     """Draw and print the result, on the main rank alone."""
     if not is_main_rank():
@@ -269,49 +276,49 @@ def _finish(
 
         save_step_plot(result, args.plot)
         console.line(f"drawn in {args.plot}")
-    show(args, result, text(result))
+    show(args, result.as_json(), text)
     return 0
 
 
-def _as_text(result: Mapping[str, Any]) -> str:
+def _data_text(result: "of_data.DataBench") -> str:
     lines = [
-        head(result),
-        f"{printable(str(result['data']))}: {result['images']:,} images of {result['mean_bytes']:,.0f} bytes → "
-        f"{result['image_size']} px, batches of {result['batch_size']}, decoder {result['decoder']}, "
-        f"medians of {result['rounds']} rounds",
+        head(result.device, result.versions),
+        f"{printable(str(result.data))}: {result.images:,} images of {result.mean_bytes:,.0f} bytes → "
+        f"{result.image_size} px, batches of {result.batch_size}, decoder {result.decoder}, "
+        f"medians of {result.rounds} rounds",
         "",
-        _speeds(result["by_threads"]),
-        *(f"{name} is left out: {why}" for name, why in result["left_out"].items()),
+        _speeds(result.by_threads),
+        *(f"{name} is left out: {why}" for name, why in result.left_out.items()),
     ]
-    if "stages" in result:
-        lines += ["", _stages(result)]
+    if result.inside is not None:
+        lines += ["", _stages(result.inside, result.batch_size)]
     return "\n".join(lines)
 
 
-def _speeds(by_threads: list[Mapping[str, Any]]) -> str:
+def _speeds(by_threads: "Sequence[of_data.AtThreads]") -> str:
     rows: list[list[object]] = []
     for entry in by_threads:
-        share = f"{entry['loader_over_decoder_alone']:.1%} of the decoder alone"
-        rows.append([entry["threads"], "imagesprint", *_rates(entry), share])
-        rows.append([entry["threads"], "its decoder alone", *_rates(vars(entry["decoder_alone"])), ""])
-        for name, peer in entry["peers"].items():
-            ratio = f"imagesprint does {peer['speedup']:.2f} times as many, {peer['cpu_speedup']:.2f} a CPU second"
-            rows.append([entry["threads"], name, *_rates(peer), ratio])
+        share = f"{entry.loader_over_decoder_alone:.1%} of the decoder alone"
+        rows.append([entry.threads, "imagesprint", *_rates(entry), share])
+        rows.append([entry.threads, "its decoder alone", *_rates(entry.decoder_alone), ""])
+        for name, peer in entry.peers.items():
+            ratio = f"imagesprint does {peer.speedup:.2f} times as many, {peer.cpu_speedup:.2f} a CPU second"
+            rows.append([entry.threads, name, *_rates(peer), ratio])
     return table(["threads", "", "images/s", "images/CPU s", ""], rows)
 
 
-def _rates(timing: Mapping[str, Any]) -> list[object]:
-    return [round(timing["images_per_second"]), round(timing["images_per_cpu_second"])]
+def _rates(timing: "of_data.AtThreads | of_data.Timing | of_data.PeerTiming") -> list[object]:
+    return [round(timing.images_per_second), round(timing.images_per_cpu_second)]
 
 
-def _stages(result: Mapping[str, Any]) -> str:
-    stages = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in result["stages"].items())
+def _stages(inside: "of_data.Inside", batch_size: int) -> str:
+    stages = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in inside.stages.items())
     lines = [
         f"one thread, microseconds an image: {stages}",
-        f"Python takes {result['python_milliseconds_per_batch']:.2f} ms for a batch of {result['batch_size']}",
+        f"Python takes {inside.python_milliseconds_per_batch:.2f} ms for a batch of {batch_size}",
     ]
-    if result["entropy"] is not None:
-        entropy = result["entropy"]
+    if inside.entropy is not None:
+        entropy = inside.entropy
         lines.append(
             f"entropy decoding alone takes libjpeg {entropy['whole_microseconds']:.0f} µs of the whole image, "
             f"{entropy['rows_microseconds']:.0f} µs down to the crop's last row ({entropy['own_microseconds']:.0f} µs "

@@ -1,13 +1,15 @@
 """`imagesprint bench predict`: its flags and what it prints."""
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_device_flag, add_verb, check_plot, positive
 from imagesprint.console import Console
+
+if TYPE_CHECKING:
+    from imagesprint.diagnosis.bench_predict import PredictBench
 
 EXAMPLES = """\
   imagesprint bench predict baseline90                        # ResNet-50 as untrained, which is as fast
@@ -16,7 +18,7 @@ EXAMPLES = """\
 DESCRIPTION = """\
 Measure how long a prediction takes, from pixels and from JPEG files to probabilities: eager, compiled, and exported to
 ONNX in ONNX Runtime and OpenVINO where they are installed, in turns of five rounds. p50, p90 and p99 are percentiles
-over the calls of all rounds, which follow one another at once. The images are two photos of 640 × 427 pixels."""
+over the calls of all rounds, which follow one another at once. The images are two of 640 × 427 pixels and 175 kB."""
 
 
 def add_command(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -50,27 +52,24 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _as_text(result: Mapping[str, Any]) -> str:
+def _as_text(result: "PredictBench") -> str:
     header = ["threads", "batch", "from", "runtime", "p50 ms", "p90 ms", "p99 ms", "images/s", "calls"]
+    rows = [
+        [
+            *(call.threads, call.batch_size, "JPEG" if call.decoding else "pixels", call.runtime),
+            *(round(1e3 * seconds, 1) for seconds in (call.p50, call.p90, call.p99)),
+            round(call.images_per_second, 1),
+            call.num_calls,
+        ]
+        for call in result.calls
+    ]
     lines = [
-        result["device"],
-        ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
-        f"{result['model']}, {result['num_classes']:,} classes, {result['image_size']} px, {result['precision']}, "
-        f"decoder {result['decoder']}, {result['rounds']} rounds",
+        result.device,
+        ", ".join(f"{name} {version}" for name, version in result.versions.items()),
+        f"{result.model}, {result.num_classes:,} classes, {result.image_size} px, {result.precision}, "
+        f"decoder {result.decoder}, {result.rounds} rounds",
         "",
-        table(header, [_row(call) for call in result["calls"]]),
-        *(f"{name} is left out: {why}" for name, why in result["left_out"].items()),
+        table(header, rows),
+        *(f"{name} is left out: {why}" for name, why in result.left_out.items()),
     ]
     return "\n".join(lines)
-
-
-def _row(call: Mapping[str, Any]) -> list[object]:
-    return [
-        call["threads"],
-        call["batch_size"],
-        "JPEG" if call["decoding"] else "pixels",
-        call["runtime"],
-        *(round(1e3 * call[key], 1) for key in ("p50", "p90", "p99")),
-        round(call["images_per_second"], 1),
-        call["num_calls"],
-    ]

@@ -13,7 +13,7 @@ from imagesprint.cli.output import show
 from imagesprint.cli.parsing import Parser, add_verb
 from imagesprint.cli.train import summary
 from imagesprint.console import Console, printable
-from imagesprint.errors import UsageError
+from imagesprint.errors import UsageError, needing
 from imagesprint.files import TEMPORARY_PATTERN, write_atomically, write_text
 
 EXAMPLES = """\
@@ -37,24 +37,27 @@ def run(args: argparse.Namespace, console: Console) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from imagesprint.diagnosis.planning import known_plan
     from imagesprint.evaluating.checkpoints import evaluate_checkpoints
-    from imagesprint.evaluating.views import Options
+    from imagesprint.evaluating.views import PLAIN
     from imagesprint.prepare.preparing import prepare
     from imagesprint.recipes.library import load_recipe
-    from imagesprint.report.report import ReportOptions, write_report
+    from imagesprint.report.report import write_report
     from imagesprint.training.training import TrainingOptions, train
+
+    with needing("demo"):
+        from sklearn.datasets import load_digits
 
     folder = args.output
     images, root, run_directory = folder / "images", folder / "data", folder / "run"
     _claim(folder)
     console.line("1/4  images: scikit-learn's handwritten digits")
-    _write_digits(images, console)
+    _write_digits(load_digits(), images, console)
     console.line("2/4  prepare: image files → TFRecord shards in two sizes")
     prepare(images, root, variants=("full", "16"), val_fraction=VALIDATION_FRACTION, console=console)
     console.line("3/4  train and evaluate: a small ResNet at 16, then at 24 pixels")
     result = train(load_recipe("demo"), root, run_directory, TrainingOptions(device="cpu"), console, known_plan)
     console.line("4/4  report")
-    evaluate_checkpoints([Path(result["checkpoint"])], root, Options(), "cpu", Console.silent())
-    report = write_report(run_directory, ReportOptions(data=root), console)
+    evaluate_checkpoints([Path(result["checkpoint"])], root, PLAIN, "cpu", Console.silent())
+    report = write_report(run_directory, console, data=root)
     show(args, {**result, "report": report}, _closing(result, folder, run_directory, report))
     return 0
 
@@ -77,12 +80,10 @@ def _claim(folder: Path) -> None:
         ) from error
 
 
-def _write_digits(folder: Path, console: Console) -> None:
-    """Write the digits as PNG files, FOLDER/three/0003.png and so on; those that are there already are left."""
+def _write_digits(digits: Any, folder: Path, console: Console) -> None:
+    """Write the digits as PNG files, FOLDER/3-three/0003.png and so on; those that are there already are left."""
     from PIL import Image
-    from sklearn.datasets import load_digits
 
-    digits = load_digits()
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     for index, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         path = folder / f"{label}-{names[label]}" / f"{index:04d}.png"
@@ -96,13 +97,13 @@ def _write_digits(folder: Path, console: Console) -> None:
 
 
 def _closing(result: dict[str, Any], folder: Path, run_directory: Path, report: Path) -> str:
-    command = _command()
+    command, plots = _command(), run_directory / "plots"
     data, output = shlex.quote(str(folder / "data")), shlex.quote(str(folder / "run-2"))
     lines = [
         "",
         *summary(run_directory, result).splitlines()[:-1],
         f"report      {report}",
-        f"plots       {run_directory / 'plots'}",
+        *([f"plots       {plots}"] if plots.is_dir() else []),  # not drawn without matplotlib
         f"shards      {folder / 'data'}",
         f"curves      {command.replace('imagesprint', 'tensorboard')} --logdir {run_directory / 'tensorboard'}",
         "",

@@ -2,9 +2,9 @@
 
 import argparse
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_compile_flag, add_device_flags, add_set_flag, add_verb
@@ -15,6 +15,7 @@ from imagesprint.runs.processes import is_launcher, run_ranks
 
 if TYPE_CHECKING:
     from imagesprint.diagnosis.check import Check
+    from imagesprint.diagnosis.doctor import PhaseDiagnosis
     from imagesprint.recipes.recipe import Recipe
 
 EXAMPLES = """\
@@ -53,21 +54,26 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Look; print what was found."""
-    from imagesprint.diagnosis.check import has_failed
-
     if args.target is None:
-        value = _look_at_machine(args)
-    elif _is_run(Path(args.target)):
-        value = _look_at_run(Path(args.target), args.data)
-    else:
-        recipe = _recipe(args)
-        if is_launcher(args.processes):
-            return run_ranks(args.processes, args.words)
-        value = _measure(recipe, args, console)
-        if not is_main_rank():
-            return 0
-    show(args, value, _as_text(value))
-    return 3 if has_failed(value["checks"]) else 0
+        from imagesprint.diagnosis.installation import machine_checks
+
+        return _show(args, machine_checks(Path.cwd(), args.data), None)
+    if _is_run(Path(args.target)):
+        from imagesprint.diagnosis.accuracy import accuracy_checks  # imports torch
+        from imagesprint.diagnosis.doctor import diagnose_run
+
+        found = diagnose_run(Path(args.target), args.data)
+        checks = found.checks + accuracy_checks(Path(args.target), args.data)
+        return _show(args, checks, found.bottleneck, phases=found.phases)
+    recipe = _recipe(args)
+    if is_launcher(args.processes):
+        return run_ranks(args.processes, args.words)
+    from imagesprint.diagnosis.doctor import diagnose_recipe  # imports torch
+
+    found, setup = diagnose_recipe(recipe, args.data, args.device, args.compile, console)
+    if not is_main_rank():
+        return 0
+    return _show(args, found.checks, found.bottleneck, phases=found.phases, data=args.data, **vars(setup))
 
 
 def _is_run(target: Path) -> bool:
@@ -94,52 +100,42 @@ def _recipe(args: argparse.Namespace) -> "Recipe":
     return recipe
 
 
-def _measure(recipe: "Recipe", args: argparse.Namespace, console: Console) -> dict[str, Any]:
-    from imagesprint.diagnosis.measuring_stages import diagnose_recipe  # imports torch
+def _show(
+    args: argparse.Namespace,
+    checks: "Sequence[Check]",
+    bottleneck: str | None,
+    phases: "Sequence[PhaseDiagnosis] | None" = None,
+    **more: object,
+) -> int:
+    """Print what was found, and `more` as JSON alone; return the exit code."""
+    from imagesprint.diagnosis.check import has_failed
 
-    return diagnose_recipe(recipe, args.data, args.device, args.compile, console)
-
-
-def _look_at_machine(args: argparse.Namespace) -> dict[str, Any]:
-    from imagesprint.diagnosis.installation import machine_checks
-
-    return {"checks": machine_checks(Path.cwd(), args.data), "bottleneck": None}
-
-
-def _look_at_run(run: Path, data: Path | None) -> dict[str, Any]:
-    from imagesprint.diagnosis.accuracy import accuracy_checks  # imports torch
-    from imagesprint.diagnosis.limits import diagnose_run
-
-    value = diagnose_run(run, data)
-    return value | {"checks": value["checks"] + accuracy_checks(run, data)}
-
-
-def _as_text(value: Mapping[str, Any]) -> str:
-    checks: Sequence[Check] = value["checks"]
-    lines = [line for phase in value.get("phases", ()) for line in _stages(phase)]
+    lines = [line for phase in phases or () for line in _stages(phase)]
     lines += [line for check in checks for line in _lines(check)]
     counts = {status: sum(check.status == status for check in checks) for status in ("failure", "warning")}
     found = [f"{count} {status}{'' if count == 1 else 's'}" for status, count in counts.items() if count]
-    if value["bottleneck"] is not None:
-        found.insert(0, f"the narrowest is {value['bottleneck']}")
-    return "\n".join([*lines, "", ", ".join(found) if found else "all is well"])
+    if bottleneck is not None:
+        found.insert(0, f"the narrowest is {bottleneck}")
+    value = {"checks": checks, "bottleneck": bottleneck, **more} | ({} if phases is None else {"phases": phases})
+    show(args, value, "\n".join([*lines, "", ", ".join(found) if found else "all is well"]))
+    return 3 if has_failed(checks) else 0
 
 
-def _stages(phase: Mapping[str, Any]) -> list[str]:
+def _stages(phase: "PhaseDiagnosis") -> list[str]:
     """The stages of a phase, the narrowest first."""
-    ranks = f"{phase['world_size']} rank{'' if phase['world_size'] == 1 else 's'}"
+    ranks = f"{phase.world_size} rank{'' if phase.world_size == 1 else 's'}"
     head = (
-        f"phase {phase['phase']}: {phase['images_per_second']:,.0f} images/s by {ranks} with {phase['threads']} "
-        f"{phase['decoder']} decoding thread{'' if phase['threads'] == 1 else 's'}"
+        f"phase {phase.phase}: {phase.images_per_second:,.0f} images/s by {ranks} with {phase.threads} "
+        f"{phase.decoder} decoding thread{'' if phase.threads == 1 else 's'}"
     )
     rows = [
         [
-            limit["name"],
-            "" if limit["images_per_second"] is None else f"{limit['images_per_second']:,.0f}",
-            f"{1e3 * limit['seconds']:,.1f} ms",
-            f"{limit['gain']:+.0%}",
+            limit.name,
+            "" if limit.images_per_second is None else f"{limit.images_per_second:,.0f}",
+            f"{1e3 * limit.seconds:,.1f} ms",
+            f"{limit.gain:+.0%}",
         ]
-        for limit in phase["limits"]
+        for limit in phase.limits
     ]
     body = table(["stage", "images/s", "a step", "were it free*"], rows).splitlines()
     return [head, *body, "* compute: were it twice as fast", ""]

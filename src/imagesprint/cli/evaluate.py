@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_device_flags, add_verb, positive
@@ -13,8 +13,8 @@ from imagesprint.runs.environment import is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
 
 if TYPE_CHECKING:
-    from imagesprint.evaluating.checkpoints import EvaluatedCheckpoint
-    from imagesprint.evaluating.details import Details
+    from imagesprint.evaluating.evaluator import EvaluatedCheckpoint
+    from imagesprint.evaluating.results import Details
 
 EXAMPLES = """\
   imagesprint evaluate RUN --data ROOT
@@ -40,13 +40,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     add = parser.add_argument
     add("--watch", action="store_true", help="go on with each new checkpoint until the training ends")
     add("--weights", choices=("model", "ema"), default="", help="also the last step's weights, or their moving average")
-    add(
-        "--recalibrate",
-        type=positive,
-        default=0,
-        metavar="N",
-        help="also with batch norm measured on N training images",
-    )
+    measured = "also with batch norm measured on N training images"
+    add("--recalibrate", type=positive, default=0, metavar="N", help=measured)
     add("--flip", action="store_true", help="also the mean of each image and its mirror image")
     add("--sizes", type=_sizes, default=(), metavar="PX,…", help="also at these sizes, of the same part of the image")
     add("--rectangular", action="store_true", help="also at the image's own aspect ratio, not a square")
@@ -62,13 +57,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if is_launcher(args.processes):
         return run_ranks(args.processes, args.words)
     from imagesprint.evaluating.checkpoints import evaluate_checkpoints, find_checkpoints, watch_runs  # imports torch
-    from imagesprint.evaluating.views import Options
+    from imagesprint.evaluating.views import chosen_views
 
-    options = Options(args.weights, args.recalibrate, args.flip, args.sizes, args.rectangular)
+    views = chosen_views(args.weights, args.recalibrate, args.flip, args.sizes, args.rectangular)
     if args.watch:
-        evaluated = watch_runs(args.paths, args.data, options, args.device, console)
+        evaluated = watch_runs(args.paths, args.data, views, args.device, console)
     else:
-        evaluated = evaluate_checkpoints(find_checkpoints(args.paths), args.data, options, args.device, console)
+        evaluated = evaluate_checkpoints(find_checkpoints(args.paths), args.data, views, args.device, console)
     if is_main_rank():
         _show(args, evaluated)
     return 0
@@ -83,14 +78,11 @@ def _show(args: argparse.Namespace, evaluated: "Sequence[EvaluatedCheckpoint]") 
         lines += ["", _views(evaluated)]
     if args.per_class:
         lines += ["", _classes(best.details)]
-    show(
-        args,
-        {"checkpoints": [_entry(one, args.per_class) for one in evaluated], "best": _entry(best)},
-        "\n".join(lines),
-    )
+    value = {"checkpoints": [_entry(one, args.per_class) for one in evaluated], "best": _entry(best)}
+    show(args, value, "\n".join(lines))
 
 
-def _entry(one: "EvaluatedCheckpoint", with_details: bool = False) -> dict[str, Any]:
+def _entry(one: "EvaluatedCheckpoint", with_details: bool = False) -> dict[str, object]:
     return {key: value for key, value in vars(one).items() if with_details or key != "details"}
 
 
@@ -103,8 +95,8 @@ def _table(evaluated: "Sequence[EvaluatedCheckpoint]") -> str:
 
 
 def _views(evaluated: "Sequence[EvaluatedCheckpoint]") -> str:
-    names = [view["view"] for view in evaluated[0].views]
-    rows = [(one.path, f"{one.top1:.2f}", *(f"{view['top1']:.2f}" for view in one.views)) for one in evaluated]
+    names = [view.view for view in evaluated[0].views]
+    rows = [(one.path, f"{one.top1:.2f}", *(f"{view.top1:.2f}" for view in one.views)) for one in evaluated]
     return table(["top-1 % of", "plain", *names], rows)
 
 

@@ -16,7 +16,7 @@ EXAMPLES = """\
 DESCRIPTION = """\
 Write a trained model to a file for other programs: ONNX, torch.export (.pt2), or safetensors with FILE.json beside it.
 Normalisation is inside the graph: it takes uint8 images [batch, height, width, 3], any number and size of them, and
-gives logits. The file is then run in its own runtime on two photos; where a logit differs by more than 0.001 nothing
+gives logits. The file is then run in its own runtime on two images; where a logit differs by more than 0.001 nothing
 is written, and the exit code is 3. ONNX and safetensors need: pip install 'imagesprint[export]'."""
 
 
@@ -34,6 +34,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     done = export(args.model, args.file, args.format, console)
     written = printable(f"written     {done.file}, {done.bytes:,} bytes")
-    checked = f"logits differ by at most {done.max_difference:.2g} (limit {LIMIT:g}) on two photos"
+    checked = f"logits differ by at most {done.max_difference:.2g} (limit {LIMIT:g}) on two images"
     show(args, done, f"{written}\nchecked     in {done.runtime}: {checked}")
     return 0

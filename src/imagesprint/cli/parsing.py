@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from imagesprint.console import Console, write_result
-from imagesprint.errors import UsageError
+from imagesprint.errors import UsageError, needing
 
 COMMON_FLAGS = ("--json", "--quiet", "--verbose")
 
@@ -124,6 +124,9 @@ def add_set_flag(parser: Parser) -> None:
 
 
 def check_plot(args: argparse.Namespace) -> None:
-    """Check that what --plot names can be written: better known now than after the work. Raises UsageError."""
+    """Check that --plot can be drawn and written: better known now than after the work. Raises UsageError."""
     if args.plot is not None and not args.plot.parent.is_dir():
         raise UsageError(f"cannot write {args.plot}: there is no folder {args.plot.parent}", "choose another --plot")
+    if args.plot is not None:
+        with needing("plots"):
+            import matplotlib  # noqa: F401

@@ -2,9 +2,8 @@
 
 import argparse
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from imagesprint.cli.bench import rate
 from imagesprint.cli.output import show, table
@@ -22,97 +21,96 @@ from imagesprint.errors import UsageError
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size
-from imagesprint.runs.environment import is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
 
+if TYPE_CHECKING:
+    from imagesprint.diagnosis.planning import CalibrationFile, Plan, PlannedCheckpoints, PlannedPhase
 
-def plan_text(result: Mapping[str, Any]) -> str:
+
+def plan_text(plan: "Plan", price: float | None = None) -> str:
     """Return the result of `plan`."""
-    is_measured = result["calibration"] is not None
-    plural = "s" if result["ranks"] > 1 else ""
-    machine = f"{result['ranks']} × {result['machine']}"
-    if is_measured:
-        machine = f"{result['ranks']} rank{plural} of this machine: {result['machine']}"
+    plural = "s" if plan.ranks > 1 else ""
+    machine = f"{plan.ranks} × {plan.machine}"
+    if plan.calibration is not None:
+        machine = f"{plan.ranks} rank{plural} of this machine: {plan.machine}"
     lines = [
-        f"{printable(result['recipe'])}: {result['model']}, "
-        f"{result['epochs']:g} epochs of {result['num_train']:,} images",
+        f"{printable(plan.recipe)}: {plan.model}, {plan.epochs:g} epochs of {plan.num_train:,} images",
         f"on {machine}",
         "",
-        _phases(result["phases"]),
+        _phases(plan.phases),
         "",
-        *(_besides(result) if is_measured else ()),
-        _disk(result["checkpoints"]),
-        _total(result),
-        *_reached(result),
-        *(_calibration(result["calibration"]) if is_measured else _sources(result)),
+        *(_besides(plan) if plan.calibration is not None else ()),
+        _disk(plan.checkpoints),
+        _total(plan.total_seconds, price),
+        *_reached(plan),
+        *(_sources(plan) if plan.calibration is None else _calibration(plan.calibration)),
     ]
     return "\n".join(lines)
 
 
-def _phases(phases: list[Mapping[str, Any]]) -> str:
+def _phases(phases: "list[PlannedPhase]") -> str:
     header = ["phase", "steps", "images", "px", "batch", "images/s", "time", "limited by"]
     rows: list[list[object]] = [
         [
             index,
-            *(row[key] for key in ("steps", "images", "image_size", "batch_size")),
-            rate(row["images_per_second"]),
-            duration(row["seconds"]),
-            row["limited_by"],
-            *([round(row["memory"] / 1e9, 2)] if "memory" in row else ["derived" if row["derived"] else "published"]),
+            *(row.steps, row.images, row.image_size, row.batch_size),
+            rate(row.images_per_second),
+            duration(row.seconds),
+            row.limited_by,
+            ("derived" if row.derived else "published") if row.memory is None else round(row.memory / 1e9, 2),
         ]
         for index, row in enumerate(phases)
     ]
-    return table([*header, "memory, GB" if "memory" in phases[0] else "speed"], rows)
+    return table([*header, "speed" if phases[0].memory is None else "memory, GB"], rows)
 
 
-def _besides(result: Mapping[str, Any]) -> list[str]:
+def _besides(plan: "Plan") -> list[str]:
     """What a calibration knows beside the phases."""
-    lines = [f"start-up    {result['start_up_seconds']:.1f} s"]
-    for key in ("evaluations", "checkpoints"):
-        count, seconds = result[key]["count"], result[key]["seconds"]
-        lines.append(f"{key} {count:,} of {seconds / count:.2f} s: {duration(seconds)}")
+    lines = [f"start-up    {plan.start_up_seconds:.1f} s"]
+    for name, part in (("evaluations", plan.evaluations), ("checkpoints", plan.checkpoints)):
+        lines.append(f"{name} {part.count:,} of {part.seconds / part.count:.2f} s: {duration(part.seconds)}")
     return lines
 
 
-def _disk(checkpoints: Mapping[str, Any]) -> str:
-    each, together = (_size(checkpoints[key]) for key in ("bytes", "bytes_on_disk"))
-    return f"disk        {checkpoints['count']:,} checkpoints of {each}: {together} if all are kept"
+def _disk(checkpoints: "PlannedCheckpoints") -> str:
+    each, together = _size(checkpoints.bytes), _size(checkpoints.bytes_on_disk)
+    return f"disk        {checkpoints.count:,} checkpoints of {each}: {together} if all are kept"
 
 
-def _total(result: Mapping[str, Any]) -> str:
-    text = f"in all      {duration(result['total_seconds'])} ({result['total_seconds']:,.0f} s)"
-    if "cost" in result:
-        text += f", {result['cost']:,.2f} at {result['price_per_hour']:,.2f} an hour"
-    return text
+def _total(seconds: float, price: float | None) -> str:
+    text = f"in all      {duration(seconds)} ({seconds:,.0f} s)"
+    return text if price is None else f"{text}, {_cost(price, seconds):,.2f} at {price:,.2f} an hour"
 
 
-def _reached(result: Mapping[str, Any]) -> list[str]:
+def _cost(price: float, seconds: float) -> float:
+    return price * seconds / 3600
+
+
+def _reached(plan: "Plan") -> list[str]:
     """When the reference's accuracies are."""
     lines = []
-    for point in result["accuracies"]:
+    for point in plan.accuracies:
         top5 = f", top-5 {point['top5']:g}%" if "top5" in point else ""
-        after = duration(point["seconds"])
-        lines.append(f"reference   {result['reference']}: top-1 {point['top1']:g}%{top5} after {after}")
+        lines.append(f"reference   {plan.reference}: top-1 {point['top1']:g}%{top5} after {duration(point['seconds'])}")
     return lines
 
 
-def _calibration(calibration: Mapping[str, Any]) -> list[str]:
-    if calibration["is_new"]:
-        return ["speeds      measured just now, and kept in", f"            {calibration['file']}"]
-    made = f"speeds      measured on {calibration['made']}; to measure again, delete"
-    return [made, f"            {calibration['file']}"]
+def _calibration(calibration: "CalibrationFile") -> list[str]:
+    if calibration.is_new:
+        return ["speeds      measured just now, and kept in", f"            {calibration.file}"]
+    return [f"speeds      measured on {calibration.made}; to measure again, delete", f"            {calibration.file}"]
 
 
-def _sources(result: Mapping[str, Any]) -> list[str]:
+def _sources(plan: "Plan") -> list[str]:
     lines: list[str] = []
-    for source in dict.fromkeys(row["source"] for row in result["phases"]):
-        rows = [(index, row["derived"]) for index, row in enumerate(result["phases"]) if row["source"] == source]
+    for source in dict.fromkeys(row.source for row in plan.phases):
+        rows = [(index, row.derived) for index, row in enumerate(plan.phases) if row.source == source]
         lines.append(f"speeds      {source}")
         lines += [f"            derived for phase {index}: {derived}" for index, derived in rows if derived]
     return [
         *lines,
         "limits      assumed: those who publish speeds feed their GPUs fast enough",
-        f"not in it   {', '.join(result['not_included'])}: nobody published what they take",
+        f"not in it   {', '.join(plan.not_included)}: nobody published what they take",
     ]
 
 
@@ -168,20 +166,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from imagesprint.diagnosis.planning import plan_elsewhere, plan_here  # imports torch
 
     if args.gpu is not None:
-        result = plan_elsewhere(recipe, args.num_train, args.data, args.gpu.lower(), args.gpus)
+        plan: Plan | None = plan_elsewhere(recipe, args.num_train, args.data, args.gpu.lower(), args.gpus)
     else:
-        result = plan_here(recipe, args.data, args.device, args.compile, console)
-    if not is_main_rank():
+        plan = plan_here(recipe, args.data, args.device, args.compile, console)
+    if plan is None:  # another rank prints it
         return 0
+    value = plan.as_json()
     if args.price is not None:
-        cost = args.price * result["total_seconds"] / 3600
-        result |= {"price_per_hour": args.price, "cost": cost}
+        value |= {"price_per_hour": args.price, "cost": _cost(args.price, plan.total_seconds)}
     if args.plot is not None:
         from imagesprint.diagnosis.plots import save_plan_plot  # imports matplotlib
 
-        save_plan_plot(result, args.plot)
+        save_plan_plot(plan, args.plot)
         console.line(f"drawn in {args.plot}")
-    show(args, result, plan_text(result))
+    show(args, value, plan_text(plan, args.price))
     return 0
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show, write_csv
 from imagesprint.cli.parsing import Parser, add_device_flag, add_verb, positive
@@ -76,7 +76,7 @@ def _stdin_names(null: bool) -> Iterator[str]:
         yield os.fsdecode(line.rstrip(b"\r\n"))
 
 
-def _as_object(prediction: "Prediction") -> dict[str, Any]:
+def _as_object(prediction: "Prediction") -> dict[str, object]:
     if prediction.error:
         return {"image": prediction.image, "error": prediction.error}
     top = [{"class": one.label, "name": one.name, "probability": one.probability} for one in prediction.top]

@@ -15,8 +15,8 @@ EXAMPLES = """\
   imagesprint report RUN OTHER_RUN THIRD_RUN            # side by side"""
 
 DESCRIPTION = """\
-Write RUN/report.html, one page that opens anywhere without a network, RUN/model-card.md and the plots in RUN/plots.
-Of several runs, RUN/comparison.html instead."""
+Write RUN/report.html, one page that opens anywhere without a network, and RUN/model-card.md; with matplotlib (pip
+install 'imagesprint[plots]') also the plots in RUN/plots. Of several runs, RUN/comparison.html instead."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
@@ -35,16 +35,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Write the report; print where it lies."""
-    from imagesprint.report.report import (
-        ReportOptions,
-        write_comparison,  # these import matplotlib and torch
-        write_report,
-    )
+    from imagesprint.report.report import write_comparison, write_report  # these import torch
 
-    options = ReportOptions(args.reference, args.data, args.price)
     if len(args.runs) == 1:
-        report = write_report(args.runs[0], options, console)
-    elif options == ReportOptions():
+        report = write_report(args.runs[0], console, args.reference, args.data, args.price)
+    elif (args.reference, args.data, args.price) == (None, None, None):
         report = write_comparison(args.runs, console)
     else:
         raise UsageError("--reference, --data and --price are for the report of one run", "name one run, or leave them")

@@ -68,10 +68,10 @@ def _steps_or_epoch(text: str) -> int | None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Train, in this process or in several; print the result."""
-    from imagesprint.checkpoints.writing import Keep
+    from imagesprint.checkpoints.retention import Retention
     from imagesprint.records.dataset import open_root  # numpy: not for --help
 
-    recipe, keep = apply_overrides(load_recipe(args.recipe), args.set), Keep.parse(args.keep)
+    recipe, keep = apply_overrides(load_recipe(args.recipe), args.set), Retention.parse(args.keep)
     root = open_root(args.data)
     if is_launcher(args.processes):
         check_world_size(recipe, args.processes)

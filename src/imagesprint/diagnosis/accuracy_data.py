@@ -39,13 +39,13 @@ def data_checks(record: RunRecord, root: Root) -> list[Check]:
 
 
 def _same_classes(record: RunRecord, root: Root, num_train: int) -> Check:
-    name, trained = "data", tuple(record.checkpoint.get("classes", root.classes))
+    name, trained = "data", record.checkpoint.classes or root.classes
     if trained != root.classes:
         at = next((i for i, pair in enumerate(zip(trained, root.classes, strict=False)) if pair[0] != pair[1]), None)
         where = f"class {at} is {trained[at]} there and {root.classes[at]} here" if at is not None else "one has more"
         found = f"the run knows {len(trained):,} classes, {root.path} has {len(root.classes):,}; {where}"
         return failure(name, found, "give the --data that it was trained on, or data prepared from the same classes")
-    seen = record.checkpoint.get("num_train", num_train)
+    seen = record.checkpoint.num_train or num_train
     if seen != num_train:
         found = f"the run was trained on {seen:,} images, {root.path} has {num_train:,}"
         return warning(name, found, "give the --data that it was trained on")

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from imagesprint.diagnosis.verdict import Figures, PhaseFigures, saved_by
@@ -197,29 +197,27 @@ def find_setting(found: PhaseFigures, phase: Phase, root: Root | None, cores: in
     """Return the setting of `phase`, of which `found` holds the figures; `cores` are those of the machine, 0 where they
     are not known, and `root` is None where it is not known either.
     """
-    source = None if root is None else root.nearest(phase.source)
-    return Setting(
+    setting = Setting(
         phase=found.phase,
         image_size=phase.image_size,
-        variant=source or phase.source,
+        variant=phase.source,
         world_size=found.world_size,
         threads=found.threads,
         spare_cores=max(0, cores // found.world_size - found.threads),
         device="cuda" if found.figures.copy > 0 else "cpu",
         decoder=found.decoder,
-        source=None if root is None or source is None else _variant(root, source),
-        smaller=() if root is None or source is None else _smaller(root, source, phase.image_size),
     )
+    if root is None:
+        return setting
+    source = root.nearest(phase.source)
+    fits = [name for name in root.variants if ROOM * phase.image_size <= variant_size(name) < variant_size(source)]
+    smaller = tuple(_variant(root, name) for name in fits)
+    return replace(setting, variant=source, source=_variant(root, source), smaller=smaller)
 
 
 def cores_here() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def _smaller(root: Root, source: str, image_size: int) -> tuple[Variant, ...]:
-    fits = [name for name in root.variants if ROOM * image_size <= variant_size(name) < variant_size(source)]
-    return tuple(_variant(root, name) for name in fits)
 
 
 def _variant(root: Root, name: str) -> Variant:

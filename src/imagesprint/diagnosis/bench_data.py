@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from imagesprint.console import Console
-from imagesprint.diagnosis.contest import Open, Pass, Sample, median_ratio, run_rounds
+from imagesprint.diagnosis.contest import Open, Pass, PassTime, median_ratio, run_rounds
 from imagesprint.diagnosis.data_programs import (
     HELD_IMAGES,
     LEAD,
-    Work,
+    LoadingWork,
     beside_entropy,
     decoder_alone,
     pillow,
@@ -25,6 +25,7 @@ from imagesprint.diagnosis.data_programs import (
     whole_loader,
 )
 from imagesprint.diagnosis.machine import processor, versions
+from imagesprint.diagnosis.stage_costs import thread_counts
 from imagesprint.images.decoders import decoder_name, use_native
 from imagesprint.records.dataset import Dataset, open_root
 
@@ -34,18 +35,10 @@ PASS_SECONDS: Final = 1.0  # of the loader; slower programs take longer
 OWN_ROUNDS: Final = 5 * ROUNDS  # of our parts beside each other: shorter and more, for they differ by a few percent
 
 LOADER, DECODER, ENTROPY, TIMED = "loader", "decoder alone", "entropy decoding alone", "loader with clocks"
-PEERS: Final[Mapping[str, Callable[[Work], Pass]]] = {"pillow": pillow}
+PEERS: Final[Mapping[str, Callable[[LoadingWork], Pass]]] = {"pillow": pillow}
 _PACKAGES: Final = ("torch", "numpy", "pillow")
 
-Samples = dict[str, list[Sample]]
-
-
-@dataclass(frozen=True)
-class Contest:
-    """Programs that did the same work in turns."""
-
-    work: Work
-    samples: Samples
+PassTimes = dict[str, list[PassTime]]  # of programs that did the same work in turns
 
 
 @dataclass(frozen=True)
@@ -56,46 +49,122 @@ class Timing:
     images_per_cpu_second: float
 
 
+@dataclass(frozen=True)
+class PeerTiming:
+    """That of another program, and how many times as many images ours does a second, and a second of CPU time."""
+
+    images_per_second: float
+    images_per_cpu_second: float
+    speedup: float
+    cpu_speedup: float
+
+
+@dataclass(frozen=True)
+class AtThreads:
+    """What one number of threads came to: our loader, its decoder alone, and the peers by name."""
+
+    threads: int
+    images_per_second: float
+    images_per_cpu_second: float
+    decoder_alone: Timing
+    loader_over_decoder_alone: float
+    peers: dict[str, PeerTiming]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Where one thread's time goes: microseconds an image of each of `stages`, and `entropy` decoding alone, None where
+    no image is a JPEG.
+    """
+
+    stages: dict[str, float]
+    python_milliseconds_per_batch: float
+    entropy: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class DataBench:
+    """The result of `bench data`; `by_threads` ends with the most threads. `inside` is None without the native decoder,
+    `left_out` says why programs are.
+    """
+
+    device: str
+    versions: dict[str, str]
+    data: Path
+    image_format: str
+    images: int
+    mean_bytes: float
+    batch_size: int
+    rounds: int
+    own_rounds: int
+    image_size: int
+    threads: int
+    decoder: str
+    by_threads: list[AtThreads]
+    left_out: dict[str, str]
+    inside: Inside | None
+
+    def as_json(self) -> dict[str, object]:
+        """Return the object that `bench data --json` prints."""
+        last = self.by_threads[-1]
+        speeds = {key: getattr(last, key) for key in ("images_per_second", "images_per_cpu_second", "peers")}
+        found = {name: value for name, value in vars(self).items() if name != "inside"}
+        return {"bench": "data", **speeds, **found, **({} if self.inside is None else vars(self.inside))}
+
+
 def bench_data(
     root: Path,
     variant: str | None,
     image_size: int,
     threads: int | None,
     console: Console,
-    peers: Mapping[str, Callable[[Work], Pass]] = PEERS,
+    peers: Mapping[str, Callable[[LoadingWork], Pass]] = PEERS,
     packages: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> DataBench:
     """Measure loading the training images of `variant` (by default the largest) with 1, 2, 4, … `threads` (all cores).
 
-    Beside it `peers` do the same work, by name; `packages` are theirs, whose versions are told. Return the object that
-    `imagesprint bench data --json` prints. Raises UsageError where there is no such dataset.
+    Beside it `peers` do the same work, by name; `packages` are theirs, whose versions are told. Raises UsageError where
+    there is no such dataset.
     """
     opened = open_root(root)
     variant = variant or opened.variants[0]
     dataset = opened.dataset(variant, "train")
     cores = threads or len(os.sched_getaffinity(0))
-    progress = _Progress(console)
-    contests = []
+    by_threads: list[AtThreads] = []
     left_out: dict[str, str] = {}
-    for count in _thread_counts(cores):
+    inside = None
+    for count in thread_counts(cores):
         work = work_of(root, variant, image_size, count)
         few = min(work.steps * ROUNDS // OWN_ROUNDS, HELD_IMAGES // work.batch_size - LEAD)
         short = replace(work, steps=max(2, few))
-        progress.begin(count, OWN_ROUNDS)
-        own, missing = run_rounds(_own_programs(short, dataset), {TIMED, ENTROPY}, OWN_ROUNDS, progress.show)
-        progress.begin(count, ROUNDS)
-        others, failed = run_rounds(_with_peers(work, peers), peers, ROUNDS, progress.show)
+        programs = _own_programs(short, dataset)
+        own, missing = run_rounds(programs, {TIMED, ENTROPY}, OWN_ROUNDS, _progress(console, count, OWN_ROUNDS))
+        programs = {LOADER: partial(whole_loader, work), **{name: partial(peer, work) for name, peer in peers.items()}}
+        others, failed = run_rounds(programs, peers, ROUNDS, _progress(console, count, ROUNDS))
         left_out.update({**missing, **failed})
-        contests.append((Contest(short, own), Contest(work, others)))
-    progress.end()
-    return _result(dataset, contests, left_out, versions(*_PACKAGES, *packages))
+        by_threads.append(_at(short, own, work, others))
+        inside = _inside(short, own) if TIMED in own else inside
+    console.live(f"measured with up to {cores} thread{'' if cores == 1 else 's'}", last=True)
+    return DataBench(
+        device=processor(),
+        versions=versions(*_PACKAGES, *packages),
+        data=dataset.path,
+        image_format=dataset.image_format,
+        images=len(dataset),
+        mean_bytes=float(dataset.encoded_lengths.mean()),
+        batch_size=work.batch_size,
+        rounds=ROUNDS,
+        own_rounds=OWN_ROUNDS,
+        image_size=image_size,
+        threads=cores,
+        decoder=decoder_name(),
+        by_threads=by_threads,
+        left_out=left_out,
+        inside=inside,
+    )
 
 
-def _thread_counts(most: int) -> list[int]:
-    return sorted({most, *(1 << power for power in range(most.bit_length()))})
-
-
-def _own_programs(work: Work, dataset: Dataset) -> dict[str, Open]:
+def _own_programs(work: LoadingWork, dataset: Dataset) -> dict[str, Open]:
     programs: dict[str, Open] = {LOADER: partial(running_loader, work), DECODER: partial(decoder_alone, work)}
     if work.threads == 1 and use_native():
         programs[TIMED] = partial(timed_loader, work)
@@ -104,15 +173,11 @@ def _own_programs(work: Work, dataset: Dataset) -> dict[str, Open]:
     return programs
 
 
-def _with_peers(work: Work, peers: Mapping[str, Callable[[Work], Pass]]) -> dict[str, Open]:
-    return {LOADER: partial(whole_loader, work), **{name: partial(peer, work) for name, peer in peers.items()}}
-
-
-def work_of(root: Path, variant: str, image_size: int, threads: int) -> Work:
+def work_of(root: Path, variant: str, image_size: int, threads: int) -> LoadingWork:
     """Return as many batches of the training images as the loader makes in PASS_SECONDS."""
     images = len(open_root(root).dataset(variant, "train"))
     batch_size = min(BATCH_SIZE, images)
-    few = Work(root, variant, image_size, batch_size, max(2, 512 // batch_size), threads)
+    few = LoadingWork(root, variant, image_size, batch_size, max(2, 512 // batch_size), threads)
     loader = few.loader()
     for _ in range(2):  # the first warms up
         start = time.perf_counter()
@@ -122,110 +187,63 @@ def work_of(root: Path, variant: str, image_size: int, threads: int) -> Work:
     return replace(few, steps=max(few.steps, math.ceil(few.steps * PASS_SECONDS / seconds)))
 
 
-class _Progress:
-    """The living line: which program has its turn."""
+def _progress(console: Console, threads: int, rounds: int) -> Callable[[str], None]:
+    """Return what is told before each pass which program has its turn."""
+    passes: Counter[str] = Counter()
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._all = 0
+    def show(name: str) -> None:
+        where = f"round {passes[name]}/{rounds}" if passes[name] else "getting ready"
+        passes[name] += 1
+        console.live(f"measuring  {where}  {name}", f"threads {threads}")
 
-    def begin(self, threads: int, rounds: int) -> None:
-        self._threads, self._rounds = threads, rounds
-        self._passes: Counter[str] = Counter()
-
-    def show(self, name: str) -> None:
-        number = self._passes[name]
-        self._passes[name] += 1
-        self._all += 1
-        where = f"round {number}/{self._rounds}" if number else "getting ready"
-        self._console.live(f"measuring  {where}  {name}", f"threads {self._threads}")
-
-    def end(self) -> None:
-        self._console.live(f"measured {self._all} passes", last=True)
+    return show
 
 
-def _result(
-    dataset: Dataset,
-    contests: list[tuple[Contest, Contest]],
-    left_out: Mapping[str, str],
-    measured_with: Mapping[str, str],
-) -> dict[str, Any]:
-    by_threads = [_at(own, others) for own, others in contests]
-    work, last = contests[-1][1].work, by_threads[-1]
-    first = contests[0][0]
-    return {
-        "bench": "data",
-        "device": processor(),
-        "versions": dict(measured_with),
-        "data": dataset.path,
-        "image_format": dataset.image_format,
-        "images": len(dataset),
-        "mean_bytes": float(dataset.encoded_lengths.mean()),
-        "batch_size": work.batch_size,
-        "rounds": ROUNDS,
-        "own_rounds": OWN_ROUNDS,
-        "image_size": work.image_size,
-        "threads": work.threads,
-        "decoder": decoder_name(),
-        "images_per_second": last["images_per_second"],
-        "images_per_cpu_second": last["images_per_cpu_second"],
-        "peers": last["peers"],
-        "left_out": dict(left_out),
-        "by_threads": by_threads,
-        **(_inside(first.work, first.samples) if TIMED in first.samples else {}),
+def _at(short: LoadingWork, own: PassTimes, work: LoadingWork, others: PassTimes) -> AtThreads:
+    """What one number of threads came to: `own` parts did the `short` work, the loader beside `others` the whole."""
+    ours, alone, beside = _clocked(own[LOADER]), _clocked(own[DECODER]), others[LOADER]
+    peers = {
+        name: PeerTiming(
+            **vars(_timing(work, theirs)),
+            speedup=median_ratio(_seconds(theirs), _seconds(beside)),
+            cpu_speedup=median_ratio(_cpu_seconds(theirs), _cpu_seconds(beside)),
+        )
+        for name, theirs in others.items()
+        if name != LOADER
     }
-
-
-def _at(own: Contest, others: Contest) -> dict[str, Any]:
-    """What one number of threads came to."""
-    ours, alone = _clocked(own.samples[LOADER]), _clocked(own.samples[DECODER])
-    beside = others.samples[LOADER]
-    return {
-        "threads": own.work.threads,
-        **vars(_timing(others.work, beside)),
-        "decoder_alone": _timing(own.work, alone),
-        "loader_over_decoder_alone": median_ratio(_seconds(alone), _seconds(ours)),
-        "peers": {
-            name: {
-                **vars(_timing(others.work, theirs)),
-                "speedup": median_ratio(_seconds(theirs), _seconds(beside)),
-                "cpu_speedup": median_ratio(_cpu_seconds(theirs), _cpu_seconds(beside)),
-            }
-            for name, theirs in others.samples.items()
-            if name != LOADER
-        },
-    }
-
-
-def _timing(work: Work, samples: list[Sample]) -> Timing:
-    return Timing(
-        work.images / statistics.median(_seconds(samples)), work.images / statistics.median(_cpu_seconds(samples))
+    over_alone = median_ratio(_seconds(alone), _seconds(ours))
+    return AtThreads(
+        work.threads,
+        **vars(_timing(work, beside)),
+        decoder_alone=_timing(short, alone),
+        loader_over_decoder_alone=over_alone,
+        peers=peers,
     )
 
 
-def _inside(work: Work, samples: Samples) -> dict[str, Any]:
-    """Where one thread's time goes, in microseconds an image, and its ratio to entropy decoding alone."""
+def _timing(work: LoadingWork, passes: list[PassTime]) -> Timing:
+    return Timing(
+        work.images / statistics.median(_seconds(passes)), work.images / statistics.median(_cpu_seconds(passes))
+    )
 
+
+def _inside(work: LoadingWork, own: PassTimes) -> Inside:
     def microseconds(key: str) -> float:
-        return 1e6 * float(statistics.median(sample.extra[key] for sample in samples[TIMED]))
+        return 1e6 * float(statistics.median(one.extra[key] for one in own[TIMED]))
 
     stages = {key: microseconds(key) for key in ("read", "crc")}
     decoding = microseconds("jpeg")
     entropy: dict[str, float] | None = None
-    if ENTROPY in samples:
-        entropy = _over_entropy(work, samples)
+    if ENTROPY in own:
+        entropy = _over_entropy(work, own)
         stages["entropy"] = (decoding + microseconds("resize")) / entropy["decoder_over_own"]  # of these images
         stages["idct_and_colour"] = decoding - stages["entropy"]
     stages["resize"] = microseconds("resize")
     stages["hand_over"] = microseconds("python")
-    return {
-        "stages": stages,
-        "python_milliseconds_per_batch": work.batch_size * stages["hand_over"] / 1000,
-        "entropy": entropy,
-    }
+    return Inside(stages, work.batch_size * stages["hand_over"] / 1000, entropy)
 
 
-def _over_entropy(work: Work, samples: Samples) -> dict[str, float]:
+def _over_entropy(work: LoadingWork, samples: PassTimes) -> dict[str, float]:
     """Entropy decoding alone: by libjpeg of the whole image, and down to the crop's last row, and of that by our own.
     CPU time of decoder and loader over those; the loader's is what it takes over the decoder, which has a process of
     its own there.
@@ -241,14 +259,14 @@ def _over_entropy(work: Work, samples: Samples) -> dict[str, float]:
     return found
 
 
-def _clocked(samples: list[Sample]) -> list[Sample]:
+def _clocked(samples: list[PassTime]) -> list[PassTime]:
     """What each pass of `running_loader` or `decoder_alone` took by its own clocks."""
-    return [Sample(sample.extra["seconds"], sample.extra["cpu_seconds"]) for sample in samples]
+    return [PassTime(sample.extra["seconds"], sample.extra["cpu_seconds"]) for sample in samples]
 
 
-def _seconds(samples: list[Sample]) -> list[float]:
+def _seconds(samples: list[PassTime]) -> list[float]:
     return [sample.seconds for sample in samples]
 
 
-def _cpu_seconds(samples: list[Sample]) -> list[float]:
+def _cpu_seconds(samples: list[PassTime]) -> list[float]:
     return [sample.cpu_seconds for sample in samples]

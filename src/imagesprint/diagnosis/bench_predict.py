@@ -1,5 +1,6 @@
 """`bench predict`: how long a prediction takes, by runtime, batch size and threads, with and without decoding."""
 
+import itertools
 import os
 import tempfile
 import time
@@ -15,12 +16,12 @@ import torch
 
 from imagesprint.checkpoints.weights import TrainedModel, load_model
 from imagesprint.console import Console
-from imagesprint.diagnosis.contest import Open, Pass, Sample, run_rounds
+from imagesprint.diagnosis.contest import Open, Pass, PassTime, run_rounds
 from imagesprint.diagnosis.machine import processor, versions
 from imagesprint.errors import ImagesprintError
 from imagesprint.images.decoders import decoder_name
 from imagesprint.inference.formats import FORMATS, Infer, compiled, in_onnx_runtime, in_openvino, in_torch
-from imagesprint.inference.image_files import sample_photos
+from imagesprint.inference.image_files import sample_images
 from imagesprint.inference.prediction import ImageReader
 from imagesprint.model.building import build_model
 from imagesprint.recipes.library import load_recipe
@@ -29,7 +30,43 @@ from imagesprint.runs.ranks import choose_device
 NUM_CLASSES: Final = 1000  # of a recipe's model, which is untrained: ImageNet's
 RUNTIMES: Final = ("eager", "compiled", "onnxruntime", "openvino")
 FROM_ONNX: Final = ("onnxruntime", "openvino")
+ROUNDS: Final = 5
+CALL_SECONDS: Final = 0.4  # of each kind of call in a round; two calls where they take longer
+_PACKAGES: Final = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy", "pillow")
 _FEWEST_CALLS: Final = 2
+
+
+@dataclass(frozen=True)
+class CallTimes:
+    """Calls of one `runtime`, from pixels or `decoding` files: seconds by percentile over all rounds."""
+
+    threads: int
+    batch_size: int
+    decoding: bool
+    runtime: str
+    p50: float
+    p90: float
+    p99: float
+    images_per_second: float
+    num_calls: int
+
+
+@dataclass(frozen=True)
+class PredictBench:
+    """The result of `bench predict`, as --json prints it; `left_out` says why runtimes are."""
+
+    device: str
+    versions: dict[str, str]
+    subject: str
+    model: str
+    num_classes: int
+    image_size: int
+    decoder: str
+    rounds: int
+    left_out: dict[str, str]
+    calls: list[CallTimes]
+    bench: str = "predict"
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -45,6 +82,73 @@ class PredictWork:
     threads: int
     device: str
     seconds: float
+
+
+def bench_predict(
+    subject: str, batch_sizes: Sequence[int], threads: Sequence[int], device: str, console: Console
+) -> PredictBench:
+    """Measure the model of a run or checkpoint, or a recipe's untrained one, in every runtime that is there.
+
+    `threads` are numbers of threads to measure with, by default one and all cores; `device` is auto, cpu or cuda.
+    Raises as `load_subject` does.
+    """
+    kind = choose_device(device).type
+    model = load_subject(subject)
+    counts = threads or sorted({1, len(os.sched_getaffinity(0))})
+    calls: list[CallTimes] = []
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = Path(folder, "model.onnx")
+        console.live("exporting to ONNX")
+        left_out = _export(model, onnx) | ({"openvino": "it is measured on the CPU alone"} if kind == "cuda" else {})
+        for count in counts:
+            work = PredictWork(subject, onnx, tuple(batch_sizes), count, kind, CALL_SECONDS)
+            programs: dict[str, Open] = {
+                name: partial(predict_program, work, name) for name in RUNTIMES if name not in left_out
+            }
+            samples, failed = run_rounds(programs, set(RUNTIMES) - {"eager"}, ROUNDS, partial(_show, console, count))
+            left_out.update(failed)
+            calls += _call_times(work, samples)
+    console.live(f"measured {len(calls)} kinds of calls", last=True)
+    return PredictBench(
+        device=torch.cuda.get_device_name() if kind == "cuda" else processor(),
+        versions=versions(*_PACKAGES),
+        subject=subject,
+        model=model.recipe.model,
+        num_classes=len(model.classes),
+        image_size=model.recipe.eval_image_size,
+        decoder=decoder_name(),
+        rounds=ROUNDS,
+        left_out=left_out,
+        calls=calls,
+    )
+
+
+def _export(model: TrainedModel, file: Path) -> dict[str, str]:
+    """Write the ONNX file; return the runtimes that have to do without, and why."""
+    left_out = {name: "it is not installed" for name in FROM_ONNX if find_spec(name) is None}
+    if len(left_out) == len(FROM_ONNX):
+        return left_out
+    try:
+        file.write_bytes(FORMATS["onnx"].encode(model))
+    except ImagesprintError as error:
+        return dict.fromkeys(FROM_ONNX, error.what) | left_out
+    return left_out
+
+
+def _show(console: Console, threads: int, name: str) -> None:
+    console.live(f"measuring  {name}", f"threads {threads}")
+
+
+def _call_times(work: PredictWork, passes: dict[str, list[PassTime]]) -> list[CallTimes]:
+    found = []
+    for batch_size, kind in itertools.product(work.batch_sizes, ("pixels", "files")):
+        for runtime, rounds in passes.items():
+            seconds = [second for one in rounds for second in one.extra[f"{batch_size} {kind}"]]
+            p50, p90, p99 = np.percentile(seconds, (50, 90, 99)).tolist()
+            speed = batch_size * len(seconds) / sum(seconds)
+            row = (work.threads, batch_size, kind == "files", runtime, p50, p90, p99, speed, len(seconds))
+            found.append(CallTimes(*row))
+    return found
 
 
 def load_subject(subject: str) -> TrainedModel:
@@ -69,12 +173,12 @@ def predict_program(work: PredictWork, runtime: str) -> Pass:
     model = load_subject(work.subject)
     infer = _open(work, runtime, model)
     reader = ImageReader(model.recipe, work.threads)
-    photos = sample_photos()
+    images = sample_images()
 
     def run() -> Mapping[str, Any]:
         latencies = {}
         for batch_size in work.batch_sizes:
-            files = [photos[row % len(photos)] for row in range(batch_size)]
+            files = [images[row % len(images)] for row in range(batch_size)]
             pixels, _ = reader.decode(files)
             latencies[f"{batch_size} pixels"] = _time_calls(lambda: _softmax(infer(pixels)), work.seconds)  # noqa: B023
             latencies[f"{batch_size} files"] = _time_calls(
@@ -109,88 +213,3 @@ def _time_calls(call: Callable[[], object], seconds: float) -> list[float]:
         call()
         taken.append(time.perf_counter() - start)
     return taken
-
-
-ROUNDS: Final = 5
-CALL_SECONDS: Final = 0.4  # of each kind of call in a round; two calls where they take longer
-_PACKAGES: Final = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy", "pillow")
-_PERCENTILES: Final = (50, 90, 99)
-
-
-def bench_predict(
-    subject: str, batch_sizes: Sequence[int], threads: Sequence[int], device: str, console: Console
-) -> dict[str, Any]:
-    """Measure the model of a run or checkpoint, or a recipe's untrained one, in every runtime that is there.
-
-    `threads` are numbers of threads to measure with, by default one and all cores; `device` is auto, cpu or cuda.
-    Return the object that `imagesprint bench predict --json` prints. Raises as `load_subject` does.
-    """
-    kind = choose_device(device).type
-    model = load_subject(subject)
-    counts = threads or sorted({1, len(os.sched_getaffinity(0))})
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        onnx = Path(folder, "model.onnx")
-        console.live("exporting to ONNX")
-        left_out = _export(model, onnx) | ({"openvino": "it is measured on the CPU alone"} if kind == "cuda" else {})
-        for count in counts:
-            work = PredictWork(subject, onnx, tuple(batch_sizes), count, kind, CALL_SECONDS)
-            programs: dict[str, Open] = {
-                name: partial(predict_program, work, name) for name in RUNTIMES if name not in left_out
-            }
-            samples, failed = run_rounds(programs, set(RUNTIMES) - {"eager"}, ROUNDS, partial(_show, console, count))
-            left_out.update(failed)
-            rows += _rows(work, samples)
-    console.live(f"measured {len(rows)} kinds of calls", last=True)
-    return {
-        "bench": "predict",
-        "device": torch.cuda.get_device_name() if kind == "cuda" else processor(),
-        "precision": "fp32",
-        "versions": versions(*_PACKAGES),
-        "subject": subject,
-        "model": model.recipe.model,
-        "num_classes": len(model.classes),
-        "image_size": model.recipe.eval_image_size,
-        "decoder": decoder_name(),
-        "rounds": ROUNDS,
-        "left_out": left_out,
-        "calls": rows,
-    }
-
-
-def _export(model: TrainedModel, file: Path) -> dict[str, str]:
-    """Write the ONNX file; return the runtimes that have to do without, and why."""
-    left_out = {name: "it is not installed" for name in FROM_ONNX if find_spec(name) is None}
-    if len(left_out) == len(FROM_ONNX):
-        return left_out
-    try:
-        file.write_bytes(FORMATS["onnx"].encode(model))
-    except ImagesprintError as error:
-        return dict.fromkeys(FROM_ONNX, error.what) | left_out
-    return left_out
-
-
-def _show(console: Console, threads: int, name: str) -> None:
-    console.live(f"measuring  {name}", f"threads {threads}")
-
-
-def _rows(work: PredictWork, samples: dict[str, list[Sample]]) -> list[dict[str, Any]]:
-    """One row a runtime, batch size and kind of call: seconds by percentile over the calls of all rounds."""
-    rows = []
-    for batch_size in work.batch_sizes:
-        for kind in ("pixels", "files"):
-            for runtime, passes in samples.items():
-                seconds = [second for one in passes for second in one.extra[f"{batch_size} {kind}"]]
-                percentiles = np.percentile(seconds, _PERCENTILES).tolist()
-                rows.append(
-                    {
-                        "threads": work.threads,
-                        "batch_size": batch_size,
-                        "decoding": kind == "files",
-                        "runtime": runtime,
-                        **{f"p{rank}": value for rank, value in zip(_PERCENTILES, percentiles, strict=True)},
-                        "images_per_second": batch_size * len(seconds) / sum(seconds),
-                        "num_calls": len(seconds),
-                    }
-                )
-    return rows

@@ -5,12 +5,11 @@ import os
 import signal
 import statistics
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from imagesprint.errors import ImagesprintError, RunError
 
@@ -21,7 +20,7 @@ _END_SECONDS: Final = 5.0  # that a process has to end by itself
 
 
 @dataclass(frozen=True)
-class Sample:
+class PassTime:
     """What one pass took: seconds, and CPU seconds of the process with its children. `extra` is what it returned."""
 
     seconds: float
@@ -31,7 +30,7 @@ class Sample:
 
 def run_rounds(
     programs: Mapping[str, Open], optional: Container[str], rounds: int, on_pass: Callable[[str], None]
-) -> tuple[dict[str, list[Sample]], dict[str, str]]:
+) -> tuple[dict[str, list[PassTime]], dict[str, str]]:
     """Run each program once a round, in turn, after a pass that is not counted; return their samples.
 
     One of `optional` that fails at its first pass is left out; the second dictionary has the reason. `on_pass` is told
@@ -39,22 +38,22 @@ def run_rounds(
     """
     left_out: dict[str, str] = {}
     with ExitStack() as stack:
-        running: dict[str, _Process] = {}
+        running: dict[str, Callable[[], PassTime]] = {}
         for name, program in programs.items():
             on_pass(name)
-            process = stack.enter_context(_Process(name, program))
+            run = stack.enter_context(_process(name, program))
             try:
-                process.run()
-                running[name] = process
+                run()
+                running[name] = run
             except ImagesprintError as error:
                 if name not in optional:
                     raise
                 left_out[name] = error.what
-        samples: dict[str, list[Sample]] = {name: [] for name in running}
+        samples: dict[str, list[PassTime]] = {name: [] for name in running}
         for _ in range(rounds):
-            for name, process in running.items():
+            for name, run in running.items():
                 on_pass(name)
-                samples[name].append(process.run())
+                samples[name].append(run())
     return samples, left_out
 
 
@@ -63,44 +62,40 @@ def median_ratio(a: Sequence[float], b: Sequence[float]) -> float:
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
-class _Process:
-    """A program in a process of its own, that waits between its passes."""
+@contextmanager
+def _process(name: str, program: Open) -> Iterator[Callable[[], PassTime]]:
+    """A program in a process of its own, that waits between its passes. What is yielded has it do one, and raises what
+    that raises.
+    """
+    context = multiprocessing.get_context("spawn")  # no fork: the caller has torch's threads
+    connection, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, program))
+    process.start()
+    theirs.close()
 
-    def __init__(self, name: str, program: Open) -> None:
-        self._name = name
-        context = multiprocessing.get_context("spawn")  # no fork: the caller has torch's threads
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, program))
-        self._process.start()
-        theirs.close()
-
-    def run(self) -> Sample:
-        """Have it do a pass. Raises what it raises."""
+    def run() -> PassTime:
         try:
-            self._connection.send(True)
-            answer = self._connection.recv()
+            connection.send(True)
+            answer = connection.recv()
         except (EOFError, OSError):
-            raise RunError(f"the process of {self._name} ended") from None
+            raise RunError(f"the process of {name} ended") from None
         if isinstance(answer, ImagesprintError):
             raise answer
-        assert isinstance(answer, Sample)
+        assert isinstance(answer, PassTime)
         return answer
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._connection.close()  # which it takes for the end
-        if error is None:
-            self._process.join(_END_SECONDS)
-        self._process.terminate()
-        self._process.join()
+    try:
+        yield run
+        connection.close()  # which it takes for the end
+        process.join(_END_SECONDS)
+    finally:
+        connection.close()
+        process.terminate()
+        process.join()
 
 
 def _serve(connection: Connection, program: Open) -> None:
-    """Answer each message by the Sample of a pass, or by the error; until the other side closes."""
+    """Answer each message by the PassTime of a pass, or by the error; until the other side closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # what libraries say, to either, must not get between our results
@@ -119,10 +114,10 @@ def _serve(connection: Connection, program: Open) -> None:
         pass
 
 
-def _measure(run: Pass) -> Sample:
+def _measure(run: Pass) -> PassTime:
     start, cpu_start = time.perf_counter(), _cpu_seconds()
     extra = run()
-    return Sample(time.perf_counter() - start, _cpu_seconds() - cpu_start, extra or {})
+    return PassTime(time.perf_counter() - start, _cpu_seconds() - cpu_start, extra or {})
 
 
 def _cpu_seconds() -> float:

@@ -27,6 +27,8 @@ from imagesprint.records.dataset import open_dataset
 LoadImage = Callable[[Encoded, list[int], bool, int], NDArray[np.uint8]]  # image, box, flip, size
 
 HELD_IMAGES: Final = 2048  # that each program has in memory: about 230 MB of ImageNet
+LEAD: Final = AHEAD + 1  # batches that fill the loader's buffers for the first time
+TIMED_BATCHES: Final = 16  # among which the time is spread that a pass takes to begin: 2 ms, as 2 or 3 batches take
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class HeldBatch:
 
 
 @dataclass(frozen=True)
-class Work:
+class LoadingWork:
     """`steps` batches of the training images of one variant: random-resized crops, mirrored at random, antialiased."""
 
     root: Path
@@ -70,7 +72,7 @@ class Batches:
     Who reads from here pays neither for reading nor for checksums.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: LoadingWork) -> None:
         self._work = work
         images: dict[int, Encoded] = {}  # each one once, however often it comes
         self.held = []
@@ -83,7 +85,7 @@ class Batches:
         return itertools.islice(itertools.cycle(self.held), self._work.steps)
 
 
-def in_data_loader(work: Work, load: LoadImage) -> Pass:
+def in_data_loader(work: LoadingWork, load: LoadImage) -> Pass:
     """Return a pass of torch's DataLoader whose images `load` makes: with as many processes as `work` has threads, with
     one in this process.
     """
@@ -121,7 +123,7 @@ def in_data_loader(work: Work, load: LoadImage) -> Pass:
     return run
 
 
-def pillow(work: Work) -> Pass:
+def pillow(work: LoadingWork) -> Pass:
     """Return a pass of Pillow in torch's DataLoader, on images in memory, with our crops and flips."""
     from PIL import Image
 
@@ -133,11 +135,7 @@ def pillow(work: Work) -> Pass:
     return in_data_loader(work, load)
 
 
-LEAD: Final = AHEAD + 1  # batches that fill the loader's buffers for the first time
-TIMED_BATCHES: Final = 16  # among which the time is spread that a pass takes to begin: 2 ms, as 2 or 3 batches take
-
-
-def whole_loader(work: Work) -> Pass:
+def whole_loader(work: LoadingWork) -> Pass:
     """Return a pass of the loader, from the shards to the batches, that drops what it gets."""
     loader = work.loader()
 
@@ -148,7 +146,7 @@ def whole_loader(work: Work) -> Pass:
     return run
 
 
-def running_loader(work: Work) -> Pass:
+def running_loader(work: LoadingWork) -> Pass:
     """Return a pass of the loader that begins with LEAD batches, which fill its buffers for the first time and do not
     count: the "seconds" and "cpu_seconds" of those of `work` behind them.
     """
@@ -163,11 +161,11 @@ def running_loader(work: Work) -> Pass:
     return run
 
 
-def decoder_alone(work: Work) -> Pass:
+def decoder_alone(work: LoadingWork) -> Pass:
     """Return a pass of the loader's decoder over the images of `running_loader`, which are in memory, always into the
     same buffer. It returns the same figures.
     """
-    batches, decode = _held(work), _decoding(work)
+    batches, decode = replace(work, steps=LEAD + work.steps).batches().held[LEAD:], _decoding(work)
     return lambda: _clocked(lambda: [decode(batch) for batch in batches])
 
 
@@ -177,12 +175,7 @@ def _clocked(act: Callable[[], object]) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
 
 
-def _held(work: Work) -> list[HeldBatch]:
-    """The batches behind the first LEAD, in memory; at most HELD_IMAGES images with those."""
-    return replace(work, steps=LEAD + work.steps).batches().held[LEAD:]
-
-
-def _decoding(work: Work) -> Callable[[HeldBatch], object]:
+def _decoding(work: LoadingWork) -> Callable[[HeldBatch], object]:
     decoder = open_decoder(work.threads)
     out = np.empty((work.batch_size, work.image_size, work.image_size, 3), np.uint8)
 
@@ -193,7 +186,7 @@ def _decoding(work: Work) -> Callable[[HeldBatch], object]:
     return decode
 
 
-def beside_entropy(work: Work) -> Pass:
+def beside_entropy(work: LoadingWork) -> Pass:
     """Return a pass of the decoder and of entropy decoding alone, in turns batch by batch: CPU seconds of the
     "decoder"; of libjpeg's entropy decoding of the "whole" images, and of their "rows" down to the crop's last one; and
     of those by what the decoder has for it, our "own". Each pass has the next batches of those that can be held, for
@@ -224,7 +217,7 @@ def _decoders_entropy_seconds(data: Encoded, rows: int) -> float:
     return entropy_seconds(data, rows) if own is None else own
 
 
-def timed_loader(work: Work) -> Pass:
+def timed_loader(work: LoadingWork) -> Pass:
     """Return a pass of the native loader with one thread and a clock inside it: seconds an image of each of STAGES and
     of "python", the CPU time of all that is not native code, over TIMED_BATCHES or more.
     """

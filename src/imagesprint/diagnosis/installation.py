@@ -24,12 +24,55 @@ from imagesprint.errors import RankError, UsageError
 from imagesprint.images.decoders import VARIABLE, chosen_decoder, describe_decoder
 from imagesprint.images.native import LIBRARY, library
 from imagesprint.records.dataset import open_root
-from imagesprint.runs.environment import STORE_VARIABLE, Place, is_launched, keeps_store, place
+from imagesprint.runs.environment import STORE_VARIABLE, RankEnvironment, is_launched, keeps_store, rank_environment
 
 _PACKAGE: Final = "imagesprint"
 _FOR_DEVELOPERS: Final = ("dev", "interop")  # extras that no verb needs
+_IMPORTED_AS: Final = {"scikit-learn": "sklearn"}  # where that is not the package's name
 _PILLOW_COSTS: Final = "images load two to five times slower"  # 2.3 to 4.7: benchmarks/results/2026-11-21-bench-data.md
 _LIBJPEG: Final = re.compile(rb"libjpeg-turbo version ([0-9.]+)")  # text inside the library
+_DEFAULT_PORT: Final = 29500  # torchrun's --master-port
+_CONNECT_SECONDS: Final = 2.0
+# How other launchers say which task this is, and of how many; a task of theirs is no rank of ours.
+_OTHERS: Final = {
+    "SLURM": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    "SageMaker": ("SM_CURRENT_HOST", "SM_HOSTS"),
+}
+
+
+def machine_checks(folder: Path, data: Path | None) -> list[Check]:
+    """One check a thing. Takes a few seconds, and for a moment 64 MiB in `folder`.
+
+    `folder` is where a run is to be written, `data` the ROOT to be trained on, if it is known. Raises as `open_root`
+    does.
+    """
+    root = open_root(data) if data is not None else None
+    of_torch = pytorch()
+    on_devices, gpus = _devices() if of_torch.status != FAILURE else ([], 0)
+    return [
+        python(),
+        of_torch,
+        *on_devices,
+        packages(),
+        *optional_packages(),
+        decoder(),
+        libjpeg(),
+        machine.cores(core_limit()),
+        machine.processor_check(),
+        machine.memory(memory_limit()),
+        machine.shared_memory(gpus),
+        machine.disk(folder),
+        machine.open_files(root, *resource.getrlimit(resource.RLIMIT_NOFILE)),
+        *rank_checks(len(os.sched_getaffinity(0))),
+    ]
+
+
+def _devices() -> tuple[list[Check], int]:
+    """The checks of the devices, and the number of GPUs."""
+    import torch
+
+    return machine.devices(), torch.cuda.device_count()
 
 
 def python() -> Check:
@@ -87,7 +130,7 @@ def _optional(name: str, needs: Sequence[str], how: str) -> Check:
     there = [need for need in needs if _version(need) is not None]
     for need in there:
         try:
-            importlib.import_module(need.replace("-", "_"))
+            importlib.import_module(_IMPORTED_AS.get(need, need.replace("-", "_")))
         except Exception as error:  # as above
             why = f"{need} {_version(need)} cannot be imported: {' '.join(str(error).split())}"
             return warning(name, why, f"install a version of {need} that fits the other packages, or remove it")
@@ -157,26 +200,16 @@ def _version(name: str) -> str | None:
         return None
 
 
-_DEFAULT_PORT: Final = 29500  # torchrun's --master-port
-_CONNECT_SECONDS: Final = 2.0
-# How other launchers say which task this is, and of how many; a task of theirs is no rank of ours.
-_OTHERS: Final = {
-    "SLURM": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
-    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    "SageMaker": ("SM_CURRENT_HOST", "SM_HOSTS"),
-}
-
-
 def rank_checks(cores: int) -> list[Check]:
     """Ranks, threads of each where this process may use `cores`, and ports."""
     try:
-        found = place()
+        found = rank_environment()
     except RankError as error:
         return [failure("ranks", error.what, error.hint), threads(cores, 1)]
     return [_ranks(found), threads(cores, found.local_world_size), _port(found)]
 
 
-def _ranks(found: Place) -> Check:
+def _ranks(found: RankEnvironment) -> Check:
     if "RANK" in os.environ:
         start = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "whoever set them"
         rule = "--processes" if is_launched() else f"RANK and WORLD_SIZE, by {start}"
@@ -200,7 +233,7 @@ def _count(text: str) -> int:
     return len(value) if isinstance(value, list) else value if isinstance(value, int) else 0
 
 
-def _port(found: Place) -> Check:
+def _port(found: RankEnvironment) -> Check:
     name = "ports"
     if os.environ.get(STORE_VARIABLE):
         return ok(name, "none is needed: the ranks meet over a file")
@@ -242,39 +275,3 @@ def _reach(address: str, port: int) -> Check:
         hint = "see to MASTER_ADDR, which must be a name or address of rank 0's machine, and to the firewall between"
         return failure("ports", f"{address}:{port} cannot be reached: {error.strerror or error}", hint)
     return ok("ports", f"{address}:{port} answers")
-
-
-def machine_checks(folder: Path, data: Path | None) -> list[Check]:
-    """One check a thing. Takes a few seconds, and for a moment 64 MiB in `folder`.
-
-    `folder` is where a run is to be written, `data` the ROOT to be trained on, if it is known. Raises as `open_root`
-    does.
-    """
-    root = open_root(data) if data is not None else None
-    of_torch = pytorch()
-    on_devices, gpus = _devices() if of_torch.status != FAILURE else ([], 0)
-    return [
-        python(),
-        of_torch,
-        *on_devices,
-        packages(),
-        *optional_packages(),
-        decoder(),
-        libjpeg(),
-        machine.cores(core_limit()),
-        machine.processor_check(),
-        machine.memory(memory_limit()),
-        machine.shared_memory(gpus),
-        machine.disk(folder),
-        machine.open_files(root, *resource.getrlimit(resource.RLIMIT_NOFILE)),
-        *rank_checks(len(os.sched_getaffinity(0))),
-    ]
-
-
-def _devices() -> tuple[list[Check], int]:
-    """The checks of the devices, and the number of GPUs."""
-    import torch
-
-    from imagesprint.diagnosis.devices import devices  # imports torch
-
-    return devices(), torch.cuda.device_count()

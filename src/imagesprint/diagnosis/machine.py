@@ -7,7 +7,7 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -17,11 +17,14 @@ from imagesprint.images.native import is_available, library
 from imagesprint.records.dataset import OPEN_SHARE, Root
 from imagesprint.records.manifest import Manifest
 
+_MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
 
 def processor() -> str:
     """Return the processor's name and the number of cores that this process may use."""
     cores = len(os.sched_getaffinity(0))
-    return f"{_processor_name()}, {cores} core{'' if cores == 1 else 's'}"
+    return f"{_cpu('model name') or platform.machine()}, {cores} core{'' if cores == 1 else 's'}"
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -35,11 +38,10 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def _processor_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+def _cpu(*keys: str) -> str:
+    """What /proc/cpuinfo says of the first core under one of `keys`; empty where it has none of them."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(keys)), "")
 
 
 MOUNTS: Final = Path("/sys/fs/cgroup")
@@ -104,10 +106,8 @@ def _cached(folder: Path) -> int:
     return int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
 
 
-GIB: Final = 1 << 30
-_LITTLE_MEMORY: Final = (
-    2 * GIB
-)  # `imagesprint demo` takes 0.54 GiB at its peak (ru_maxrss; two cores, torch 2.13 for the CPU)
+# `imagesprint demo` takes 0.54 GiB at its peak (ru_maxrss; two cores, torch 2.13 for the CPU)
+_LITTLE_MEMORY: Final = 2 * GIB
 _SET: Final = "unset OMP_NUM_THREADS, or set it to {}; torchrun sets it to 1 where it is not set"
 
 
@@ -147,7 +147,7 @@ def threads(allowed: int, ranks: int) -> Check:
 def processor_check() -> Check:
     """The processor, and whether the native decoder finds AVX2 on it."""
     name = processor().rpartition(", ")[0]
-    flags = _cpu_flags()
+    flags = _cpu("flags", "Features").split()
     fast = [flag for flag in ("avx2", "avx512_bf16", "amx_bf16") if flag in flags]
     if is_available() and library().ims_resizer(0) == b"portable":
         return warning(
@@ -172,17 +172,8 @@ def memory(limit: tuple[int, int] | None) -> Check:
     return ok("memory", found)
 
 
-def _cpu_flags() -> set[str]:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith(("flags", "Features")):
-            return set(line.partition(":")[2].split())
-    return set()
-
-
-_MIB: Final = 1 << 20
-_GIB: Final = 1 << 30
 SHARED: Final = Path("/dev/shm")
-_SHARED_NEEDED: Final = _GIB  # what NCCL's guide has `docker run --shm-size` set; docker gives 64 MiB
+_SHARED_NEEDED: Final = GIB  # what NCCL's guide has `docker run --shm-size` set; docker gives 64 MiB
 _PROBE_BYTES: Final = 64 * _MIB
 _PROBE_SECONDS: Final = 0.5
 _CHUNK_BYTES: Final = 4 * _MIB
@@ -203,10 +194,10 @@ def disk(folder: Path) -> Check:
         return failure(name, found, "free some space there, or give --output a folder on another disk")
     seconds = _CHECKPOINT_BYTES / speed
     found = (
-        f"{folder}: {free / _GIB:.1f} GiB free, writes {speed / _MIB:,.0f} MiB/s, a checkpoint of resnet50 in "
+        f"{folder}: {free / GIB:.1f} GiB free, writes {speed / _MIB:,.0f} MiB/s, a checkpoint of resnet50 in "
         f"{seconds:.1f} s"
     )
-    if free < _GIB:
+    if free < GIB:
         return warning(name, found, "free some space, or keep few checkpoints: --keep last:3,best")
     if seconds > _SLOW_SECONDS:
         return warning(name, found, "write the run to a faster disk, or save seldom: --checkpoint-every 5000")
@@ -227,7 +218,7 @@ def shared_memory(gpus: int, folder: Path = SHARED) -> Check:
         size, _, free = shutil.disk_usage(folder)
     except OSError as error:
         return complain(name, f"{folder} cannot be used: {error.strerror}", hint)
-    found = f"{folder}: {free / _GIB:.2f} of {size / _GIB:.2f} GiB are free"
+    found = f"{folder}: {free / GIB:.2f} of {size / GIB:.2f} GiB are free"
     if free < _SHARED_NEEDED and gpus > 1:
         return warning(name, f"{found}, less than NCCL may take", hint)
     return ok(name, found)
@@ -265,3 +256,58 @@ def _write_speed(folder: Path) -> float:
             written += file.write(chunk)
             os.fsync(file.fileno())
     return written / (time.perf_counter() - began)
+
+
+DRIVER_FILE: Final = Path("/proc/driver/nvidia/version")  # of the kernel module
+_NO_GPU: Final = (
+    "see to CUDA_VISIBLE_DEVICES, to the container's GPUs (docker --gpus all), and whether nvidia-smi shows them; an "
+    "old driver needs an update, or a torch built for an older CUDA"
+)
+
+
+def devices(driver_file: Path = DRIVER_FILE) -> list[Check]:
+    """One check of the driver, which `driver_file` tells of, and one of each device."""
+    import torch  # only here: doctor looks at the rest where torch cannot be imported, too
+
+    from imagesprint.training.optimizer import best_precision
+
+    driver = _driver_version(driver_file)
+    if torch.cuda.is_available():
+        checks = [ok("driver", f"NVIDIA {driver or 'of an unknown version'}, for torch's CUDA {torch.version.cuda}")]
+        for number in range(torch.cuda.device_count()):
+            about, precision = torch.cuda.get_device_properties(number), best_precision(torch.device("cuda", number))
+            found = f"{about.name}, compute capability {about.major}.{about.minor}, {precision}"
+            checks.append(_gpu(number, found, *torch.cuda.mem_get_info(number)))
+        return checks
+    cpu = ok("device", f"the CPU, in {best_precision(torch.device('cpu'))}")
+    if driver is None:
+        return [ok("driver", "no NVIDIA driver"), cpu]
+    if torch.version.cuda is None:
+        hint = "install a torch built for CUDA: pip install --force-reinstall torch, from the default index"
+        return [warning("driver", f"NVIDIA {driver}, but torch {torch.__version__} is built without CUDA", hint), cpu]
+    return [failure("driver", f"NVIDIA {driver}, but no GPU: {_why(torch.cuda.init)}", _NO_GPU), cpu]
+
+
+def _gpu(number: int, found: str, free: int, total: int) -> Check:
+    name, found = f"device {number}", f"{found}, {free / GIB:.1f} of {total / GIB:.1f} GiB free"
+    if free < total / 2:
+        hint = "nvidia-smi shows who; end them or choose another GPU"
+        return warning(name, f"{found}: others are at work on it", hint)
+    return ok(name, found)
+
+
+def _why(initialise: Callable[[], None]) -> str:
+    try:
+        initialise()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return "torch sees none"
+
+
+def _driver_version(file: Path) -> str | None:
+    """The kernel module's version; None where there is none."""
+    try:
+        words = file.read_text(encoding="utf-8").split()
+    except OSError:
+        return None
+    return next((word for word in words if word.replace(".", "").isdigit() and "." in word), "of an unknown version")

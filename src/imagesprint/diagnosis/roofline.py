@@ -1,4 +1,4 @@
-"""What the device can do at best, how much work an image takes, and what links between devices allow."""
+"""What the device can do at best, and how much work an image takes."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -78,7 +78,7 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Work:
+class ImageWork:
     """What training on one image takes: FLOP (a multiplication and an addition are two) and memory traffic.
 
     Forward and backward pass with the weights' share of a micro-batch; not the optimizer, which works once a step.
@@ -88,7 +88,7 @@ class Work:
     traffic: Traffic
 
 
-def count_work(recipe: Recipe, phase: Phase, num_classes: int) -> Work:
+def count_work(recipe: Recipe, phase: Phase, num_classes: int) -> ImageWork:
     """Count the work of a micro-batch of `phase`, for an image of it. Nothing is computed: the tensors are empty."""
     dtype = AUTOCAST.get(recipe.precision, weight_dtype(recipe))
     network = build_model(recipe, num_classes).to("meta", dtype).train()
@@ -102,7 +102,7 @@ def count_work(recipe: Recipe, phase: Phase, num_classes: int) -> Work:
         with backward:
             torch.autograd.backward(loss)
     traffic = _traffic(forward.bytes, backward.bytes, phase.micro_batch)
-    return Work(flops.get_total_flops() / phase.micro_batch, traffic)
+    return ImageWork(flops.get_total_flops() / phase.micro_batch, traffic)
 
 
 def _traffic(forward: "Counter[str]", backward: "Counter[str]", images: int) -> Traffic:
@@ -134,42 +134,3 @@ class _BytesByOperation(TorchDispatchMode):  # type: ignore[no-untyped-call]
             moved = [*tree_leaves((args, kwargs, out)), *(args[place] for place in _READ_AGAIN.get(name, ()))]
             self.bytes[name] += sum(tensor.nbytes for tensor in moved if isinstance(tensor, Tensor))
         return out
-
-
-@dataclass(frozen=True)
-class Link:
-    """What one rank sends over: bytes a second in one direction, and seconds from a send to its arrival."""
-
-    name: str
-    bytes_per_second: float
-    latency: float
-
-
-# docs/scaling.md says where each figure is from.
-NVLINK4: Final = Link("NVLink 4", 450e9, 3.4e-6)
-NDR: Final = Link("InfiniBand NDR, one port a GPU", 50e9, 14e-6)
-ETHERNET_100G: Final = Link("Ethernet 100 Gb/s for eight GPUs", 12.5e9 / 8, 30e-6)
-NODE: Final = 8  # GPUs that NVLink connects
-
-
-def ring_all_reduce(size: int, ranks: int, link: Link) -> float:
-    """Return the seconds of a ring all-reduce of `size` bytes on `ranks` ranks, each with a `link` of its own."""
-    return 2 * (ranks - 1) * (size / ranks / link.bytes_per_second + link.latency)
-
-
-def all_reduce(size: int, ranks: int, inner: Link, outer: Link, node: int = NODE) -> float:
-    """Return the seconds of an all-reduce of `size` bytes over nodes of `node` ranks.
-
-    Within a node, over `inner`, each rank comes to hold the sum of its share; the n-th ranks of all nodes sum their
-    shares in a ring over `outer`; then the shares are exchanged within the nodes.
-    """
-    if ranks <= node:
-        return ring_all_reduce(size, ranks, inner)
-    return ring_all_reduce(size, node, inner) + ring_all_reduce(size // node, ranks // node, outer)
-
-
-def efficiency(compute: float, communication: float, hidden: float = 0.0) -> float:
-    """Return what is left of linear scaling, 0..1: a step computes for `compute` seconds, and the all-reduce lasts for
-    `communication`, of which the backward pass hides up to `hidden` seconds.
-    """
-    return compute / (compute + max(0.0, communication - hidden))

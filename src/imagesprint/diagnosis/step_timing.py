@@ -1,20 +1,20 @@
-"""What the benches of steps and the calibration share: a training to measure, and where its steps' time goes."""
+"""A training whose steps, checkpoints and memory are measured, on generated noise or on prepared images."""
 
 import contextlib
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import torch
-from torch.utils.hooks import RemovableHandle
 
-from imagesprint.checkpoints.writing import CheckpointWriter, Snapshot, Written
+from imagesprint.checkpoints.naming import list_checkpoints
+from imagesprint.checkpoints.writer import CheckpointWriter
+from imagesprint.console import Console
 from imagesprint.diagnosis.machine import processor, versions
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import AHEAD, Loader
@@ -24,7 +24,7 @@ from imagesprint.recipes.validation import check_world_size
 from imagesprint.records.dataset import Root
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.optimizer import best_precision
-from imagesprint.training.prefetch import Mark, Stopwatch
+from imagesprint.training.prefetch import Stopwatch
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep, wants_compiled
 
@@ -76,71 +76,22 @@ def synthetic_batches(phase: Phase, num_classes: int, device: torch.device) -> I
     return itertools.cycle(made)
 
 
-# input: clearing the sums, copying, normalising. backward: with the loss. reduction: from the last gradient to the
-# optimizer. update: the optimizer and all that follows it.
-PARTS: Final = ("input", "forward", "backward", "reduction", "update")
-
-
-def time_parts(step: Callable[[], object], steps: int, state: TrainingState, device: torch.device) -> dict[str, float]:
-    """Call `step`, an eager step of `state`, `steps` times; return the mean seconds of each of PARTS in one."""
-    totals = dict.fromkeys(PARTS, 0.0)
-    for _ in range(steps):
-        for part, seconds in _Watch(state, device).run(step).items():
-            totals[part] += seconds / steps
-    return totals
-
-
-class _Watch:
-    """One step with marks in it, each named after the part that begins there."""
-
-    def __init__(self, state: TrainingState, device: torch.device) -> None:
-        self._state = state
-        self._stopwatch = Stopwatch(device)
-        self._marks: list[tuple[str, Mark]] = []
-
-    def run(self, step: Callable[[], object]) -> dict[str, float]:
-        with ExitStack() as stack:
-            for handle in self._hooks():
-                stack.callback(handle.remove)
-            self._begin("input")
-            step()
-        self._begin("")
-        self._stopwatch.wait()
-        return self._seconds()
-
-    def _hooks(self) -> list[RemovableHandle]:
-        network, optimizer = self._state.network, self._state.optimizer
-        return [
-            network.register_forward_pre_hook(lambda *_: self._begin("forward")),
-            network.register_forward_hook(lambda *_: self._begin("backward")),
-            *(
-                parameter.register_post_accumulate_grad_hook(lambda _: self._gradient())  # type: ignore[no-untyped-call]
-                for parameter in network.parameters()
-                if parameter.requires_grad
-            ),
-            optimizer.register_step_pre_hook(lambda *_: self._begin("update")),
-        ]
-
-    def _begin(self, part: str) -> None:
-        self._marks.append((part, self._stopwatch.mark()))
-
-    def _gradient(self) -> None:
-        """The backward pass ends with the last gradient, whichever that is."""
-        if self._marks[-1][0] == "reduction":
-            self._marks.pop()
-        self._begin("reduction")
-
-    def _seconds(self) -> dict[str, float]:
-        seconds = dict.fromkeys(PARTS, 0.0)
-        for (part, start), (following, end) in itertools.pairwise(self._marks):
-            # Between two micro-batches nothing is reduced: the next one is brought in.
-            part = "input" if (part, following) == ("reduction", "forward") else part
-            seconds[part] += self._stopwatch.seconds(start, end)
-        return seconds
-
-
 _COPIED_AHEAD: Final = 2  # batches that `on_device` holds or has asked for beyond the one in use
-_LR: Final = 1e-3  # weights move, but no loss can become infinite: not-a-numbers are computed at another speed
+LR: Final = 1e-3  # weights move, but no loss can become infinite: not-a-numbers are computed at another speed
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the figures of any bench of steps belong to; `threads` are those of each rank."""
+
+    device: str
+    world_size: int
+    threads: int
+    versions: dict[str, str]
+    recipe: str
+    model: str
+    precision: str
+    compiled: bool
 
 
 class TimedTraining:
@@ -164,10 +115,6 @@ class TimedTraining:
         self.step = TrainingStep(self.state, ranks, compiled=True) if self.is_compiled else self.eager_step
         self._stopwatch = Stopwatch(ranks.device)
 
-    def eager_parts(self, batches: Iterator[Batch], phase: Phase, steps: int) -> dict[str, float]:
-        """Return the mean seconds of each part of `steps` eager steps; inside a compiled one there are none to see."""
-        return time_parts(partial(self.eager_step, batches, phase, _LR), steps, self.state, self.ranks.device)
-
     def compile(self, phase: Phase) -> float:
         """Compile and warm the shape of `phase`; return the seconds that it took, 0 where the step is not compiled."""
         start = time.perf_counter()
@@ -179,22 +126,23 @@ class TimedTraining:
     def seconds(self, batches: Iterator[Batch], phase: Phase, steps: int, warm_up: int) -> list[float]:
         """Return the seconds that each of `steps` steps takes, after `warm_up` that do not count."""
         for _ in range(warm_up):
-            self.step(batches, phase, _LR)
+            self.step(batches, phase, LR)
         self.ranks.barrier()
-        return self._stopwatch.laps(partial(self.step, batches, phase, _LR), steps)
+        return self._stopwatch.laps(partial(self.step, batches, phase, LR), steps)
 
-    def described(self) -> dict[str, object]:
-        """Return what the figures of any bench of steps belong to."""
-        return {
-            "device": device_name(self.ranks),
-            "world_size": self.ranks.world_size,
-            "threads": self.ranks.threads,
-            "versions": versions("torch", "triton", "numpy"),
-            "recipe": self.recipe.name,
-            "model": self.recipe.model,
-            "precision": self.recipe.precision,
-            "compiled": self.is_compiled,
-        }
+    @property
+    def setup(self) -> Setup:
+        """What the figures belong to."""
+        return Setup(
+            device_name(self.ranks),
+            self.ranks.world_size,
+            self.ranks.threads,
+            versions("torch", "triton", "numpy"),
+            self.recipe.name,
+            self.recipe.model,
+            self.recipe.precision,
+            self.is_compiled,
+        )
 
 
 def device_name(ranks: Ranks) -> str:
@@ -218,14 +166,6 @@ def steps_ahead(phase: Phase, world_size: int) -> int:
     return -(-(AHEAD + _COPIED_AHEAD) * world_size // phase.micro_batches)
 
 
-def distinct_shapes(recipe: Recipe) -> list[Phase]:
-    """Return the first phase of each image size, batch size and micro-batch, in the recipe's order."""
-    first: dict[tuple[int, int, int], Phase] = {}
-    for phase in recipe.phases:
-        first.setdefault(shape_of(phase), phase)
-    return list(first.values())
-
-
 def shape_of(phase: Phase) -> tuple[int, int, int]:
     """Return image size, batch size and micro-batch: all of a phase that a step's speed depends on."""
     return phase.image_size, phase.batch_size, phase.micro_batch
@@ -233,25 +173,29 @@ def shape_of(phase: Phase) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class CheckpointTime:
-    """Seconds that training waits for a checkpoint, that writing it takes beside the training, and of that the CPU's;
-    and its size in bytes.
+    """Seconds that training waits for a checkpoint, that writing it takes beside the training, and that this takes from
+    it: on a CPU, on which both compute; and its size in bytes.
     """
 
-    waited: float
-    writing: float
-    cpu_seconds: float
-    size: int
+    waited: float = 0.0
+    writing: float = 0.0
+    taken: float = 0.0
+    size: int = 0
 
 
-def time_checkpoint(training: TimedTraining, folder: Path | None = None) -> CheckpointTime:
-    """Write a checkpoint below `folder`, by default where temporary files go, and remove it."""
-    snapshot, written = Snapshot(training.state.checkpoint_like(), training.ranks.device), list[Written]()
-    with (
-        tempfile.TemporaryDirectory(prefix="imagesprint-", dir=folder) as place,
-        CheckpointWriter(Path(place), snapshot, written.append) as writer,
-    ):
-        writer.save(training.state.checkpoint(1, "", ""))
-        start = time.process_time()
-        writer.finish()
-        cpu_seconds = time.process_time() - start
-        return CheckpointTime(written[0].waited, written[0].seconds, cpu_seconds, written[0].path.stat().st_size)
+def time_checkpoint(training: TimedTraining, folder: Path) -> CheckpointTime:
+    """Write a checkpoint below `folder` and remove it, on rank 0; the others wait, and all their figures are 0."""
+    ranks, found = training.ranks, CheckpointTime()
+    if ranks.is_main:
+        with (
+            tempfile.TemporaryDirectory(prefix="imagesprint-", dir=folder) as place,
+            CheckpointWriter(Path(place), training.state.checkpoint_like(), Console.silent()) as writer,
+        ):
+            writer.save(training.state.checkpoint(1, "", ""))
+            start = time.process_time()
+            writer.finish()
+            taken = (time.process_time() - start) / ranks.threads if ranks.device.type == "cpu" else 0.0
+            (file,) = list_checkpoints(Path(place))
+            found = CheckpointTime(writer.waited, writer.take_seconds(), taken, file.stat().st_size)
+    ranks.barrier()
+    return found

@@ -9,11 +9,15 @@ from imagesprint.errors import UsageError
 from imagesprint.images.decoding import STAGES as DECODER_STAGES
 from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.rows import Began, MetricsRow, RankSeconds, StageSeconds
+from imagesprint.training.metering import PAUSES
 
-STAGES: Final = ("read", "decode", "copy", "compute", "reduction", "straggler", "checkpoint", "evaluation")
+# The stages of a training. All other names for where its time goes are parts of theirs: the decoder's clocks divide
+# LOADING, those of an eager step `compute` and `reduction` (PARTS of bench_step.py).
 LOADING: Final = ("read", "decode")
 WITHIN_STEP: Final = ("compute", "reduction", "straggler")
-PAUSES: Final = ("checkpoint", "evaluation")
+STAGES: Final = (*LOADING, "copy", *WITHIN_STEP, *PAUSES)
+LIMITS: Final = ("data", "copy", "compute", "reduction")  # of a plan, which sees LOADING as one
+NOTABLE: Final = 0.02  # of the time; what is below may be noise
 
 
 @dataclass(frozen=True)
@@ -78,28 +82,28 @@ class Figures:
         return seconds
 
 
-NOTABLE: Final = 0.02  # of the time; what is below may be noise
-
-
 @dataclass(frozen=True)
 class Limit:
-    """One of STAGES: the `seconds` that it takes, those `saved` were it free (`compute`: twice as fast), and by which
-    share the training would be faster then (`gain`: 0.25 for 25%).
+    """One of STAGES: the `seconds` that it takes, those `saved` were it free (`compute`: twice as fast), by which share
+    the training would be faster then (`gain`: 0.25 for 25%), and the speed that it would allow alone, None where it
+    takes no time.
     """
 
     name: str
     seconds: float
     saved: float
     gain: float
+    images_per_second: float | None
 
 
-def find_limits(parts: Sequence[tuple[Figures, int]]) -> list[Limit]:
+def find_limits(parts: Sequence[tuple[Figures, float]]) -> list[Limit]:
     """Return STAGES of parts of a training together, each of so many steps, the narrowest first.
 
     That is the one that would save most, then the one that would save most once the first is free, and so on; where
     nothing notable is to be saved any more, the one that takes longest. Seconds are those of all steps.
     """
     wall = sum(figures.wall * steps for figures, steps in parts)
+    images = sum(figures.images * steps for figures, steps in parts)
     seconds = {stage: sum(figures.seconds_of(stage) * steps for figures, steps in parts) for stage in STAGES}
     order: list[str] = []
     for _ in STAGES:
@@ -107,10 +111,11 @@ def find_limits(parts: Sequence[tuple[Figures, int]]) -> list[Limit]:
         notable = {stage: value if value > NOTABLE * wall else 0.0 for stage, value in saved.items()}
         order.append(max(notable, key=lambda stage: (notable[stage], seconds[stage])))
     alone = {stage: _saved(parts, [stage]) for stage in STAGES}
-    return [Limit(stage, seconds[stage], alone[stage], gain(wall, alone[stage])) for stage in order]
+    speeds = {stage: images / taken if taken > 0 else None for stage, taken in seconds.items()}
+    return [Limit(stage, seconds[stage], alone[stage], gain(wall, alone[stage]), speeds[stage]) for stage in order]
 
 
-def _saved(parts: Sequence[tuple[Figures, int]], free: Sequence[str]) -> float:
+def _saved(parts: Sequence[tuple[Figures, float]], free: Sequence[str]) -> float:
     return sum(
         saved_by(figures, {stage: _removable(figures, stage) for stage in free}) * steps for figures, steps in parts
     )
@@ -144,9 +149,11 @@ def saved_by(figures: Figures, freed: Mapping[str, float]) -> float:
 
 @dataclass(frozen=True)
 class Window:
-    """So many `steps` as a row of metrics.jsonl tells of them; `is_first` of those that a command began with."""
+    """So many `steps` as a row of metrics.jsonl tells of them, or a share of one that was measured in parts; `is_first`
+    of those that a command began with.
+    """
 
-    steps: int
+    steps: float
     seconds: float
     images_per_second: float
     data_wait: float
@@ -162,7 +169,7 @@ class PhaseFigures:
     """
 
     phase: int
-    steps: int
+    steps: float
     world_size: int
     threads: int
     decoder: str
@@ -210,7 +217,7 @@ def phase_figures(phase: int, windows: Sequence[Window]) -> PhaseFigures:
     return PhaseFigures(phase, steps, world_size, last.threads, decoder, _figures(windows, steps))
 
 
-def _figures(windows: Sequence[Window], steps: int) -> Figures:
+def _figures(windows: Sequence[Window], steps: float) -> Figures:
     def total(stage: str) -> float:
         return float(sum(getattr(window.stages, stage) for window in windows)) / steps
 

@@ -3,85 +3,29 @@
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
-from imagesprint.checkpoints.weights import list_checkpoints
+from imagesprint.checkpoints.naming import list_checkpoints
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
-from imagesprint.evaluating.details import Details
-from imagesprint.evaluating.evaluator import Judge, Judged
+from imagesprint.evaluating.evaluator import EvaluatedCheckpoint, Evaluator
 from imagesprint.evaluating.results import Recorder
-from imagesprint.evaluating.views import Options
+from imagesprint.evaluating.views import View
 from imagesprint.images.decoders import describe_decoder
 from imagesprint.records.dataset import open_root
 from imagesprint.runs.directory import RunDirectory, is_locked
-from imagesprint.runs.logs import DONE, History
+from imagesprint.runs.logs import DONE, last_command
 from imagesprint.runs.ranks import Ranks, open_ranks
 from imagesprint.runs.rows import Ended, EvaluationRow
 
 FINISHED: Final = "finished"
 GRACE_SECONDS: Final = 60.0  # for a training that was stopped to be begun again, by a queue or by hand
-
-
-class WatchedRun:
-    """A run that `train` writes meanwhile; only its files are looked at."""
-
-    def __init__(self, run: RunDirectory) -> None:
-        self.run = run
-        self._history = History(run)
-        self._last = self._history.last()
-        self._since = time.monotonic()
-
-    def end(self) -> str | None:
-        """How the training ended: FINISHED, or the words for what came instead a while ago; None while it may go on.
-
-        A killed one could not write that down; its own machine alone sees it, by the lock.
-        """
-        if self.run.result_file.exists():
-            return FINISHED
-        last = self._history.last()
-        if last != self._last:
-            self._last, self._since = last, time.monotonic()
-        if last is None or time.monotonic() - self._since < GRACE_SECONDS or is_locked(self.run.path):
-            return None
-        if isinstance(last, Ended):
-            reason = "as it was told to" if last.reason == DONE else last.reason
-            return f"its training ended after step {last.step} ({reason})"
-        return f"process {last.process}, its training, was killed" if last.host == socket.gethostname() else None
-
-    def last_sign(self) -> float:
-        """When the training last wrote to its logs, in seconds since 1970 by the clock of their disk."""
-        files = (self.run.recipe_file, self.run.commands_file, self.run.metrics_file)
-        return max(file.stat().st_mtime for file in files if file.exists())
-
-
 POLL_SECONDS = 1.0  # between two looks at a run that is being watched
-FIGURES = ("num_images", "top1", "top5", "loss")
-
-
-@dataclass(frozen=True)
-class EvaluatedCheckpoint:
-    """One judged checkpoint; `epoch` counts the epochs done.
-
-    The figures are those of the plain view, the recipe's own evaluation. `views` has each option beside it: view,
-    num_images, top1, top5, loss. `details` is as `evaluating.details.details` gives it, for the plain view.
-    """
-
-    path: str
-    step: int
-    epoch: float
-    num_images: int
-    top1: float
-    top5: float
-    loss: float
-    views: tuple[dict[str, Any], ...]
-    details: Details
 
 
 def find_checkpoints(paths: Sequence[Path]) -> list[Path]:
@@ -101,20 +45,20 @@ def find_checkpoints(paths: Sequence[Path]) -> list[Path]:
 
 
 def evaluate_checkpoints(
-    paths: Sequence[Path], data: Path, options: Options, device: str, console: Console
+    paths: Sequence[Path], data: Path, views: tuple[View, ...], device: str, console: Console
 ) -> list[EvaluatedCheckpoint]:
-    """Judge each of the checkpoint files `paths` on the validation split of the root `data`, in order.
+    """Judge the checkpoint files `paths` in order, by `views`, the plain one first, on the validation split of `data`.
 
     A checkpoint inside a run directory also gets its row in that run's evaluations.jsonl, and its points in
     TensorBoard, unless the same is there already; its results are kept in RUN/evaluated. Returns them on rank 0, and
     nothing on the others.
     """
-    with _evaluation(data, options, device, console) as evaluation:
+    with _evaluation(data, views, device, console) as evaluation:
         return evaluation.judge(paths)
 
 
 def watch_runs(
-    runs: Sequence[Path], data: Path, options: Options, device: str, console: Console
+    runs: Sequence[Path], data: Path, views: tuple[View, ...], device: str, console: Console
 ) -> list[EvaluatedCheckpoint]:
     """As `evaluate_checkpoints`, for all checkpoints of `runs` that are there or come, until no run goes on.
 
@@ -124,43 +68,42 @@ def watch_runs(
     for run in runs:
         if not RunDirectory(run).recipe_file.exists():
             raise UsageError(f"--watch: {run} holds no run", "name the --output of a training that has begun")
-    with _evaluation(data, options, device, console) as evaluation:
+    with _evaluation(data, views, device, console) as evaluation:
         return evaluation.watch([WatchedRun(RunDirectory(run)) for run in runs])
 
 
 @contextmanager
-def _evaluation(data: Path, options: Options, device: str, console: Console) -> "Iterator[_Evaluation]":
+def _evaluation(data: Path, views: tuple[View, ...], device: str, console: Console) -> "Iterator[_Evaluation]":
     root = open_root(data)
     with open_ranks(device) as ranks, ExitStack() as stack:
         console = console if ranks.is_main else Console.silent()
         console.line(f"decoder     {describe_decoder()}")
-        judge = Judge(root, options.views(), ranks, console)
-        yield _Evaluation(judge, Recorder(stack, console), ranks, console)
-        if fallbacks := judge.fallbacks:
+        evaluator = Evaluator(root, views, ranks, console)
+        yield _Evaluation(evaluator, Recorder(stack, console), ranks, console)
+        if fallbacks := evaluator.fallbacks:
             console.line(f"decoder     {fallbacks:,} images were of a kind that is left to Pillow")
 
 
 class _Evaluation:
     """One command's work."""
 
-    def __init__(self, judge: Judge, recorder: Recorder, ranks: Ranks, console: Console) -> None:
-        self._judge, self._recorder, self._ranks, self._console = judge, recorder, ranks, console
+    def __init__(self, evaluator: Evaluator, recorder: Recorder, ranks: Ranks, console: Console) -> None:
+        self._evaluator, self._recorder, self._ranks, self._console = evaluator, recorder, ranks, console
 
     def judge(self, paths: Sequence[Path], tell: bool = False) -> list[EvaluatedCheckpoint]:
         """Judge and record; with `tell`, show a line a checkpoint."""
         if self._ranks.is_main:
             self._recorder.look(paths)
         evaluated = []
-        for judged in self._judge.judge(paths):
-            one = _evaluated(judged)
-            figures = {key: getattr(one, key) for key in ("step", "epoch", *FIGURES)}
-            self._recorder.record(judged.path, EvaluationRow(**figures, checkpoint=f"checkpoints/{judged.path.name}"))
+        for one in self._evaluator.judge(paths):
+            path, figures = Path(one.path), (one.num_images, one.top1, one.top5, one.loss)
+            self._recorder.record(path, EvaluationRow(one.step, one.epoch, *figures, f"checkpoints/{path.name}"))
             if tell:
                 self._console.line(f"evaluated   {one.path}: epoch {one.epoch:g}, top-1 {one.top1:.2f}%")
             evaluated.append(one)
         return evaluated
 
-    def watch(self, runs: Sequence[WatchedRun]) -> list[EvaluatedCheckpoint]:
+    def watch(self, runs: "Sequence[WatchedRun]") -> list[EvaluatedCheckpoint]:
         """Judge what comes until no run goes on; in the end all, in the order of `find_checkpoints`."""
         done: dict[Path, tuple[float, EvaluatedCheckpoint]] = {}
         while True:
@@ -170,17 +113,14 @@ class _Evaluation:
             paths = self._agreed(new)
             done |= {Path(one.path): (times[Path(one.path)], one) for one in self.judge(paths, tell=True)}
             if self._ranks.total(self._ranks.is_main and all(ends) and not paths):
-                self._warn_of_unfinished(runs, ends)
+                for run, end in zip(runs, ends, strict=True):
+                    if end != FINISHED:
+                        self._console.warn(f"{run.run.path} is not finished: {end}; watch it again once it goes on")
                 return [one for _, one in done.values()]
             if not paths:
                 since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(max(run.last_sign() for run in runs)))
                 self._console.live(f"waiting for a checkpoint; {len(done)} judged", f"nothing new since {since}")
                 time.sleep(POLL_SECONDS)
-
-    def _warn_of_unfinished(self, runs: Sequence[WatchedRun], ends: Sequence[str | None]) -> None:
-        for run, end in zip(runs, ends, strict=True):
-            if end != FINISHED:
-                self._console.warn(f"{run.run.path} is not finished: {end}; watch it again once it goes on")
 
     def _agreed(self, paths: Sequence[Path]) -> list[Path]:
         """What rank 0 has for `paths`, on every rank."""
@@ -193,20 +133,35 @@ class _Evaluation:
         return [Path(os.fsdecode(part)) for part in bytes(self._ranks.read(codes)).split(b"\0")]
 
 
-def _evaluated(judged: Judged) -> EvaluatedCheckpoint:
-    plain, *others = judged.results
-    return EvaluatedCheckpoint(
-        path=str(judged.path),
-        step=plain["step"],
-        epoch=plain["epoch"],
-        **_figures(plain),
-        views=tuple({"view": other["view"], **_figures(other)} for other in others),
-        details=plain["details"],
-    )
+class WatchedRun:
+    """A run that `train` writes meanwhile; only its files are looked at."""
 
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self._last = last_command(run)
+        self._since = time.monotonic()
 
-def _figures(result: Mapping[str, object]) -> dict[str, Any]:
-    return {key: result[key] for key in FIGURES}
+    def end(self) -> str | None:
+        """How the training ended: FINISHED, or the words for what came instead a while ago; None while it may go on.
+
+        A killed one could not write that down; its own machine alone sees it, by the lock.
+        """
+        if self.run.result_file.exists():
+            return FINISHED
+        last = last_command(self.run)
+        if last != self._last:
+            self._last, self._since = last, time.monotonic()
+        if last is None or time.monotonic() - self._since < GRACE_SECONDS or is_locked(self.run.path):
+            return None
+        if isinstance(last, Ended):
+            reason = "as it was told to" if last.reason == DONE else last.reason
+            return f"its training ended after step {last.step} ({reason})"
+        return f"process {last.process}, its training, was killed" if last.host == socket.gethostname() else None
+
+    def last_sign(self) -> float:
+        """When the training last wrote to its logs, in seconds since 1970 by the clock of their disk."""
+        files = (self.run.recipe_file, self.run.commands_file, self.run.metrics_file)
+        return max(file.stat().st_mtime for file in files if file.exists())
 
 
 def _written(runs: Sequence[WatchedRun]) -> dict[Path, float]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,73 +19,6 @@ from imagesprint.runs.ranks import Ranks
 from imagesprint.runs.rows import EvaluationRow
 
 
-def hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether each of `labels` [N] is the first, and among the first five, of `logits` [N, C]: bool [N, 2].
-
-    With fewer than five classes it is always among the first five.
-    """
-    right = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-    return torch.stack((right[:, 0], right.any(1)), dim=1)
-
-
-def correct_counts(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-    """How many of `labels` [N] are the first, and among the first five, of `logits` [N, C]: int64 [2] on the device.
-
-    Samples where `mask` [N] is False do not count. With fewer than five classes top-5 is the share of all.
-    """
-    right = hits(logits, labels)
-    if mask is not None:
-        right = right & mask[:, None]
-    return right.sum(0)
-
-
-COLUMNS = 6  # seen, top-1, top-5, loss, predicted class, its probability
-
-
-@dataclass(frozen=True, eq=False)
-class Outcomes:
-    """Row i is the i-th image of the split: `top1`, `top5` bool [N]; `loss` float64 [N], its cross-entropy;
-    `predicted` int64 [N], the first class, and `probability` float64 [N], 0..1, that the model gave it.
-    """
-
-    top1: NDArray[np.bool_]
-    top5: NDArray[np.bool_]
-    loss: NDArray[np.float64]
-    predicted: NDArray[np.int64]
-    probability: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.top1)
-
-
-def blank_table(num_images: int, device: torch.device) -> Tensor:
-    """A table for `judge` to fill; its last row is where padding goes, which nobody reads."""
-    return torch.zeros(num_images + 1, COLUMNS, dtype=torch.float64, device=device)
-
-
-@torch.inference_mode()
-def judge(model: Callable[[Tensor], Tensor], batches: Iterable[Batch], table: Tensor) -> None:
-    """Write what `model`, which takes uint8 images and gives logits, makes of `batches` into `table`, on its device."""
-    padding = len(table) - 1
-    for batch in batches:
-        images, labels = batch.images.to(table.device), batch.labels.to(table.device)
-        rows = torch.where(batch.mask, batch.sample_ids, padding).to(table.device)
-        logits = model(images).float()
-        probability, predicted = logits.softmax(1).max(1)
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        seen = torch.ones_like(losses)
-        columns = (seen, *hits(logits, labels).unbind(1), losses, predicted, probability)
-        table[rows] = torch.stack([column.double() for column in columns], dim=1)
-
-
-def read_table(table: Tensor) -> Outcomes | None:
-    """What a table, summed over the ranks, says; None where its images were not judged."""
-    seen, top1, top5, loss, predicted, probability = table[:-1].cpu().numpy().T
-    if not seen.all():
-        return None
-    return Outcomes(top1 > 0, top5 > 0, loss, predicted.astype(np.int64), probability)
-
-
 @dataclass(frozen=True)
 class Accuracy:
     """`top1` and `top5` in percent and the mean cross-entropy `loss` over `num_images`.
@@ -99,26 +31,6 @@ class Accuracy:
     top5: float
     loss: float
     fallbacks: int
-
-    def figures(self) -> dict[str, Any]:
-        """What is kept of an evaluation."""
-        return {"num_images": self.num_images, "top1": self.top1, "top5": self.top5, "loss": self.loss}
-
-
-def evaluation_set(root: Root, model: TrainedModel) -> Dataset:
-    """The validation split that the model's recipe evaluates on. Raises DataError where its classes differ."""
-    check_classes(root, model)
-    return root.dataset(root.nearest(model.recipe.eval_source), "validation")
-
-
-def check_classes(root: Root, model: TrainedModel) -> None:
-    """Raise DataError where the classes of `root` are not those of the model."""
-    if root.classes != model.classes:
-        raise DataError(
-            f"the model knows {len(model.classes)} classes, {root.path} holds {len(root.classes)}, "
-            "or they have other names",
-            "evaluate on data prepared from the same classes",
-        )
 
 
 def evaluate(model: TrainedModel, dataset: Dataset, ranks: Ranks) -> Accuracy:
@@ -148,12 +60,90 @@ def evaluate(model: TrainedModel, dataset: Dataset, ranks: Ranks) -> Accuracy:
     return accuracy(outcomes, fallbacks)
 
 
+def evaluation_set(root: Root, model: TrainedModel) -> Dataset:
+    """The validation split that the model's recipe evaluates on. Raises DataError where its classes differ."""
+    check_classes(root, model)
+    return root.dataset(root.nearest(model.recipe.eval_source), "validation")
+
+
+def check_classes(root: Root, model: TrainedModel) -> None:
+    """Raise DataError where the classes of `root` are not those of the model."""
+    if root.classes != model.classes:
+        raise DataError(
+            f"the model knows {len(model.classes)} classes, {root.path} holds {len(root.classes)}, "
+            "or they have other names",
+            "evaluate on data prepared from the same classes",
+        )
+
+
+def evaluation_row(accuracy: Accuracy, step: int, epoch: float, checkpoint: Path | None) -> EvaluationRow:
+    """A row of evaluations.jsonl; `checkpoint` is relative to the run, None where none was written at this step."""
+    figures = accuracy.num_images, accuracy.top1, accuracy.top5, accuracy.loss
+    return EvaluationRow(step, epoch, *figures, checkpoint=None if checkpoint is None else str(checkpoint))
+
+
+COLUMNS = 6  # of a table: seen, top-1, top-5, loss, predicted class, its probability
+
+
+def blank_table(num_images: int, device: torch.device) -> Tensor:
+    """A table for `judge` to fill; its last row is where padding goes, which nobody reads."""
+    return torch.zeros(num_images + 1, COLUMNS, dtype=torch.float64, device=device)
+
+
+@torch.inference_mode()
+def judge(model: Callable[[Tensor], Tensor], batches: Iterable[Batch], table: Tensor) -> None:
+    """Write what `model`, which takes uint8 images and gives logits, makes of `batches` into `table`, on its device."""
+    padding = len(table) - 1
+    for batch in batches:
+        images, labels = batch.images.to(table.device), batch.labels.to(table.device)
+        rows = torch.where(batch.mask, batch.sample_ids, padding).to(table.device)
+        logits = model(images).float()
+        probability, predicted = logits.softmax(1).max(1)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        seen = torch.ones_like(losses)
+        columns = (seen, *hits(logits, labels).unbind(1), losses, predicted, probability)
+        table[rows] = torch.stack([column.double() for column in columns], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """Row i is the i-th image of the split: `top1`, `top5` bool [N]; `loss` float64 [N], its cross-entropy;
+    `predicted` int64 [N], the first class, and `probability` float64 [N], 0..1, that the model gave it.
+    """
+
+    top1: NDArray[np.bool_]
+    top5: NDArray[np.bool_]
+    loss: NDArray[np.float64]
+    predicted: NDArray[np.int64]
+    probability: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.top1)
+
+
+def read_table(table: Tensor) -> Outcomes | None:
+    """What a table, summed over the ranks, says; None where its images were not judged."""
+    seen, top1, top5, loss, predicted, probability = table[:-1].cpu().numpy().T
+    if not seen.all():
+        return None
+    return Outcomes(top1 > 0, top5 > 0, loss, predicted.astype(np.int64), probability)
+
+
 def accuracy(outcomes: Outcomes, fallbacks: int = 0) -> Accuracy:
     """The figures of all images together."""
     top1, top5 = (100 * int(right.sum()) / len(outcomes) for right in (outcomes.top1, outcomes.top5))
     return Accuracy(len(outcomes), top1, top5, float(outcomes.loss.mean()), fallbacks)
 
 
-def evaluation_row(accuracy: Accuracy, step: int, epoch: float, checkpoint: Path | None) -> EvaluationRow:
-    """A row of evaluations.jsonl; `checkpoint` is relative to the run, None where none was written at this step."""
-    return EvaluationRow(step, epoch, **accuracy.figures(), checkpoint=None if checkpoint is None else str(checkpoint))
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether each of `labels` [N] is the first, and among the first five, of `logits` [N, C]: bool [N, 2].
+
+    With fewer than five classes it is always among the first five.
+    """
+    right = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    return torch.stack((right[:, 0], right.any(1)), dim=1)
+
+
+def correct_counts(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many of `labels` [N] are the first, and among the first five, of `logits` [N, C]: int64 [2] on the device."""
+    return hits(logits, labels).sum(0)

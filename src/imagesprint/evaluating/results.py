@@ -1,26 +1,120 @@
-"""Results of evaluations, kept in the run by what was judged and how, and their rows in its logs."""
+"""What a checkpoint came to and what lies behind that: kept in its run by what was judged and how, and in its logs."""
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from imagesprint.checkpoints.weight_files import checkpoint_hash
 from imagesprint.console import Console
-from imagesprint.errors import CheckpointError
-from imagesprint.evaluating.details import Details
+from imagesprint.evaluating.evaluation import Outcomes
 from imagesprint.evaluating.views import View
 from imagesprint.files import is_cut, write_text
 from imagesprint.images.decoders import decoder_name
 from imagesprint.records.dataset import Root
 from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.logs import EVALUATOR, RunLogs
-from imagesprint.runs.rows import Count, Epochs, EvaluationRow, Number, Percent, from_json
+from imagesprint.runs.rows import Count, Epochs, EvaluationRow, Number, Percent, Share, from_json
+
+CALIBRATION_BINS = 15  # as in Guo et al. 2017, "On calibration of modern neural networks", section 4
+MOST_PAIRS = 20
+MOST_MISTAKES = 24
+
+ClassResult = TypedDict("ClassResult", {"class": str, "num_images": Count, "top1": Percent | None})
+Confusion = TypedDict("Confusion", {"class": str, "taken_for": str, "count": Number})
+Mistake = TypedDict("Mistake", {"sample_id": Count, "class": str, "taken_for": str, "probability": Share})
+
+
+class CalibrationBin(TypedDict):
+    """Images to whose first class the model gave about the same `probability`, in percent."""
+
+    num_images: Number
+    probability: Percent
+    top1: Percent
+
+
+class Details(TypedDict):
+    """See `details`."""
+
+    per_class: list[ClassResult]
+    confusions: list[Confusion]
+    calibration_error: Percent
+    calibration: list[CalibrationBin]
+    mistakes: list[Mistake]
+
+
+def details(outcomes: Outcomes, labels: NDArray[np.int32], classes: tuple[str, ...]) -> Details:
+    """Plain types. `labels` [N] are the true classes, from 0; figures named in percent are in 0..100.
+
+    per_class: class, num_images, top1 (in percent, None without images), in the order of the labels. confusions: class,
+    taken_for, count, the most frequent first. calibration_error: the expected one of Guo et al., in percent.
+    calibration: one row a bin that is not empty: num_images, probability and top1 in percent. mistakes: sample_id,
+    class, taken_for, probability (0..1), the surest first.
+    """
+    bins = _calibration(outcomes)
+    error = sum(row["num_images"] * abs(row["top1"] - row["probability"]) for row in bins) / len(outcomes)
+    wrong = np.flatnonzero(~outcomes.top1)
+    surest = wrong[np.argsort(-outcomes.probability[wrong], kind="stable")][:MOST_MISTAKES].tolist()
+    return {
+        "per_class": _per_class(outcomes, labels, classes),
+        "confusions": _confusions(outcomes.predicted[wrong], labels[wrong], classes),
+        "calibration_error": error,
+        "calibration": bins,
+        "mistakes": [
+            {
+                "sample_id": i,
+                "class": classes[labels[i]],
+                "taken_for": classes[outcomes.predicted[i]],
+                "probability": float(outcomes.probability[i]),
+            }
+            for i in surest
+        ],
+    }
+
+
+def _per_class(outcomes: Outcomes, labels: NDArray[np.int32], classes: tuple[str, ...]) -> list[ClassResult]:
+    counts = np.bincount(labels, minlength=len(classes)).tolist()
+    right = np.bincount(labels[outcomes.top1], minlength=len(classes)).tolist()
+    return [
+        {"class": name, "num_images": count, "top1": 100 * good / count if count else None}
+        for name, count, good in zip(classes, counts, right, strict=True)
+    ]
+
+
+def _confusions(predicted: NDArray[np.int64], labels: NDArray[np.int32], classes: tuple[str, ...]) -> list[Confusion]:
+    pairs, counts = np.unique(labels.astype(np.int64) * len(classes) + predicted, return_counts=True)
+    most = np.argsort(-counts, kind="stable")[:MOST_PAIRS].tolist()
+    return [
+        {
+            "class": classes[pairs[i] // len(classes)],
+            "taken_for": classes[pairs[i] % len(classes)],
+            "count": int(counts[i]),
+        }
+        for i in most
+    ]
+
+
+def _calibration(outcomes: Outcomes) -> list[CalibrationBin]:
+    """Bins of equal width, open below: (0, 1/15], (1/15, 2/15], …"""
+    number = np.ceil(outcomes.probability * CALIBRATION_BINS).astype(np.int64) - 1
+    bins = (number == b for b in range(CALIBRATION_BINS))
+    return [
+        {
+            "num_images": int(inside.sum()),
+            "probability": 100 * float(outcomes.probability[inside].mean()),
+            "top1": 100 * float(outcomes.top1[inside].mean()),
+        }
+        for inside in bins
+        if inside.any()
+    ]
+
 
 FOLDER = "evaluated"
 _FORMAT = 1  # a result of another one is not read
@@ -124,24 +218,6 @@ def _holds_together(result: Result) -> bool:
     return bool(judged) and known and all(row["sample_id"] < result["num_images"] for row in details["mistakes"])
 
 
-def checkpoint_hash(path: Path) -> str:
-    """A hash over the names, sizes and CRC-32s of all that the archive `path` holds, without reading the tensors.
-
-    Raises CheckpointError where it is no archive.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [(entry.filename, entry.file_size, entry.CRC) for entry in archive.infolist()]
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        ValueError,
-        NotImplementedError,
-    ) as error:  # a name or version of its directory
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}", "delete it or copy it again") from error
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
-
-
 class Recorder:
     """Writes rows as long as `stack` is open; warns, once a run, where that is not possible."""
 
@@ -153,7 +229,7 @@ class Recorder:
 
     def look(self, checkpoints: Iterable[Path]) -> None:
         """Look at what the runs of these have, before work is done that could not be recorded. Raises RunError."""
-        for run in {run for run in map(run_of, checkpoints) if run is not None}:
+        for run in {run.path: run for run in map(run_of, checkpoints) if run is not None}.values():
             run.evaluations()
             if is_cut(run.evaluations_file):
                 self._console.warn(f"{run.evaluations_file}: its last line is cut short and is passed over")

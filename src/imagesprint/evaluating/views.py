@@ -1,10 +1,10 @@
-"""The ways to judge a checkpoint: the plain one that its recipe says, and each option once beside it."""
+"""Test-time views, the ways to judge a checkpoint: the plain one that its recipe says, and each option beside it."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import numpy as np
 import torch
@@ -20,6 +20,62 @@ from imagesprint.loading.loader import EvaluationLoader
 from imagesprint.model.batch_norm import batch_norms
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class View:
+    """A way to judge: its name, and what is unlike the recipe's own evaluation, which has one crop of each image."""
+
+    name: str = "plain"
+    weights: str = ""  # "model" or "ema"; "": the moving average where the recipe keeps one, else the weights
+    recalibrate: int = 0  # training images to take batch norm's statistics from; 0: those of the training
+    flip: bool = False  # mean of the logits of the image and its mirror image
+    size: int = 0  # pixels; 0: the recipe's
+    rectangular: bool = False  # the image's own aspect ratio instead of a square
+
+    def describe(self) -> dict[str, object]:
+        """All of it, in plain types."""
+        return asdict(self)
+
+    def sizes(self, recipe: Recipe) -> tuple[int, int]:
+        """What the shorter side is resized to, and the side of the crop: the same part of the image at every size."""
+        size = self.size or recipe.eval_image_size
+        return round(size * recipe.eval_resize / recipe.eval_image_size), size
+
+    def model(self, path: Path, plain: TrainedModel, training_set: Callable[[], Dataset]) -> TrainedModel:
+        """The model to judge, on the device of `plain`, which is the one that the checkpoint at `path` stands for."""
+        if not self.weights and not self.recalibrate:
+            return plain
+        model = load_model(path, self.weights).to(plain.mean.device)
+        if self.recalibrate:
+            recalibrate(model, training_set(), self.recalibrate)
+        return model
+
+    def logits(self, model: TrainedModel) -> Callable[[Tensor], Tensor]:
+        """From uint8 images [N, H, W, 3] to logits [N, C]."""
+        if not self.flip:
+            return model
+        return lambda images: (model(images) + model(images.flip(2))) / 2
+
+
+PLAIN: Final = (View(),)
+
+
+def chosen_views(
+    weights: str = "", recalibrate: int = 0, flip: bool = False, sizes: tuple[int, ...] = (), rectangular: bool = False
+) -> tuple[View, ...]:
+    """The plain view, then one for each option of `evaluate` that is asked for."""
+    views = [*PLAIN]
+    if weights:
+        views.append(View(f"weights: {weights}", weights=weights))
+    if recalibrate:
+        views.append(View(f"recalibrated on {recalibrate}", recalibrate=recalibrate))
+    if flip:
+        views.append(View("with its mirror image", flip=True))
+    views += [View(f"{size} px", size=size) for size in sizes]
+    if rectangular:
+        views.append(View("rectangular", rectangular=True))
+    return tuple(views)
 
 
 @torch.inference_mode()
@@ -104,65 +160,3 @@ def _batch(dataset: Dataset, ids: NDArray[np.intp], cuts: list[NDArray[np.uint8]
     labels[: len(ids)] = torch.from_numpy(dataset.labels[ids].astype(np.int64))
     sample_ids[: len(ids)] = torch.from_numpy(ids.astype(np.int64))
     return Batch(images, labels, sample_ids, sample_ids >= 0, number, torch.empty((rows, 0)))
-
-
-@dataclass(frozen=True)
-class View:
-    """A way to judge: its name, and what is unlike the recipe's own evaluation, which has one crop of each image."""
-
-    name: str = "plain"
-    weights: str = ""  # "model" or "ema"; "": the moving average where the recipe keeps one, else the weights
-    recalibrate: int = 0  # training images to take batch norm's statistics from; 0: those of the training
-    flip: bool = False  # mean of the logits of the image and its mirror image
-    size: int = 0  # pixels; 0: the recipe's
-    rectangular: bool = False  # the image's own aspect ratio instead of a square
-
-    def describe(self) -> dict[str, Any]:
-        """All of it, in plain types."""
-        return asdict(self)
-
-    def sizes(self, recipe: Recipe) -> tuple[int, int]:
-        """What the shorter side is resized to, and the side of the crop: the same part of the image at every size."""
-        size = self.size or recipe.eval_image_size
-        return round(size * recipe.eval_resize / recipe.eval_image_size), size
-
-    def model(self, path: Path, plain: TrainedModel, training_set: Callable[[], Dataset]) -> TrainedModel:
-        """The model to judge, on the device of `plain`, which is the one that the checkpoint at `path` stands for."""
-        if not self.weights and not self.recalibrate:
-            return plain
-        model = load_model(path, self.weights).to(plain.mean.device)
-        if self.recalibrate:
-            recalibrate(model, training_set(), self.recalibrate)
-        return model
-
-    def logits(self, model: TrainedModel) -> Callable[[Tensor], Tensor]:
-        """From uint8 images [N, H, W, 3] to logits [N, C]."""
-        if not self.flip:
-            return model
-        return lambda images: (model(images) + model(images.flip(2))) / 2
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `evaluate` is asked for beside the plain figure."""
-
-    weights: str = ""
-    recalibrate: int = 0
-    flip: bool = False
-    sizes: tuple[int, ...] = ()
-    rectangular: bool = False
-
-    def views(self) -> tuple[View, ...]:
-        """The plain view, then one for each option."""
-        plain = View()
-        views = [plain]
-        if self.weights:
-            views.append(replace(plain, name=f"weights: {self.weights}", weights=self.weights))
-        if self.recalibrate:
-            views.append(replace(plain, name=f"recalibrated on {self.recalibrate}", recalibrate=self.recalibrate))
-        if self.flip:
-            views.append(replace(plain, name="with its mirror image", flip=True))
-        views += [replace(plain, name=f"{size} px", size=size) for size in self.sizes]
-        if self.rectangular:
-            views.append(replace(plain, name="rectangular", rectangular=True))
-        return tuple(views)

@@ -15,7 +15,7 @@ from imagesprint.files import write_atomically, write_text
 from imagesprint.images.decoding import open_rgb
 from imagesprint.inference import SUFFIXES
 from imagesprint.inference.formats import FORMATS, Format, Infer, describe, in_torch
-from imagesprint.inference.image_files import sample_photos
+from imagesprint.inference.image_files import sample_images
 from imagesprint.inference.prediction import ImageReader
 
 LIMIT: Final = 1e-3  # between logits; probabilities then differ by half of it at most
@@ -99,15 +99,15 @@ def _check(model: TrainedModel, made: Format, written: Path, file: Path) -> floa
 
 
 def greatest_difference(model: TrainedModel, infer: Infer) -> float:
-    """How far the logits of `infer` are from those of `model` at most, on two photos.
+    """How far the logits of `infer` are from those of `model` at most, on two images.
 
     They come as a batch at the size of evaluation, and one alone in another shape, which is a cut-out as it is.
     """
-    photos = sample_photos()
+    files = sample_images()
     with ImageReader(model.recipe) as reader:
-        batch, _ = reader.decode(photos)
+        batch, _ = reader.decode(files)
     size = model.recipe.eval_image_size
-    cut_out = np.asarray(open_rgb(photos[0]))[None, : size + 16, : size + 48]
+    cut_out = np.asarray(open_rgb(files[0]))[None, : size + 16, : size + 48]
     ours = in_torch(model)
     shapes = (batch, np.ascontiguousarray(cut_out))
     return float(np.max([np.abs(infer(images) - ours(images)).max() for images in shapes]))  # NaN where one is

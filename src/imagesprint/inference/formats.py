@@ -106,7 +106,7 @@ class Format:
                 raise missing(package, error) from error
 
 
-def describe(model: TrainedModel) -> dict[str, Any]:
+def describe(model: TrainedModel) -> dict[str, object]:
     """What one must know to use the model without imagesprint: plain types for JSON."""
     return {
         "made_by": "imagesprint",
@@ -135,10 +135,6 @@ def _encode_onnx(model: TrainedModel) -> bytes:
         program.model.metadata_props[_DESCRIPTION] = json.dumps(describe(model))
         encoded: bytes = program.model_proto.SerializeToString()
     return encoded
-
-
-def _open_onnx(file: Path, _: TrainedModel) -> Infer:
-    return in_onnx_runtime(file)
 
 
 def _encode_torch(model: TrainedModel) -> bytes:
@@ -198,7 +194,7 @@ def _exporting(model: TrainedModel, name: str) -> Iterator[None]:
 
 
 FORMATS: Final = {
-    "onnx": Format(("onnxscript", "onnxruntime"), "onnxruntime", _encode_onnx, _open_onnx),
+    "onnx": Format(("onnxscript", "onnxruntime"), "onnxruntime", _encode_onnx, lambda file, _: in_onnx_runtime(file)),
     "torch": Format((), "torch", _encode_torch, _open_torch),
     "safetensors": Format(("safetensors",), "safetensors", _encode_safetensors, _open_safetensors),
 }

@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
@@ -22,53 +21,6 @@ from imagesprint.images.decoding import DecodeRequest
 from imagesprint.loading.ring import Ring
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.runs.ranks import open_ranks
-
-
-class ImageReader:
-    """Decodes encoded images as evaluation does: antialiased, to their last row; `image_size` is the side in pixels.
-
-    `threads` decode, by default one a core. Raises UsageError as `open_decoder` does.
-    """
-
-    def __init__(self, recipe: Recipe, threads: int | None = None) -> None:
-        self.image_size = recipe.eval_image_size
-        self._resize = recipe.eval_resize
-        self._decoder = open_decoder(threads or len(os.sched_getaffinity(0)))
-
-    def decode(self, encoded: Sequence[bytes]) -> tuple[NDArray[np.uint8], dict[int, DataError]]:
-        """Return the pixels, uint8 [N, S, S, 3], of N image files, and the errors of the rows that are none.
-
-        The pixels of such a row are unspecified.
-        """
-        pixels = np.zeros((len(encoded), self.image_size, self.image_size, 3), np.uint8)
-        sizes, failures = _sizes(encoded)
-        crops = evaluation_crops(sizes, self._resize, self.image_size)
-        request = DecodeRequest(encoded, crops, np.zeros(len(encoded), np.bool_), True, pixels, to_end=True)
-        return pixels, self._decoder.load(request) | failures
-
-    def close(self) -> None:
-        """End the threads; a second call does nothing."""
-        self._decoder.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _sizes(encoded: Sequence[bytes]) -> tuple[NDArray[np.int64], dict[int, DataError]]:
-    """Height and width of each image, int64 [N, 2]; 1 × 1 where there is an error."""
-    sizes, failures = np.ones((len(encoded), 2), np.int64), dict[int, DataError]()
-    for row, data in enumerate(encoded):
-        try:
-            sizes[row] = read_size(data)
-        except ImageError as error:
-            failures[row] = error
-    return sizes, failures
-
 
 _SLOTS: Final = (0, 1)  # batches in being: one is decoded while the model works on the other
 
@@ -132,7 +84,7 @@ def predict(model: TrainedModel, images: Sequence[Path], top: int, console: Cons
     return predictions
 
 
-def _read(reader: ImageReader, paths: Sequence[Path]) -> tuple[Sequence[Path], NDArray[np.uint8], dict[int, str]]:
+def _read(reader: "ImageReader", paths: Sequence[Path]) -> tuple[Sequence[Path], NDArray[np.uint8], dict[int, str]]:
     """The pixels of a batch, and why rows have none."""
     encoded, unread = [], {}
     for row, path in enumerate(paths):
@@ -151,3 +103,47 @@ def _candidates(model: TrainedModel, probabilities: Tensor, top: int) -> tuple[C
         Candidate(label, model.class_texts[label], value)
         for label, value in zip(labels.tolist(), values.tolist(), strict=True)
     )
+
+
+class ImageReader:
+    """Decodes encoded images as evaluation does: antialiased, to their last row; `image_size` is the side in pixels.
+
+    `threads` decode, by default one a core. Raises UsageError as `open_decoder` does.
+    """
+
+    def __init__(self, recipe: Recipe, threads: int | None = None) -> None:
+        self.image_size = recipe.eval_image_size
+        self._resize = recipe.eval_resize
+        self._decoder = open_decoder(threads or len(os.sched_getaffinity(0)))
+
+    def decode(self, encoded: Sequence[bytes]) -> tuple[NDArray[np.uint8], dict[int, DataError]]:
+        """Return the pixels, uint8 [N, S, S, 3], of N image files, and the errors of the rows that are none.
+
+        The pixels of such a row are unspecified.
+        """
+        pixels = np.zeros((len(encoded), self.image_size, self.image_size, 3), np.uint8)
+        sizes, failures = _sizes(encoded)
+        crops = evaluation_crops(sizes, self._resize, self.image_size)
+        request = DecodeRequest(encoded, crops, np.zeros(len(encoded), np.bool_), True, pixels, to_end=True)
+        return pixels, self._decoder.load(request) | failures
+
+    def close(self) -> None:
+        """End the threads; a second call does nothing."""
+        self._decoder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _sizes(encoded: Sequence[bytes]) -> tuple[NDArray[np.int64], dict[int, DataError]]:
+    """Height and width of each image, int64 [N, 2]; 1 × 1 where there is an error."""
+    sizes, failures = np.ones((len(encoded), 2), np.int64), dict[int, DataError]()
+    for row, data in enumerate(encoded):
+        try:
+            sizes[row] = read_size(data)
+        except ImageError as error:
+            failures[row] = error
+    return sizes, failures

@@ -1,14 +1,16 @@
-"""Line charts as SVG, and the curves of a run over each axis."""
+"""The curves of a run over each axis, and how a chart of lines is drawn: as SVG for a page, or as a PNG."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
+from imagesprint.errors import needing
+from imagesprint.files import write_atomically
 from imagesprint.report.run_record import AXES, Reference, RunRecord
-from imagesprint.runs.rows import EvaluationRow, MetricsRow
 
 # Okabe and Ito: told apart by the colour-blind, too
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -18,6 +20,7 @@ MOST_POINTS = 400  # of a line: more than that are less than a pixel apart
 MOST_MARKERS = 60
 MOST = 1e300  # what is above, or no number at all, has no place on an axis
 NARROWEST_BAND = 46  # units, to write its label into
+SHADES = ("#f2f2f2", "#ffffff")  # of the bands in a PNG
 
 
 @dataclass(frozen=True)
@@ -43,22 +46,122 @@ class Chart:
     y_range: tuple[float, float] | None = None
 
 
+LABELS = {"epoch": "Epochs", "step": "Steps", "seconds": "Training time"}
+TRAINING, VALIDATION, SECOND, THIRD = COLOURS[:4]
+GREY = "#666666"
+UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
+PLOTS = ("loss", "lr", "accuracy")  # those of `run_charts` that are written as files, too
+
+
+def run_charts(record: RunRecord, reference: Reference | None, axis: str) -> dict[str, Chart]:
+    """Accuracy, loss, learning rate, image size, throughput and waiting for data over `axis`, phases shaded."""
+    unit, x_label = axis_unit(axis, record.train_seconds)
+    bands = [(*(end / unit for end in getattr(span, axis)), f"{span.image_size} px") for span in record.spans()]
+
+    def chart(title: str, *lines: Line, y_range: tuple[float, float] | None = None) -> Chart:
+        return Chart(title, lines, x_label, bands, y_range)
+
+    def trained(label: str, key: str, colour: str = TRAINING, scale: float = 1) -> Line:
+        return Line(label, record.points("metrics", key, axis, unit, scale), colour)
+
+    def judged(label: str, key: str, colour: str = VALIDATION) -> Line:
+        return Line(label, record.points("evaluations", key, axis, unit), colour, markers=True)
+
+    accuracy = [judged("validation top-1", "top1"), trained("training top-1, augmented", "top1")]
+    if record.has_top5:
+        accuracy.append(judged("validation top-5", "top5", SECOND))
+    if reference is not None:
+        accuracy.append(_reference_line(record, reference, axis, unit))
+    longest_wait = max(102 * row.data_wait for row in record.metrics)
+    return {
+        "accuracy": chart("Accuracy, %", *accuracy, y_range=(0, 102)),
+        "loss": chart(
+            "Loss",
+            trained("total", "loss"),
+            trained("cross-entropy", "cross_entropy", SECOND),
+            trained("weight decay (L2)", "l2", THIRD),
+            judged("validation", "loss"),
+        ),
+        "lr": chart("Learning rate", trained("learning rate", "lr")),
+        "image_size": chart("Image size, pixels", trained("image size", "image_size")),
+        "throughput": chart("Throughput, images/s", trained("images/s", "images_per_second")),
+        "data_wait": chart(
+            "Time spent waiting for data, %",
+            trained("waiting", "data_wait", scale=100),
+            y_range=(0, max(10.0, longest_wait)),
+        ),
+    }
+
+
+def axis_unit(axis: str, seconds: float) -> tuple[float, str]:
+    """What to divide an axis by, and its label, for a run that trained so many `seconds`."""
+    if axis != "seconds":
+        return 1.0, LABELS[axis].lower()
+    return next((unit, f"{name} of training") for unit, name in UNITS if seconds >= 2 * unit or unit == 1)
+
+
+def _reference_line(record: RunRecord, reference: Reference, axis: str, unit: float) -> Line:
+    if axis == "epoch":
+        places = [(point.epoch, point.top1) for point in reference.points]
+    elif axis == "seconds":
+        places = [(point.seconds / unit, point.top1) for point in reference.points if point.seconds is not None]
+    else:  # where this run was at the reference's epochs
+        epochs, steps = zip(*((row.epoch, row.step) for row in record.metrics), strict=True)
+        passed = [point for point in reference.points if point.epoch <= epochs[-1]]
+        places = [(float(np.interp(point.epoch, epochs, steps)), point.top1) for point in passed]
+    joined = reference.kind == "curve"
+    return Line(f"{reference.name} top-1", places, GREY, markers=True, joined=joined, dashed=True)
+
+
+def save_plots(record: RunRecord) -> None:
+    """Write PLOTS over the steps as PNGs into RUN/plots. Raises as `save_png` does."""
+    charts = run_charts(record, None, "step")
+    for name in PLOTS:
+        save_png(charts[name], record.path / "plots" / f"{name}.png")
+
+
+def switchable(draw_over: Callable[[str], Iterable[Chart]]) -> str:
+    """The charts that `draw_over` gives for each axis, those of one shown at a time; switched without a script."""
+    inputs = "".join(
+        f"<input type=radio name=axis id=by-{axis}{' checked' if axis == AXES[0] else ''}><label for=by-{axis}>"
+        f"{LABELS[axis]}</label>"
+        for axis in AXES
+    )
+    panels = "".join(f'<div class="grid over-{axis}">{"".join(map(draw, draw_over(axis)))}</div>' for axis in AXES)
+    return f"<div class=curves>{inputs}{panels}</div>"
+
+
+@dataclass(frozen=True)
+class _Drawable:
+    """What of a chart can be drawn: the lines that have points, without those that have no place on an axis."""
+
+    lines: Sequence[Line]
+    x_end: float
+    y_low: float
+    y_high: float
+
+    @classmethod
+    def of(cls, chart: Chart) -> "_Drawable":
+        lines = [replace(line, points=[point for point in line.points if abs(point[1]) < MOST]) for line in chart.lines]
+        lines = [line for line in lines if line.points]
+        xs = [x for line in lines for x, _ in line.points] + [end for _, end, _ in chart.bands]
+        highest = max([y for line in lines for _, y in line.points] + [1e-9])
+        return cls(lines, max(xs, default=1) or 1, *(chart.y_range or (0.0, 1.05 * highest)))
+
+
 def draw(chart: Chart) -> str:
-    """The chart as a figure element: title, legend and drawing."""
-    lines = [replace(line, points=[point for point in line.points if abs(point[1]) < MOST]) for line in chart.lines]
-    lines = [line for line in lines if line.points]
-    legend = "".join(f"<span>{_swatch(line)}{escape(line.label)}</span>" for line in lines) if len(lines) > 1 else ""
+    """The chart as a figure element of HTML: title, legend and drawing, which is SVG."""
+    drawable = _Drawable.of(chart)
+    legend = "".join(f"<span>{_swatch(line)}{escape(line.label)}</span>" for line in drawable.lines)
     return (
-        f"<figure><figcaption><b>{escape(chart.title)}</b><div class=legend>{legend}</div></figcaption>"
-        f"{_svg(chart, lines)}</figure>"
+        f"<figure><figcaption><b>{escape(chart.title)}</b>"
+        f"<div class=legend>{legend if len(drawable.lines) > 1 else ''}</div></figcaption>"
+        f"{_svg(chart, drawable)}</figure>"
     )
 
 
-def _svg(chart: Chart, lines: Sequence[Line]) -> str:
-    xs = [x for line in lines for x, _ in line.points] + [end for _, end, _ in chart.bands]
-    ys = [y for line in lines for _, y in line.points]
-    x_end = max(xs, default=1) or 1
-    y_low, y_high = chart.y_range or _padded(ys)
+def _svg(chart: Chart, drawable: _Drawable) -> str:
+    lines, x_end, y_low, y_high = drawable.lines, drawable.x_end, drawable.y_low, drawable.y_high
 
     def place(x: float, y: float) -> tuple[float, float]:
         right, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
@@ -128,11 +231,6 @@ def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, flo
     return kept
 
 
-def _padded(values: Sequence[float]) -> tuple[float, float]:
-    """From zero to a little above the largest."""
-    return 0.0, 1.05 * max([*values, 1e-9])
-
-
 def _ticks(low: float, high: float) -> list[float]:
     """About five round numbers from `low` to `high`."""
     rough = (high - low) / 5
@@ -146,83 +244,26 @@ def _count(value: float) -> str:
     return f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}"
 
 
-LABELS = {"epoch": "Epochs", "step": "Steps", "seconds": "Training time"}
-TRAINING, VALIDATION, SECOND, THIRD = COLOURS[:4]
-GREY = "#666666"
-Rows = Sequence[MetricsRow | EvaluationRow]
-UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
-
-
-def switchable(draw_over: Callable[[str], str]) -> str:
-    """What `draw_over` gives for each axis, one shown at a time; switched without a script."""
-    inputs = "".join(
-        f"<input type=radio name=axis id=by-{axis}{' checked' if axis == AXES[0] else ''}><label for=by-{axis}>"
-        f"{LABELS[axis]}</label>"
-        for axis in AXES
-    )
-    panels = "".join(f'<div class="grid over-{axis}">{draw_over(axis)}</div>' for axis in AXES)
-    return f"<div class=curves>{inputs}{panels}</div>"
-
-
-def draw_curves(record: RunRecord, reference: Reference | None, axis: str) -> str:
-    """Accuracy, loss, learning rate, image size, throughput and waiting for data over `axis`, phases shaded."""
-    unit, x_label = axis_unit(axis, record.train_seconds)
-    bands = [
-        (getattr(span.start, axis) / unit, getattr(span.end, axis) / unit, f"{span.image_size} px")
-        for span in record.spans()
-    ]
-
-    def line(label: str, rows: Rows, key: str, colour: str, scale: float = 1, markers: bool = False) -> Line:
-        places = zip(record.along(rows, axis), rows, strict=True)
-        return Line(label, [(x / unit, scale * getattr(row, key)) for x, row in places], colour, markers)
-
-    def chart(title: str, *lines: Line, y_range: tuple[float, float] | None = None) -> str:
-        return draw(Chart(title, lines, x_label, bands, y_range))
-
-    metrics, evaluations = record.metrics, record.evaluations
-    accuracy = [
-        line("validation top-1", evaluations, "top1", VALIDATION, markers=True),
-        line("training top-1, augmented", metrics, "top1", TRAINING),
-    ]
-    if record.has_top5:
-        accuracy.append(line("validation top-5", evaluations, "top5", SECOND, markers=True))
-    if reference is not None:
-        accuracy.append(_reference_line(record, reference, axis, unit))
-    return "".join(
-        [
-            chart("Accuracy, %", *accuracy, y_range=(0, 102)),
-            chart(
-                "Loss",
-                line("total", metrics, "loss", TRAINING),
-                line("cross-entropy", metrics, "cross_entropy", SECOND),
-                line("weight decay (L2)", metrics, "l2", THIRD),
-                line("validation", evaluations, "loss", VALIDATION, markers=True),
-            ),
-            chart("Learning rate", line("learning rate", metrics, "lr", TRAINING)),
-            chart("Image size, pixels", line("image size", metrics, "image_size", TRAINING)),
-            chart("Throughput, images/s", line("images/s", metrics, "images_per_second", TRAINING)),
-            chart(
-                "Time spent waiting for data, %",
-                line("waiting", metrics, "data_wait", TRAINING, scale=100),
-                y_range=(0, max(10.0, *(102 * row.data_wait for row in metrics))),
-            ),
-        ]
-    )
-
-
-def axis_unit(axis: str, seconds: float) -> tuple[float, str]:
-    """What to divide an axis by, and its label, for a run that trained so many `seconds`."""
-    if axis != "seconds":
-        return 1.0, LABELS[axis].lower()
-    return next((unit, f"{name} of training") for unit, name in UNITS if seconds >= 2 * unit or unit == 1)
-
-
-def _reference_line(record: RunRecord, reference: Reference, axis: str, unit: float) -> Line:
-    points = [point for point in reference.points if axis != "seconds" or "seconds" in point]
-    if axis == "step":  # where this run was, or is going to be, at the reference's epochs
-        epochs, steps = zip(*((row.epoch, row.step) for row in record.metrics), strict=True)
-        points = [point | {"step": float(np.interp(point["epoch"], epochs, steps))} for point in points]
-        points = [point for point in points if point["epoch"] <= epochs[-1]]
-    places = [(point[axis] / unit, point["top1"]) for point in points]
-    joined = reference.kind == "curve"
-    return Line(f"{reference.name} top-1", places, GREY, markers=True, joined=joined, dashed=True)
+def save_png(chart: Chart, path: Path) -> None:
+    """Write the chart as a PNG, in a new folder if need be. Raises MissingPackageError without matplotlib, OSError."""
+    with needing("plots"):
+        from matplotlib.figure import Figure  # slow to import
+    drawable = _Drawable.of(chart)
+    figure = Figure(figsize=(8, 4.2), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for number, (start, end, label) in enumerate(chart.bands):
+        axes.axvspan(start, end, color=SHADES[number % 2], zorder=0)
+        place = ((start + end) / 2, 0.02)
+        axes.annotate(label, place, xycoords=("data", "axes fraction"), ha="center", color="gray")
+    for line in drawable.lines:
+        marker = "o" if line.markers else ""
+        axes.plot(*zip(*line.points, strict=True), marker=marker, color=line.colour, label=line.label)
+    axes.set(title=chart.title, xlabel=chart.x_label)
+    axes.set(xlim=(0, 1.01 * drawable.x_end), ylim=(drawable.y_low, drawable.y_high))  # room for the last marker
+    axes.grid(alpha=0.3)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    if len(drawable.lines) > 1:
+        axes.legend(frameon=False)
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import textwrap
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -11,8 +12,7 @@ from PIL import Image, ImageDraw
 
 from imagesprint.console import printable
 from imagesprint.errors import DataError, UsageError
-from imagesprint.evaluating.details import Mistake
-from imagesprint.evaluating.results import KeptData
+from imagesprint.evaluating.results import KeptData, Mistake
 from imagesprint.files import write_atomically
 from imagesprint.images.coding import open_image
 from imagesprint.images.decoding import open_rgb, to_rgb
@@ -59,14 +59,11 @@ def _draw(sheet: Image.Image, dataset: Dataset, sample_id: int, left: int, top: 
         encoded = read_encoded(dataset, sample_id)
         image = Image.fromarray(encoded) if isinstance(encoded, np.ndarray) else to_rgb(open_image(bytes(encoded)))
     except DataError as error:
-        draw.multiline_text((left + 2, top + 2), _wrapped(printable(error.what)), fill="red")
+        why = textwrap.fill(printable(error.what), _LONGEST_CAPTION)
+        draw.multiline_text((left + 2, top + 2), why, fill="red")
         return
     image.thumbnail((TILE, TILE))
     sheet.paste(image, (left, top))
-
-
-def _wrapped(text: str) -> str:
-    return "\n".join(text[start : start + _LONGEST_CAPTION] for start in range(0, len(text), _LONGEST_CAPTION))
 
 
 SIDE = 224  # pixels of the longer side: sharp on screens of two pixels a point

@@ -1,19 +1,18 @@
 """`report`: one self-contained HTML file on a run, its model card, and several runs on one page."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Literal
 
 from imagesprint.console import Console, duration, printable, printable_lines
-from imagesprint.errors import UsageError
+from imagesprint.errors import MissingPackageError, UsageError
 from imagesprint.files import write_text
 from imagesprint.recipes.library import differences
 from imagesprint.records.dataset import Dataset, open_root
-from imagesprint.report.charts import COLOURS, Chart, Line, axis_unit, draw, switchable
+from imagesprint.report.charts import COLOURS, Chart, Line, axis_unit, save_plots, switchable
 from imagesprint.report.page import page, table
 from imagesprint.report.pictures import validation_images
-from imagesprint.report.plots import save_plots
 from imagesprint.report.run_record import RunRecord, find_reference, names, read_run
 from imagesprint.report.sections import (
     data_section,
@@ -23,7 +22,64 @@ from imagesprint.report.sections import (
     summary,
     training_section,
 )
-from imagesprint.runs.directory import RunDirectory
+
+SECTIONS = ("data", "training", "metrics", "inference", "misc")
+
+
+def write_report(
+    path: Path,
+    console: Console,
+    reference: str | None = None,
+    data: Path | None = None,
+    price: float | None = None,
+) -> Path:
+    """Write report.html and model-card.md into the run directory `path`, and its plots; returns where the report lies.
+
+    `reference` is a published run's name or a run directory, by default that of the recipe on ImageNet; `data` the root
+    that the pictures come from; `price` what an hour of the machine costs. Raises UsageError where there is no run, or
+    no such reference or root.
+    """
+    record = read_run(path)
+    for remark in record.remarks:
+        console.warn(remark)
+    held_against = find_reference(record, reference)
+    dataset = _images(record, data, console)
+    links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in SECTIONS)
+    body = [
+        *summary(record, held_against, price),
+        f"<nav>{links}</nav>",
+        *data_section(record),
+        *training_section(record, held_against),
+        *metrics_section(record, dataset),
+        *inference_section(record),
+        *misc_section(record),
+        "<footer>Written by imagesprint report. top-1 and top-5 are percentages of the validation images.</footer>",
+    ]
+    _plots(record, console)
+    write_text(path / "model-card.md", model_card(record))
+    target = path / "report.html"
+    write_text(target, page(f"{record.recipe.name}: {record.name}", body))
+    return target
+
+
+def _plots(record: RunRecord, console: Console) -> None:
+    try:
+        save_plots(record)
+    except MissingPackageError as error:
+        console.line(f"plots       not drawn: {error.what}; {error.hint}")
+
+
+def _images(record: RunRecord, data: Path | None, console: Console) -> Dataset | None:
+    if data is None:
+        return None
+    root = open_root(data)
+    if not record.judged:
+        console.warn("no checkpoint has details: imagesprint evaluate RUN --data ROOT finds the mistakes to show")
+        return None
+    dataset = validation_images(root, record.judged[0]["data"])
+    if dataset is None:
+        console.warn(f"{data} does not hold the images that the run was judged on: the report has no pictures")
+    return dataset
 
 
 def model_card(record: RunRecord) -> str:
@@ -34,17 +90,17 @@ def model_card(record: RunRecord) -> str:
         "",
         "## Model",
         "",
-        f"- Architecture: {recipe.model}" + (f", {known['num_weights'] / 1e6:,.1f} million weights" if known else ""),
+        f"- Architecture: {recipe.model}" + (f", {known.num_weights / 1e6:,.1f} million weights" if known.path else ""),
         f"- Input: uint8 RGB; shorter side to {recipe.eval_resize} px, then the centre {recipe.eval_image_size} px",
         "- Output: a logit a class",
-        f"- Checkpoint: {known['path'].relative_to(record.path) if known else 'none'}",
+        f"- Checkpoint: {known.path.relative_to(record.path) if known.path else 'none'}",
         "",
         "## Training",
         "",
         f"- {record.last.step:,} steps, {record.last.epoch:g} epochs"
-        + (f" of {known['num_train']:,} images in {len(known['classes']):,} classes" if known else ""),
+        + (f" of {known.num_train:,} images in {len(known.classes):,} classes" if known.path else ""),
         f"- {duration(record.wall_seconds)} in all, {recipe.precision}, seed {recipe.seed}"
-        + (f", PyTorch {known['torch']}" if "torch" in known else ""),
+        + (f", PyTorch {known.torch}" if known.torch else ""),
         "- The whole recipe: recipe.toml",
         "",
         "## Evaluation",
@@ -79,7 +135,7 @@ def model_card(record: RunRecord) -> str:
 
 Named = tuple[str, RunRecord]
 
-CURVES = (
+CURVES: Sequence[tuple[str, Literal["metrics", "evaluations"], str]] = (
     ("Validation top-1, %", "evaluations", "top1"),
     ("Validation loss", "evaluations", "loss"),
     ("Training cross-entropy", "metrics", "cross_entropy"),
@@ -131,18 +187,19 @@ def _results(named: Sequence[Named]) -> str:
     return table(["run", "recipe", "epochs", "top-1 %", "best top-1 %", "wall time"], rows)
 
 
-def _curves(named: Sequence[Named], axis: str) -> str:
+def _curves(named: Sequence[Named], axis: str) -> list[Chart]:
     unit, x_label = axis_unit(axis, max(record.train_seconds for _, record in named))
-    charts = []
-    for title, rows, key in CURVES:
-        lines = []
-        for (name, record), colour in zip(named, COLOURS, strict=False):
-            own = getattr(record, rows)
-            places = zip(record.along(own, axis), own, strict=True)
-            points = [(x / unit, getattr(row, key)) for x, row in places]
-            lines.append(Line(name, points, colour, markers=rows == "evaluations"))
-        charts.append(draw(Chart(title, lines, x_label)))
-    return "".join(charts)
+    return [
+        Chart(
+            title,
+            [
+                Line(name, record.points(rows, key, axis, unit), colour, markers=rows == "evaluations")
+                for (name, record), colour in zip(named, COLOURS, strict=False)
+            ],
+            x_label,
+        )
+        for title, rows, key in CURVES
+    ]
 
 
 def _difference(first: Named, other: Named) -> list[str]:
@@ -151,57 +208,3 @@ def _difference(first: Named, other: Named) -> list[str]:
     if not rows:
         return [title, "<p>The same recipe.</p>"]
     return [title, table(["key", first[0], other[0]], rows, words=True)]
-
-
-SECTIONS = ("data", "training", "metrics", "inference", "misc")
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """`reference` is a published run's name or a run directory; `data` the root that the pictures come from; `price`
-    what an hour of the machine costs."""
-
-    reference: str | None = None
-    data: Path | None = None
-    price: float | None = None
-
-
-def write_report(path: Path, options: ReportOptions, console: Console) -> Path:
-    """Write report.html and model-card.md into the run directory `path`, and its plots; returns where the report lies.
-
-    Raises UsageError where there is no run, or nothing that the options name.
-    """
-    record = read_run(path)
-    for remark in record.remarks:
-        console.warn(remark)
-    reference = find_reference(record, options.reference)
-    dataset = _images(record, options.data, console)
-    links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in SECTIONS)
-    body = [
-        *summary(record, reference, options.price),
-        f"<nav>{links}</nav>",
-        *data_section(record),
-        *training_section(record, reference),
-        *metrics_section(record, dataset),
-        *inference_section(record),
-        *misc_section(record),
-        "<footer>Written by imagesprint report. top-1 and top-5 are percentages of the validation images.</footer>",
-    ]
-    save_plots(RunDirectory(path))
-    write_text(path / "model-card.md", model_card(record))
-    target = path / "report.html"
-    write_text(target, page(f"{record.recipe.name}: {record.name}", body))
-    return target
-
-
-def _images(record: RunRecord, data: Path | None, console: Console) -> Dataset | None:
-    if data is None:
-        return None
-    root = open_root(data)
-    if not record.judged:
-        console.warn("no checkpoint has details: imagesprint evaluate RUN --data ROOT finds the mistakes to show")
-        return None
-    dataset = validation_images(root, record.judged[0]["data"])
-    if dataset is None:
-        console.warn(f"{data} does not hold the images that the run was judged on: the report has no pictures")
-    return dataset

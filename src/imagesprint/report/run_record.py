@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
@@ -15,38 +16,53 @@ from imagesprint.errors import CheckpointError, UsageError
 from imagesprint.evaluating.results import FOLDER, Result, read_result
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.runs.directory import RunDirectory, recipe_changes, wrong_recipe_file
-from imagesprint.runs.logs import remarks
-from imagesprint.runs.rows import EvaluationRow, MetricsRow, RunResult
+from imagesprint.runs.logs import interruptions, remarks
+from imagesprint.runs.rows import (
+    Command,
+    Epochs,
+    EvaluationRow,
+    Interruption,
+    MetricsRow,
+    Percent,
+    RunResult,
+    Seconds,
+    from_json,
+)
 
-# Of a checkpoint, for the report.
-_FACTS = ("wall_seconds", "classes", "class_texts", "num_train", "data", "decoder", "torch", "bad_records", "overflows")
 AXES = ("epoch", "step", "seconds")  # what curves may run over; seconds are those spent on steps
 
 
 @dataclass(frozen=True)
-class Place:
-    """A moment of a run, on each axis."""
-
-    epoch: float = 0.0
-    step: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
 class Span:
-    """A phase as far as it was trained: its first and last place, and its image size."""
+    """A phase as far as it was trained: from where to where on each of AXES, and its image size."""
 
-    start: Place
-    end: Place
+    epoch: tuple[float, float]
+    step: tuple[int, int]
+    seconds: tuple[float, float]
     image_size: int
 
 
 @dataclass(frozen=True)
+class Saved:
+    """What the checkpoint at `path` says beside its tensors; what older files lack, or all without one, is empty."""
+
+    path: Path | None = None
+    num_weights: int = 0
+    classes: tuple[str, ...] = ()
+    num_train: int = 0
+    data: str = ""
+    decoder: str = ""
+    torch: str = ""
+    wall_seconds: float = 0.0
+    bad_records: int = 0
+    overflows: int = 0
+
+
+@dataclass(frozen=True)
 class RunRecord:
-    """`metrics` and `evaluations` are the rows of the files of that name, by step. `checkpoint` holds what the newest
-    says beside its tensors, empty where none can be read. `judged` are the results of RUN/evaluated for the newest
-    step that was judged, the plain one first, empty where there are none. `remarks` says what is wrong with the files,
-    one sentence each.
+    """`metrics`, `evaluations` and `commands` are the rows of the files of that name, in order. `checkpoint` is the
+    newest that can be read. `judged` are the results of RUN/evaluated for the newest step that was judged, the plain
+    one first, empty where there are none. `remarks` says what is wrong with the files, one sentence each.
     """
 
     path: Path
@@ -54,9 +70,9 @@ class RunRecord:
     metrics: list[MetricsRow]
     evaluations: list[EvaluationRow]
     result: RunResult | None
-    checkpoint: dict[str, Any]
+    checkpoint: Saved
     judged: list[Result]
-    log: list[str]
+    commands: list[Command]
     remarks: list[str]
 
     @property
@@ -80,40 +96,49 @@ class RunRecord:
         return sum(row.seconds for row in self.metrics)
 
     @property
+    def totals(self) -> RunResult | Saved:
+        """What has wall_seconds, bad_records and overflows of the whole run: its result, or else its checkpoint."""
+        return self.checkpoint if self.result is None else self.result
+
+    @property
     def wall_seconds(self) -> float:
         """Seconds since the start with evaluations and checkpoints; of an unfinished run up to its last checkpoint."""
-        return self.total("wall_seconds", self.train_seconds)
+        return self.totals.wall_seconds or self.train_seconds
+
+    @property
+    def interruptions(self) -> tuple[Interruption, ...]:
+        """Those so far, oldest first."""
+        return interruptions(self.commands) if self.result is None else self.result.interruptions
 
     @property
     def has_top5(self) -> bool:
         """Whether top-5 says anything: not among five classes or fewer."""
         return any(row.top5 < 100 for row in self.evaluations)
 
-    def total(self, key: str, otherwise: float = 0) -> float:
-        """A figure of the whole run, as its result or else its newest checkpoint has it."""
-        total: float = self.checkpoint.get(key, otherwise) if self.result is None else getattr(self.result, key)
-        return total
-
     def along(self, rows: Sequence[MetricsRow | EvaluationRow], axis: str) -> list[float]:
         """The places of `rows` on one of AXES."""
         if axis != "seconds":
             return [getattr(row, axis) for row in rows]
         seconds = np.cumsum([row.seconds for row in self.metrics])
-        places: list[float] = np.interp(
-            [row.step for row in rows], [row.step for row in self.metrics], seconds
-        ).tolist()
-        return places
+        steps = [row.step for row in self.metrics]
+        return [float(place) for place in np.interp([row.step for row in rows], steps, seconds)]
+
+    def points(
+        self, rows: Literal["metrics", "evaluations"], key: str, axis: str, unit: float, scale: float = 1
+    ) -> list[tuple[float, float]]:
+        """The curve of `key`: its places on one of AXES in `unit`, and its values times `scale`."""
+        own = getattr(self, rows)
+        return [(x / unit, scale * getattr(row, key)) for x, row in zip(self.along(own, axis), own, strict=True)]
 
     def spans(self) -> list[Span]:
         """The phases that were begun, in order."""
         spans: list[Span] = []
-        before = Place()
+        epoch, step, seconds = 0.0, 0, 0.0
         for _, rows in groupby(self.metrics, key=lambda row: row.phase):
             own = list(rows)
-            seconds = before.seconds + sum(row.seconds for row in own)
-            place = Place(own[-1].epoch, own[-1].step, seconds)
-            spans.append(Span(before, place, own[-1].image_size))
-            before = place
+            last, end = own[-1], seconds + sum(row.seconds for row in own)
+            spans.append(Span((epoch, last.epoch), (step, last.step), (seconds, end), last.image_size))
+            epoch, step, seconds = last.epoch, last.step, end
         return spans
 
 
@@ -137,13 +162,21 @@ def read_run(path: Path) -> RunRecord:
             f"{path} holds no logged steps", "train first: imagesprint train RECIPE --data ROOT --output RUN"
         )
     found = remarks(run)
-    checkpoint, judged = _facts(run, recipe, found), _judged(path, found)
-    log = run.log_file.read_text(encoding="utf-8", errors="replace").splitlines() if run.log_file.exists() else []
-    return RunRecord(path, recipe, metrics, run.evaluations(), run.result(), checkpoint, judged, log, found)
+    return RunRecord(
+        path=path,
+        recipe=recipe,
+        metrics=metrics,
+        evaluations=run.evaluations(),
+        result=run.result(),
+        checkpoint=_saved(run, recipe, found),
+        judged=_judged(path, found),
+        commands=run.commands(),
+        remarks=found,
+    )
 
 
-def _facts(run: RunDirectory, recipe: Recipe, found: list[str]) -> dict[str, Any]:
-    """What the newest whole checkpoint says, and how many weights its model has; adds to the remarks `found`."""
+def _saved(run: RunDirectory, recipe: Recipe, found: list[str]) -> Saved:
+    """What the newest whole checkpoint says; adds to the remarks `found`."""
     for path in reversed(run.checkpoints()):
         try:
             held = read_training_checkpoint(path)
@@ -154,9 +187,9 @@ def _facts(run: RunDirectory, recipe: Recipe, found: list[str]) -> dict[str, Any
         if changed:
             raise wrong_recipe_file(run, changed)
         weights = sum(value.numel() for key, value in held.model.items() if "running" not in key)
-        facts = {key: getattr(held, key) for key in _FACTS if getattr(held, key)}  # what older files lack is empty
-        return facts | {"path": path, "num_weights": weights}
-    return {}
+        same = {field.name: getattr(held, field.name) for field in fields(Saved) if field.name != "num_weights"}
+        return Saved(**same, num_weights=weights)
+    return Saved()
 
 
 def _judged(path: Path, found: list[str]) -> list[Result]:
@@ -179,16 +212,26 @@ NUM_CLASSES = 1000  # of ImageNet, to which the published figures belong
 
 
 @dataclass(frozen=True)
+class ReferencePoint:
+    """What was come to after so many epochs, and `seconds` where these are known."""
+
+    epoch: Epochs
+    top1: Percent
+    top5: Percent | None = None
+    seconds: Seconds | None = None
+
+
+@dataclass(frozen=True)
 class Reference:
-    """`points` have epoch and top1, some top5 and seconds. A "curve" is one run on its way; "ends" are what runs of so
-    many epochs came to."""
+    """Figures to hold a run against. A "curve" is one run on its way; "ends" are what runs of so many epochs came
+    to."""
 
     name: str
     model: str
     recipes: tuple[str, ...]
     kind: str
     source: str
-    points: tuple[dict[str, float], ...]
+    points: tuple[ReferencePoint, ...]
 
 
 def reference_names() -> list[str]:
@@ -208,7 +251,7 @@ def find_reference(record: RunRecord, wanted: str | None) -> Reference | None:
     Raises UsageError for what is neither.
     """
     if wanted is None:
-        if len(record.checkpoint.get("classes", ())) != NUM_CLASSES:
+        if len(record.checkpoint.classes) != NUM_CLASSES:
             return None
         return published_reference(record.recipe.name)
     if wanted in reference_names():
@@ -226,34 +269,32 @@ def verdict(record: RunRecord, reference: Reference) -> tuple[bool, str]:
     ours = [(row.epoch, row.top1) for row in record.evaluations]
     if reference.kind == "ends":
         ours = ours[-1:] if record.result is not None else []
-    passed = [point for point in reference.points if ours and point["epoch"] <= ours[-1][0] + 0.005]
+    passed = [point for point in reference.points if ours and point.epoch <= ours[-1][0] + 0.005]
     if reference.kind == "curve":
-        passed = [point for point in passed if point["epoch"] >= ours[0][0]]
+        passed = [point for point in passed if point.epoch >= ours[0][0]]
     if not passed:
-        first = reference.points[0]["epoch"]
+        first = reference.points[0].epoch
         return True, f"No verdict yet: the first figure of {reference.name} is for epoch {first:g}"
     point = passed[-1]
     epochs, top1 = zip(*ours, strict=True)
-    difference = float(np.interp(point["epoch"], epochs, top1)) - point["top1"]
+    difference = float(np.interp(point.epoch, epochs, top1)) - point.top1
     side = "over" if difference >= 0 else "under"
-    place = f"{abs(difference):.1f} points {side} {reference.name} at epoch {point['epoch']:g}"
-    return difference >= -ON_TRACK, f"On track: {place}" if abs(difference) <= ON_TRACK else place
+    found = f"{abs(difference):.1f} points {side} {reference.name} at epoch {point.epoch:g}"
+    return difference >= -ON_TRACK, f"On track: {found}" if abs(difference) <= ON_TRACK else found
 
 
-def _folder() -> Any:
+def _folder() -> Traversable:
     return files("imagesprint.report").joinpath("references")
 
 
 def _read(name: str) -> Reference:
-    content = json.loads(_folder().joinpath(f"{name}.json").read_text(encoding="utf-8"))
-    return Reference(**{**content, "recipes": tuple(content["recipes"]), "points": tuple(content["points"])})
+    return from_json(Reference, json.loads(_folder().joinpath(f"{name}.json").read_text(encoding="utf-8")))
 
 
 def _from_run(ours: RunRecord, other: RunRecord) -> Reference:
     seconds = other.along(other.evaluations, "seconds")
     points = tuple(
-        {"epoch": row.epoch, "top1": row.top1, "top5": row.top5, "seconds": at}
-        for row, at in zip(other.evaluations, seconds, strict=True)
+        ReferencePoint(row.epoch, row.top1, row.top5, at) for row, at in zip(other.evaluations, seconds, strict=True)
     )
     if not points:
         raise UsageError(f"--reference {other.path}: nothing was evaluated there", "imagesprint evaluate it first")

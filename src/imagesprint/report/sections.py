@@ -1,18 +1,18 @@
-"""The report's sections, in the form of the document on the first recipe: data, training, metrics, inference, misc."""
+"""The report's sections: summary, data, training, metrics, inference, misc."""
 
 from html import escape
 
 import numpy as np
 
 from imagesprint.console import duration
-from imagesprint.evaluating.details import ClassResult
+from imagesprint.evaluating.results import ClassResult
 from imagesprint.recipes.serialization import to_toml
 from imagesprint.records.dataset import Dataset
-from imagesprint.report.charts import draw_curves, switchable
+from imagesprint.report.charts import run_charts, switchable
 from imagesprint.report.page import Markup, cards, facts, table
 from imagesprint.report.pictures import show_mistakes
 from imagesprint.report.run_record import Reference, RunRecord, verdict
-from imagesprint.runs.rows import MetricsRow
+from imagesprint.runs.rows import Began, MetricsRow
 
 EXTREMES = 8  # classes at either end
 PAIRS = 10
@@ -52,19 +52,18 @@ def data_section(record: RunRecord) -> list[str]:
     """What it was trained and judged on."""
     known, recipe = record.checkpoint, record.recipe
     judged = f"{record.evaluations[-1].num_images:,}" if record.evaluations else "none yet"
-    if not known:
+    if known.path is None:
         return ["<h2 id=data>Data</h2>", facts({"validation images": judged})]
-    classes = known["classes"]
+    classes, bad = known.classes, record.totals.bad_records
     names = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
-    bad = known.get("bad_records", 0)
     rows = {
-        "training images": known["num_train"],
+        "training images": known.num_train,
         "validation images": judged,
         "classes": f"{len(classes):,}: {names}",
         "variants": ", ".join(dict.fromkeys(phase.source for phase in recipe.phases))
         + f" for training, {recipe.eval_source} for evaluation",
         "bad records": "none" if not bad else f"{bad:,}, in whose place others stood",
-        "fingerprint": known.get("data", "unknown"),
+        "fingerprint": known.data or "unknown",
     }
     return ["<h2 id=data>Data</h2>", facts(rows)]
 
@@ -73,17 +72,18 @@ def training_section(record: RunRecord, reference: Reference | None) -> list[str
     """Phases and curves."""
     rows = []
     for span, phase in zip(record.spans(), record.recipe.phases, strict=False):
-        inside = [row for row in record.metrics if span.start.step < row.step <= span.end.step]
+        (first, last), (began, ended) = span.step, span.seconds
+        inside = [row for row in record.metrics if first < row.step <= last]
         rows.append(
             [
-                f"{span.start.epoch:g}–{span.end.epoch:g}",
-                f"{span.start.step:,}–{span.end.step:,}",
+                f"{span.epoch[0]:g}–{span.epoch[1]:g}",
+                f"{first:,}–{last:,}",
                 f"{phase.image_size} px",
                 phase.batch_size,
                 phase.micro_batch,
                 f"{phase.lr[0]:g} → {phase.lr[1]:g} {phase.method}",
                 f"{_mean(inside, 'images_per_second'):,.0f}",
-                duration(span.end.seconds - span.start.seconds),
+                duration(ended - began),
             ]
         )
     header = ["epochs", "steps", "images", "batch", "micro-batch", "learning rate", "images/s", "time"]
@@ -91,7 +91,7 @@ def training_section(record: RunRecord, reference: Reference | None) -> list[str
         "<h2 id=training>Training</h2>",
         table(header, rows),
         "<h3>Curves</h3>",
-        switchable(lambda axis: draw_curves(record, reference, axis)),
+        switchable(lambda axis: run_charts(record, reference, axis).values()),
     ]
 
 
@@ -137,10 +137,10 @@ def inference_section(record: RunRecord) -> list[str]:
         "input": f"uint8 RGB; shorter side to {recipe.eval_resize} px, antialiased, then the centre "
         f"{recipe.eval_image_size} px; normalised inside the model",
     }
-    if known:
-        size = known["path"].stat().st_size
-        rows["weights"] = f"{known['num_weights'] / 1e6:,.1f} million"
-        rows["checkpoint"] = f"{known['path'].relative_to(record.path)}, {size / 1e6:,.0f} MB, as torch.load reads it"
+    if known.path is not None:
+        size = known.path.stat().st_size
+        rows["weights"] = f"{known.num_weights / 1e6:,.1f} million"
+        rows["checkpoint"] = f"{known.path.relative_to(record.path)}, {size / 1e6:,.0f} MB, as torch.load reads it"
     rows["in Python"] = Markup('<code>imagesprint.load_model("RUN")(images)</code> gives logits')
     lines = ["<h2 id=inference>Inference</h2>", facts(rows)]
     if len(record.judged) > 1:
@@ -164,20 +164,21 @@ def inference_section(record: RunRecord) -> list[str]:
 
 def misc_section(record: RunRecord) -> list[str]:
     """Environment, interruptions, and the whole recipe."""
-    known = record.checkpoint
-    devices = [line.partition(" device ")[2].strip() for line in record.log if " device " in line]
-    resumed = [line for line in record.log if ", resumed after step " in line]
-    warnings = [line.partition(" warning: ")[2] for line in record.log if " warning: " in line]
+    known, began = record.checkpoint, [row for row in record.commands if isinstance(row, Began)]
+    devices = [_device(row) for row in began if row.device]
+    decoders = [row.decoder for row in began if row.decoder] or [known.decoder or "unknown"]
+    interruptions = [f"{one.reason}, resumed after step {one.step:,}" for one in record.interruptions]
     rows: dict[str, object] = {
         "device": "; ".join(dict.fromkeys(devices)) or "unknown",
         "precision": record.recipe.precision,
-        "PyTorch": known.get("torch", "unknown"),
-        "decoder": known.get("decoder", "unknown"),
+        "PyTorch": known.torch or "unknown",
+        "decoder": "; ".join(dict.fromkeys(decoders)),
         "seed": record.recipe.seed,
-        "interruptions": _interruptions(record, len(resumed)),
+        "interruptions": "; ".join(interruptions) or "none",
     }
+    warnings = dict.fromkeys(text for row in record.commands for text in row.warnings)
     if warnings:
-        rows["warnings"] = Markup("<br>".join(escape(text) for text in dict.fromkeys(warnings)))
+        rows["warnings"] = Markup("<br>".join(map(escape, warnings)))
     return [
         "<h2 id=misc>Misc</h2>",
         facts(rows),
@@ -185,11 +186,9 @@ def misc_section(record: RunRecord) -> list[str]:
     ]
 
 
-def _interruptions(record: RunRecord, resumed: int) -> str:
-    listed = record.result.interruptions if record.result is not None else ()
-    if listed:
-        return "; ".join(f"{one.reason}, resumed after step {one.step:,}" for one in listed)
-    return f"resumed {resumed} times" if resumed else "none"
+def _device(began: Began) -> str:
+    ranks = f"{began.ranks} rank{'s' if began.ranks > 1 else ''}"
+    return f"{began.device}, {ranks}, {began.threads} CPU thread{'s' if began.threads > 1 else ''} each"
 
 
 def _evaluations(record: RunRecord) -> str:

@@ -1,1 +1,1 @@
-"""The run directory: checkpoints, logs, ranks."""
+"""The run directory and its logs; what a process is among the ranks, and what ranks do together."""

@@ -4,16 +4,15 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
 from imagesprint.checkpoints.format import read_training_checkpoint
-from imagesprint.checkpoints.weights import list_checkpoints
+from imagesprint.checkpoints.naming import list_checkpoints
 from imagesprint.errors import CheckpointError, RecipeError, RunError, UsageError
 from imagesprint.files import TEMPORARY_PATTERN, naming, no_lock, parse_rows, remove, write_atomically, write_text
 from imagesprint.recipes.library import Difference, differences, load_recipe
@@ -24,110 +23,18 @@ from imagesprint.runs.rows import Command, EvaluationRow, MetricsRow, RunResult,
 LOCK: Final = ".lock"  # in the run directory; it says who holds, or last held, the lock
 
 
-@contextmanager
-def run_lock(run: Path) -> Iterator[None]:
-    """Hold the lock of the run directory `run`, which is made if need be.
-
-    Raises UsageError where another process holds it, naming that one, where nothing can be written there, or where the
-    file system has no locks.
-    """
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        file = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise UsageError(
-            f"--output {run} cannot be written: {error.filename}: {error.strerror}", "choose another --output"
-        ) from error
-    try:
-        _take(file, run)
-        yield
-    finally:
-        os.close(file)
-
-
-def is_locked(run: Path) -> bool:
-    """Whether a process writes `run`, as far as the kernel of this machine knows; tried by taking it for an instant."""
-    try:
-        with (run / LOCK).open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EACCES, errno.EAGAIN)
-    return False
-
-
-def _take(file: int, run: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            refused = no_lock(run / LOCK, error)
-            raise UsageError(refused.what, refused.hint) from error
-        with naming("read", run / LOCK):
-            holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "another process"
-        raise UsageError(
-            f"{run} is in use by {holder}", "wait for it, stop it (a SIGTERM saves first), or choose another --output"
-        ) from error
-    with naming("write", run / LOCK), os.fdopen(os.dup(file), "w") as out:
-        os.ftruncate(file, 0)
-        out.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-
-
-_GIB = 1 << 30
-
-
-def check_disk_space(run: Path, checkpoint_bytes: int, checkpoints: int) -> None:
-    """Raise UsageError where `checkpoints` more files of `checkpoint_bytes` do not fit beside what lies in `run`.
-
-    One more is needed while the next is written and the oldest is still there.
-    """
-    with naming("read", run):
-        free = shutil.disk_usage(run).free
-    needed = (checkpoints + 1) * checkpoint_bytes
-    if needed > free:
-        raise UsageError(
-            f"{run} has {free / _GIB:.2f} GiB left, but {checkpoints:,} checkpoints of {checkpoint_bytes / _GIB:.2f} "
-            f"GiB (and one in the making) take {needed / _GIB:.2f} GiB",
-            "free some space, or keep fewer: --keep last:3,best",
-        )
-
-
-@dataclass(frozen=True)
 class RunDirectory:
     """Paths inside one run, and reading and writing of its small files."""
 
-    path: Path
-
-    @property
-    def recipe_file(self) -> Path:
-        return self.path / "recipe.toml"
-
-    @property
-    def metrics_file(self) -> Path:
-        """One object a logged step, written by training alone."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def evaluations_file(self) -> Path:
-        """One object an evaluated checkpoint, by any evaluator."""
-        return self.path / "evaluations.jsonl"
-
-    @property
-    def commands_file(self) -> Path:
-        """Two objects a `train` command: when it began and when it ended (`runs.history`)."""
-        return self.path / "commands.jsonl"
-
-    @property
-    def log_file(self) -> Path:
-        return self.path / "log.txt"
-
-    @property
-    def result_file(self) -> Path:
-        """Written once, when the run is finished."""
-        return self.path / "result.json"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_file = path / "recipe.toml"  # the resolved recipe
+        self.metrics_file = path / "metrics.jsonl"  # one object a logged step, written by training alone
+        self.evaluations_file = path / "evaluations.jsonl"  # one object an evaluated checkpoint, by any evaluator
+        self.commands_file = path / "commands.jsonl"  # two objects a `train` command: when it began, when it ended
+        self.result_file = path / "result.json"  # written once, when the run is finished
+        self.log_file = path / "log.txt"
+        self.tensorboard = path / "tensorboard"
 
     def recipe(self) -> Recipe | None:
         """The resolved recipe of the run in this directory; None where there is no run yet.
@@ -161,8 +68,7 @@ class RunDirectory:
 
     def checkpoints(self) -> list[Path]:
         """Checkpoint files, oldest first."""
-        with naming("read", self.path / "checkpoints"):
-            return list_checkpoints(self.path)
+        return list_checkpoints(self.path)
 
     def metrics(self) -> list[MetricsRow]:
         """Rows of metrics.jsonl, by step. Raises RunError where one is damaged, or not of this run's recipe."""
@@ -183,6 +89,10 @@ class RunDirectory:
         """Rows of evaluations.jsonl by step; of several evaluations of one checkpoint the last. Raises RunError."""
         latest = {row.step: row for row in self._all_evaluations()}
         return [latest[step] for step in sorted(latest)]
+
+    def top1(self) -> dict[int, float]:
+        """The top-1 of each step that was evaluated. Raises RunError."""
+        return {row.step: row.top1 for row in self.evaluations()}
 
     def _all_evaluations(self) -> list[EvaluationRow]:
         hint = "delete that line: imagesprint evaluate makes it anew"
@@ -315,3 +225,51 @@ def _check_writable(path: Path) -> None:
         raise UsageError(
             f"--output {path}: {nearest} is not writable", "choose another --output or fix its permissions"
         )
+
+
+@contextmanager
+def run_lock(run: Path) -> Iterator[None]:
+    """Hold the lock of the run directory `run`, which is made if need be.
+
+    Raises UsageError where another process holds it, naming that one, where nothing can be written there, or where the
+    file system has no locks.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UsageError(
+            f"--output {run} cannot be written: {error.filename}: {error.strerror}", "choose another --output"
+        ) from error
+    try:
+        _take(file, run)
+        yield
+    finally:
+        os.close(file)
+
+
+def is_locked(run: Path) -> bool:
+    """Whether a process writes `run`, as far as the kernel of this machine knows; tried by taking it for an instant."""
+    try:
+        with (run / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EAGAIN)
+    return False
+
+
+def _take(file: int, run: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            refused = no_lock(run / LOCK, error)
+            raise UsageError(refused.what, refused.hint) from error
+        with naming("read", run / LOCK):
+            holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "another process"
+        raise UsageError(
+            f"{run} is in use by {holder}", "wait for it, stop it (a SIGTERM saves first), or choose another --output"
+        ) from error
+    with naming("write", run / LOCK), os.fdopen(os.dup(file), "w") as out:
+        os.ftruncate(file, 0)
+        out.write(f"process {os.getpid()} on {socket.gethostname()}\n")

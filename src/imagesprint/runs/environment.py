@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Final, NamedTuple, Self
 
 from imagesprint.errors import RankError
@@ -20,7 +20,7 @@ _LOADED = time.monotonic()
 _START = "start the ranks with --processes or torchrun"
 
 
-class Place(NamedTuple):
+class RankEnvironment(NamedTuple):
     """This process among all: `rank` of `world_size`, the `local_rank`-th of `local_world_size` on this machine."""
 
     rank: int
@@ -71,7 +71,7 @@ def rank_variable(name: str, default: int) -> int:
     return int(text)
 
 
-def place() -> Place:
+def rank_environment() -> RankEnvironment:
     """Return what RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE say, as torchrun sets them; without RANK, one rank.
 
     Raises RankError where they are incomplete, no numbers or do not fit together.
@@ -85,7 +85,7 @@ def place() -> Place:
         raise RankError(f"RANK is {rank} and WORLD_SIZE {world_size}", f"{_START}, or unset both for a single process")
     if local_rank >= local_world_size:
         raise RankError(f"LOCAL_RANK is {local_rank} and LOCAL_WORLD_SIZE {local_world_size}", _START)
-    return Place(rank, world_size, local_rank, local_world_size)
+    return RankEnvironment(rank, world_size, local_rank, local_world_size)
 
 
 def die_with_launcher() -> None:
@@ -152,9 +152,7 @@ class StopSignals:
         self._previous = {number: signal.signal(number, self._note) for number in heeded() if in_main_thread}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Any, Final
 
 from imagesprint.console import Console
 from imagesprint.errors import FileError, ImagesprintError, RecordError
@@ -22,6 +22,146 @@ from imagesprint.files import append_row, is_cut, naming, remove
 from imagesprint.records.tfrecord import iter_records
 from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.rows import Began, Command, Ended, EvaluationRow, Interruption, MetricsRow
+
+if TYPE_CHECKING:
+    from imagesprint.runs.ranks import Ranks
+
+DONE: Final = "done"  # the reason of an end that was asked for: the recipe, or --stop-after
+
+
+class History:
+    """Writes commands.jsonl of one run, for rank 0 alone, under the lock; with what `console` warns of from now on."""
+
+    def __init__(self, run: RunDirectory, console: Console) -> None:
+        self._run, self._warnings = run, console.warnings
+        self._told = len(console.warnings)
+
+    def begin(self, step: int, ranks: "Ranks", decoder: str) -> None:
+        """Note that a command goes on from `step` on `ranks`, with `decoder` as `describe_decoder` says it."""
+        here = (ranks.world_size, os.getpid(), socket.gethostname(), ranks.device_name, ranks.threads)
+        self._append(Began(_now(), step, *here, decoder, self._new_warnings()))
+
+    def end(self, step: int, reason: str) -> None:
+        """Note that it ends at `step`; `reason` is DONE, a signal's name or an error. A full disk may prevent that."""
+        with suppress(OSError):
+            self._append(Ended(_now(), step, reason, self._new_warnings()))
+
+    def _append(self, row: Command) -> None:
+        append_row(self._run.commands_file, asdict(row))
+
+    def _new_warnings(self) -> tuple[str, ...]:
+        """Those since the last call, each once."""
+        new, self._told = self._warnings[self._told :], len(self._warnings)
+        return tuple(dict.fromkeys(new))
+
+
+def last_command(run: RunDirectory) -> Command | None:
+    """The newest row of commands.jsonl; None before any."""
+    return next(reversed(run.commands()), None)
+
+
+def interruptions(commands: Sequence[Command]) -> tuple[Interruption, ...]:
+    """Those that the rows of commands.jsonl tell of, oldest first."""
+    found: list[Interruption] = []
+    for row, following in itertools.pairwise(commands):
+        if isinstance(row, Began) and isinstance(following, Began):
+            found.append(Interruption("killed", following.step))
+        elif isinstance(row, Ended) and row.reason != DONE:
+            found.append(Interruption(row.reason, following.step, row.ended))
+    return tuple(found)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+# TensorBoard's names for the keys of a row of metrics.jsonl, and of evaluations.jsonl.
+METRIC_TAGS = {
+    "loss": "loss/total",
+    "cross_entropy": "loss/cross_entropy",
+    "l2": "loss/l2",
+    "top1": "train/top1",
+    "top5": "train/top5",
+    "lr": "learning_rate",
+    "batch_size": "batch_size",
+    "image_size": "image_size",
+    "images_per_second": "images_per_second",
+    "data_wait": "data_wait",
+}
+EVALUATION_TAGS = {"top1": "eval/top1", "top5": "eval/top5", "loss": "eval/loss"}
+EVALUATOR: Final = "evaluate"  # the folder below tensorboard/ of those that are not training
+
+
+class RunLogs:
+    """Appends rows to the run's files and to TensorBoard files of its own in `folder`; a context manager.
+
+    Training writes into the run's tensorboard/ itself, any other evaluator into a folder below it: TensorBoard
+    follows only the newest file of a folder. Resuming at step `purge_after` makes it forget what it was told of
+    later steps.
+    """
+
+    def __init__(self, run: RunDirectory, folder: str = "", purge_after: int | None = None) -> None:
+        self._run = run
+        self._events = EventFile(run.tensorboard / folder, None if purge_after is None else purge_after + 1)
+
+    def __enter__(self) -> "RunLogs":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._events.close()
+
+    def metrics(self, row: MetricsRow) -> None:
+        """Log what the steps up to `row.step` did."""
+        append_row(self._run.metrics_file, asdict(row))
+        self._events.scalars(_points(row), row.step)
+
+    def evaluation(self, row: EvaluationRow) -> None:
+        """Log one evaluated checkpoint."""
+        append_row(self._run.evaluations_file, asdict(row))
+        self._events.scalars(_points(row), row.step)
+
+
+def _points(row: MetricsRow | EvaluationRow) -> dict[str, float]:
+    tags = METRIC_TAGS if isinstance(row, MetricsRow) else EVALUATION_TAGS
+    return {tag: getattr(row, key) for key, tag in tags.items()}
+
+
+def remarks(run: RunDirectory, until: int | None = None) -> list[str]:
+    """What is wrong in the logs of `run` and yet no error, in words: lines cut short, steps without a row, damaged
+    TensorBoard files. `until` is the step that rows must reach.
+
+    Raises RunError where one of the rows is damaged otherwise, so that it is known before work is done.
+    """
+    run.evaluations()
+    run.commands()
+    files = (run.metrics_file, run.evaluations_file, run.commands_file)
+    found = [f"{file}: its last line is cut short and is passed over" for file in files if is_cut(file)]
+    rows = run.metrics()
+    spans = [(row.before, row.step) for row in rows if until is None or row.step <= until]
+    ends = [0, *(end for _, end in spans)]
+    starts = [*(start for start, _ in spans), ends[-1] if until is None else until]
+    gaps = [(end, start) for end, start in zip(ends, starts, strict=True) if start > end]
+    found += [f"{run.metrics_file} has no row for the steps {end + 1} to {start}" for end, start in gaps]
+    damage = (damage_of(file) for file in sorted(run.tensorboard.rglob("*tfevents*")) if file.is_file())
+    return found + [f"{what}: TensorBoard shows nothing behind it" for what in damage if what]
+
+
+def mend_tensorboard(run: RunDirectory, step: int) -> bool:
+    """Write what training's TensorBoard files should show up to `step` anew where they do not; whether that was so.
+
+    They were damaged or cut, or the command before was killed between a row and its points.
+    """
+    metrics = [row for row in run.metrics() if row.step <= step]
+    shown = read_scalars(run.tensorboard)
+    elsewhere = {at for at, _, _ in read_scalars(run.tensorboard / EVALUATOR).get(EVALUATION_TAGS["top1"], ())}
+    own = {at for at, _, _ in shown.get(EVALUATION_TAGS["top1"], ())}
+    evaluations = [row for row in run.evaluations() if row.step <= step]
+    evaluations = [row for row in evaluations if row.step in own or row.step not in elsewhere]
+    rows: list[MetricsRow | EvaluationRow] = [*metrics, *evaluations]
+    return mend(run.tensorboard, [(row.step, _points(row)) for row in sorted(rows, key=lambda row: row.step)], step)
+
 
 Point = tuple[int, float, float]  # step, seconds since 1970, value
 
@@ -143,134 +283,6 @@ def _next_name(folder: Path) -> str:
     return f"events.out.tfevents.{max(int(time.time()), newest + 1):010d}.{socket.gethostname()}.{os.getpid()}"
 
 
-DONE: Final = "done"  # the reason of an end that was asked for: the recipe, or --stop-after
-
-
-class History:
-    """The file commands.jsonl of one run; written by rank 0 alone, under the lock."""
-
-    def __init__(self, run: RunDirectory) -> None:
-        self._run = run
-
-    def begin(self, step: int, ranks: int) -> None:
-        """Note that a command goes on from `step` on so many `ranks`."""
-        self._append(Began(_now(), step, ranks, os.getpid(), socket.gethostname()))
-
-    def end(self, step: int, reason: str) -> None:
-        """Note that it ends at `step`; `reason` is DONE, a signal's name or an error. A full disk may prevent that."""
-        with suppress(OSError):
-            self._append(Ended(_now(), step, reason))
-
-    def _append(self, row: Command) -> None:
-        append_row(self._run.commands_file, asdict(row))
-
-    def last(self) -> Command | None:
-        """The newest row; None before any."""
-        return next(reversed(self._run.commands()), None)
-
-    def interruptions(self) -> tuple[Interruption, ...]:
-        """Those so far, oldest first."""
-        found: list[Interruption] = []
-        for row, following in itertools.pairwise(self._run.commands()):
-            if isinstance(row, Began) and isinstance(following, Began):
-                found.append(Interruption("killed", following.step))
-            elif isinstance(row, Ended) and row.reason != DONE:
-                found.append(Interruption(row.reason, following.step, row.ended))
-        return tuple(found)
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S")
-
-
-# TensorBoard's names for the keys of a row of metrics.jsonl, and of evaluations.jsonl.
-METRIC_TAGS = {
-    "loss": "loss/total",
-    "cross_entropy": "loss/cross_entropy",
-    "l2": "loss/l2",
-    "top1": "train/top1",
-    "top5": "train/top5",
-    "lr": "learning_rate",
-    "batch_size": "batch_size",
-    "image_size": "image_size",
-    "images_per_second": "images_per_second",
-    "data_wait": "data_wait",
-}
-EVALUATION_TAGS = {"top1": "eval/top1", "top5": "eval/top5", "loss": "eval/loss"}
-EVALUATOR: Final = "evaluate"  # the folder below tensorboard/ of those that are not training
-
-
-class RunLogs:
-    """Appends rows to the run's files and to TensorBoard files of its own in `folder`; a context manager.
-
-    Training writes into the run's tensorboard/ itself, any other evaluator into a folder below it: TensorBoard
-    follows only the newest file of a folder. Resuming at step `purge_after` makes it forget what it was told of
-    later steps.
-    """
-
-    def __init__(self, run: RunDirectory, folder: str = "", purge_after: int | None = None) -> None:
-        self._run = run
-        self._events = EventFile(run.tensorboard / folder, None if purge_after is None else purge_after + 1)
-
-    def __enter__(self) -> "RunLogs":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._events.close()
-
-    def metrics(self, row: MetricsRow) -> None:
-        """Log what the steps up to `row.step` did."""
-        append_row(self._run.metrics_file, asdict(row))
-        self._events.scalars(_points(row), row.step)
-
-    def evaluation(self, row: EvaluationRow) -> None:
-        """Log one evaluated checkpoint."""
-        append_row(self._run.evaluations_file, asdict(row))
-        self._events.scalars(_points(row), row.step)
-
-
-def _points(row: MetricsRow | EvaluationRow) -> dict[str, float]:
-    tags = METRIC_TAGS if isinstance(row, MetricsRow) else EVALUATION_TAGS
-    return {tag: getattr(row, key) for key, tag in tags.items()}
-
-
-def remarks(run: RunDirectory, until: int | None = None) -> list[str]:
-    """What is wrong in the logs of `run` and yet no error, in words: lines cut short, steps without a row, damaged
-    TensorBoard files. `until` is the step that rows must reach.
-
-    Raises RunError where one of the rows is damaged otherwise, so that it is known before work is done.
-    """
-    run.evaluations()
-    run.commands()
-    files = (run.metrics_file, run.evaluations_file, run.commands_file)
-    found = [f"{file}: its last line is cut short and is passed over" for file in files if is_cut(file)]
-    rows = run.metrics()
-    spans = [(row.before, row.step) for row in rows if until is None or row.step <= until]
-    ends = [0, *(end for _, end in spans)]
-    starts = [*(start for start, _ in spans), ends[-1] if until is None else until]
-    gaps = [(end, start) for end, start in zip(ends, starts, strict=True) if start > end]
-    found += [f"{run.metrics_file} has no row for the steps {end + 1} to {start}" for end, start in gaps]
-    damage = (damage_of(file) for file in sorted(run.tensorboard.rglob("*tfevents*")) if file.is_file())
-    return found + [f"{what}: TensorBoard shows nothing behind it" for what in damage if what]
-
-
-def mend_tensorboard(run: RunDirectory, step: int) -> bool:
-    """Write what training's TensorBoard files should show up to `step` anew where they do not; whether that was so.
-
-    They were damaged or cut, or the command before was killed between a row and its points.
-    """
-    metrics = [row for row in run.metrics() if row.step <= step]
-    shown = read_scalars(run.tensorboard)
-    elsewhere = {at for at, _, _ in read_scalars(run.tensorboard / EVALUATOR).get(EVALUATION_TAGS["top1"], ())}
-    own = {at for at, _, _ in shown.get(EVALUATION_TAGS["top1"], ())}
-    evaluations = [row for row in run.evaluations() if row.step <= step]
-    evaluations = [row for row in evaluations if row.step in own or row.step not in elsewhere]
-    rows: list[MetricsRow | EvaluationRow] = [*metrics, *evaluations]
-    return mend(run.tensorboard, [(row.step, _points(row)) for row in sorted(rows, key=lambda row: row.step)], step)
-
-
 @contextmanager
 def run_log(path: Path, console: Console) -> Iterator[None]:
     """Have all that `console` shows, Python's warnings, and tracebacks of threads and crashes, written to `path`."""
@@ -279,14 +291,7 @@ def run_log(path: Path, console: Console) -> Iterator[None]:
         crashes = path.open("a")
     shown, uncaught = warnings.showwarning, threading.excepthook
 
-    def warn(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,  # noqa: ARG001 (as Python calls it)
-        line: str | None = None,  # noqa: ARG001
-    ) -> None:
+    def warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
         console.warn(f"{' '.join(str(message).split())} ({category.__name__}, {filename}:{lineno})")
 
     def thread_failed(args: threading.ExceptHookArgs) -> None:

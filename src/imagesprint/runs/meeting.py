@@ -28,11 +28,8 @@ def open_store(rank: int, world_size: int, timeout: float) -> Store:
     path = os.environ.get(STORE_VARIABLE)
     if path:
         return _file_store(path, world_size)
-    host, port = _address()
-    return TCPStore(
-        host, port, world_size, is_master=rank == 0 and keeps_store(), timeout=timedelta(seconds=timeout),
-        multi_tenant=True,
-    )  # fmt: skip
+    keeps, limit = rank == 0 and keeps_store(), timedelta(seconds=timeout)
+    return TCPStore(*_address(), world_size, is_master=keeps, timeout=limit, multi_tenant=True)
 
 
 def ask_store(world_size: int, question: Callable[[Store], Answer]) -> Answer:
@@ -91,7 +88,7 @@ _SIZE: Final = "taking part"  # keys in the store
 _ENDED: Final = "ended"
 _HEARD: Final = "heard/"
 _POLL_SECONDS = 1.0  # between two looks into the store
-_SILENCE_SECONDS = 10.0  # after which it counts as gone, as for ranks that cannot agree on a step (`runs.rank_watch`)
+_SILENCE_SECONDS = 10.0  # after which it counts as gone, as for ranks that cannot agree on a step
 _HEARD_SECONDS = 10.0  # for those that stand by to look; rank 0 may keep the store
 
 
@@ -190,19 +187,17 @@ class RankWatch:
             now = time.monotonic()
             waited = now - begun
             if self._signals is not None and self._signals.number:
-                self._check_agreement(now - max(begun, self._signals.noted_at))
+                told = now - max(begun, self._signals.noted_at)
+                if told > _AGREE_SECONDS:  # who told this rank to stop will soon kill it
+                    raise HungRankError(
+                        f"told to stop, but no other rank agreed on a step within {_AGREE_SECONDS:g} s: nothing was "
+                        "saved",
+                        "run the same command again to resume from the last checkpoint",
+                    )
             if waited > _SAID_AFTER * self._timeout and not said:
                 said = self._say()
             if waited > self._timeout:
                 raise self._error()
-
-    def _check_agreement(self, waited: float) -> None:
-        """Raise where the others do not come to a common step: who told this rank to stop will soon kill it."""
-        if waited > _AGREE_SECONDS:
-            raise HungRankError(
-                f"told to stop, but no other rank agreed on a step within {_AGREE_SECONDS:g} s: nothing was saved",
-                "run the same command again to resume from the last checkpoint",
-            )
 
     def _say(self) -> bool:
         try:

@@ -17,39 +17,20 @@ from torch import Tensor
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from imagesprint.errors import HungRankError, LostRankError, RankError, UsageError
-from imagesprint.runs.environment import STOPPING, STORE_VARIABLE, TMPDIR_HINT, StopSignals, is_elastic, place
+from imagesprint.runs.environment import (
+    STOPPING,
+    STORE_VARIABLE,
+    TMPDIR_HINT,
+    StopSignals,
+    is_elastic,
+    rank_environment,
+)
 from imagesprint.runs.meeting import RANK_TIMEOUT, RankWatch, agree_on_size, await_end, end_told, note_met, open_store
-
-PCI_DEVICES = Path("/sys/bus/pci/devices")  # Documentation/ABI/testing/sysfs-bus-pci of the Linux kernel
-
-
-def cores_near(address: str, devices: Path = PCI_DEVICES) -> frozenset[int]:
-    """The cores on the memory node of the PCI device `address` (`0000:1b:00.0`); empty where that is not known."""
-    try:
-        text = (devices / address / "local_cpulist").read_text()
-    except OSError:
-        return frozenset()
-    spans = (span.partition("-") for span in text.strip().split(",") if span)
-    return frozenset(core for first, _, last in spans for core in range(int(first), int(last or first) + 1))
-
-
-def divide_cores(near: Sequence[frozenset[int]], allowed: frozenset[int]) -> list[frozenset[int]] | None:
-    """The cores of each local rank, given those near each one's GPU and those `allowed` to all.
-
-    Ranks near the same cores get every n-th of them, so that the hyperthreads of a core, whose numbers are half of
-    all apart, stay together. None where a core would be left idle or a rank without one: decoding needs them all, and
-    a far core is better than none.
-    """
-    groups = [cores & allowed for cores in near]
-    divided = []
-    for rank, group in enumerate(groups):
-        same = [other for other, cores in enumerate(groups) if cores == group]
-        divided.append(frozenset(sorted(group)[same.index(rank) :: len(same)]))
-    return divided if all(divided) and frozenset().union(*divided) == allowed else None
-
 
 _POLL_SECONDS = 0.0005  # between two looks at whether the device has come to a value
 _JOIN_SECONDS = 60.0  # for ranks that start later than others, however short the timeout
+# On a GPU a vote is read two steps late: its sum has long arrived then, and the host need not wait for the device.
+_GPU_LAG = 2
 
 
 @dataclass(frozen=True)
@@ -81,6 +62,11 @@ class Ranks:
     def stand_by(self) -> None:
         """Where this rank does not take part: wait until the others have ended. Raises as `await_end` does."""
         await_end(self.rank, self.world_size + self.standing_by)
+
+    @property
+    def device_name(self) -> str:
+        """The name of this rank's GPU, or cpu."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
     @property
     def threads(self) -> int:
@@ -199,13 +185,18 @@ def open_ranks(
     `device` is auto, cpu or cuda; a rank that keeps the others waiting for `timeout` seconds ends them. RANK,
     WORLD_SIZE and LOCAL_RANK, as torchrun sets them, make this a rank of many; without RANK it is the only one. Where
     the launch is elastic as many take part as `fitting` makes of the number that was started; the others get Ranks
-    that stand by, and are told how the former ended (`standing_by.await_end`).
+    that stand by, and are told how the former ended (`meeting.await_end`).
 
     Raises UsageError where CUDA is asked for and not there, RankError where the environment is incomplete or there are
     more ranks than GPUs.
     """
-    rank, started, local_rank, local_world_size = place()
-    store, size = _meet(rank, started, timeout, fitting) if started > 1 else (None, 1)
+    rank, started, local_rank, local_world_size = rank_environment()
+    store, size = None, started
+    if started > 1:
+        with _joining(rank, started):
+            store = open_store(rank, started, _join_seconds(timeout))
+            if fitting is not None and is_elastic():
+                size = agree_on_size(store, rank, started, fitting)
     if rank >= size:
         yield Ranks(rank, size, local_rank, local_world_size, torch.device("cpu"), standing_by=started - size)
         return
@@ -213,21 +204,17 @@ def open_ranks(
     chosen = choose_device(device, local_rank)
     bound = chosen.type == "cuda" and _bind_near_gpu(local_rank, local_world_size)
     ranks = Ranks(rank, size, local_rank, local_world_size, chosen, watch, bound, started - size)
-    _set_up(ranks)
+    torch.set_num_threads(ranks.threads)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+        torch.backends.cudnn.deterministic = True  # the same counts every time; training allows itself more
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, in evaluation above all
     with ExitStack() as stack:
         if store is not None and ranks.is_main and ranks.standing_by:
             stack.enter_context(end_told(store, range(size, started)))
         if store is not None and size > 1:
             stack.enter_context(_process_group(ranks, store, timeout))
         yield ranks
-
-
-def _meet(rank: int, started: int, timeout: float, fitting: Callable[[int], int] | None) -> tuple[Store, int]:
-    """The store in which all ranks met, and how many of them take part."""
-    with _joining(rank, started):
-        store = open_store(rank, started, _join_seconds(timeout))
-        size = agree_on_size(store, rank, started, fitting) if fitting is not None and is_elastic() else started
-    return store, size
 
 
 @contextmanager
@@ -267,36 +254,6 @@ def _cannot_join(rank: int, started: int, error: Exception) -> RankError:
     )
 
 
-def _set_up(ranks: Ranks) -> None:
-    """Have PyTorch use this rank's threads and device."""
-    torch.set_num_threads(ranks.threads)
-    if ranks.device.type == "cuda":
-        torch.cuda.set_device(ranks.device)
-        torch.backends.cudnn.deterministic = True  # the same counts every time; training allows itself more
-        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, in evaluation above all
-
-
-def _bind_near_gpu(local_rank: int, local_world_size: int) -> bool:
-    """Bind this process to its share of the cores near its GPU, if cores can be divided so; returns whether it is.
-
-    Alone, or on CPUs, a rank keeps all cores that it was given: memory follows there by itself.
-    """
-    if local_world_size == 1:
-        return False
-    near = [cores_near(_pci_address(gpu)) for gpu in range(local_world_size)]
-    divided = divide_cores(near, frozenset(os.sched_getaffinity(0)))
-    if divided is not None:
-        os.sched_setaffinity(0, divided[local_rank])
-    return divided is not None
-
-
-def _pci_address(gpu: int) -> str:
-    properties: Any = torch.cuda.get_device_properties(gpu)
-    if not hasattr(properties, "pci_bus_id"):  # torch 2.8 may not tell
-        return ""
-    return f"{properties.pci_domain_id:04x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
-
-
 def choose_device(device: str, local_rank: int = 0) -> torch.device:
     """The torch device for auto (a GPU where there is one), cpu or cuda. Raises UsageError or RankError."""
     available = torch.cuda.is_available()
@@ -310,10 +267,6 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
             f"--processes {torch.cuda.device_count()} gives every rank one",
         )
     return torch.device("cuda", local_rank)
-
-
-# On a GPU a vote is read two steps late: its sum has long arrived then, and the host need not wait for the device.
-_GPU_LAG = 2
 
 
 class StopVote:
@@ -358,3 +311,52 @@ class StopVote:
         counts = torch.empty_like(votes, pin_memory=True).copy_(summed, non_blocking=True)
         ready.record()
         return counts, ready
+
+
+PCI_DEVICES = Path("/sys/bus/pci/devices")  # Documentation/ABI/testing/sysfs-bus-pci of the Linux kernel
+
+
+def _bind_near_gpu(local_rank: int, local_world_size: int) -> bool:
+    """Bind this process to its share of the cores near its GPU, if cores can be divided so; returns whether it is.
+
+    Alone, or on CPUs, a rank keeps all cores that it was given: memory follows there by itself.
+    """
+    if local_world_size == 1:
+        return False
+    near = [cores_near(_pci_address(gpu)) for gpu in range(local_world_size)]
+    divided = divide_cores(near, frozenset(os.sched_getaffinity(0)))
+    if divided is not None:
+        os.sched_setaffinity(0, divided[local_rank])
+    return divided is not None
+
+
+def _pci_address(gpu: int) -> str:
+    properties: Any = torch.cuda.get_device_properties(gpu)
+    if not hasattr(properties, "pci_bus_id"):  # torch 2.8 may not tell
+        return ""
+    return f"{properties.pci_domain_id:04x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
+
+
+def cores_near(address: str, devices: Path = PCI_DEVICES) -> frozenset[int]:
+    """The cores on the memory node of the PCI device `address` (`0000:1b:00.0`); empty where that is not known."""
+    try:
+        text = (devices / address / "local_cpulist").read_text()
+    except OSError:
+        return frozenset()
+    spans = (span.partition("-") for span in text.strip().split(",") if span)
+    return frozenset(core for first, _, last in spans for core in range(int(first), int(last or first) + 1))
+
+
+def divide_cores(near: Sequence[frozenset[int]], allowed: frozenset[int]) -> list[frozenset[int]] | None:
+    """The cores of each local rank, given those near each one's GPU and those `allowed` to all.
+
+    Ranks near the same cores get every n-th of them, so that the hyperthreads of a core, whose numbers are half of
+    all apart, stay together. None where a core would be left idle or a rank without one: decoding needs them all, and
+    a far core is better than none.
+    """
+    groups = [cores & allowed for cores in near]
+    divided = []
+    for rank, group in enumerate(groups):
+        same = [other for other, cores in enumerate(groups) if cores == group]
+        divided.append(frozenset(sorted(group)[same.index(rank) :: len(same)]))
+    return divided if all(divided) and frozenset().union(*divided) == allowed else None

@@ -31,7 +31,13 @@ _NAMES: Final = {int: "a whole number", float: "a number", bool: "true or false"
 
 @dataclass(frozen=True)
 class StageSeconds:
-    """What the stages of a window of steps took: see `training.stage_times.StageTimes.row`."""
+    """What the stages of a window of steps took.
+
+    Of the median rank: how long its loader worked for these steps (`load`), how its decoder's `threads` divide that
+    (`read`, `crc`, `jpeg`, `resize`: see `Decoder.stages`), what copies to the device took (`copy`) and how long the
+    host waited for them (`copy_wait`). Of rank 0, since the row before: how long training stood still for `checkpoint`
+    and `evaluation`, and how long checkpoints were written beside it.
+    """
 
     load: Difference
     read: Difference = 0.0
@@ -48,7 +54,8 @@ class StageSeconds:
 
 @dataclass(frozen=True)
 class RankSeconds:
-    """For each rank in order its `own` time, and how long of it its device stood still for data."""
+    """For each rank in order its `own` time, without that in which it waited for others, and how long of it its device
+    stood still for data."""
 
     own: tuple[Difference, ...]
     data_wait: tuple[Difference, ...]
@@ -60,9 +67,11 @@ class RankSeconds:
 
 @dataclass(frozen=True)
 class MetricsRow:
-    """A line of metrics.jsonl: what the steps since the one before did, up to `step`. See `training.meter.Meter.row`.
+    """A line of metrics.jsonl: what the steps since the one before did, up to `step`.
 
-    `stages` and `ranks` are None where they were not logged yet.
+    `loss` is `cross_entropy` plus `l2`; `top1` and `top5` are of the training images, `lr` of the last step;
+    `data_wait` is the share of the `seconds` that was spent waiting for data; `overflows` counts the steps whose fp16
+    gradients overflowed. `stages` and `ranks` are None where they were not logged yet.
     """
 
     step: Count
@@ -107,22 +116,31 @@ class EvaluationRow:
 
 @dataclass(frozen=True)
 class Began:
-    """A line of commands.jsonl: a `train` command that goes on from `step`."""
+    """A line of commands.jsonl: a `train` command that goes on from `step`.
+
+    `device` is the main rank's, `threads` are the CPU threads of each rank; `decoder` is as `describe_decoder` says it.
+    Rows of before lack these three: they are empty. `warnings` are those of the command until here.
+    """
 
     began: str
     step: Count
     ranks: Number = 1
     process: Count = 0
     host: str = ""
+    device: str = ""
+    threads: Count = 0
+    decoder: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A line of commands.jsonl: it ended at `step`, for `reason`."""
+    """A line of commands.jsonl: it ended at `step`, for `reason`; `warnings` are those since it began."""
 
     ended: str
     step: Count
     reason: str
+    warnings: tuple[str, ...] = ()
 
 
 Command = Began | Ended
@@ -141,11 +159,28 @@ class Interruption:
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """result.json, and what `train --json` prints: see `training.training.train`.
+class PartTime:
+    """What `count` starts, steps of a phase, evaluations or the like took, beside what was planned."""
 
-    `plan` is what `TimeKeeper.comparison` says; `checkpoint` is a path within the run.
-    """
+    part: str
+    count: Count
+    planned_seconds: Difference
+    seconds: Difference
+
+
+@dataclass(frozen=True)
+class PlanComparison:
+    """The plan of a command beside what it took; `origin` says for people where the plan's figures are from."""
+
+    origin: str
+    planned_seconds: Difference
+    seconds: Difference
+    parts: tuple[PartTime, ...]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """result.json, and what `train --json` prints: see `training.training.train`; `checkpoint` is a path in the run."""
 
     steps: Count
     epochs: Epochs
@@ -158,7 +193,7 @@ class RunResult:
     top1: Percent | None = None
     top5: Percent | None = None
     loss: float | None = None
-    plan: dict[str, Any] | None = None
+    plan: PlanComparison | None = None
     checkpoint: str = ""
 
     def __post_init__(self) -> None:
@@ -194,8 +229,6 @@ def _read(kind: Any, value: Any, name: str) -> Any:
     if origin in (tuple, list):
         items = _of_type(list, "a list", value, name)
         return origin(_read(args[0], item, f"{name}.{index}") for index, item in enumerate(items))
-    if origin is dict:
-        return _of_type(dict, "an object", value, name)
     if is_dataclass(kind) or is_typeddict(kind):
         return _read_object(kind, _of_type(dict, "an object", value, name), f"{name}." if name else "")
     if kind is float and type(value) is int:

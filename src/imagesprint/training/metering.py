@@ -173,15 +173,7 @@ class StageTimes:
         self._pauses[name] += time.perf_counter() - began
 
     def row(self, seconds: float) -> tuple[StageSeconds, RankSeconds]:
-        """Return the `stages` and the `ranks` of a window of `seconds` that ends here, in seconds. Every rank calls it.
-
-        `ranks` has for each rank in order its `own` time, without that in which it waited for others, and how long of
-        it its device stood still for data (`data_wait`). `stages` has the median rank's `load`, how long its loader
-        worked for these steps; how its decoder's threads divide that (`read`, `crc`, `jpeg`, `resize`, see
-        `Decoder.stages`) and how many `threads` they are; `copy`, what copies to the device took, and `copy_wait`, how
-        long the host waited for them; and, of this rank, since the row before: how long training stood still for
-        `checkpoint` and `evaluation`.
-        """
+        """Return what a window of `seconds` that ends here took. Every rank calls it."""
         counts, before = self._counted(), self._counts
         self._counts = counts
         since = [count - former for count, former in zip(counts, before, strict=True)]
@@ -240,12 +232,9 @@ class Meter:
             self._overflows += ~torch.stack(torch._foreach_norm(gradients)).isfinite().all()
 
     def row(self, step: int, l2: Tensor) -> MetricsRow:
-        """The row of metrics.jsonl for the window that ends after `step` steps; starts the next window.
+        """The row of the window that ends after `step` steps, whose weight decay costs `l2`; starts the next one.
 
-        `loss` is cross-entropy plus `l2`; top1 and top5 are in percent over the window's training images; `lr` is
-        the rate of its last step; `data_wait` the share of its time spent waiting for data, 0..1; `seconds` the
-        window's length; `overflows` the steps whose fp16 gradients overflowed; `stages` and `ranks` are those of
-        StageTimes. Raises RunError as LossGuard does.
+        Raises RunError as LossGuard does.
         """
         values = torch.cat((self._sums, l2.double()[None], self._overflows, self._losses[: self._steps]))
         loss, correct1, correct5, images, penalty, overflows, *losses = self._ranks.read(values)

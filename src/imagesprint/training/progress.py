@@ -1,14 +1,12 @@
 """What a person sees of a training: the lines before it and the living line while it runs."""
 
-from typing import Any
-
 from imagesprint.console import Console, duration
 from imagesprint.errors import RecipeError
 from imagesprint.recipes.library import builtin_names, differences, load_recipe
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.runs.ranks import Ranks
-from imagesprint.runs.rows import MetricsRow
+from imagesprint.runs.rows import MetricsRow, PlanComparison
 from imagesprint.training.time_plan import TimeKeeper
 
 
@@ -48,13 +46,8 @@ def show_compiling(console: Console, shapes: int, seconds: float) -> None:
 
 def show_ranks(console: Console, ranks: Ranks) -> None:
     """Device and ranks; a warning where some of them stand by."""
-    name = ranks.device.type
-    if ranks.device.type == "cuda":
-        import torch
-
-        name = torch.cuda.get_device_name(ranks.device)
     plural = "s" if ranks.world_size > 1 else ""
-    console.line(f"device      {name}, {ranks.world_size} rank{plural}, {ranks.threads} CPU threads each")
+    console.line(f"device      {ranks.device_name}, {ranks.world_size} rank{plural}, {ranks.threads} CPU threads each")
     if ranks.standing_by:
         started = ranks.world_size + ranks.standing_by
         console.warn(
@@ -75,16 +68,16 @@ def show_plan(console: Console, keeper: TimeKeeper) -> None:
     console.line(f"            {plan.origin}")
 
 
-def show_comparison(console: Console, comparison: dict[str, Any] | None) -> None:
+def show_comparison(console: Console, comparison: PlanComparison | None) -> None:
     """What the command took beside what was planned, part by part; nothing where nothing was."""
     if comparison is None:
         return
     console.line(f"{'time':<12}{'planned':>10}{'took':>10}")
-    for part in comparison["parts"]:
-        console.line(f"  {part['part']:<12}{part['planned_seconds']:>8.1f} s{part['seconds']:>8.1f} s")
-    planned, seconds = comparison["planned_seconds"], comparison["seconds"]
+    for part in comparison.parts:
+        console.line(f"  {part.part:<12}{part.planned_seconds:>8.1f} s{part.seconds:>8.1f} s")
+    planned, seconds = comparison.planned_seconds, comparison.seconds
     console.line(f"  {'in all':<12}{planned:>8.1f} s{seconds:>8.1f} s  {100 * (planned / seconds - 1):+.1f}% planned")
-    console.line(f"  {comparison['origin']}")
+    console.line(f"  {comparison.origin}")
 
 
 def show_exceptions(console: Console, fallbacks: int, bad_records: int) -> None:

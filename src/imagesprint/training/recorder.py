@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from imagesprint.checkpoints.writing import Keep, checkpoint_path
+from imagesprint.checkpoints.format import CheckpointContent
+from imagesprint.checkpoints.naming import checkpoint_path
+from imagesprint.checkpoints.retention import Retention
+from imagesprint.checkpoints.writer import CheckpointWriter
 from imagesprint.console import Console
 from imagesprint.errors import CtrlCError, StoppedError
 from imagesprint.evaluating.evaluation import Accuracy, evaluation_row
+from imagesprint.images.decoders import describe_decoder
 from imagesprint.runs.directory import RunDirectory
-from imagesprint.runs.logs import DONE, History, RunLogs, mend_tensorboard
+from imagesprint.runs.logs import DONE, History, RunLogs, interruptions, mend_tensorboard
 from imagesprint.runs.ranks import Ranks
 from imagesprint.runs.rows import MetricsRow, RunResult
-from imagesprint.training.checkpoints import Checkpoints
 from imagesprint.training.metering import Cadence
 from imagesprint.training.progress import ProgressLine, show_compiling, show_exceptions, show_plan
 from imagesprint.training.state import TrainingState
@@ -38,7 +40,7 @@ class Recorder:
         keeper: TimeKeeper,
         ranks: Ranks,
         console: Console,
-        content: Callable[[], dict[str, Any]],
+        content: Callable[[], CheckpointContent],
         since: float,
     ) -> None:
         self.time, self.console = keeper, console
@@ -46,9 +48,9 @@ class Recorder:
         self._content, self._since, self._start_step = content, since, state.step
         self._progress = ProgressLine(console, cadence.schedule, keeper)
         self._row: MetricsRow | None = None
-        self._history = History(run)
+        self._history = History(run, console)
         self._logs: RunLogs | None = None  # these two are those of rank 0
-        self._checkpoints: Checkpoints | None = None
+        self._checkpoints: CheckpointWriter | None = None
         self._fallbacks = 0  # images that the native decoder left to Pillow in this command, on all ranks
 
     @contextmanager
@@ -57,7 +59,7 @@ class Recorder:
         if not self._ranks.is_main:
             yield
             return
-        self._history.begin(self._state.step, self._ranks.world_size)
+        self._history.begin(self._state.step, self._ranks, describe_decoder())
         try:
             yield
         except BaseException as error:
@@ -66,7 +68,7 @@ class Recorder:
         self._history.end(self._state.step, DONE)
 
     @contextmanager
-    def files(self, keep: Keep) -> Iterator[None]:
+    def files(self, keep: Retention) -> Iterator[None]:
         """Have logs and checkpoints written, those that `keep` wants, and what lies beyond the run's step removed."""
         run, step = self._run, self._state.step
         with ExitStack() as stack:
@@ -75,10 +77,18 @@ class Recorder:
                 if mend_tensorboard(run, step):
                     self.console.warn(f"{run.tensorboard} lacked logged steps: it is made anew from the rows")
                 self._logs = stack.enter_context(RunLogs(run, purge_after=step))
-                checkpoints = Checkpoints(run, self._state, self._cadence, keep, self.console)
-                self._checkpoints = stack.enter_context(checkpoints)
+                self._checkpoints = stack.enter_context(self._checkpoint_writer(keep))
             yield
         show_exceptions(self.console, self._fallbacks, self._state.bad_records)
+
+    def _checkpoint_writer(self, keep: Retention) -> CheckpointWriter:
+        """Raises UsageError where what is ahead does not fit on the disk."""
+        run, cadence, like = self._run, self._cadence, self._state.checkpoint_like()
+        size, due = sum(tensor.nbytes for tensor in like), len(cadence.checkpoints(self._state.step))
+        keep.check_space(run.path, size, due, cadence.schedule.epochs_done(cadence.until))
+        return CheckpointWriter(
+            run.path, like, self.console, lambda: keep.surplus(run.path, cadence.schedule, run.top1)
+        )
 
     def evaluation_is_missing(self) -> bool:
         """Whether the step that the run stands at is to be evaluated and was not: the command before was ended there.
@@ -108,7 +118,7 @@ class Recorder:
         if self._checkpoints is not None:
             self._checkpoints.look()
             assert row.stages is not None
-            row = replace(row, stages=replace(row.stages, checkpoint_writing=self._checkpoints.take_writing()))
+            row = replace(row, stages=replace(row.stages, checkpoint_writing=self._checkpoints.take_seconds()))
         if self._logs is not None:
             self._logs.metrics(row)
 
@@ -171,7 +181,7 @@ class Recorder:
             compile_seconds=state.compile_seconds,
             bad_records=state.bad_records,
             overflows=state.overflows,
-            interruptions=self._history.interruptions(),
+            interruptions=interruptions(self._run.commands()),
             **{key: getattr(evaluated, key, None) for key in ("top1", "top5", "loss")},
             plan=self.time.comparison(),
             checkpoint=str(checkpoint_path(Path(), step)),

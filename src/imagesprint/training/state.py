@@ -4,12 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from imagesprint.checkpoints.format import TrainingCheckpoint, check_weights, load_weights
+from imagesprint.checkpoints.format import CheckpointContent, TrainingCheckpoint, check_weights, load_weights
 from imagesprint.checkpoints.weights import start_from
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError
@@ -75,10 +74,10 @@ class TrainingState:
         """The state dict to judge: the moving average where there is one, else the weights themselves."""
         return {**self.network.state_dict(), **self.average}
 
-    def checkpoint(self, num_train: int, data: str, decoder: str) -> dict[str, Any]:
+    def checkpoint(self, num_train: int, data: str, decoder: str) -> CheckpointContent:
         """Tensors and plain types only. `data` is the fingerprint of the `num_train` images, `decoder` what decodes.
 
-        The tensors are those that the next step changes, on their device: see `checkpoints.writing.Snapshot`.
+        The tensors are those that the next step changes, on their device: see `checkpoints.writer.Snapshot`.
         """
         return {
             "model": self.network.state_dict(),

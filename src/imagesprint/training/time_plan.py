@@ -3,17 +3,14 @@
 import bisect
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import Root
 from imagesprint.runs.ranks import Ranks
-from imagesprint.runs.rows import MetricsRow
+from imagesprint.runs.rows import MetricsRow, PartTime, PlanComparison
 from imagesprint.training.metering import Cadence
-
-LIMITS = ("data", "copy", "compute", "reduction")  # what steps may be limited by
 
 
 @dataclass(frozen=True)
@@ -21,7 +18,8 @@ class TimePlan:
     """Seconds: `start_up` from the command to its first step, `steps[i]` a step of phase i, on all ranks together,
     `evaluation` and `checkpoint` one of each.
 
-    `limits[i]` says which of LIMITS a step of phase i needs the most time for; it is empty where that is not known.
+    `limits[i]` says what a step of phase i needs the most time for: data, copy, compute or reduction; it is empty where
+    that is not known.
     `origin` says for people where the figures are from.
     """
 
@@ -32,7 +30,7 @@ class TimePlan:
     limits: tuple[str, ...]
     origin: str
 
-    def seconds(self, work: "Work") -> float:
+    def seconds(self, work: "Portion") -> float:
         """Return the seconds that `work` takes, without the start-up."""
         steps = sum(count * seconds for count, seconds in zip(work.steps, self.steps, strict=True))
         return steps + work.evaluations * self.evaluation + work.checkpoints * self.checkpoint
@@ -43,7 +41,7 @@ Planner = Callable[[Recipe, Root, Ranks, bool], TimePlan | None]
 
 
 @dataclass(frozen=True)
-class Work:
+class Portion:
     """A part of a training: so many steps of each phase, evaluations and checkpoints."""
 
     steps: tuple[int, ...]
@@ -58,23 +56,23 @@ class Timetable:
         self._start, self._bounds, self._until = start, cadence.schedule.bounds, cadence.until
         self._evaluations, self._checkpoints = cadence.evaluations(start), cadence.checkpoints(start)
 
-    def before(self, step: int) -> Work:
+    def before(self, step: int) -> Portion:
         """Return the work from the command's beginning to the end of what is done after `step`."""
-        return Work(
+        return Portion(
             tuple(max(0, min(end, step) - max(begin, self._start)) for begin, end in self._bounds),
             bisect.bisect_right(self._evaluations, step),
             bisect.bisect_right(self._checkpoints, step),
         )
 
-    def whole(self) -> Work:
+    def whole(self) -> Portion:
         """Return the work of the whole command."""
         return self.before(self._until)
 
-    def after(self, step: int) -> Work:
+    def after(self, step: int) -> Portion:
         """Return the work that is left once all that is due after `step` is done."""
         done, whole = self.before(step), self.whole()
         steps = tuple(all_of - so_far for so_far, all_of in zip(done.steps, whole.steps, strict=True))
-        return Work(steps, whole.evaluations - done.evaluations, whole.checkpoints - done.checkpoints)
+        return Portion(steps, whole.evaluations - done.evaluations, whole.checkpoints - done.checkpoints)
 
 
 class TimeKeeper:
@@ -110,19 +108,13 @@ class TimeKeeper:
         self.plan = TimePlan(self._start_up, steps, 0.0, 0.0, (), origin)
         return True
 
-    @contextmanager
-    def evaluation(self) -> Iterator[None]:
+    def evaluation(self) -> AbstractContextManager[None]:
         """Count what is done inside as an evaluation."""
-        began = time.monotonic()
-        yield
-        self._evaluations.append(time.monotonic() - began)
+        return _timed(self._evaluations)
 
-    @contextmanager
-    def checkpoint(self) -> Iterator[None]:
+    def checkpoint(self) -> AbstractContextManager[None]:
         """Count what is done inside as the time that training waits for a checkpoint."""
-        began = time.monotonic()
-        yield
-        self._checkpoints.append(time.monotonic() - began)
+        return _timed(self._checkpoints)
 
     def planned(self) -> float:
         """Return the seconds that the whole command is planned to take."""
@@ -146,31 +138,33 @@ class TimeKeeper:
             checkpoint=_mean(self._checkpoints, plan.checkpoint),
         )
 
-    def comparison(self) -> dict[str, Any] | None:
+    def comparison(self) -> PlanComparison | None:
         """Return the plan beside what the command took so far, as result.json has it; None where no step was logged.
 
-        `seconds` and `planned_seconds` of the whole and of each of `parts`: start-up, each phase, evaluations,
-        checkpoints, and the rest, which is not planned.
+        Its parts are start-up, each phase, evaluations, checkpoints, and the rest, which is not planned.
         """
         plan = self.plan
         if plan is None or not any(self._counts):
             return None
         work, took = self._timetable.whole(), time.monotonic() - self._began
-        parts = [_part("start-up", 1, plan.start_up, self._start_up)]
-        for phase, (count, seconds) in enumerate(zip(work.steps, self._seconds, strict=True)):
-            if count:
-                parts.append(_part(f"phase {phase}", count, count * plan.steps[phase], seconds))
+        parts = [PartTime("start-up", 1, plan.start_up, self._start_up)]
+        phases = enumerate(zip(work.steps, plan.steps, self._seconds, strict=True))
+        parts += [PartTime(f"phase {i}", count, count * each, spent) for i, (count, each, spent) in phases if count]
         for name, count, each, spent in (
             ("evaluations", work.evaluations, plan.evaluation, self._evaluations),
             ("checkpoints", work.checkpoints, plan.checkpoint, self._checkpoints),
         ):
-            parts.append(_part(name, count, count * each, sum(spent)))
-        parts.append(_part("rest", 1, 0.0, max(0.0, took - sum(part["seconds"] for part in parts))))
-        return {"origin": plan.origin, "planned_seconds": self.planned(), "seconds": took, "parts": parts}
+            parts.append(PartTime(name, count, count * each, sum(spent)))
+        parts.append(PartTime("rest", 1, 0.0, max(0.0, took - sum(part.seconds for part in parts))))
+        return PlanComparison(plan.origin, self.planned(), took, tuple(parts))
 
 
-def _part(name: str, count: int, planned: float, seconds: float) -> dict[str, Any]:
-    return {"part": name, "count": count, "planned_seconds": planned, "seconds": seconds}
+@contextmanager
+def _timed(seconds: list[float]) -> Iterator[None]:
+    """Append how long what is done inside took."""
+    began = time.monotonic()
+    yield
+    seconds.append(time.monotonic() - began)
 
 
 def _mean(measured: list[float], otherwise: float) -> float:

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from imagesprint.checkpoints.naming import newest_whole, set_aside
+from imagesprint.checkpoints.retention import KEEP_ALL, Retention
 from imagesprint.checkpoints.weights import TrainedModel
-from imagesprint.checkpoints.writing import KEEP_ALL, Keep
 from imagesprint.console import Console
 from imagesprint.evaluating.evaluation import Accuracy, evaluate, evaluation_set
 from imagesprint.images.decoders import chosen_decoder, decoder_name, describe_decoder
@@ -26,7 +27,6 @@ from imagesprint.runs.logs import failure_log, remarks, run_log
 from imagesprint.runs.meeting import RANK_TIMEOUT
 from imagesprint.runs.ranks import Ranks, StopVote, open_ranks
 from imagesprint.runs.rows import RunResult
-from imagesprint.training.checkpoints import newest_whole, set_aside
 from imagesprint.training.metering import BadRecords, Cadence, Meter, StageTimes
 from imagesprint.training.micro_batch_size import settle_micro_batches, with_stored_sizes
 from imagesprint.training.optimizer import best_precision, l2_loss
@@ -46,7 +46,7 @@ class TrainingOptions:
     resume: str = "auto"
     checkpoint_every: int | None = None  # steps; None: every epoch
     stop_after: int | None = None  # steps; None: the whole recipe
-    keep: Keep = KEEP_ALL
+    keep: Retention = KEEP_ALL
     rank_timeout: float = RANK_TIMEOUT  # seconds after which a rank that keeps the others waiting ends the run
     compile: str = "auto"  # auto: on a GPU
 
@@ -207,7 +207,7 @@ def _compile(step: TrainingStep, state: TrainingState, cadence: Cadence, ranks: 
 
 def _start_or_resume(state: TrainingState, run: RunDirectory, data: str, ranks: Ranks, console: Console) -> None:
     """Bring `state` to where the run stands; `data` is the fingerprint of what it is trained on."""
-    found, decoder = newest_whole(run), decoder_name()
+    found, decoder = newest_whole(run.path), decoder_name()
     if found is None:
         console.line(f"output      {run.path}, a new run")
         state.start(console)

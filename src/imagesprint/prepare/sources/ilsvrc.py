@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from imagesprint.errors import DataError
+from imagesprint.errors import DataError, needing
 from imagesprint.prepare.sources.tars import unpack
 from imagesprint.records.manifest import ClassInfo
 
@@ -141,7 +141,8 @@ class Devkit:
 
 def _read_meta(where: str, data: bytes) -> dict[int, tuple[str, str]]:
     """Return synset and words of the classes, by their ILSVRC2012_ID."""
-    from scipy.io import loadmat  # slow to import
+    with needing("ilsvrc"):
+        from scipy.io import loadmat  # slow to import
 
     try:
         synsets: Any = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]

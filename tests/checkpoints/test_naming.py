@@ -5,10 +5,9 @@ from typing import NoReturn
 
 import pytest
 
+from imagesprint.checkpoints import naming
+from imagesprint.checkpoints.naming import checkpoint_path, list_checkpoints, newest_whole
 from imagesprint.errors import CheckpointError
-from imagesprint.runs.directory import RunDirectory
-from imagesprint.training import checkpoints
-from imagesprint.training.checkpoints import newest_whole
 
 
 def test_a_checkpoint_that_its_disk_does_not_give_is_not_passed_over(
@@ -24,7 +23,21 @@ def test_a_checkpoint_that_its_disk_does_not_give_is_not_passed_over(
         asked.append(path.name)
         raise CheckpointError(f"{path} cannot be read") from OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(checkpoints, "read_training_checkpoint", read)
+    monkeypatch.setattr(naming, "read_training_checkpoint", read)
     with pytest.raises(CheckpointError, match=r"step-0000002.pt cannot be read"):
-        newest_whole(RunDirectory(tmp_path))
+        newest_whole(tmp_path)
     assert asked == ["step-0000002.pt"]
+
+
+def test_checkpoints_are_listed_by_their_step_and_nothing_else_is(tmp_path: Path) -> None:
+    assert list_checkpoints(tmp_path) == []
+    assert newest_whole(tmp_path) is None
+    (tmp_path / "checkpoints").mkdir()
+    paths = [checkpoint_path(tmp_path, step) for step in (5, 12_345_678, 123_456_789)]
+    for path in (
+        *paths,
+        *(path.with_name(f"{path.name}.damaged") for path in paths),
+        tmp_path / "checkpoints/step-x.pt",
+    ):
+        path.touch()
+    assert list_checkpoints(tmp_path) == paths

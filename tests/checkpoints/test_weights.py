@@ -15,7 +15,7 @@ from imagesprint.checkpoints.weight_files import read_checkpoint
 from imagesprint.checkpoints.weights import TrainedModel, load_model, start_from
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
-from imagesprint.model.resnet import build_model
+from imagesprint.model.building import build_model
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.serialization import to_dict
 

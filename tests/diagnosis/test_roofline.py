@@ -6,7 +6,7 @@ from torch import nn
 from imagesprint.diagnosis import roofline
 from imagesprint.diagnosis.roofline import count_work
 from imagesprint.model.batch_norm import fuse_batch_norms
-from imagesprint.model.resnet import build_model
+from imagesprint.model.building import build_model
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Recipe
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from imagesprint.files import write_text
-from imagesprint.model.resnet import build_model
+from imagesprint.model.building import build_model
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_dict, to_toml
 from imagesprint.runs.ranks import Ranks

@@ -21,7 +21,7 @@ from imagesprint.evaluating.evaluation import (
 )
 from imagesprint.images.native import is_available
 from imagesprint.loading.loader import EvaluationLoader
-from imagesprint.model.resnet import build_model
+from imagesprint.model.building import build_model
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import open_dataset, open_root
 from imagesprint.records.image_record import bytes_feature

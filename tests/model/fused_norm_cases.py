@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from imagesprint.loading.batch import Batch
-from imagesprint.model import batch_norm as module
+from imagesprint.model import fused_norm as module
 from imagesprint.model import resnet
-from imagesprint.model.batch_norm import fuse_batch_norms, fused_norm
+from imagesprint.model.batch_norm import fuse_batch_norms
+from imagesprint.model.fused_norm import fused_norm
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.state import TrainingState

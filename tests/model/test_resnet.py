@@ -3,8 +3,9 @@ import torch
 
 from imagesprint.errors import RecipeError
 from imagesprint.model.batch_norm import BatchNorm2d, batch_norms
-from imagesprint.model.resnet import ARCHITECTURES, BasicBlock, Bottleneck, build_model, normalize
-from imagesprint.recipes.recipe import MODELS, Phase, Recipe
+from imagesprint.model.building import MODELS, build_model, normalize
+from imagesprint.model.resnet import ARCHITECTURES, BasicBlock, Bottleneck
+from imagesprint.recipes.recipe import MODEL_NAMES, Phase, Recipe
 
 PHASE = Phase((0, 1), (0.1, 0.1), "constant", 4, 4, 32)
 
@@ -91,7 +92,7 @@ def test_building_leaves_the_global_generator_alone() -> None:
 
 
 def test_unknown_models_are_refused() -> None:
-    assert tuple(ARCHITECTURES) == MODELS  # of which a recipe names one; validation refuses any other name
+    assert tuple(MODELS) == MODEL_NAMES  # of which a recipe names one; validation refuses any other name
     with pytest.raises(RecipeError, match="timm"):
         build_model(recipe(model="timm:no_such_model"), 2)
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from imagesprint.errors import RankError, RecipeError
-from imagesprint.recipes.library import builtin_names, load_recipe
+from imagesprint.recipes.library import Difference, builtin_names, differences, load_recipe
+from imagesprint.recipes.recipe import TRANSFORM_DRAWS, TransformDraws
 from imagesprint.recipes.serialization import apply_overrides, from_dict, from_toml, to_dict, to_toml
 from imagesprint.recipes.validation import check_world_size
 
@@ -73,7 +74,9 @@ def test_a_whole_number_does_for_a_float() -> None:
         ("name = 'x'\nnestrov = true\nphases = [ROW]", "unknown key 'nestrov'"),
         ("name = 'x'\nphases = [ROW, { epochs = [2, 4] }]", "phases.1: lr is missing"),
         ("name = 'x'\nphases = [{ epoch = [2, 4] }]", "phases.0: unknown key 'epoch'"),
-        ("name = 'x'\nphases = [ROW]\n[optimizer]\nlr = 3", "unknown key 'optimizer'"),
+        ("name = 'x'\nphases = [ROW]\n[optimiser]\nlr = 3", "unknown key 'optimiser'"),
+        ("name = 'x'\nphases = [ROW]\n[optimizer]\nlr = 3", "optimizer: expected text, found {'lr': 3}"),
+        ("name = 'x'\naugment = 'grey'\nphases = [ROW]", "augment: expected a list of texts, found grey"),
         ("name = 'x'\nname = 'y'\nphases = [ROW]", "not valid TOML"),
         ("name = 'x'\0\nphases = [ROW]", "not valid TOML"),
         ("name = " + "[" * 50_000, "not valid TOML"),
@@ -138,6 +141,25 @@ def test_values_are_read_by_the_type_of_their_field() -> None:
     assert type(recipe.weight_decay) is float
 
 
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        ("", ()), ("[]", ()), ("pair 0.2", ("pair 0.2",)), ("pair 0.2, grey", ("pair 0.2", "grey")),
+        ("[grey,pair 1,  fade]", ("grey", "pair 1", "fade")), ("""['grey', "pair 0.2"]""", ("grey", "pair 0.2")),
+    ],
+)  # fmt: skip
+def test_a_list_of_any_length_is_read_written_and_compared(
+    text: str, entries: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for purpose, (name, numbers) in enumerate({"pair": 1, "grey": 0, "fade": 0}.items(), 16):
+        monkeypatch.setitem(TRANSFORM_DRAWS, name, TransformDraws(purpose, 1, ((0.0, 1.0),) * numbers))
+    recipe = apply_overrides(SMALL, [f"augment={text}"])
+    assert recipe.augment == entries
+    assert from_toml(to_toml(recipe), "x") == recipe
+    assert from_dict(json.loads(json.dumps(to_dict(recipe)))) == recipe
+    assert differences(SMALL, recipe) == ([Difference("augment", (), entries)] if entries else [])
+
+
 def test_one_row_and_every_row() -> None:
     recipe = apply_overrides(SMALL, ["phases.*.micro_batch=64", "phases.2.lr=[0.1,0.01]", "phases.0.source=full"])
     assert [phase.micro_batch for phase in recipe.phases] == [64, 64, 64]
@@ -173,6 +195,9 @@ def test_none_at_all_changes_nothing() -> None:
         ("seed=1.5", "1.5", "whole number"),
         ("seed=" + "9" * 5000, "seed", "whole number"),
         ("flip=maybe", "maybe", "true or false"),
+        ("optimizer=adm", "'adm'", "choose one of sgd"),
+        ("loss=cross-entropy", "'cross-entropy'", "did you mean cross_entropy?"),
+        ("augment=mixup 0.2", "augment: unknown transform 'mixup 0.2'", "no batch transforms"),
         ("mean=1,2", "[1.0, 2.0]", "3 numbers"),
         ("momentum=nan", "momentum: nan", ""),
         ("phases=3", "phases", "phases.2.lr"),

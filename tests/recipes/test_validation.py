@@ -7,7 +7,7 @@ import pytest
 
 from imagesprint.errors import RankError, RecipeError
 from imagesprint.recipes.library import load_recipe
-from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.recipe import TRANSFORM_DRAWS, Phase, Recipe, TransformDraws
 from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size, largest_world_size, validate
 
@@ -88,6 +88,10 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
     [
         ("name", ""),
         ("model", " "),
+        ("optimizer", "adam"),
+        ("loss", "hinge"),
+        ("augment", "mixup 0.2"),
+        ("augment", (0.2,)),
         ("seed", -1),
         ("seed", 2**63),
         ("strides", "v2"),
@@ -128,6 +132,22 @@ def test_a_wrong_setting_is_named(key: str, value: Any) -> None:
 def test_an_evaluation_crop_larger_than_the_resized_image_is_refused() -> None:
     error = refused(replace(GOOD, eval_resize=128, eval_image_size=160), "160", "128")
     assert error.hint == "set eval_resize=160 or more"
+
+
+def test_transforms_are_named_with_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "no batch transforms" in refused(replace(GOOD, augment=("mixup 0.2",)), "'mixup 0.2'").hint
+    monkeypatch.setitem(TRANSFORM_DRAWS, "mixup", TransformDraws(16, 2, ((0.0, 8.0),)))
+    monkeypatch.setitem(TRANSFORM_DRAWS, "grey", TransformDraws(17, 0))
+    recipe = replace(GOOD, augment=("grey", "mixup 0.2"))
+    validate(recipe)
+    assert recipe.transforms == (("grey", ()), ("mixup", (0.2,)))
+    assert recipe.draws == ((16, 2),)
+    assert refused(replace(GOOD, augment=("mixip 0.2",)), "'mixip 0.2'").hint == "did you mean mixup?"
+    assert refused(replace(GOOD, augment=("?",)), "'?'").hint == "there are mixup, grey"
+    refused(replace(GOOD, augment=("",)), "unknown transform")
+    for wrong in ("mixup", "mixup x", "mixup 9", "mixup nan", "mixup 0.2 0.2", "grey 1"):
+        refused(replace(GOOD, augment=(wrong,)), repr(wrong))
+    refused(replace(GOOD, augment=("grey", "mixup 1", "grey")), "grey is there twice")
 
 
 def test_nesterov_needs_momentum() -> None:

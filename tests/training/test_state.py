@@ -93,7 +93,7 @@ OF_BOTH: list[tuple[str, object]] = [
     ("data", 3), ("decoder", None), ("torch", b"2.13"),
     ("decoder", "\x1b[2J"), ("optimizer", 1), ("optimizer", {}),
     ("optimizer:state", []), ("optimizer:param_groups", {}), ("optimizer:param_groups:0", 1),
-    ("optimizer:param_groups:0:momentum", TENSOR), ("optimizer:state:0", {"exp_avg": TENSOR}),
+    ("optimizer:param_groups:0:momentum", TENSOR), ("optimizer:state:0", {"exp_avg": 1.0}),
     ("optimizer:state:0:momentum_buffer", TENSOR.to("meta")), ("scaler:scale", 0.0), ("scaler:scale", INF),
     ("scaler:scale", 1e300), ("scaler:growth_interval", 0), ("scaler:_growth_tracker", -1), ("scaler:scale", LEFT_OUT),
 ]  # fmt: skip
@@ -118,7 +118,8 @@ OF_RESUMING: list[tuple[str, object]] = [
     ("recipe:weight_decay", 0.5), ("recipe:seed", 5), ("optimizer:param_groups:0:momentum", 0.5),
     ("optimizer:param_groups:0:maximize", True), ("optimizer:param_groups:0:params", [0]),
     ("optimizer:param_groups", []),
-    ("optimizer:state:0", LEFT_OUT), ("optimizer:state:0:momentum_buffer", torch.ones(3)),
+    ("optimizer:state:0", LEFT_OUT), ("optimizer:state:0", {"exp_avg": TENSOR}),
+    ("optimizer:state:0:momentum_buffer", torch.ones(3)),
     ("optimizer:state:1:momentum_buffer", TENSOR * INF), ("optimizer:state:1:momentum_buffer", TENSOR.long()),
 ]  # fmt: skip
 

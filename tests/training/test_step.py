@@ -168,6 +168,7 @@ def test_an_overflow_in_fp16_skips_the_step_and_lowers_the_dynamic_scale(batches
 
 def use_sgd(state: TrainingState, fused: bool) -> None:
     """Have the state's optimizer work as torch makes it on a GPU, or as it does on a CPU."""
+    assert isinstance(state.optimizer, torch.optim.SGD)
     for group in state.optimizer.param_groups:
         group["fused"] = fused
     state.optimizer._step_supports_amp_scaling = fused

@@ -28,11 +28,11 @@ import sys, torch
 from imagesprint.loading.batch import Batch
 from imagesprint.recipes.serialization import from_toml
 from imagesprint.runs.ranks import open_ranks
-from imagesprint.training import step_sums
+from imagesprint.training import state as module
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep
 
-state.BUCKET_BYTES = 40_000
+module.BUCKET_BYTES = 40_000
 recipe = from_toml(open(sys.argv[1] + "/recipe.toml").read(), "recipe")
 given = torch.load(sys.argv[1] + "/batches.pt")
 with open_ranks("cpu") as ranks:

@@ -232,28 +232,35 @@ class _Keys:
         return value
 
     def optimizer(self) -> OptimizerState:
-        """As `torch.optim.SGD.state_dict()` gives it; empty where it is missing."""
+        """As `torch.optim.Optimizer.state_dict()` gives it; empty where it is missing."""
         if "optimizer" not in self.content:
             return {}
         value = self.typed("optimizer", dict, {})
         state, groups = value.get("state"), value.get("param_groups")
         if not isinstance(state, dict) or not isinstance(groups, list) or not all(type(row) is dict for row in groups):
-            raise self.fault("optimizer", value, "the state of torch's SGD")
+            raise self.fault("optimizer", value, "the state of an optimizer of torch's")
         for number, group in enumerate(groups):
             for key, setting in group.items():
                 if setting is not None:
-                    self._check_plain(f"optimizer.param_groups.{number}.{key}", setting)
-        self._check_momentum(state)
+                    plain = list(setting) if type(setting) is tuple else setting  # as Adam's two betas
+                    self._check_plain(f"optimizer.param_groups.{number}.{key}", plain)
+        self._check_optimizer_state(state)
         return value
 
-    def _check_momentum(self, state: dict[Any, Any]) -> None:
+    def _check_optimizer_state(self, state: dict[Any, Any]) -> None:
+        """By the numbers of parameters: tables of tensors, or of None for what has not begun; which, the optimizer
+        says (`restore_optimizer`).
+        """
         for number, row in state.items():
             where = f"optimizer.state.{number if type(number) is int else shown(number)}"
-            if type(number) is not int or type(row) is not dict or not row.keys() <= {"momentum_buffer"}:
-                raise self.fault(where, row, "the state of torch's SGD")
-            buffer = row.get("momentum_buffer")
-            if buffer is not None and no_plain_tensor(buffer):
-                raise CheckpointError(f"{self.path}: {where} is {no_plain_tensor(buffer)}", "use another checkpoint")
+            is_table = type(number) is int and type(row) is dict
+            if not is_table or not all(type(name) is str and name.isprintable() for name in row):
+                raise self.fault(where, row, "the state of an optimizer of torch's")
+            for name, value in row.items():
+                if value is not None and no_plain_tensor(value):
+                    raise CheckpointError(
+                        f"{self.path}: {where}.{name} is {no_plain_tensor(value)}", "use another checkpoint"
+                    )
 
     def scaler(self) -> dict[str, float]:
         """As `GradScaler.state_dict()` gives it: empty unless the loss scale is dynamic."""

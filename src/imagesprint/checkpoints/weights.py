@@ -14,7 +14,7 @@ from imagesprint.checkpoints.naming import last_checkpoint
 from imagesprint.checkpoints.weight_files import Inert, no_plain_tensor, read_foreign
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
-from imagesprint.model.resnet import build_model, normalize
+from imagesprint.model.building import build_model, normalize
 from imagesprint.recipes.recipe import Recipe
 
 # A head holds the names of the classes in its shape: torchvision calls it fc, timm head or classifier.

@@ -23,7 +23,7 @@ from imagesprint.images.decoders import decoder_name
 from imagesprint.inference.formats import FORMATS, Infer, compiled, in_onnx_runtime, in_openvino, in_torch
 from imagesprint.inference.image_files import sample_images
 from imagesprint.inference.prediction import ImageReader
-from imagesprint.model.resnet import build_model
+from imagesprint.model.building import build_model
 from imagesprint.recipes.library import load_recipe
 from imagesprint.runs.ranks import choose_device
 

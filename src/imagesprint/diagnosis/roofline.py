@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from imagesprint.model.resnet import build_model
+from imagesprint.model.building import build_model
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.training.optimizer import AUTOCAST, weight_dtype
 from imagesprint.training.prefetch import Stopwatch

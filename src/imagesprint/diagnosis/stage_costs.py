@@ -31,7 +31,7 @@ from imagesprint.diagnosis.verdict import LIMITS, PhaseFigures, Window, phase_fi
 from imagesprint.evaluating.evaluation import blank_table, judge
 from imagesprint.images.decoding import STAGES as DECODER_STAGES
 from imagesprint.loading.loader import AHEAD, EvaluationLoader, Loader
-from imagesprint.model.resnet import build_model
+from imagesprint.model.building import build_model
 from imagesprint.recipes.recipe import Phase
 from imagesprint.records.dataset import Root
 from imagesprint.runs.environment import command_age

@@ -19,7 +19,7 @@ from torch.export import Dim
 
 from imagesprint.checkpoints.weights import TrainedModel
 from imagesprint.errors import RunError, UsageError
-from imagesprint.model.resnet import build_model
+from imagesprint.model.building import build_model
 from imagesprint.recipes.serialization import to_dict
 
 Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # RGB images [N, H, W, 3] → logits [N, num_classes]

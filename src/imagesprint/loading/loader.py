@@ -142,7 +142,7 @@ class Loader(_BatchLoader):
         if isinstance(recipe, Recipe):
             validate(recipe)
             check_world_size(recipe, world_size)
-            self.specs = batch_specs(recipe)
+            self.specs = batch_specs(recipe, recipe.draws)
         else:
             specs = [recipe] if isinstance(recipe, BatchSpec) else recipe
             self.specs = tuple(each.shared_by(world_size) for each in specs)

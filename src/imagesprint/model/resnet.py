@@ -1,4 +1,4 @@
-"""ResNets 18/34/50/101/152 (He et al. 2015, arXiv:1512.03385), the small ResNet-20 of its section 4.2, and timm's.
+"""ResNets 18/34/50/101/152 (He et al. 2015, arXiv:1512.03385) and the small ResNet-20 of its section 4.2.
 
 Parameter names are torchvision's, so that weights go in and out without a map.
 """
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagesprint.errors import RecipeError
-from imagesprint.model.batch_norm import BatchNorm2d, convert_batch_norms
+from imagesprint.model.batch_norm import BatchNorm2d
 from imagesprint.recipes.recipe import Recipe
 
 
@@ -182,28 +181,8 @@ def _max_pool(channels: int, blurpool: bool) -> nn.Module:
     return nn.MaxPool2d(3, stride=2, padding=1)
 
 
-def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
-    """The recipe's network for `num_classes`, on the CPU in fp32 and channels_last.
-
-    The weights follow from `recipe.seed` alone: the same on every rank and machine. `recipe.init` is not
-    applied here (see weights.py). Raises RecipeError for a model that timm does not have.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        if recipe.model.startswith("timm:"):
-            model = _timm_model(recipe.model.removeprefix("timm:"), num_classes)
-        else:
-            model = _resnet(recipe, num_classes)
-    return to_channels_last(model)
-
-
-def to_channels_last(model: nn.Module) -> nn.Module:
-    """Lay out the weights as NHWC, in place; returns `model`."""
-    converted: nn.Module = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return converted
-
-
-def _resnet(recipe: Recipe, num_classes: int) -> ResNet:
+def resnet(recipe: Recipe, num_classes: int) -> ResNet:
+    """The ResNet that the recipe names, as it has it."""
     return ResNet(
         ARCHITECTURES[recipe.model],
         num_classes,
@@ -213,33 +192,3 @@ def _resnet(recipe: Recipe, num_classes: int) -> ResNet:
         bn_eps=recipe.bn_eps,
         bn_momentum=recipe.bn_momentum,
     )
-
-
-def _timm_model(name: str, num_classes: int) -> nn.Module:
-    try:
-        import timm
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
-        raise RecipeError(
-            f"model: timm:{name} needs timm, which cannot be imported ({error})",
-            "install timm and a torchvision that fits this torch, or choose a built-in model such as resnet50",
-        ) from error
-    if not timm.is_model(name):
-        raise RecipeError(f"model: timm has no model {name!r}", "list its models with timm.list_models()")
-    model: nn.Module = convert_batch_norms(timm.create_model(name, pretrained=False, num_classes=num_classes))
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    others = sorted({type(norm).__name__ for norm in norms if not isinstance(norm, BatchNorm2d)})
-    if others:
-        raise RecipeError(
-            f"model: timm:{name} has batch norms of its own kind ({', '.join(others)}): their running statistics "
-            "would depend on the number of ranks",
-            "choose a model with torch.nn.BatchNorm2d, or one without batch norm",
-        )
-    return model
-
-
-def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 images [N, H, W, 3] → (images − mean) / std, [N, 3, H, W] in channels_last, in the dtype of `mean`.
-
-    Runs on the images' device; the layout needs no copy, NHWC is what channels_last means.
-    """
-    return ((images.to(mean.dtype) - mean) / std).permute(0, 3, 1, 2)

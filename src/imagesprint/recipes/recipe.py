@@ -67,6 +67,8 @@ class Recipe:
     bn_eps: float = 1e-5
 
     # optimizer and loss
+    optimizer: str = "sgd"
+    loss: str = "cross_entropy"
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
@@ -81,6 +83,7 @@ class Recipe:
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     min_object_covered: float = 0.1  # distorted_bbox only
     flip: bool = True
+    augment: tuple[str, ...] = ()  # batch transforms in their order, each a name and its numbers, such as "mixup 0.2"
     antialias: bool = True
     bad_records: str = "stop"  # or "substitute": the next sound sample of the epoch's order stands in, and is counted
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
@@ -93,8 +96,39 @@ class Recipe:
     eval_batch_size: int = 256
     eval_every: int = 1  # epochs; 0: at the end alone
 
+    @property
+    def transforms(self) -> tuple[tuple[str, tuple[float, ...]], ...]:
+        """What `augment` asks for: (name, numbers) each. Raises ValueError where what stands for a number is none."""
+        words = (entry.split() for entry in self.augment)
+        return tuple((name, tuple(map(float, numbers))) for name, *numbers in words)
 
-MODELS = ("resnet18", "resnet20", "resnet34", "resnet50", "resnet101", "resnet152")  # or timm:NAME
+    @property
+    def draws(self) -> tuple[tuple[int, int], ...]:
+        """What the transforms draw for each sample: (purpose, count) of each that draws at all, in their order."""
+        used = (TRANSFORM_DRAWS[name] for name, _ in self.transforms)
+        return tuple((row.purpose, row.count) for row in used if row.count)
+
+
+@dataclass(frozen=True)
+class TransformDraws:
+    """What is known of a batch transform without torch.
+
+    `purpose` is that of its draws in the counter-based generator (`images/draws.py`), from 16 on; one that was given
+    once is never given to another: streams would change unnoticed. A sample takes `count` of them. `numbers` has the
+    least and the greatest value of each number that follows the transform's name in `augment`.
+    """
+
+    purpose: int
+    count: int
+    numbers: tuple[tuple[float, float], ...] = ()
+
+
+# What a recipe may name. What stands behind a name needs torch, which recipes do not know: `MODELS` in
+# model/building.py, `OPTIMIZERS`, `LOSSES` and `TRANSFORMS` in training/ have the same keys (a test holds them to it).
+MODEL_NAMES = ("resnet18", "resnet20", "resnet34", "resnet50", "resnet101", "resnet152")  # or timm:NAME
+OPTIMIZER_NAMES = ("sgd",)
+LOSS_NAMES = ("cross_entropy",)
+TRANSFORM_DRAWS: dict[str, TransformDraws] = {}  # the loader makes them, below all that has torch
 METHODS = ("linear", "exponential", "cosine", "constant")
 CROPS = ("random_resized", "distorted_bbox", "center")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32", "fp64")
@@ -103,17 +137,19 @@ BAD_RECORDS = ("stop", "substitute")
 
 
 _ONE = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-_MANY = {int: "whole numbers", float: "numbers"}
+_MANY = {int: "whole numbers", float: "numbers", str: "texts"}
+_EXAMPLES = {2: "[0, 6]", 3: "[128, 128, 128]"}  # by length
 _BOOLS = {"true": True, "false": False}
 _BITS = 64  # of TOML's integers, with their sign
 _SHOWN = 80  # characters
+_ANY_LENGTH = -1
 
 
 @dataclass(frozen=True)
 class Kind:
     """The type of one field: `base` is int, float, bool or str; `length` is 0 for one value, else a tuple's.
 
-    `auto`: the word auto may be written for 0.
+    A tuple of any length has a negative one. `auto`: the word auto may be written for 0.
     """
 
     base: type
@@ -124,7 +160,7 @@ class Kind:
     def __str__(self) -> str:
         if not self.length:
             return _ONE[self.base] + (" or auto" if self.auto else "")
-        return f"a list of {self.length} {_MANY[self.base]}"
+        return f"a list of {self.length} {_MANY[self.base]}" if self.length > 0 else f"a list of {_MANY[self.base]}"
 
 
 def _kind(hint: Any) -> Kind:
@@ -132,7 +168,9 @@ def _kind(hint: Any) -> Kind:
         inner = _kind(next(arg for arg in typing.get_args(hint) if arg is not types.NoneType))
         return Kind(inner.base, inner.length, optional=True)
     items = typing.get_args(hint)
-    return Kind(items[0], len(items)) if items else Kind(hint)
+    if not items:
+        return Kind(hint)
+    return Kind(items[0], _ANY_LENGTH if items[-1] is Ellipsis else len(items))
 
 
 _KINDS = {
@@ -159,7 +197,7 @@ def from_plain(kind: Kind, value: object, where: str) -> Any:
         return None
     if not kind.length:
         return _scalar(kind, value, value, where)
-    if not isinstance(value, list | tuple) or len(value) != kind.length:
+    if not isinstance(value, list | tuple) or (kind.length > 0 and len(value) != kind.length):
         raise _wrong_type(kind, value, where)
     return tuple(_scalar(kind, item, value, where) for item in value)
 
@@ -179,18 +217,26 @@ def from_text(kind: Kind, text: str, where: str) -> Any:
     text = text.strip()
     if kind.optional and text.lower() == "none":
         return None
-    if kind.base is str or (kind.auto and text == "auto"):
-        return from_plain(kind, text, where)
-    items = text.strip("[]()").split(",") if kind.length else [text]
+    if kind.auto and text == "auto":
+        return 0
+    if not kind.length:
+        return from_plain(kind, _scalar_of(kind, text, text, where), where)
+    inner = text.strip("[]()")
+    items = [item.strip() for item in inner.split(",")] if inner.strip() or kind.length > 0 else []
+    return from_plain(kind, [_scalar_of(kind, item, text, where) for item in items], where)
+
+
+def _scalar_of(kind: Kind, item: str, text: str, where: str) -> Any:
+    if kind.base is str:
+        return item.strip("\"'") if kind.length else item  # a list may be written as TOML has it
     try:
-        values = [_BOOLS[item.strip().lower()] if kind.base is bool else kind.base(item.strip()) for item in items]
+        return _BOOLS[item.lower()] if kind.base is bool else kind.base(item)
     except (ValueError, KeyError):
         raise _wrong_type(kind, text, where) from None
-    return from_plain(kind, values if kind.length else values[0], where)
 
 
 def _wrong_type(kind: Kind, value: object, where: str) -> RecipeError:
-    example = {0: "", 2: ", such as [0, 6]", 3: ", such as [128, 128, 128]"}[kind.length]
+    example = f", such as {_EXAMPLES[kind.length]}" if kind.length in _EXAMPLES else ""
     return RecipeError(f"{where}: expected {kind}, found {shown(value)}", f"give {kind}{example}")
 
 

@@ -11,6 +11,8 @@ from imagesprint.errors import RecipeError
 from imagesprint.recipes.recipe import Phase, Recipe, from_plain, from_text, kinds, shown, unknown_key
 from imagesprint.recipes.validation import validate
 
+_Table = dict[str, Any]  # as TOML and JSON have it
+
 _REQUIRED_OF_RECIPE = ("name",)
 _REQUIRED_OF_PHASE = ("lr", "method", "batch_size", "micro_batch", "image_size")
 
@@ -22,7 +24,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     return result
 
 
-def _fields(table: Recipe | Phase) -> dict[str, Any]:
+def _fields(table: Recipe | Phase) -> _Table:
     values = {name: getattr(table, name) for name in kinds(type(table))}
     return {
         name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None
@@ -57,13 +59,13 @@ def _recipe(data: object) -> Recipe:
     return Recipe(phases=tuple(phases), **_values(Recipe, settings, "", "recipe", _REQUIRED_OF_RECIPE))
 
 
-def _is_table(value: object) -> TypeGuard[dict[str, Any]]:
+def _is_table(value: object) -> TypeGuard[_Table]:
     return isinstance(value, dict) and all(isinstance(key, str) for key in value)
 
 
 def _values(
-    table: type[Recipe] | type[Phase], data: dict[str, Any], prefix: str, where: str, required: tuple[str, ...]
-) -> dict[str, Any]:
+    table: type[Recipe] | type[Phase], data: _Table, prefix: str, where: str, required: tuple[str, ...]
+) -> _Table:
     known = kinds(table)
     for key in data:
         if key not in known:
@@ -147,8 +149,7 @@ def _apply(recipe: Recipe, override: str) -> Recipe:
                 f"--set 'phases.*.{key}={text}' sets it in every row, phases.0.{key} in the first",
             )
         raise unknown_key(key, kinds(Recipe), "--set")
-    change: dict[str, Any] = {key: from_text(kinds(Recipe)[key], text, key)}
-    return replace(recipe, **change)
+    return replace(recipe, **{key: from_text(kinds(Recipe)[key], text, key)})
 
 
 def _apply_to_rows(recipe: Recipe, key: str, text: str) -> Recipe:
@@ -161,7 +162,7 @@ def _apply_to_rows(recipe: Recipe, key: str, text: str) -> Recipe:
     rows = [str(index) for index in range(len(recipe.phases))]
     if row not in ("*", *rows):
         raise RecipeError(f"--set {key}: there is no row {row!r}", f"the rows are 0 to {len(rows) - 1}, or * for all")
-    change: dict[str, Any] = {name: from_text(kinds(Phase)[name], text, key)}
+    change = {name: from_text(kinds(Phase)[name], text, key)}
     phases = (
         replace(phase, **change) if row in ("*", number) else phase
         for number, phase in zip(rows, recipe.phases, strict=True)

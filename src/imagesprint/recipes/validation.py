@@ -9,10 +9,13 @@ from imagesprint.errors import RankError, RecipeError
 from imagesprint.recipes.recipe import (
     BAD_RECORDS,
     CROPS,
+    LOSS_NAMES,
     METHODS,
-    MODELS,
+    MODEL_NAMES,
+    OPTIMIZER_NAMES,
     PRECISIONS,
     STRIDES,
+    TRANSFORM_DRAWS,
     Phase,
     Recipe,
     did_you_mean,
@@ -35,6 +38,7 @@ def validate(recipe: Recipe) -> None:
     for name, kind in kinds(Recipe).items():
         _check_plain(name, from_plain(kind, getattr(recipe, name), name))
     _check_settings(recipe)
+    _check_augment(recipe)
     _check_evaluation(recipe)
     if not recipe.phases:
         raise RecipeError("phases: there is none", "give the recipe at least one row, such as epochs = [0, 6]")
@@ -67,7 +71,9 @@ def _check_settings(recipe: Recipe) -> None:
     if not recipe.name.strip():
         raise RecipeError("name: is empty", "give the recipe a name")
     if not recipe.model.startswith("timm:"):
-        _choose("model", recipe.model, MODELS)
+        _choose("model", recipe.model, MODEL_NAMES)
+    _choose("optimizer", recipe.optimizer, OPTIMIZER_NAMES)
+    _choose("loss", recipe.loss, LOSS_NAMES)
     _choose("strides", recipe.strides, STRIDES)
     _choose("precision", recipe.precision, PRECISIONS)
     _choose("crop", recipe.crop, CROPS)
@@ -94,6 +100,29 @@ def _check_settings(recipe: Recipe) -> None:
         _within("mean", value, "in -1e6..1e6 (pixels are in 0..255)", abs(value) <= 1e6)
     for value in recipe.std:
         _within("std", value, "in 1e-6..1e6 (pixels are in 0..255)", 1e-6 <= value <= 1e6)
+
+
+def _check_augment(recipe: Recipe) -> None:
+    for entry in recipe.augment:
+        name, *numbers = entry.split() or [""]
+        if name not in TRANSFORM_DRAWS:
+            hint = did_you_mean(name, TRANSFORM_DRAWS) or f"there are {', '.join(TRANSFORM_DRAWS)}"
+            none = "this version has no batch transforms: leave augment empty"
+            raise RecipeError(f"augment: unknown transform {shown(entry)!r}", hint if TRANSFORM_DRAWS else none)
+        ranges = TRANSFORM_DRAWS[name].numbers
+        try:
+            fits = len(numbers) == len(ranges) and all(
+                low <= float(number) <= high for number, (low, high) in zip(numbers, ranges, strict=True)
+            )
+        except ValueError:
+            fits = False
+        if not fits:
+            wanted = " ".join([name, *(f"({low:g} to {high:g})" for low, high in ranges)])
+            raise RecipeError(f"augment: {shown(entry)!r} does not have the numbers of {name}", f"write {wanted}")
+    names = [entry.split()[0] for entry in recipe.augment]
+    for name in names:
+        if names.count(name) > 1:
+            raise RecipeError(f"augment: {name} is there twice", "each transform has draws for one use: leave one out")
 
 
 def _check_evaluation(recipe: Recipe) -> None:

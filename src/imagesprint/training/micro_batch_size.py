@@ -78,8 +78,7 @@ def _trial(recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> Fi
     def fits(rows: int, size: int) -> bool:
         torch.cuda.set_per_process_memory_fraction(MEMORY_SHARE, device)
         try:
-            images = torch.zeros((rows, size, size, 3), dtype=torch.uint8, device=device)
-            micro_batch(images, torch.zeros(rows, dtype=torch.int64, device=device))
+            micro_batch(*micro_batch.blank(rows, size))
         except torch.OutOfMemoryError:
             return False
         finally:

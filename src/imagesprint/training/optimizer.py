@@ -1,5 +1,6 @@
-"""SGD as the recipe has it, in the recipe's arithmetic."""
+"""The optimizer that a recipe names, what is taken over of a checkpoint's, and the arithmetic of a step."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -9,6 +10,108 @@ from torch import Tensor, nn
 from imagesprint.checkpoints.format import check_values
 from imagesprint.errors import CheckpointError
 from imagesprint.recipes.recipe import Recipe
+
+
+def sgd(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """SGD with momentum, Nesterov's where the recipe says so.
+
+    Momentum is there before the first step, which makes of it what torch makes of none. Torch's fused SGD would make it
+    in that step, and leave it undefined where the step is passed over because fp16 gradients overflowed.
+    """
+    groups = decay_groups(recipe, network)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    fused = parameters[0].device.type == "cuda"
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+    if recipe.momentum:
+        for parameter in parameters:
+            # −0, not 0: momentum · −0 + gradient is the gradient to the last bit, its sign where it is zero as well.
+            optimizer.state[parameter]["momentum_buffer"] = torch.full_like(parameter, -0.0, requires_grad=False)
+    return optimizer
+
+
+# By the names in `recipes.recipe.OPTIMIZER_NAMES`: (recipe, network on its device) → one of torch's kind, whose groups
+# each have a `weight_decay`. Its state, tensors alone, is there before the first step: what is not there when a
+# checkpoint is read cannot be checked against it. The learning rate is set before each step.
+OPTIMIZERS: dict[str, Callable[[Recipe, nn.Module], torch.optim.Optimizer]] = {"sgd": sgd}
+
+
+def build_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that the recipe names, of all of the network's parameters that are trained."""
+    return OPTIMIZERS[recipe.optimizer](recipe, network)
+
+
+def decay_groups(recipe: Recipe, network: nn.Module) -> list[dict[str, Any]]:
+    """The parameters in two groups: with the recipe's weight decay, and without; an empty one is left out.
+
+    The second holds the scales and shifts of norms and all biases (every tensor of one dimension) where
+    `decay_norm_and_bias` is off.
+    """
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            (decayed if recipe.decay_norm_and_bias or parameter.ndim > 1 else spared).append(parameter)
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+# Of a group's settings those that no result depends on: how torch computes, and the rate, which is set before each step
+_INDIFFERENT = ("lr", "foreach", "fused", "capturable", "differentiable")
+
+
+@torch.no_grad()
+def restore_optimizer(optimizer: torch.optim.Optimizer, given: dict[str, Any], where: str) -> None:
+    """Take over the state in `given`, a state dict of torch's kind that was read from `where`.
+
+    It may have none: before the first step. Raises CheckpointError, and changes nothing, where it is of another
+    network, another optimizer or other settings.
+    """
+    own = optimizer.state_dict()
+    keys = sorted({key for group in own["param_groups"] for key in group}.difference(_INDIFFERENT))
+    settings = [[{key: group.get(key) for key in keys} for group in of["param_groups"]] for of in (given, own)]
+    if settings[0] != settings[1]:
+        raise CheckpointError(
+            f"{where}.param_groups are not those of the recipe beside them: {settings[0]!r:.200}",
+            "use another checkpoint",
+        )
+    # None is what torch's SGD saves of a momentum that it has not made yet
+    rows = {
+        number: {key: value for key, value in row.items() if value is not None}
+        for number, row in given["state"].items()
+    }
+    if not any(rows.values()):
+        return
+    for number in sorted(rows.keys() | own["state"].keys()):
+        found, wanted = rows.get(number, {}), own["state"].get(number, {})
+        if found.keys() != wanted.keys():
+            raise CheckpointError(
+                f"{where}.state.{number} has {', '.join(found)[:200] or 'nothing'}, the recipe's optimizer has "
+                f"{', '.join(wanted) or 'nothing'} there",
+                "use another checkpoint",
+            )
+        for key, value in found.items():
+            check_values(value, wanted[key], f"{where}.state.{number}.{key}")
+    for number, row in rows.items():
+        for key, value in row.items():
+            own["state"][number][key].copy_(value)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+@torch.no_grad()
+def l2_loss(optimizer: torch.optim.Optimizer) -> Tensor:
+    """What weight decay adds to the loss, ½·Σ decay·‖w‖², as a scalar on the device."""
+    parts = [
+        0.5
+        * group["weight_decay"]
+        * torch.stack([norm.square() for norm in torch._foreach_norm(group["params"])]).sum()
+        for group in optimizer.param_groups
+    ]
+    return torch.stack(parts).sum()
+
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -41,82 +144,3 @@ def loss_scaler(recipe: Recipe, device: torch.device) -> torch.amp.GradScaler:
 def static_scale(recipe: Recipe) -> float:
     """The constant factor on the loss: `loss_scale` in fp16, 1 otherwise."""
     return recipe.loss_scale if recipe.precision == "fp16" and recipe.loss_scale > 0 else 1.0
-
-
-# Of a group's settings those that the result depends on, but for the learning rate, which is set before each step.
-_SETTINGS = ("params", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
-
-
-def build_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.SGD:
-    """SGD with momentum over two groups: with the recipe's weight decay, and without.
-
-    The second holds the scales and shifts of norms and all biases (every tensor of one dimension) where
-    `decay_norm_and_bias` is off. The learning rate is set before each step.
-
-    Momentum is there before the first step, which makes of it what torch makes of none. Torch's fused SGD would make it
-    in that step, and leave it undefined where the step is passed over because fp16 gradients overflowed.
-    """
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    spared = [] if recipe.decay_norm_and_bias else [parameter for parameter in parameters if parameter.ndim <= 1]
-    spared_ids = {id(parameter) for parameter in spared}
-    decayed = [parameter for parameter in parameters if id(parameter) not in spared_ids]
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=0.0,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        fused=parameters[0].device.type == "cuda",
-    )
-    if recipe.momentum:
-        for parameter in parameters:
-            # −0, not 0: momentum · −0 + gradient is the gradient to the last bit, its sign where it is zero as well.
-            optimizer.state[parameter]["momentum_buffer"] = torch.full_like(parameter, -0.0, requires_grad=False)
-    return optimizer
-
-
-@torch.no_grad()
-def restore_momentum(optimizer: torch.optim.SGD, given: dict[str, Any], where: str) -> None:
-    """Take over the momentum in `given`, a state dict as torch's SGD gives it that was read from `where`.
-
-    It may have none: before the first step. Raises CheckpointError where it is of another network or other settings.
-    """
-    own = optimizer.state_dict()
-    settings = [[{key: group.get(key) for key in _SETTINGS} for group in of["param_groups"]] for of in (given, own)]
-    if settings[0] != settings[1]:
-        raise CheckpointError(
-            f"{where}.param_groups are not those of the recipe beside them: {settings[0]!r:.200}",
-            "use another checkpoint",
-        )
-    buffers = {number: row["momentum_buffer"] for number, row in own["state"].items()}
-    values = {number: row.get("momentum_buffer") for number, row in given["state"].items()}
-    values = {number: value for number, value in values.items() if value is not None}
-    if values and values.keys() != buffers.keys():
-        raise CheckpointError(
-            f"{where}.state has the momentum of {len(values)} tensors, the recipe's model has {len(buffers)}",
-            "use another checkpoint",
-        )
-    for number, value in values.items():
-        check_values(value, buffers[number], f"{where}.state.{number}.momentum_buffer")
-    for number, value in values.items():
-        buffers[number].copy_(value)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
-@torch.no_grad()
-def l2_loss(optimizer: torch.optim.Optimizer) -> Tensor:
-    """What weight decay adds to the loss, ½·Σ decay·‖w‖², as a scalar on the device."""
-    parts = [
-        0.5
-        * group["weight_decay"]
-        * torch.stack([norm.square() for norm in torch._foreach_norm(group["params"])]).sum()
-        for group in optimizer.param_groups
-    ]
-    return torch.stack(parts).sum()

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 
 import torch
-from torch import Tensor
 
 from imagesprint.loading.batch import Batch
 
@@ -112,6 +111,9 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> DeviceBatches:
     return DeviceBatches(batches if device.type == "cpu" else _copied_ahead(batches, device, copies), copies)
 
 
+_TENSORS = ("images", "labels", "sample_ids", "mask", "draws")  # of a batch
+
+
 def _copied_ahead(batches: Iterator[Batch], device: torch.device, copies: CopyTimes) -> Iterator[Batch]:
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     begun = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -124,8 +126,8 @@ def _copied_ahead(batches: Iterator[Batch], device: torch.device, copies: CopyTi
         stream.wait_stream(torch.cuda.current_stream(device))  # which has used this slot last
         begun.record(stream)
         with torch.cuda.stream(stream):
-            for source, target in zip(_tensors(batch), _tensors(copy), strict=True):
-                target.copy_(source, non_blocking=True)
+            for name in _TENSORS:
+                getattr(copy, name).copy_(getattr(batch, name), non_blocking=True)
         copied.record(stream)
         if previous is not None:
             yield previous
@@ -142,9 +144,4 @@ def _like(batch: Batch, slot: Batch | None, device: torch.device) -> Batch:
     """A batch on `device` with room for `batch`: `slot` where its shape fits."""
     if slot is not None and slot.images.shape == batch.images.shape:
         return replace(slot, step=batch.step)
-    images, labels, sample_ids, mask, draws = (torch.empty_like(tensor, device=device) for tensor in _tensors(batch))
-    return Batch(images, labels, sample_ids, mask, batch.step, draws)
-
-
-def _tensors(batch: Batch) -> tuple[Tensor, ...]:
-    return batch.images, batch.labels, batch.sample_ids, batch.mask, batch.draws
+    return Batch(step=batch.step, **{name: torch.empty_like(getattr(batch, name), device=device) for name in _TENSORS})

@@ -1,4 +1,13 @@
-"""One optimizer step: forward and backward of each micro-batch, compiled or not, one reduction, one update."""
+"""One optimizer step: forward and backward of each micro-batch, compiled or not, one reduction, one update.
+
+Nothing is read back to the host, but for the overflow check of fp16 with a dynamic loss scale on the CPU.
+
+Why the graphs are captured here and not by torch.compile's "reduce-overhead": there the gradients lie in the graph's
+own memory, which the next replay overwrites; accumulating over micro-batches then fails or silently keeps one of them
+(pytorch #96693, #169545; make_graphed_callables has the same trouble, #181723). Here every tensor that outlives a
+micro-batch (gradients, statistics, metrics: `StepSums`) is allocated before, outside of the graph's memory, and what
+is captured only adds to it. Replaying a graph four times is then the same work as four eager micro-batches.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -6,82 +15,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from imagesprint.errors import RunError
 from imagesprint.evaluating.evaluation import correct_counts
 from imagesprint.loading.batch import Batch
-from imagesprint.model.resnet import normalize
+from imagesprint.model.building import normalize
 from imagesprint.recipes.recipe import Phase
 from imagesprint.runs.ranks import Ranks
+from imagesprint.training.losses import LOSSES
 from imagesprint.training.optimizer import autocast, set_learning_rate, static_scale, weight_dtype
 from imagesprint.training.prefetch import Waits
 from imagesprint.training.state import TrainingState
-
-
-class MicroBatch:
-    """Adds a micro-batch's gradients, batch-norm statistics and metrics to the sums of `state`; reads nothing back.
-
-    Gradients are only ever added to the `.grad` that `StepSums` owns. Without `compiled` each operation is a call of
-    its own; with it, torch.compile makes one forward and one backward function for each shape it is called with.
-    """
-
-    def __init__(self, state: TrainingState, device: torch.device, compiled: bool) -> None:
-        self._state = state
-        self._device = device
-        dtype = weight_dtype(state.recipe)
-        self._mean = torch.tensor(state.recipe.mean, dtype=dtype, device=device)
-        self._std = torch.tensor(state.recipe.std, dtype=dtype, device=device)
-        self._static_scale = static_scale(state.recipe)
-        # A tensor: what a compiled function or a graph reads as a number would be fixed in it for good.
-        self._share = torch.ones((), dtype=dtype, device=device)
-        self._forward = (
-            torch.compile(self._eager_forward, fullgraph=True, dynamic=False) if compiled else (self._eager_forward)
-        )
-
-    def share_step(self, micro_batches: int) -> None:
-        """Make each loss from here on one of `micro_batches` whose mean is the step's."""
-        self._share.fill_(self._static_scale / micro_batches)
-
-    def __call__(self, images: Tensor, labels: Tensor) -> None:
-        """Train on `images`, uint8 [M, S, S, 3], and `labels`, int64 [M], on the device."""
-        with _fastest_convolutions():
-            loss, metrics = self._forward(images, labels)
-            self._state.sums.add(metrics)
-            scaled: Tensor = self._state.scaler.scale(loss * self._share)
-            torch.autograd.backward(scaled)
-
-    def _eager_forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the mean loss, and its metrics in the order of `step_sums.METRICS`."""
-        with autocast(self._state.recipe, self._device):
-            logits = self._state.network(normalize(images, self._mean, self._std))
-        logits = logits.to(self._mean.dtype)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self._state.recipe.label_smoothing)
-        with torch.no_grad():
-            count = torch.full((1,), len(labels), device=labels.device)
-            metrics = torch.cat((loss[None] * count, correct_counts(logits, labels), count)).to(self._mean.dtype)
-        return loss, metrics
-
-
-@contextmanager
-def _fastest_convolutions() -> Iterator[None]:
-    """Let cuDNN time its algorithms and take the fastest, also where it sums in no fixed order.
-
-    For training alone: an evaluation's counts should be the same every time.
-    """
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.deterministic
-    cudnn.benchmark, cudnn.deterministic = True, False
-    try:
-        yield
-    finally:
-        cudnn.benchmark, cudnn.deterministic = before
-
-
-EAGER_RUNS = 3  # before a capture, as PyTorch's notes on CUDA graphs have it: compiling, cuDNN's choices, workspaces
-MAX_SHAPES = 64  # of all recipes in one process; torch.compile alone stops at 8
-
-Shape = tuple[int, int]  # images in a micro-batch, pixels of their side
+from imagesprint.training.transforms import transforms_of
 
 
 def wants_compiled(choice: str, device: torch.device) -> bool:
@@ -89,86 +34,10 @@ def wants_compiled(choice: str, device: torch.device) -> bool:
     return choice == "on" or (choice == "auto" and device.type == "cuda")
 
 
-class CompiledMicroBatch:
-    """Runs `micro_batch`, compiled, for the shapes that `prepare` was called with."""
-
-    def __init__(self, micro_batch: MicroBatch, device: torch.device) -> None:
-        self._micro_batch = micro_batch
-        self._device = device
-        self._runs: dict[Shape, Callable[[Tensor, Tensor], None]] = {}
-        # One for all: only one graph runs at a time, and nothing in its memory is needed after it.
-        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-
-    def __call__(self, images: Tensor, labels: Tensor) -> None:
-        """As `MicroBatch`."""
-        self._runs[images.shape[0], images.shape[1]](images, labels)
-
-    def prepare(self, shape: Shape) -> bool:
-        """Compile and warm `shape` unless it is; returns whether it was not. Leaves garbage in the step's sums.
-
-        Nothing else of the training changes, the states of random generators included. Raises RunError where the
-        compiler fails or the memory of the GPU does not suffice.
-        """
-        if shape in self._runs:
-            return False
-        rows, size = shape
-        images = torch.zeros((rows, size, size, 3), dtype=torch.uint8, device=self._device)
-        labels = torch.zeros(rows, dtype=torch.int64, device=self._device)
-        devices = [self._device] if self._device.type == "cuda" else []
-        try:
-            with torch.random.fork_rng(devices), torch._dynamo.config.patch(recompile_limit=MAX_SHAPES):
-                self._runs[shape] = self._warmed(images, labels)
-        except torch.OutOfMemoryError as error:
-            raise RunError(
-                f"{rows} images of {size} px at once do not fit into the memory of {self._device}",
-                "choose a smaller micro_batch (--set 'phases.*.micro_batch=auto' finds one): batch norm then sees "
-                "fewer images, which changes the result",
-            ) from error
-        except torch._dynamo.exc.TorchDynamoException as error:
-            raise RunError(
-                f"torch.compile failed for {rows} images of {size} px: {_first_line(error)}",
-                "--compile off trains without it",
-            ) from error
-        return True
-
-    def _warmed(self, images: Tensor, labels: Tensor) -> Callable[[Tensor, Tensor], None]:
-        if self._pool is None:
-            self._micro_batch(images, labels)
-            return self._micro_batch
-        return _Graph(self._micro_batch, images, labels, self._pool)
-
-
-class _Graph:
-    """The kernels of one run, captured once and replayed on the current stream."""
-
-    def __init__(self, run: Callable[[Tensor, Tensor], None], images: Tensor, labels: Tensor, pool: Any) -> None:
-        self._images, self._labels = images, labels
-        # Eager runs and capture share one stream: autograd remembers on which one a gradient was made.
-        stream = torch.cuda.Stream(images.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(images.device))
-        with torch.cuda.stream(stream):
-            for _ in range(EAGER_RUNS):
-                run(images, labels)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads may go on: the loader's pins memory, NCCL's looks at events.
-        with torch.cuda.graph(self._graph, pool, stream, capture_error_mode="thread_local"):
-            run(images, labels)
-        torch.cuda.current_stream(images.device).wait_stream(stream)
-
-    def __call__(self, images: Tensor, labels: Tensor) -> None:
-        self._images.copy_(images)
-        self._labels.copy_(labels)
-        self._graph.replay()
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 class TrainingStep:
     """Runs steps of `state` on this rank's device; `__call__` does one.
 
-    With `compiled` micro-batches pass through torch.compile and, on CUDA, CUDA graphs. `prepare` does that for all
+    With `compiled` micro-batches pass through torch.compile and, on CUDA, CUDA graphs. `prepare` gets ready for all
     shapes at once; one that was not prepared is before its first step.
     """
 
@@ -177,7 +46,7 @@ class TrainingStep:
         self._ranks = ranks
         self._loss_scale = static_scale(state.recipe)
         self._micro_batch = MicroBatch(state, ranks.device, compiled)
-        self._compiled = CompiledMicroBatch(self._micro_batch, ranks.device) if compiled else None
+        self._compiled = compiled
         self.data_waits = Waits(ranks.device)  # for batches
         self.rank_waits = Waits(ranks.device)  # for other ranks' sums, and for theirs on the way
 
@@ -186,22 +55,21 @@ class TrainingStep:
 
         Nothing that the training depends on is changed, so it may be called between any two steps.
         """
-        if self._compiled is None:
+        if not self._compiled:
             return 0
         shapes = {(phase.micro_batch, phase.image_size) for phase in phases}
         # The largest first: the others then fit into the memory that it took.
         largest_first = sorted(shapes, key=lambda shape: shape[0] * shape[1] ** 2, reverse=True)
-        return sum(self._compiled.prepare(shape) for shape in largest_first)
+        return sum(self._micro_batch.prepare(shape) for shape in largest_first)
 
     def __call__(self, batches: Iterator[Batch], phase: Phase, lr: float) -> Tensor:
         """Take this rank's share of a step from `batches` and update the weights.
 
-        Returns the step's sums over all ranks in the order of `step_sums.METRICS`, on the device, valid until
+        Returns the step's sums over all ranks in the order of `state.METRICS`, on the device, valid until
         the next step.
         """
         state, sums, device = self._state, self._state.sums, self._ranks.device
         self.prepare([phase])
-        run = self._compiled or self._micro_batch
         self._micro_batch.share_step(phase.micro_batches)
         sums.clear()
         for left in reversed(range(phase.micro_batches // self._ranks.world_size)):
@@ -209,7 +77,7 @@ class TrainingStep:
                 batch = next(batches)
             if left == 0:
                 sums.overlap(self._ranks)
-            run(batch.images.to(device), batch.labels.to(device))
+            self._micro_batch(batch.images.to(device), batch.labels.to(device), batch.draws.to(device))
         with self.rank_waits:
             sums.reduce(self._ranks)
         set_learning_rate(state.optimizer, lr)
@@ -225,3 +93,140 @@ class TrainingStep:
             torch._foreach_div_(state.sums.gradients, self._loss_scale)
         state.scaler.step(state.optimizer)
         state.scaler.update()
+
+
+EAGER_RUNS = 3  # before a capture, as PyTorch's notes on CUDA graphs have it: compiling, cuDNN's choices, workspaces
+MAX_SHAPES = 64  # of all recipes in one process; torch.compile alone stops at 8
+
+Shape = tuple[int, int]  # images in a micro-batch, pixels of their side
+Inputs = tuple[Tensor, Tensor, Tensor]  # images uint8 [M, S, S, 3], labels int64 [M], draws float32 [M, K]
+
+
+class MicroBatch:
+    """Adds a micro-batch's gradients, batch-norm statistics and metrics to the sums of `state`; reads nothing back.
+
+    Gradients are only ever added to the `.grad` that `StepSums` owns. Without `compiled` each operation is a call of
+    its own; with it, torch.compile makes one forward and one backward function for each shape that `prepare` was
+    called with, and a GPU gets them as one graph.
+    """
+
+    def __init__(self, state: TrainingState, device: torch.device, compiled: bool) -> None:
+        self._state = state
+        self._device = device
+        recipe, dtype = state.recipe, weight_dtype(state.recipe)
+        self._mean = torch.tensor(recipe.mean, dtype=dtype, device=device)
+        self._std = torch.tensor(recipe.std, dtype=dtype, device=device)
+        self._loss = LOSSES[recipe.loss](recipe).to(device, dtype)
+        self._transform = transforms_of(recipe, len(state.classes))
+        self._num_draws = sum(count for _, count in recipe.draws)
+        self._static_scale = static_scale(recipe)
+        # A tensor: what a compiled function or a graph reads as a number would be fixed in it for good.
+        self._share = torch.ones((), dtype=dtype, device=device)
+        self._forward = torch.compile(self._eager, fullgraph=True, dynamic=False) if compiled else self._eager
+        self._graphs: dict[Shape, _Graph | None] = {}  # of the shapes that are ready; None on a CPU
+        # One for all: only one graph runs at a time, and nothing in its memory is needed after it.
+        self._pool = torch.cuda.graph_pool_handle() if compiled and device.type == "cuda" else None
+
+    def share_step(self, micro_batches: int) -> None:
+        """Make each loss from here on one of `micro_batches` whose mean is the step's."""
+        self._share.fill_(self._static_scale / micro_batches)
+
+    def __call__(self, *inputs: *Inputs) -> None:
+        """Train on images, labels and draws, which lie on the device."""
+        graph = self._graphs.get((inputs[0].shape[0], inputs[0].shape[1]))
+        (graph or self._run)(*inputs)
+
+    def _run(self, *inputs: *Inputs) -> None:
+        with _fastest_convolutions():
+            loss, metrics = self._forward(*inputs)
+            self._state.sums.add(metrics)
+            scaled: Tensor = self._state.scaler.scale(loss * self._share)
+            torch.autograd.backward(scaled)
+
+    def _eager(self, images: Tensor, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the mean loss, and its metrics in the order of `state.METRICS`; what is right is by the labels."""
+        changed, targets = self._transform(images, labels, draws)
+        with autocast(self._state.recipe, self._device):
+            logits = self._state.network(normalize(changed, self._mean, self._std))
+        logits = logits.to(self._mean.dtype)
+        loss: Tensor = self._loss(logits, targets)
+        with torch.no_grad():
+            count = torch.full((1,), len(labels), device=labels.device)
+            metrics = torch.cat((loss[None] * count, correct_counts(logits, labels), count)).to(self._mean.dtype)
+        return loss, metrics
+
+    def blank(self, rows: int, size: int) -> Inputs:
+        """Inputs of zeros, for so many images of `size` pixels."""
+        return (
+            torch.zeros((rows, size, size, 3), dtype=torch.uint8, device=self._device),
+            torch.zeros(rows, dtype=torch.int64, device=self._device),
+            torch.zeros((rows, self._num_draws), device=self._device),
+        )
+
+    def prepare(self, shape: Shape) -> bool:
+        """Compile and warm `shape` unless it is; returns whether it was not. Leaves garbage in the step's sums.
+
+        Nothing else of the training changes, the states of random generators included. Raises RunError where the
+        compiler fails or the memory of the GPU does not suffice.
+        """
+        if shape in self._graphs:
+            return False
+        rows, size = shape
+        devices = [self._device] if self._device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices), torch._dynamo.config.patch(recompile_limit=MAX_SHAPES):
+                inputs = self.blank(rows, size)
+                if self._pool is None:
+                    self._run(*inputs)
+                self._graphs[shape] = _Graph(self._run, inputs, self._pool) if self._pool is not None else None
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                f"{rows} images of {size} px at once do not fit into the memory of {self._device}",
+                "choose a smaller micro_batch (--set 'phases.*.micro_batch=auto' finds one): batch norm then sees "
+                "fewer images, which changes the result",
+            ) from error
+        except torch._dynamo.exc.TorchDynamoException as error:
+            first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise RunError(
+                f"torch.compile failed for {rows} images of {size} px: {first_line}", "--compile off trains without it"
+            ) from error
+        return True
+
+
+class _Graph:
+    """The kernels of one run, captured once and replayed on the current stream."""
+
+    def __init__(self, run: Callable[[*Inputs], None], inputs: Inputs, pool: Any) -> None:
+        self._inputs = inputs
+        # Eager runs and capture share one stream: autograd remembers on which one a gradient was made.
+        device = inputs[0].device
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(EAGER_RUNS):
+                run(*inputs)
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads may go on: the loader's pins memory, NCCL's looks at events.
+        with torch.cuda.graph(self._graph, pool, stream, capture_error_mode="thread_local"):
+            run(*inputs)
+        torch.cuda.current_stream(device).wait_stream(stream)
+
+    def __call__(self, *inputs: *Inputs) -> None:
+        for own, given in zip(self._inputs, inputs, strict=True):
+            own.copy_(given)
+        self._graph.replay()
+
+
+@contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """Let cuDNN time its algorithms and take the fastest, also where it sums in no fixed order.
+
+    For training alone: an evaluation's counts should be the same every time.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = True, False
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before

@@ -1,0 +1,203 @@
+"""What a `train` command leaves behind: rows, checkpoints, evaluations, its history and the result."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from imagesprint.checkpoints.format import CheckpointContent
+from imagesprint.checkpoints.naming import checkpoint_path
+from imagesprint.checkpoints.retention import Retention
+from imagesprint.checkpoints.writer import CheckpointWriter
+from imagesprint.console import Console
+from imagesprint.errors import CtrlCError, StoppedError
+from imagesprint.evaluating.evaluation import Accuracy, evaluation_row
+from imagesprint.images.decoders import describe_decoder
+from imagesprint.runs.directory import RunDirectory
+from imagesprint.runs.logs import DONE, History, RunLogs, interruptions, mend_tensorboard
+from imagesprint.runs.ranks import Ranks
+from imagesprint.runs.rows import MetricsRow, RunResult
+from imagesprint.training.metering import Cadence
+from imagesprint.training.progress import ProgressLine, show_compiling, show_exceptions, show_plan
+from imagesprint.training.state import TrainingState
+from imagesprint.training.time_plan import TimeKeeper
+
+
+class Recorder:
+    """Counts for `state` on every rank; writes and speaks on rank 0, and is silent on the others.
+
+    `content` gives what a checkpoint is to hold; `since` is when the time began that counts as the run's, by
+    time.monotonic().
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        state: TrainingState,
+        cadence: Cadence,
+        keeper: TimeKeeper,
+        ranks: Ranks,
+        console: Console,
+        content: Callable[[], CheckpointContent],
+        since: float,
+    ) -> None:
+        self.time, self.console = keeper, console
+        self._run, self._state, self._cadence, self._ranks = run, state, cadence, ranks
+        self._content, self._since, self._start_step = content, since, state.step
+        self._progress = ProgressLine(console, cadence.schedule, keeper)
+        self._row: MetricsRow | None = None
+        self._history = History(run, console)
+        self._logs: RunLogs | None = None  # these two are those of rank 0
+        self._checkpoints: CheckpointWriter | None = None
+        self._fallbacks = 0  # images that the native decoder left to Pillow in this command, on all ranks
+
+    @contextmanager
+    def history(self) -> Iterator[None]:
+        """Note that the command begins here, and where and why it ends."""
+        if not self._ranks.is_main:
+            yield
+            return
+        self._history.begin(self._state.step, self._ranks, describe_decoder())
+        try:
+            yield
+        except BaseException as error:
+            self._history.end(self._state.step, _reason(error))
+            raise
+        self._history.end(self._state.step, DONE)
+
+    @contextmanager
+    def files(self, keep: Retention) -> Iterator[None]:
+        """Have logs and checkpoints written, those that `keep` wants, and what lies beyond the run's step removed."""
+        run, step = self._run, self._state.step
+        with ExitStack() as stack:
+            if self._ranks.is_main:
+                run.rewind(step)
+                if mend_tensorboard(run, step):
+                    self.console.warn(f"{run.tensorboard} lacked logged steps: it is made anew from the rows")
+                self._logs = stack.enter_context(RunLogs(run, purge_after=step))
+                self._checkpoints = stack.enter_context(self._checkpoint_writer(keep))
+            yield
+        show_exceptions(self.console, self._fallbacks, self._state.bad_records)
+
+    def _checkpoint_writer(self, keep: Retention) -> CheckpointWriter:
+        """Raises UsageError where what is ahead does not fit on the disk."""
+        run, cadence, like = self._run, self._cadence, self._state.checkpoint_like()
+        size, due = sum(tensor.nbytes for tensor in like), len(cadence.checkpoints(self._state.step))
+        keep.check_space(run.path, size, due, cadence.schedule.epochs_done(cadence.until))
+        return CheckpointWriter(
+            run.path, like, self.console, lambda: keep.surplus(run.path, cadence.schedule, run.top1)
+        )
+
+    def evaluation_is_missing(self) -> bool:
+        """Whether the step that the run stands at is to be evaluated and was not: the command before was ended there.
+
+        Rank 0 looks, the others hear from it.
+        """
+        step, missing = self._state.step, False
+        if self._ranks.is_main and step > 0 and self._cadence.evaluate(step):
+            missing = all(row.step != step for row in self._run.evaluations())
+        return self._ranks.total(missing) > 0
+
+    def compiled(self, shapes: int, seconds: float) -> None:
+        """Take note of how long it took to compile `shapes`; the run's clock stood still meanwhile."""
+        if shapes:
+            self._state.compile_seconds += seconds
+            self._since += seconds
+        show_compiling(self.console, shapes, seconds)
+
+    def row(self, row: MetricsRow, bad_records: int) -> None:
+        """Log the row of a window in which so many bad records were met."""
+        self._row = row
+        self._state.train_seconds += row.seconds
+        self._state.overflows += row.overflows
+        self._state.bad_records += bad_records
+        if self.time.steps(row):
+            show_plan(self.console, self.time)
+        if self._checkpoints is not None:
+            self._checkpoints.look()
+            assert row.stages is not None
+            row = replace(row, stages=replace(row.stages, checkpoint_writing=self._checkpoints.take_seconds()))
+        if self._logs is not None:
+            self._logs.metrics(row)
+
+    def progress(self) -> None:
+        """Show that another step is done."""
+        self._progress.update(self._state.step, self._row)
+
+    def save(self) -> None:
+        """Begin to write a checkpoint."""
+        with self.time.checkpoint():
+            self._state.wall_seconds += self._lap()
+            if self._checkpoints is not None:
+                self._checkpoints.save(self._content())
+
+    def evaluate(self, judge: Callable[[], Accuracy]) -> None:
+        """Have `judge` judge the state as it is, and log what it finds."""
+        state, step = self._state, self._state.step
+        with self.time.evaluation():
+            accuracy = judge()
+        self.fallbacks(accuracy.fallbacks)
+        saved = self._cadence.checkpoint(step) or step == self._start_step
+        epoch, checkpoint = self._cadence.schedule.epochs_done(state.step), checkpoint_path(Path(), step)
+        if self._logs is not None:
+            self._logs.evaluation(evaluation_row(accuracy, step, epoch, checkpoint if saved else None))
+        self.console.line(
+            f"evaluated   epoch {epoch:g}: top-1 {accuracy.top1:.2f}%, top-5 {accuracy.top5:.2f}%, "
+            f"loss {accuracy.loss:.4f} on {accuracy.num_images} images"
+        )
+
+    def fallbacks(self, count: int) -> None:
+        """Count images that were left to Pillow, on all ranks together."""
+        self._fallbacks += count
+
+    def stopped(self, number: int) -> StoppedError:
+        """The error that ends a command which signal `number` stopped, once the checkpoint is on the disk."""
+        if self._checkpoints is not None:
+            self._checkpoints.finish()
+        self._ranks.barrier()
+        kind = CtrlCError if number == signal.SIGINT else StoppedError
+        return kind(
+            f"stopped by {signal.Signals(number).name} after step {self._state.step}, which is saved",
+            "run the same command again to go on from there",
+        )
+
+    def result(self) -> RunResult:
+        """The result up to here, once rank 0 has written all; kept as result.json where the recipe is done."""
+        self._ranks.barrier()
+        state, step, schedule = self._state, self._state.step, self._cadence.schedule
+        state.wall_seconds += self._lap()
+        images = sum(
+            max(0, min(end, step) - start) * phase.batch_size
+            for phase, (start, end) in zip(state.recipe.phases, schedule.bounds, strict=True)
+        )
+        evaluated = next((row for row in self._run.evaluations() if row.step == step), None)
+        result = RunResult(
+            steps=step,
+            epochs=schedule.epochs_done(step),
+            images_per_second=images / state.train_seconds,
+            wall_seconds=state.wall_seconds,
+            compile_seconds=state.compile_seconds,
+            bad_records=state.bad_records,
+            overflows=state.overflows,
+            interruptions=interruptions(self._run.commands()),
+            **{key: getattr(evaluated, key, None) for key in ("top1", "top5", "loss")},
+            plan=self.time.comparison(),
+            checkpoint=str(checkpoint_path(Path(), step)),
+        )
+        if self._ranks.is_main and step == schedule.total_steps:
+            self._run.write_result(result)
+        return result
+
+    def _lap(self) -> float:
+        """Seconds since the last call, or since the run's time began."""
+        before, self._since = self._since, time.monotonic()
+        return self._since - before
+
+
+def _reason(error: BaseException) -> str:
+    """Why a command ended, for the history."""
+    if isinstance(error, StoppedError):
+        return error.what
+    return "SIGINT" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"

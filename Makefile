@@ -11,10 +11,12 @@ define DECODES
 import io, numpy as np
 from PIL import Image
 from imagesprint.images.decoders import open_decoder
+from imagesprint.images.decoding import DecodeRequest
 gradient = np.add.outer(np.arange(96), np.arange(128)).astype(np.uint8)
 file, out = io.BytesIO(), np.zeros((1, 64, 64, 3), np.uint8)
 Image.fromarray(gradient).save(file, "JPEG")
-open_decoder(1).decode([file.getvalue()], np.array([[16, 16, 80, 80]], np.int32), np.zeros(1, bool), True, out)
+crop = DecodeRequest([file.getvalue()], np.array([[16, 16, 80, 80]], np.int32), np.zeros(1, bool), True, out)
+assert not open_decoder(1).load(crop)
 assert abs(out[0, :, :, 0].astype(int) - gradient[16:80, 16:80]).max() < 8, out
 endef
 export DECODES

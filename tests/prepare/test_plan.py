@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from imagesprint.errors import UsageError
-from imagesprint.prepare.plan import MadeBy, Part, Plan, Shard, differences, make_plan, parse_part, share
+from imagesprint.prepare.plan import MadeBy, Part, ShardPlan, Shard, differences, make_plan, parse_part, share
 from imagesprint.prepare.sources.source import Listing, SourceImage
 from imagesprint.records.manifest import ClassInfo
 
@@ -26,12 +26,12 @@ LISTING = Listing(
 )
 
 
-def plan(listing: Listing = LISTING, **options: Any) -> Plan:
+def plan(listing: Listing = LISTING, **options: Any) -> ShardPlan:
     defaults: dict[str, Any] = {"shards": None, "quality": 90, "val_fraction": None, "seed": 0}
     return make_plan(listing, "class-folders", **{**defaults, **options})
 
 
-def locations(of: Plan, split: str) -> list[str]:
+def locations(of: ShardPlan, split: str) -> list[str]:
     return [sample.location for shard in of.shards if shard.split == split for sample in shard.samples]
 
 

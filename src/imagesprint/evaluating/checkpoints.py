@@ -14,7 +14,7 @@ from imagesprint.checkpoints.naming import list_checkpoints
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
 from imagesprint.evaluating.evaluator import EvaluatedCheckpoint, Evaluator
-from imagesprint.evaluating.results import Recorder
+from imagesprint.evaluating.results import EvaluationRecorder
 from imagesprint.evaluating.views import View
 from imagesprint.images.decoders import describe_decoder
 from imagesprint.records.dataset import open_root
@@ -79,7 +79,7 @@ def _evaluation(data: Path, views: tuple[View, ...], device: str, console: Conso
         console = console if ranks.is_main else Console.silent()
         console.line(f"decoder     {describe_decoder()}")
         evaluator = Evaluator(root, views, ranks, console)
-        yield _Evaluation(evaluator, Recorder(stack, console), ranks, console)
+        yield _Evaluation(evaluator, EvaluationRecorder(stack, console), ranks, console)
         if fallbacks := evaluator.fallbacks:
             console.line(f"decoder     {fallbacks:,} images were of a kind that is left to Pillow")
 
@@ -87,7 +87,7 @@ def _evaluation(data: Path, views: tuple[View, ...], device: str, console: Conso
 class _Evaluation:
     """One command's work."""
 
-    def __init__(self, evaluator: Evaluator, recorder: Recorder, ranks: Ranks, console: Console) -> None:
+    def __init__(self, evaluator: Evaluator, recorder: EvaluationRecorder, ranks: Ranks, console: Console) -> None:
         self._evaluator, self._recorder, self._ranks, self._console = evaluator, recorder, ranks, console
 
     def judge(self, paths: Sequence[Path], tell: bool = False) -> list[EvaluatedCheckpoint]:

@@ -218,7 +218,7 @@ def _holds_together(result: Result) -> bool:
     return bool(judged) and known and all(row["sample_id"] < result["num_images"] for row in details["mistakes"])
 
 
-class Recorder:
+class EvaluationRecorder:
     """Writes rows as long as `stack` is open; warns, once a run, where that is not possible."""
 
     def __init__(self, stack: ExitStack, console: Console) -> None:

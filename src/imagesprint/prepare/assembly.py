@@ -9,7 +9,7 @@ from imagesprint.console import Console, Progress
 from imagesprint.errors import DataError
 from imagesprint.files import read_rows, write_rows
 from imagesprint.prepare.parts import NO_IMAGE, Parts, Rejection, ShardResult
-from imagesprint.prepare.plan import Plan, Shard, without_validation
+from imagesprint.prepare.plan import ShardPlan, Shard, without_validation
 from imagesprint.prepare.shard_writing import ShardJob, write_shard, writing
 from imagesprint.prepare.sources.source import Source
 from imagesprint.prepare.workers import run_jobs
@@ -28,7 +28,7 @@ class Assembly:
     """
 
     def __init__(
-        self, plan: Plan, source: Source, quality: int, workers: int, max_rejected: float, console: Console
+        self, plan: ShardPlan, source: Source, quality: int, workers: int, max_rejected: float, console: Console
     ) -> None:
         self.plan, self._source, self._quality = plan, source, quality
         self._workers, self._max_rejected, self._console = workers, max_rejected, console
@@ -158,7 +158,7 @@ def _count_images(shards: Iterable[Shard]) -> int:
     return sum(len(shard.samples) for shard in shards)
 
 
-def _find_duplicates(plan: Plan, results: Mapping[str, ShardResult]) -> dict[str, dict[int, str]]:
+def _find_duplicates(plan: ShardPlan, results: Mapping[str, ShardResult]) -> dict[str, dict[int, str]]:
     """Return, for each train shard with images whose file is that of a validation image too, their positions in it.
 
     Each comes with the place of the validation file. `results` has every shard of the plan.
@@ -181,7 +181,9 @@ def _find_duplicates(plan: Plan, results: Mapping[str, ShardResult]) -> dict[str
     return {name: duplicates for name, duplicates in found.items() if duplicates}
 
 
-def check_rejected(root: Path, plan: Plan, rejected: list[Rejection], finished: tuple[str, ...]) -> tuple[str, ...]:
+def check_rejected(
+    root: Path, plan: ShardPlan, rejected: list[Rejection], finished: tuple[str, ...]
+) -> tuple[str, ...]:
     """Check that every split and class still has images and that variants finished earlier rejected the same files.
 
     Returns warnings: of classes that have lost all images of validation. Raises DataError where a split, or a class its
@@ -210,7 +212,7 @@ def check_rejected(root: Path, plan: Plan, rejected: list[Rejection], finished: 
     return without_validation(_lost_classes(plan, "validation", rejected), len(plan.classes))
 
 
-def _lost_classes(plan: Plan, split: str, rejected: list[Rejection]) -> list[str]:
+def _lost_classes(plan: ShardPlan, split: str, rejected: list[Rejection]) -> list[str]:
     """Return the names of the classes that have files in `split`, all of them rejected."""
     files = {row["file"] for row in rejected if row["split"] == split}
     samples = [sample for shard in plan.shards if shard.split == split for sample in shard.samples]

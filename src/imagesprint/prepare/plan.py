@@ -58,7 +58,7 @@ class MadeBy(TypedDict):
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShardPlan:
     """All shards of a source, and what they depend on."""
 
     classes: tuple[ClassInfo, ...]
@@ -78,7 +78,7 @@ class Plan:
 
 def make_plan(
     listing: Listing, kind: str, shards: int | None, quality: int, val_fraction: float | None, seed: int
-) -> Plan:
+) -> ShardPlan:
     """Return the plan for a source of that `kind`.
 
     `shards` is the number of train shards (validation gets as many in proportion); None chooses by size.
@@ -113,7 +113,7 @@ def make_plan(
     planned = tuple(shard for split in SPLITS for shard in _cut(split, splits[split], counts[split], seed))
     present = {sample.label for sample in splits["validation"]}
     missing = [entry.name for label, entry in enumerate(listing.classes) if label not in present]
-    return Plan(listing.classes, planned, made_by, notes + without_validation(missing, len(listing.classes)))
+    return ShardPlan(listing.classes, planned, made_by, notes + without_validation(missing, len(listing.classes)))
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,13 @@ class Part:
     first: int
     end: int
 
-    def shards(self, plan: Plan) -> tuple[Shard, ...]:
+    def shards(self, plan: ShardPlan) -> tuple[Shard, ...]:
         """Return the part's shards of `plan`. Validation shard v of V belongs to train shard v · T // V of T."""
         numbers = range(self.first, self.end)
         return tuple(shard for shard in plan.shards if plan.train_shard_of(shard) in numbers)
 
 
-def parse_part(text: str, plan: Plan) -> Part:
+def parse_part(text: str, plan: ShardPlan) -> Part:
     """Return the part that "A:B" names: train shards A up to B, not including it. Raises UsageError."""
     total = plan.counts["train"]
     first, colon, end = text.partition(":")
@@ -141,7 +141,7 @@ def parse_part(text: str, plan: Plan) -> Part:
     return Part(int(first), int(end))
 
 
-def share(plan: Plan, rank: int, world_size: int) -> Part:
+def share(plan: ShardPlan, rank: int, world_size: int) -> Part:
     """Return the part of rank `rank` among `world_size`; together they are the whole, some may be empty."""
     total = plan.counts["train"]
     return Part(rank * total // world_size, (rank + 1) * total // world_size)

@@ -12,7 +12,7 @@ from imagesprint.errors import RankError, UsageError
 from imagesprint.prepare import IMAGE_FORMAT, MAX_REJECTED, QUALITY, VARIANTS
 from imagesprint.prepare.assembly import Assembly, count_converted, count_rejected, rejection_kind
 from imagesprint.prepare.parts import Lock, Parts, ShardResult, open_lock, unfinished_variants
-from imagesprint.prepare.plan import Part, Plan, Shard, differences, make_plan, parse_part, share
+from imagesprint.prepare.plan import Part, ShardPlan, Shard, differences, make_plan, parse_part, share
 from imagesprint.prepare.shard_writing import writing
 from imagesprint.prepare.sources import open_source
 from imagesprint.prepare.workers import count_workers
@@ -114,7 +114,7 @@ def prepare(
     return _summarise(root, assembly, _count_finished(root, variants), written, (), begun)
 
 
-def _write_part(parts: Parts, plan: Plan, own: Part, assembly: Assembly, lock: Lock) -> None:
+def _write_part(parts: Parts, plan: ShardPlan, own: Part, assembly: Assembly, lock: Lock) -> None:
     """Begin, or go on, and write the shards of `own` that are not finished."""
     shards = own.shards(plan)
     with writing():
@@ -158,7 +158,7 @@ def _check_apart(source: Path, root: Path) -> None:
         raise UsageError(f"ROOT {root} lies in the source {source}", "choose a ROOT outside of the source")
 
 
-def _find_finished(root: Path, plan: Plan, variants: tuple[str, ...], image_format: str) -> tuple[str, ...]:
+def _find_finished(root: Path, plan: ShardPlan, variants: tuple[str, ...], image_format: str) -> tuple[str, ...]:
     """Return the names of all finished variants in `root`, wanted or not: those that are made must agree with them.
 
     Raises UsageError if any has another plan or one of `variants` another format, DataError if it cannot be read.

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from imagesprint.errors import UsageError
-from imagesprint.prepare.plan import MadeBy, Part, ShardPlan, Shard, differences, make_plan, parse_part, share
+from imagesprint.prepare.plan import MadeBy, Part, Shard, ShardPlan, differences, make_plan, parse_part, share
 from imagesprint.prepare.sources.source import Listing, SourceImage
 from imagesprint.records.manifest import ClassInfo
 

@@ -9,7 +9,7 @@ from imagesprint.console import Console, Progress
 from imagesprint.errors import DataError
 from imagesprint.files import read_rows, write_rows
 from imagesprint.prepare.parts import NO_IMAGE, Parts, Rejection, ShardResult
-from imagesprint.prepare.plan import ShardPlan, Shard, without_validation
+from imagesprint.prepare.plan import Shard, ShardPlan, without_validation
 from imagesprint.prepare.shard_writing import ShardJob, write_shard, writing
 from imagesprint.prepare.sources.source import Source
 from imagesprint.prepare.workers import run_jobs

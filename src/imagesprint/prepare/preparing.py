@@ -12,7 +12,7 @@ from imagesprint.errors import RankError, UsageError
 from imagesprint.prepare import IMAGE_FORMAT, MAX_REJECTED, QUALITY, VARIANTS
 from imagesprint.prepare.assembly import Assembly, count_converted, count_rejected, rejection_kind
 from imagesprint.prepare.parts import Lock, Parts, ShardResult, open_lock, unfinished_variants
-from imagesprint.prepare.plan import Part, ShardPlan, Shard, differences, make_plan, parse_part, share
+from imagesprint.prepare.plan import Part, Shard, ShardPlan, differences, make_plan, parse_part, share
 from imagesprint.prepare.shard_writing import writing
 from imagesprint.prepare.sources import open_source
 from imagesprint.prepare.workers import count_workers

@@ -1,7 +1,7 @@
 """Which decoder is at work, and the native one, which works on batches in threads of its own.
 
-That variable of the environment is "native", "native-portable" (without processor-specific code, and with libjpeg's own
-Huffman decoding, for the same pixels) or "pillow".
+The environment's IMAGESPRINT_DECODER may be "native", "native-portable" (without processor-specific code, and with
+libjpeg's own Huffman decoding, for the same pixels) or "pillow", which is in decoding.py with what is asked of both.
 """
 
 import ctypes

@@ -1,1 +1,1 @@
-"""The networks, their weights in and out."""
+"""The networks: what they are made of, and the table of those that a recipe may name."""

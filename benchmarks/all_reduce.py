@@ -30,7 +30,7 @@ from imagesprint.files import write_text
 
 RANKS = (2, 4, 8)
 SIZES = tuple(4096 * 8**power for power in range(5))  # bytes: 4 kB to 16 MB
-FULL = 4 * (25_557_032 + 2 * 26_560 + 4)  # gradients, batch-norm statistics and metrics of a ResNet-50: step_sums.py
+FULL = 4 * (25_557_032 + 2 * 26_560 + 4)  # gradients, batch-norm statistics and metrics of a ResNet-50: StepSums
 REPEATS = 15
 Sample = tuple[int, int, float]  # ranks, bytes, seconds
 

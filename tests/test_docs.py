@@ -35,6 +35,15 @@ def test_shown_commands_parse(command: str) -> None:
     assert main._parse(words).verb == words[0]
 
 
+def test_files_named_in_the_documents_exist() -> None:
+    folders = ("src", "tests", "benchmarks", "native", "docs")
+    files = [path.as_posix() for folder in folders for path in (PROJECT / folder).rglob("*.*")]
+    for document in (*DOCUMENTS, PROJECT / "CONTRIBUTING.md"):
+        named = re.findall(r"`([a-z_0-9/]+\.(?:py|c|h|svg))(?:::[a-z_0-9]+)?`", document.read_text(encoding="utf-8"))
+        missing = [name for name in named if not any(file.endswith(f"/{name}") for file in files)]
+        assert not missing, (document.name, missing)
+
+
 def test_tests_named_in_the_architecture_exist() -> None:
     file = ""
     named = re.findall(r"`(?:([a-z_/]+\.py))?::([a-z_0-9]+)`", ARCHITECTURE)
@@ -45,8 +54,11 @@ def test_tests_named_in_the_architecture_exist() -> None:
 
 
 def test_code_named_in_the_architecture_exists() -> None:
-    named = re.findall(r"`([a-z_]+/[a-z_]+\.py|[a-z_]+\.py)` `([A-Za-z_.]+)`", ARCHITECTURE)
+    named = re.findall(
+        r"`([a-z_]+/[a-z_]+\.py|[a-z_]+\.py)` (`[A-Za-z_.]+`(?:, `(?![a-z_]+\.py)[A-Za-z_.]+`)*)", ARCHITECTURE
+    )
     assert len(named) > 20
-    for path, name in named:
+    for path, names in named:
         text = (PROJECT / "src/imagesprint" / path).read_text(encoding="utf-8")
-        assert re.search(rf"\b{name.rpartition('.')[2]}\b", text), (path, name)
+        for name in re.findall(r"[A-Za-z_.]+", names):
+            assert re.search(rf"\b{name.rpartition('.')[2]}\b", text), (path, name)

@@ -106,14 +106,14 @@ def add_device_flag(parser: Parser) -> None:
 
 
 def add_compile_flag(parser: Parser) -> None:
-    """Add --compile, whose values `training.compiled.wants_compiled` takes."""
+    """Add --compile, whose values `training.step.wants_compiled` takes."""
     parser.add_argument(
         "--compile", choices=("auto", "on", "off"), default="auto", help="torch.compile; default: on a GPU"
     )
 
 
 def add_set_flag(parser: Parser) -> None:
-    """Add --set, whose values `recipes.overrides.apply_overrides` takes."""
+    """Add --set, whose values `recipes.serialization.apply_overrides` takes."""
     parser.add_argument(
         "--set",
         action="append",

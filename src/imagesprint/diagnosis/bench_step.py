@@ -41,7 +41,7 @@ PART_STEPS: Final = 3  # over which the parts are averaged
 # Of an eager step; inside a compiled one there are none to see. input: clearing the sums, copying, normalising.
 # backward: with the loss. reduction: from the last gradient to the optimizer. update: it and all that follows it.
 PARTS: Final = ("input", "forward", "backward", "reduction", "update")
-# --compile, and whether batch norm, residual addition and ReLU run by the kernels of model/batch_norm.py
+# --compile, and whether batch norm, residual addition and ReLU run by the kernels of model/fused_kernels.py
 VARIANTS: Final[dict[str, tuple[str, bool]]] = {
     "eager": ("off", False),
     "compiled": ("on", False),

@@ -72,7 +72,7 @@ _READ_AGAIN: Final[Mapping[str, Sequence[int]]] = {_NORM: (0,), _NORM_BACKWARD: 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes an image: `eager`, each operation by itself; `norm_kernels`, with those of `model/batch_norm.py`;
+    """Bytes an image: `eager`, each operation by itself; `norm_kernels`, with those of `model/fused_kernels.py`;
     `fused_norm`, where ReLU and the residual addition cost no pass of their own; `convolutions`, where batch norm costs
     none either, and little more than convolutions is left.
     """

@@ -98,8 +98,8 @@ class TimedTraining:
     """A training of `recipe` whose steps are timed on this rank's device; the precision is settled as `train` does it.
 
     Batch norm's last scales begin at one: with zeros, half of the network would compute with zeros, which a GPU does
-    faster. With `fused` it runs by the kernels of `model/batch_norm.py`. Raises RankError where the ranks cannot share
-    the micro-batches.
+    faster. With `fused` it runs by `model/fused_kernels.py`. Raises RankError where the ranks cannot share the
+    micro-batches.
     """
 
     def __init__(self, recipe: Recipe, num_classes: int, ranks: Ranks, compilation: str, fused: bool = False) -> None:

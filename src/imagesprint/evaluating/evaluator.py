@@ -42,7 +42,7 @@ class EvaluatedCheckpoint:
     """One judged checkpoint; `epoch` counts the epochs done.
 
     The figures are those of the plain view, the recipe's own evaluation, as are the `details` behind them
-    (`evaluating.details`). `views` has each option beside it.
+    (`evaluating.results.details`). `views` has each option beside it.
     """
 
     path: str

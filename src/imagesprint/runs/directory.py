@@ -245,7 +245,8 @@ def run_lock(run: Path) -> Iterator[None]:
         _take(file, run)
         yield
     finally:
-        os.close(file)
+        with suppress(OSError):  # the lock is gone all the same, and in the file is nothing that a run needs
+            os.close(file)
 
 
 def is_locked(run: Path) -> bool:

@@ -77,7 +77,7 @@ def _meeting_place() -> Iterator[str]:
     with _writing_tmpdir():
         folder = tempfile.mkdtemp(prefix=f"new-{FOLDER_PREFIX}")
     with ExitStack() as stack:
-        stack.callback(lambda: shutil.rmtree(folder, ignore_errors=True))
+        stack.callback(lambda: _remove(folder))
         with suppress(OSError):  # where there are no locks, no launcher takes away the folder of another
             stack.enter_context(_locked(folder))
         # It gets its name once it is locked: another launcher takes away what is not.
@@ -86,6 +86,11 @@ def _meeting_place() -> Iterator[str]:
             os.rename(folder, named)
         folder = named
         yield folder
+
+
+def _remove(folder: str) -> None:
+    with suppress(OSError):  # of an fstat, which ignore_errors leaves out
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _writing_tmpdir() -> AbstractContextManager[None]:

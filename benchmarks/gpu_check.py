@@ -78,8 +78,8 @@ PLANS = {
         loss_steps=60,
         photos=("--images", "3000", "--height", "375", "--variants", "320", "--classes", "1000"),
         seconds={
-            "machine": 16, "tests": 75, "eager": 32, "fused": 75, "compiled": 75, "others": 115, "photos": 16,
-            "loader": 40, "evaluation": 18, "losses": 70,
+            "machine": 12, "tests": 75, "eager": 27, "fused": 63, "compiled": 63, "others": 95, "photos": 16,
+            "loader": 38, "evaluation": 14, "losses": 75,
         },
     ),
     "cpu": Plan(
@@ -91,8 +91,8 @@ PLANS = {
         loss_steps=4,
         photos=("--images", "80", "--height", "48", "--variants", "full,16"),
         seconds={
-            "machine": 6, "tests": 6, "eager": 8, "fused": 8, "compiled": 45, "others": 8, "photos": 6,
-            "loader": 12, "evaluation": 8, "losses": 12,
+            "machine": 15, "tests": 15, "eager": 20, "fused": 20, "compiled": 90, "others": 30, "photos": 15,
+            "loader": 45, "evaluation": 20, "losses": 60,
         },
     ),
 }  # fmt: skip
@@ -301,7 +301,7 @@ def run(part: Part, left: float, scratch: Path) -> Outcome:
         return Outcome(part.name, status, seconds, command, printed[-4000:] + complained[-1000:])
     status = {0: "done", NOT_MET: "not met", None: "cut off"}.get(code, "failed")
     said = "" if status in ("done", "not met") else complained[-2000:]
-    return Outcome(part.name, status, seconds, command, said, last_json(printed))
+    return Outcome(part.name, status, seconds, command, said, last_result(printed))
 
 
 def run_until(words: Sequence[str], limit: float, scratch: Path) -> int | None:
@@ -320,11 +320,13 @@ def run_until(words: Sequence[str], limit: float, scratch: Path) -> int | None:
             process.wait()
 
 
-def last_json(printed: str) -> Any:
-    """Return the last line that is a whole JSON value, None where there is none."""
+def last_result(printed: str) -> Any:
+    """Return the last line that is the whole result of a bench, None where there is none."""
     for line in reversed(printed.splitlines()):
         with suppress(ValueError):
-            return json.loads(line)
+            value = json.loads(line)
+            if isinstance(value, dict) and "bench" in value:
+                return value
     return None
 
 

@@ -1,11 +1,18 @@
 """`make gpu-check` in small slices: what a part can come to, the report, the losses, and what stands in for a library.
 
-The whole is rehearsed by `make gpu-check DEVICE=cpu`, which takes a minute.
+The whole is rehearsed by `make gpu-check DEVICE=cpu`, which takes some minutes.
 """
 
+import argparse
+import ast
 import importlib
 import json
+import os
+import shutil
+import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +35,31 @@ def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
 
 
-def test_a_part_that_fails_is_reported_and_the_others_count(tmp_path: Path) -> None:
+def test_what_a_part_can_come_to(tmp_path: Path) -> None:
     check, report = importlib.import_module("gpu_check"), importlib.import_module("gpu_check_report")
 
-    def outcome(code: str, missing: str = "", limit: float = 20) -> Any:
-        return check.run(check.Part("some part", (sys.executable, "-c", code), missing), limit)
+    def outcome(code: str, missing: str = "", left: float = 20.0, takes: float = 20.0) -> Any:
+        return check.run(check.Part("some part", takes, (sys.executable, "-c", code), missing), left, tmp_path)
 
-    done = outcome("")
-    failed = outcome("raise SystemExit('it broke')")
-    late = outcome("import time; time.sleep(9)", limit=0.2)
-    left = outcome("", missing="there is no GPU")
-    assert [each.status for each in (done, failed, late, left)] == ["done", "failed", "failed", "left out"]
-    about = {"begun": "today", "device": "cpu", "system": "Linux", "commit": "abc", "missing": ["pytest"]}
-    report.write_report(tmp_path, about, [vars(each) for each in (done, failed, late, left)])
+    first = 'import time; print(\'{"bench": "machine", "gpu": "H200"}\', flush=True); time.sleep(99)'
+    outcomes = [
+        outcome(""),
+        outcome("raise SystemExit('it broke')"),
+        outcome(first, left=2.0, takes=3.0),
+        outcome("", missing="there is no GPU"),
+        outcome("", left=9.0),
+    ]
+    assert [each.status for each in outcomes] == ["done", "failed", "cut off", "left out", "left out"]
+    assert outcomes[2].result == {"bench": "machine", "gpu": "H200"}  # what it had said by then
+    about = {"begun": "today", "device": "cpu", "system": "Linux", "commit": "abc", "source": "12", "cores": 2}
+    report.write_report(tmp_path, {**about, "missing": ["pytest"]}, [vars(each) for each in outcomes])
     text = (tmp_path / "report.md").read_text()
     for said in (
         "it broke",
-        "it took more than 0 s",
+        "cut off after 2 s",
+        "H200, ceilings unknown",
         "there is no GPU",
+        "it takes about 20 s, and 9 s are left",
         "Not installed: pytest",
         "say nothing of any GPU",
     ):
@@ -53,27 +67,132 @@ def test_a_part_that_fails_is_reported_and_the_others_count(tmp_path: Path) -> N
     assert [part["status"] for part in json.loads((tmp_path / "report.json").read_text())["parts"]][1] == "failed"
 
 
+def test_what_a_part_started_ends_with_it(tmp_path: Path) -> None:
+    check = importlib.import_module("gpu_check")
+    child = f"import time; time.sleep(2); open({str(tmp_path / 'late')!r}, 'w')"
+    code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(99)"
+    assert check.run_until([sys.executable, "-c", code], 1.0, tmp_path) is None
+    time.sleep(3)
+    assert not (tmp_path / "late").exists()
+
+
+def test_the_clock_and_the_tree(tmp_path: Path) -> None:
+    """In eighteen seconds the first parts are tried, the others left out; nothing is written into the tree."""
+    tree = tmp_path / "tree"
+    for folder in ("benchmarks/stand_ins", "src", "tests/training"):
+        left_out = shutil.ignore_patterns("__pycache__", "*.egg-info", "results")
+        shutil.copytree(BENCHMARKS.parent / folder, tree / folder, ignore=left_out)
+    for file in [*BENCHMARKS.glob("*.py"), BENCHMARKS.parent / "pyproject.toml"]:
+        shutil.copy(file, tree / file.relative_to(BENCHMARKS.parent))
+    before = sorted(tree.rglob("*"))
+    program = str(tree / "benchmarks/gpu_check.py")
+    words = [sys.executable, program, "--device", "cpu", "--minutes", "0.3", "--output", str(tmp_path / "out")]
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", "PATH": ""}  # no git
+    start = time.monotonic()
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=99, check=False)
+    assert time.monotonic() - start < 23, done.stdout
+    assert done.returncode in (0, 1), done.stderr
+    assert sorted(tree.rglob("*")) == before
+    found = json.loads((tmp_path / "out/report.json").read_text())
+    assert found["about"]["commit"] == "unknown"
+    names = [part["name"] for part in found["parts"]]
+    assert len(names) == len(set(names)) == 10
+    assert (names[0], names[-1], found["parts"][-1]["status"]) == ("machine", "losses", "left out")
+    assert "are left" in found["parts"][-1]["said"]
+    assert all(f"  {part['name']}: {part['status']}, " in done.stdout for part in found["parts"])
+
+
+def test_caches_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = importlib.import_module("gpu_check")
+    for variable in ("PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "PYTHONPYCACHEPREFIX"):
+        monkeypatch.setenv(variable, "")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "made/triton/ab").mkdir(parents=True)
+    (tmp_path / "made/triton/ab/kernel.cubin").write_bytes(b"code")
+    check.pack(tmp_path / "made", tmp_path / "caches.tar.gz")
+    monkeypatch.setattr(check.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = check.make_ready(tmp_path, tmp_path / "caches.tar.gz")
+    assert (folder / "triton/ab/kernel.cubin").read_bytes() == b"code"
+    assert os.environ["TRITON_CACHE_DIR"] == str(folder / "triton")
+    assert os.environ["PYTHONPATH"].startswith(str(BENCHMARKS.parent / "src"))
+
+
+def test_the_tests_of_a_gpu_import_what_is_installed_there() -> None:
+    """Neither the files that are collected nor what is collected with them need more than gpu_check.py says."""
+    check = importlib.import_module("gpu_check")
+    files = {word for word in check.tests(1.0, Path("scratch")).words if isinstance(word, Path) and word.suffix}
+    assert {file.name for file in files} >= {"test_cuda.py", "test_micro_batch_size.py", "test_fused_norm.py"}
+    root = BENCHMARKS.parent / "tests"
+    files |= {folder / "conftest.py" for file in files for folder in file.parents if folder.is_relative_to(root)}
+    known = {*sys.stdlib_module_names, "imagesprint", "google_crc32c", "numpy", "PIL", "pytest", "sklearn", "torch"}
+    for file in filter(Path.exists, files):
+        for statement in ast.parse(file.read_text()).body:
+            if isinstance(statement, ast.Import):
+                assert {name.name.partition(".")[0] for name in statement.names} <= known, file
+            if isinstance(statement, ast.ImportFrom) and statement.module:
+                assert statement.module.partition(".")[0] in known, file
+
+
 def test_the_report_shows_what_the_benches_print(
     photo_root: Path, tiny_recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = importlib.import_module("gpu_check_report")
+    measure, report = importlib.import_module("gpu_measure"), importlib.import_module("gpu_check_report")
     (tmp_path / "tiny.toml").write_text(to_toml(tiny_recipe))
+    alone = Ranks(0, 1, 0, 1, torch.device("cpu"))
+    settings = argparse.Namespace(variant="eager", pixels="20", steps=1)
+    for what in measure.MEASURES.values():
+        what(replace(tiny_recipe, precision="fp32"), alone, settings)
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [value["bench"] for value in said] == ["machine"] * 2 + ["steps"] * 2 + ["evaluation"] * 2
     words = [str(tmp_path / "tiny.toml"), "--device", "cpu", "--steps", "1", "--json"]
-    outcomes = []
-    for name, *more in (("step", "--num-train", "320"), ("train", "--data", str(photo_root))):
-        assert main(["bench", name, *words, *more]) == 0
-        result = json.loads(capsys.readouterr().out)
-        outcomes.append({"name": name, "status": "done", "seconds": 1.0, "command": "", "said": "", "result": result})
-    variants = [{**row, "variant": "fused"} for row in outcomes[0]["result"]["phases"][:1]]
-    step = {**outcomes[0]["result"], "variants": variants, "left_out": {"eager": "it was not asked for"}}
-    outcomes.append({**outcomes[0], "result": step})
-    about = {"begun": "today", "device": "cuda", "system": "Linux", "commit": "abc", "missing": []}
-    report.write_report(tmp_path, about, outcomes)
+    assert main(["bench", "train", *words, "--data", str(photo_root)]) == 0
+    results = [said[1], said[3], said[5], json.loads(capsys.readouterr().out)]
+    outcomes = [
+        {"name": f"part {number}", "status": "done", "seconds": 1.0, "command": "", "said": "", "result": result}
+        for number, result in enumerate(results)
+    ]
+    about = {"begun": "today", "device": "cuda", "system": "Linux", "commit": "abc", "source": "12", "cores": 2}
+    report.write_report(tmp_path, {**about, "missing": []}, outcomes)
     text = (tmp_path / "report.md").read_text()
-    assert text.count("\n| 16 | 16 = 4 × 4 | ") == text.count("\n| 20 | 16 = 4 × 4 | ") + 1 == 4
-    assert text.count("\n| 16 | 16 = 4 × 4 | fused | ") == text.count("eager is left out: it was not asked for") == 1
-    assert text.count("Derived: ") == 1
+    assert text.count("\n| 20 | 16 = 4 × 4 | eager | ") == 1
+    assert text.count("\n| `aten::convolution_backward` | ") == 1
+    assert text.count("aten::") <= measure.DEAREST
+    assert all(f"| {precision} | " in text for precision in ("fp32", "bf16"))
+    assert "the target is 97%" in text
     assert "rehearsal" not in text
+
+
+def test_targets_and_the_whole_recipe(tmp_path: Path) -> None:
+    report = importlib.import_module("gpu_check_report")
+    rates = {128: 20_000.0, 224: 7_000.0, 288: 4_000.0}
+    shape = {"batch_size": 1024, "micro_batch": 128, "flops_per_image": 24.3e9, "seconds_per_step": 0.1}
+    phases = [
+        {**shape, "image_size": size, "images_per_second": rate, "peak_memory": 1, "compile_seconds": 1.0}
+        for size, rate in rates.items()
+    ]
+    ceilings = {"copy_bytes_per_second": 4.3e12, "matmul_flops_per_second": 790e12, "dtype": "bfloat16"}
+    results: list[dict[str, Any]] = [
+        {"bench": "machine", "gpu": "NVIDIA H200", "processor": "some", "ceilings": ceilings},
+        {"bench": "steps", "variant": "fused", "precision": "bf16", "phases": phases},
+        {"bench": "evaluation", "image_size": 288, "batch_size": 256, "images_per_second": {"tf32": 10_000.0}},
+    ]
+    outcomes = [
+        {"name": "", "status": "done", "seconds": 1.0, "command": "", "said": "", "result": each} for each in results
+    ]
+    about = {"begun": "today", "device": "cuda", "system": "Linux", "commit": "abc", "source": "12", "cores": 2}
+    report.write_report(tmp_path, {**about, "missing": []}, outcomes)
+    text = (tmp_path / "report.md").read_text()
+    assert "| fused | 7,000 | 6,300, 7,950 | 100.0 | 170 (22%) |" in text
+    training = 26_853_120 / 20_000 + (14_080_000 + 5_124_224) / 7_000 + 5_124_096 / 4_000  # README's images of a size
+    assert f"trains for {training:,.0f} s." in text
+    assert f"With 40 evaluations in tf32, 200 s more: {training + 200:,.0f} s" in text
+
+
+def test_photos_of_many_classes(tmp_path: Path) -> None:
+    importlib.import_module("photos").make_root(tmp_path / "root", 36, 24, ("full",), classes=12)
+    root = open_root(tmp_path / "root")
+    assert len(root.classes) == 12
+    assert len(root.dataset("full", "train")) == 36
 
 
 def test_losses_of_the_same_training_are_the_same_and_of_others_apart(photo_root: Path, tiny_recipe: Recipe) -> None:

@@ -29,15 +29,21 @@ LOOKS = 2 * len(COLOURS)
 NOISE = 6.0  # standard deviation of the pixels' noise: without it crops that are enlarged take too few bytes
 
 
-def make_root(root: Path, images: int, height: int, variants: tuple[str, ...], classes: int = LOOKS) -> None:
-    """Prepare about `images` training photos or more, and a tenth as many for validation, into `root`."""
+def make_root(
+    root: Path, images: int, height: int, variants: tuple[str, ...], classes: int = LOOKS, shards: int | None = None
+) -> None:
+    """Prepare about `images` training photos or more, and a tenth as many for validation, into `root`.
+
+    Each of the `shards` is written by one process.
+    """
     workers = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         each = -(-images * 11 // 10 // classes)
         tasks = [(label, number) for label in range(classes) for number in range(each)]
         with ProcessPoolExecutor(workers) as pool:
             list(pool.map(partial(write_photo, Path(folder), height), tasks, chunksize=32))
-        prepare(folder, root, variants=variants, val_fraction=1 / 11, workers=workers, console=Console(quiet=True))
+        console = Console(quiet=True)
+        prepare(folder, root, variants=variants, val_fraction=1 / 11, shards=shards, workers=workers, console=console)
 
 
 def write_photo(folder: Path, height: int, task: tuple[int, int]) -> None:
@@ -69,8 +75,9 @@ def main() -> int:
     parser.add_argument("--height", type=int, default=375)
     parser.add_argument("--variants", default="320,160")
     parser.add_argument("--classes", type=int, default=LOOKS)
+    parser.add_argument("--shards", type=int, help="default: as prepare has it")
     args = parser.parse_args()
-    make_root(args.root, args.images, args.height, tuple(args.variants.split(",")), args.classes)
+    make_root(args.root, args.images, args.height, tuple(args.variants.split(",")), args.classes, args.shards)
     return 0
 
 

@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from imagesprint.cli.main import main
+from imagesprint.images.native import is_available
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
 from imagesprint.records.dataset import open_root
@@ -111,7 +112,7 @@ def test_caches_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "made/triton/ab/kernel.cubin").write_bytes(b"code")
     check.pack(tmp_path / "made", tmp_path / "caches.tar.gz")
     monkeypatch.setattr(check.tempfile, "gettempdir", lambda: str(tmp_path))
-    folder = check.make_ready(tmp_path, tmp_path / "caches.tar.gz")
+    folder, _ = check.make_ready(tmp_path, tmp_path / "caches.tar.gz")
     assert (folder / "triton/ab/kernel.cubin").read_bytes() == b"code"
     assert os.environ["TRITON_CACHE_DIR"] == str(folder / "triton")
     assert os.environ["PYTHONPATH"].startswith(str(BENCHMARKS.parent / "src"))
@@ -189,7 +190,7 @@ def test_targets_and_the_whole_recipe(tmp_path: Path) -> None:
 
 
 def test_photos_of_many_classes(tmp_path: Path) -> None:
-    importlib.import_module("photos").make_root(tmp_path / "root", 36, 24, ("full",), classes=12)
+    importlib.import_module("photos").make_root(tmp_path / "root", 36, 24, ("full",), classes=12, shards=2)
     root = open_root(tmp_path / "root")
     assert len(root.classes) == 12
     assert len(root.dataset("full", "train")) == 36
@@ -217,13 +218,19 @@ def test_the_spread_is_the_smallest_between_two_slow_runs() -> None:
         assert judged["spread"] == pytest.approx(0.1 / 2**0.5)
 
 
-def test_the_stand_in_computes_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("native", [True, False])
+def test_the_stand_in_computes_the_same_sums(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if native and not is_available():
+        pytest.skip("the native decoder is not built")
     name = "google_crc32c"
     monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(BENCHMARKS / "stand_ins")
     stand_in = importlib.import_module(name)
     monkeypatch.delitem(sys.modules, name)
+    if not native:
+        monkeypatch.setattr(stand_in, "_native", lambda: None)
     data = np.random.default_rng(0).integers(0, 256, 1000, np.uint8).tobytes()
     assert stand_in.__file__ != google_crc32c.__file__
     assert stand_in.value(data) == google_crc32c.value(data)
-    assert stand_in.extend(stand_in.value(data[:99]), data[99:]) == google_crc32c.value(data)
+    for cut in (0, 1, 99, 1000):
+        assert stand_in.extend(stand_in.value(data[:cut]), data[cut:]) == google_crc32c.value(data)

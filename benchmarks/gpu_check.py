@@ -144,12 +144,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=9.0, help="that all may take; default 9")
     parser.add_argument("--data", type=Path, metavar="ROOT", help="prepared images instead of generated ones")
     parser.add_argument("--caches", type=Path, metavar="FILE", help="caches.tar.gz of an earlier call")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: benchmarks/results/DATE-gpu-check-DEVICE")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="of the report; default: benchmarks/results/DATE-gpu-check-DEVICE"
+    )
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     clock = Clock(args.minutes)
-    output = (args.output or BENCHMARKS / f"results/{time.strftime('%Y-%m-%d')}-gpu-check-{args.device}").absolute()
-    output.mkdir(parents=True, exist_ok=True)
+    output = output_folder(args.output, f"{time.strftime('%Y-%m-%d')}-gpu-check-{args.device}")
     with tempfile.TemporaryDirectory(prefix="imagesprint-") as scratch:
         caches, slow = make_ready(Path(scratch), args.caches)
         about = describe(args.device, args.minutes)
@@ -164,6 +165,20 @@ def main() -> int:
     print((output / "report.md").read_text())
     statuses = {outcome.status for outcome in outcomes}
     return 1 if statuses & {"failed", "cut off"} else NOT_MET if "not met" in statuses else 0
+
+
+def output_folder(given: Path | None, name: str) -> Path:
+    """Make the folder for the report: where the tree is read-only, it is one of that name for temporary files."""
+    folder = (given or BENCHMARKS / "results" / name).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        if given is not None:
+            raise
+        folder = Path(tempfile.gettempdir()) / name
+        folder.mkdir(exist_ok=True)
+        print(f"{BENCHMARKS} cannot be written to: the report goes to {folder}")
+    return folder
 
 
 def make_ready(scratch: Path, packed: Path | None) -> tuple[Path, str]:

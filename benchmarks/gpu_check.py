@@ -1,4 +1,4 @@
-"""All that needs a GPU, in nine minutes, from the source tree and without installing anything or writing into it.
+"""All that needs a GPU, in nine minutes, from the source tree and without installing anything.
 
     python benchmarks/gpu_check.py                     # or: make gpu-check
     python benchmarks/gpu_check.py --device cpu        # the same with tiny sizes: a rehearsal
@@ -16,8 +16,8 @@ another machine of the kind and the same source, spares it the compiling. Images
 gpu-data/ where it is there, else generated.
 
 Needs Python 3.11 or newer, torch, numpy, Pillow and scikit-learn; without git, pytest or a JPEG library it says what it
-left out. A native decoder that was built elsewhere (IMAGESPRINT_STATIC_JPEG=1 python setup.py build_ext --inplace) is
-used where it loads. Exits 1 if a part failed or was cut off, 3 if all ran and the losses do not agree, else 0.
+left out. Nothing is written into the tree but Python's bytecode, so it may be read-only. A native decoder that was built
+elsewhere (IMAGESPRINT_STATIC_JPEG=1 python setup.py build_ext --inplace) is used where it loads. Exits 1 if a part failed or was cut off, 3 if all ran and the losses do not agree, else 0.
 """
 
 import argparse
@@ -194,7 +194,6 @@ def make_ready(scratch: Path, packed: Path | None) -> tuple[Path, str]:
             archive.extractall(caches, filter="data")
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(caches / "inductor")
     os.environ["TRITON_CACHE_DIR"] = str(caches / "triton")
-    os.environ["PYTHONPYCACHEPREFIX"] = str(scratch / "bytecode")
     os.environ["PYTHONUNBUFFERED"] = "1"
     stand_ins = [] if importlib.util.find_spec("google_crc32c") else [str(BENCHMARKS / "stand_ins")]
     inherited = [folder for folder in (os.environ.get("PYTHONPATH"),) if folder]

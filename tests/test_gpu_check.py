@@ -8,6 +8,7 @@ import ast
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import torch
 
 from imagesprint.cli.main import main
 from imagesprint.images.native import is_available
+from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
 from imagesprint.records.dataset import open_root
@@ -103,9 +105,36 @@ def test_the_clock_and_the_tree(tmp_path: Path) -> None:
     assert all(f"  {part['name']}: {part['status']}, " in done.stdout for part in found["parts"])
 
 
+def test_the_parts_follow_from_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = importlib.import_module("gpu_check")
+    monkeypatch.setattr(check, "PROJECT", tmp_path)  # where no gpu-data/ is
+    rates = {"steps, eager": 3000.0, "steps, fused": 7000.0, "steps, compiled": 6000.0}
+    outcomes: list[Any] = []
+    seen = {}
+    for part in check.parts("cuda", None, tmp_path, "", outcomes):
+        rows = {"bench": "steps", "variant": part.name[7:], "phases": [{"images_per_second": rates.get(part.name)}]}
+        status = "cut off" if part.name == "photos" else "done"
+        outcomes.append(check.Outcome(part.name, status, 1.0, "", result=rows if part.name in rates else None))
+        seen[part.name] = part
+    assert list(seen)[:6] == ["machine", "tests", *rates, "steps at 128,288 px, fused"]
+    assert {name for name, part in seen.items() if part.missing == "there are no photos"} == {"loader", "losses"}
+    (phase,) = load_recipe(tmp_path / "minutes104.toml").phases
+    assert (phase.image_size, phase.batch_size, phase.micro_batch) == (224, 2048, 256)
+
+
+def test_all_parts_are_expected_to_fit() -> None:
+    """docs/scaling.md shows where the seconds come from."""
+    check = importlib.import_module("gpu_check")
+    seconds = list(check.PLANS["cuda"].seconds.values())
+    table = (BENCHMARKS.parent / "docs/scaling.md").read_text().partition("## Nine minutes on a GPU")[2]
+    shown = [int(row) for row in re.findall(r"^\| [^|]+ \| (\d+) \|", table.partition("\n## ")[0], re.MULTILINE)]
+    assert shown == [*seconds, sum(seconds)]
+    assert sum(seconds) + 10 < 60 * 9 - check.RESERVE
+
+
 def test_caches_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check = importlib.import_module("gpu_check")
-    for variable in ("PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "PYTHONPYCACHEPREFIX"):
+    for variable in ("PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "PYTHONUNBUFFERED"):
         monkeypatch.setenv(variable, "")
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "made/triton/ab").mkdir(parents=True)

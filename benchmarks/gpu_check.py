@@ -16,8 +16,9 @@ another machine of the kind and the same source, spares it the compiling. Images
 gpu-data/ where it is there, else generated.
 
 Needs Python 3.11 or newer, torch, numpy, Pillow and scikit-learn; without git, pytest or a JPEG library it says what it
-left out. Nothing is written into the tree but Python's bytecode, so it may be read-only. A native decoder that was built
-elsewhere (IMAGESPRINT_STATIC_JPEG=1 python setup.py build_ext --inplace) is used where it loads. Exits 1 if a part failed or was cut off, 3 if all ran and the losses do not agree, else 0.
+left out. Nothing is written into the tree but Python's bytecode, so it may be read-only. A native decoder that was
+built elsewhere (IMAGESPRINT_STATIC_JPEG=1 python setup.py build_ext --inplace) is used where it loads. Exits 1 if a
+part failed or was cut off, 3 if all ran and the losses do not agree, else 0.
 """
 
 import argparse

@@ -49,7 +49,9 @@ IMAGESPRINT = (sys.executable, "-m", "imagesprint")
 VARIANTS = ("eager", "fused", "compiled")  # those of `bench step --variants`, in the order in which they are measured
 NOT_MET, NO_TESTS = 3, 5  # exit codes: of imagesprint, and of pytest where none is selected
 EARLY, LATE = 0.6, 1.7  # of a part's expected seconds: it is begun where so many are left, and cut off after so many
-RESERVE = 4.0  # seconds at the end: to stop a part, and to write what it said
+RESERVE = 8.0  # seconds at the end: to stop a part, to write what it said, to pack the caches
+# Steps on the way to a kernel's machine code, which alone is loaded: 90% of the bytes
+NOT_PACKED = {".ttir", ".ttgir", ".llir", ".ptx", ".source"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ PLANS = {
         loss_steps=4,
         photos=("--images", "80", "--height", "48", "--variants", "full,16"),
         seconds={
-            "machine": 15, "tests": 25, "eager": 30, "fused": 30, "compiled": 120, "others": 40, "photos": 20,
+            "machine": 10, "tests": 25, "eager": 30, "fused": 30, "compiled": 120, "others": 40, "photos": 20,
             "loader": 60, "evaluation": 20, "losses": 60,
         },
     ),
@@ -195,6 +197,7 @@ def make_ready(scratch: Path, packed: Path | None) -> tuple[Path, str]:
             archive.extractall(caches, filter="data")
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(caches / "inductor")
     os.environ["TRITON_CACHE_DIR"] = str(caches / "triton")
+    os.environ["TORCHINDUCTOR_BUNDLE_TRITON_INTO_FX_GRAPH_CACHE"] = "0"  # else each kernel is kept twice
     os.environ["PYTHONUNBUFFERED"] = "1"
     stand_ins = [] if importlib.util.find_spec("google_crc32c") else [str(BENCHMARKS / "stand_ins")]
     inherited = [folder for folder in (os.environ.get("PYTHONPATH"),) if folder]
@@ -355,8 +358,8 @@ def last_result(printed: str) -> Any:
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """Pack a folder, unless nothing in it is newer than the archive."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    """Pack what a folder of caches has, unless nothing in it is newer than the archive."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in NOT_PACKED]
     newest = max((path.stat().st_mtime for path in files), default=0.0)
     if (archive.exists() and newest < archive.stat().st_mtime) or not files:
         return

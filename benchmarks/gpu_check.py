@@ -159,12 +159,12 @@ def main() -> int:
         about = describe(args.device, args.minutes)
         outcomes: list[Outcome] = []
         for part in parts(args.device, args.data, Path(scratch), slow, outcomes):
-            outcomes.append(run(part, clock.left, Path(scratch)))
+            outcome = run(part, clock.left, Path(scratch))
+            outcomes.append(outcome)
+            write_report(output, about, [vars(each) for each in outcomes])
+            done = f"{clock.gone:4.0f} s  {outcome.name}: {outcome.status}, {outcome.seconds:.0f} s"
+            print(done, headline(vars(outcome)), flush=True)
             pack(caches, output / "caches.tar.gz")
-            write_report(output, about, [vars(outcome) for outcome in outcomes])
-            last = outcomes[-1]
-            said = headline(vars(last))
-            print(f"{clock.gone:4.0f} s  {last.name}: {last.status}, {last.seconds:.0f} s; {said}", flush=True)
     print((output / "report.md").read_text())
     statuses = {outcome.status for outcome in outcomes}
     return 1 if statuses & {"failed", "cut off"} else NOT_MET if "not met" in statuses else 0

@@ -13,7 +13,7 @@ import argparse
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median
@@ -93,18 +93,23 @@ def first_phases(recipe: Recipe, pixels: str) -> list[Phase]:
 
 
 def profile_step(training: TimedTraining, phase: Phase) -> dict[str, Any]:
-    """One step's DEAREST kernels by their time, in seconds; those of a CPU are PyTorch's operations."""
+    """What one step's kernels take, and how long it took under the profiler."""
     device = training.ranks.device
     batches = on_device(synthetic_batches(phase, CLASSES, device), device)
     training.seconds(batches, phase, 0, 1)
     activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
     with profile(activities=[activity]) as profiler:
         (step,) = training.seconds(batches, phase, 1, 0)
+    return {**dearest_kernels(profiler.events() or (), device), "profiled_step_seconds": step}
+
+
+def dearest_kernels(events: Iterable[Any], device: torch.device) -> dict[str, Any]:
+    """The DEAREST kernels by their time, in seconds, and all together; those of a CPU are PyTorch's operations."""
     seconds, calls = Counter[str](), Counter[str]()
-    for event in profiler.events() or ():
+    for event in events:
         if device.type == "cuda":
-            # Ranges that a program names lie over the kernels, and would count them twice.
-            if event.device_type != DeviceType.CUDA or getattr(event, "is_user_annotation", False):
+            # Calls of the driver are the CPU's; ranges that a program names lie over kernels, and would count twice.
+            if event.device_type != DeviceType.CUDA or event.is_user_annotation:
                 continue
             took = event.time_range.elapsed_us()
         else:
@@ -112,11 +117,12 @@ def profile_step(training: TimedTraining, phase: Phase) -> dict[str, Any]:
         seconds[event.name] += took / 1e6
         calls[event.name] += 1
     total = seconds.total()
-    dearest = [
+    kernels = [
         {"name": name, "calls": calls[name], "seconds": took, "share": took / total}
         for name, took in seconds.most_common(DEAREST)
+        if took
     ]
-    return {"kernels": dearest, "kernel_calls": calls.total(), "kernel_seconds": total, "profiled_step_seconds": step}
+    return {"kernels": kernels, "kernel_calls": calls.total(), "kernel_seconds": total}
 
 
 def measure_evaluation(recipe: Recipe, ranks: Ranks, args: argparse.Namespace) -> None:

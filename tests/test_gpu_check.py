@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import google_crc32c
@@ -217,6 +218,28 @@ def test_the_report_shows_what_the_benches_print(
     assert all(f"| {precision} | " in text for precision in ("fp32", "bf16"))
     assert "the target is 97%" in text
     assert "rehearsal" not in text
+
+
+def test_kernels_of_a_gpu_are_told_once_by_name() -> None:
+    measure = importlib.import_module("gpu_measure")
+    of_gpu, of_host = measure.DeviceType.CUDA, measure.DeviceType.CPU
+
+    def event(name: str, kind: Any, microseconds: int, named: bool = False) -> SimpleNamespace:
+        time_range = SimpleNamespace(elapsed_us=lambda: microseconds)
+        return SimpleNamespace(name=name, device_type=kind, time_range=time_range, is_user_annotation=named)
+
+    events = [
+        event("convolution", of_gpu, 300),
+        event("norm", of_gpu, 50),
+        event("convolution", of_gpu, 600),
+        event("cudaGraphLaunch", of_host, 5000),
+        event("a step", of_gpu, 5000, named=True),
+        *(event(f"small {number}", of_gpu, 5) for number in range(10)),
+    ]
+    found = measure.dearest_kernels(events, torch.device("cuda"))
+    assert found["kernels"][0] == {"name": "convolution", "calls": 2, "seconds": 9e-4, "share": pytest.approx(0.9)}
+    assert [kernel["name"] for kernel in found["kernels"]] == ["convolution", "norm", *(f"small {n}" for n in range(8))]
+    assert (found["kernel_calls"], found["kernel_seconds"]) == (13, pytest.approx(1e-3))
 
 
 def test_targets_and_the_whole_recipe(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def main() -> int:
             outcomes.append(outcome)
             write_report(output, about, [vars(each) for each in outcomes])
             done = f"{clock.gone:4.0f} s  {outcome.name}: {outcome.status}, {outcome.seconds:.0f} s"
-            print(done, headline(vars(outcome)), flush=True)
+            print(done, headline(vars(outcome)), sep="  ", flush=True)
             pack(caches, output / "caches.tar.gz")
     print((output / "report.md").read_text())
     statuses = {outcome.status for outcome in outcomes}

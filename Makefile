@@ -43,8 +43,8 @@ check: lint coverage ## all that CI runs
 interop: .venv-interop/installed ## shards and crops against TensorFlow itself, in an environment of its own
 	.venv-interop/bin/python -m pytest tests/interop
 
-gpu-check: ## all that needs a GPU, without installing anything; DEVICE=cpu rehearses it
-	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu_check.py --device $(or $(DEVICE),cuda)
+gpu-check: ## all that needs a GPU, in nine minutes, without installing anything; DEVICE=cpu rehearses it
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu_check.py --device $(or $(DEVICE),cuda) $(ARGS)
 
 reference: .venv/installed-dev ## docs/reference.md, from the docstrings of the public names
 	$(BIN)/python docs/reference.py

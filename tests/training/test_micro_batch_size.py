@@ -1,3 +1,4 @@
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,16 +55,24 @@ def test_another_number_of_phases_is_another_recipe() -> None:
     assert settle(recipe, stored).phases[0].micro_batch == 32
 
 
+def held_memory() -> int:
+    """Bytes on the GPU, without the workspaces that cuBLAS keeps for good once it has multiplied."""
+    gc.collect()
+    torch._C._cuda_clearCublasWorkspaces()
+    return torch.cuda.memory_allocated()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_what_fits_is_found_by_trying() -> None:
-    recipe = apply_overrides(load_recipe("minutes104"), ["phases.*.micro_batch=auto", "precision=fp32"])
-    ranks = replace(ALONE, device=torch.device("cuda", 0))
-    settled = settle_micro_batches(recipe, None, CLASSES, ranks, Console(quiet=True))
-    for phase in settled.phases:
-        assert phase.batch_size % phase.micro_batch == 0
-        assert phase.micro_batch >= 1
-    assert torch.cuda.memory_allocated() < 2**20  # the trial left nothing behind
+    whole = load_recipe("minutes104")
+    recipe = replace(whole, precision="bf16", phases=(replace(whole.phases[-1], epochs=(0, 1), micro_batch=0),))
+    ranks, before = replace(ALONE, device=torch.device("cuda", 0)), held_memory()
+    (phase,) = settle_micro_batches(recipe, None, CLASSES, ranks, Console(quiet=True)).phases
+    assert phase.batch_size % phase.micro_batch == 0
+    assert phase.micro_batch >= 1
+    # The trial left nothing behind: weights and gradients alone are 190 MB. What cuBLASLt may keep is 32 MB a stream.
+    assert held_memory() - before < 2**26
 
 
 def test_train_writes_the_number_and_goes_on_with_it(

@@ -181,13 +181,14 @@ def _shapes(recipe: Recipe, pixels: int | None) -> list[Phase]:
 
 
 def _measure(training: TimedTraining, phase: Phase, steps: int, ceilings: Ceilings, console: Console) -> MeasuredShape:
-    speed = _measure_speed(training, phase, steps, console)
+    speed = measure_speed(training, phase, steps, console)
     work = count_work(training.recipe, phase, CLASSES)
     limits = _against_limits(work, speed.images_per_second / training.ranks.world_size, ceilings)
     return MeasuredShape(speed, _measure_parts(training, phase), limits)
 
 
-def _measure_speed(training: TimedTraining, phase: Phase, steps: int, console: Console, variant: str = "") -> StepSpeed:
+def measure_speed(training: TimedTraining, phase: Phase, steps: int, console: Console, variant: str = "") -> StepSpeed:
+    """Return how fast `steps` steps of `phase` are on noise, compiled and warmed before."""
     what = f"measuring  {phase.image_size} px, batch {phase.batch_size}"
     console.live(what, f"micro-batch {phase.micro_batch} {variant}".rstrip())
     device = training.ranks.device
@@ -239,7 +240,7 @@ def _measure_variants(
         if name not in variants_left_out(ranks.device):
             gc.collect()  # frees the memory of the graphs before
             training = TimedTraining(recipe, CLASSES, ranks, compilation, fused)
-            speed = _measure_speed(training, phase, steps, console, name)
+            speed = measure_speed(training, phase, steps, console, name)
             del training
             yield name, speed
 

@@ -4,7 +4,7 @@ Every rank writes the images that it judged into a table of zeros, and the table
 same, to the bit, on any number of ranks.
 
 In what arithmetic is said beside each figure (`evaluation_precision`): fp32, but on a GPU that has TF32 in that, which
-is several times as fast there. What it changes, and why bf16 is not good enough, was measured:
+is what its matrix units do. What it changes, and why bf16 is not good enough, was measured by emulation on a CPU:
 benchmarks/results/2026-11-29-evaluation-precision.md.
 """
 

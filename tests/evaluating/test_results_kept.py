@@ -24,7 +24,7 @@ def made(kept: ResultsKept) -> Result:
     outcomes = Outcomes(right, np.ones(18, np.bool_), np.zeros(18), np.zeros(18, np.int64), np.full(18, 0.75))
     return {
         "view": "plain", "step": 4, "epoch": 1.0, "num_images": 18, "top1": 50.0, "top5": 100.0, "loss": float("nan"),
-        "details": details(outcomes, labels, ("china", "flower")), "data": data,
+        "precision": "fp32", "details": details(outcomes, labels, ("china", "flower")), "data": data,
     }  # fmt: skip
 
 

@@ -26,7 +26,8 @@ EXAMPLES = """\
 DESCRIPTION = """\
 Judge checkpoints on the validation split: one centre crop of each image, as the recipe says, exact on any number of
 processes. Each option adds a figure beside that plain one and never takes its place. What a run's checkpoints came to
-is kept in RUN/evaluated: the same question again is answered at once."""
+is kept in RUN/evaluated: the same question again is answered at once. Figures are made in fp32, on a GPU that has
+TF32 in that, and say so."""
 
 SHOWN = 10  # classes and pairs in the text; --json has all
 
@@ -73,7 +74,7 @@ def _show(args: argparse.Namespace, evaluated: "Sequence[EvaluatedCheckpoint]") 
     if not evaluated:
         raise RunError("there was no checkpoint left to judge", "name a run whose training wrote one")
     best = max(evaluated, key=lambda one: (one.top1, one.top5, one.step))
-    lines = [_table(evaluated), f"best: {best.path}, top-1 {best.top1:.2f}%"]
+    lines = [_table(evaluated), f"best: {best.path}, top-1 {best.top1:.2f}% in {best.precision}"]
     if best.views:
         lines += ["", _views(evaluated)]
     if args.per_class:

@@ -97,7 +97,8 @@ class _Evaluation:
         evaluated = []
         for one in self._evaluator.judge(paths):
             path, figures = Path(one.path), (one.num_images, one.top1, one.top5, one.loss)
-            self._recorder.record(path, EvaluationRow(one.step, one.epoch, *figures, f"checkpoints/{path.name}"))
+            row = EvaluationRow(one.step, one.epoch, *figures, f"checkpoints/{path.name}", one.precision)
+            self._recorder.record(path, row)
             if tell:
                 self._console.line(f"evaluated   {one.path}: epoch {one.epoch:g}, top-1 {one.top1:.2f}%")
             evaluated.append(one)

@@ -2,9 +2,14 @@
 
 Every rank writes the images that it judged into a table of zeros, and the tables are summed. So each figure is the
 same, to the bit, on any number of ranks.
+
+In what arithmetic is said beside each figure (`evaluation_precision`): fp32, but on a GPU that has TF32 in that, which
+is what its matrix units do. What it changes, and why bf16 is not good enough, was measured by emulation on a CPU:
+benchmarks/results/2026-11-29-evaluation-precision.md.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,18 +32,43 @@ from imagesprint.runs.rows import EvaluationRow
 class Accuracy:
     """`top1` and `top5` in percent and the mean cross-entropy `loss` over `num_images`.
 
-    `fallbacks` of the images were decoded by Pillow because the native decoder, which is at work, cannot.
+    `precision` is that of `evaluation_precision`. `fallbacks` of the images were decoded by Pillow because the native
+    decoder, which is at work, cannot.
     """
 
     num_images: int
     top1: float
     top5: float
     loss: float
+    precision: str
     fallbacks: int
 
 
+def evaluation_precision(device: torch.device) -> str:
+    """The arithmetic of evaluations on `device`: "tf32" on a GPU that has it (NVIDIA's since the A100), else "fp32".
+
+    tf32 is fp32 but for convolutions: they read 10 of the 23 bits of their inputs' and weights' mantissa.
+    """
+    has_tf32 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "tf32" if has_tf32 else "fp32"
+
+
+@contextmanager
+def evaluation_arithmetic(device: torch.device) -> Iterator[None]:
+    """Compute in `evaluation_precision`, and behind it as before."""
+    if evaluation_precision(device) == "fp32":  # which `open_ranks` set for all else
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    before, cudnn.allow_tf32 = cudnn.allow_tf32, True
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before
+
+
 def evaluate(model: TrainedModel, dataset: Dataset, ranks: Ranks) -> Accuracy:
-    """Judge `model`, which is on the ranks' device, in fp32 on all images of `dataset`.
+    """Judge `model`, which is on the ranks' device, on all images of `dataset`.
 
     Images come in padded batches of fixed size dealt to the ranks, so that no figure depends on their number.
     Returns the same on every rank.
@@ -61,7 +91,7 @@ def evaluate(model: TrainedModel, dataset: Dataset, ranks: Ranks) -> Accuracy:
     fallbacks = ranks.total(loader.fallbacks)  # read first: it names a rank that does not answer
     outcomes = read_table(table)
     assert outcomes is not None, "the ranks' shares do not make up the split"
-    return accuracy(outcomes, fallbacks)
+    return accuracy(outcomes, evaluation_precision(ranks.device), fallbacks)
 
 
 def evaluation_set(root: Root, model: TrainedModel) -> Dataset:
@@ -83,7 +113,7 @@ def check_classes(root: Root, model: TrainedModel) -> None:
 def evaluation_row(accuracy: Accuracy, step: int, epoch: float, checkpoint: Path | None) -> EvaluationRow:
     """A row of evaluations.jsonl; `checkpoint` is relative to the run, None where none was written at this step."""
     figures = accuracy.num_images, accuracy.top1, accuracy.top5, accuracy.loss
-    return EvaluationRow(step, epoch, *figures, checkpoint=None if checkpoint is None else str(checkpoint))
+    return EvaluationRow(step, epoch, *figures, None if checkpoint is None else str(checkpoint), accuracy.precision)
 
 
 COLUMNS = 6  # of a table: seen, top-1, top-5, loss, predicted class, its probability
@@ -101,7 +131,8 @@ def judge(model: Callable[[Tensor], Tensor], batches: Iterable[Batch], table: Te
     for batch in batches:
         images, labels = batch.images.to(table.device), batch.labels.to(table.device)
         rows = torch.where(batch.mask, batch.sample_ids, padding).to(table.device)
-        logits = model(images).float()
+        with evaluation_arithmetic(table.device):
+            logits = model(images).float()
         probability, predicted = logits.softmax(1).max(1)
         losses = F.cross_entropy(logits, labels, reduction="none")
         seen = torch.ones_like(losses)
@@ -133,10 +164,10 @@ def read_table(table: Tensor) -> Outcomes | None:
     return Outcomes(top1 > 0, top5 > 0, loss, predicted.astype(np.int64), probability)
 
 
-def accuracy(outcomes: Outcomes, fallbacks: int = 0) -> Accuracy:
-    """The figures of all images together."""
+def accuracy(outcomes: Outcomes, precision: str, fallbacks: int = 0) -> Accuracy:
+    """The figures of all images together, which were judged in `precision`."""
     top1, top5 = (100 * int(right.sum()) / len(outcomes) for right in (outcomes.top1, outcomes.top5))
-    return Accuracy(len(outcomes), top1, top5, float(outcomes.loss.mean()), fallbacks)
+    return Accuracy(len(outcomes), top1, top5, float(outcomes.loss.mean()), precision, fallbacks)
 
 
 def hits(logits: Tensor, labels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from imagesprint.checkpoints.weights import load_model
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
-from imagesprint.evaluating.evaluation import COLUMNS, accuracy, check_classes, judge, read_table
+from imagesprint.evaluating.evaluation import COLUMNS, accuracy, check_classes, evaluation_precision, judge, read_table
 from imagesprint.evaluating.results import Details, Result, ResultsKept, details
 from imagesprint.evaluating.views import View, rectangular_batches
 from imagesprint.loading.batch import Batch
@@ -42,7 +42,8 @@ class EvaluatedCheckpoint:
     """One judged checkpoint; `epoch` counts the epochs done.
 
     The figures are those of the plain view, the recipe's own evaluation, as are the `details` behind them
-    (`evaluating.results.details`). `views` has each option beside it.
+    (`evaluating.results.details`). `views` has each option beside it. All were made in `precision`
+    (`evaluation_precision`).
     """
 
     path: str
@@ -52,13 +53,14 @@ class EvaluatedCheckpoint:
     top1: float
     top5: float
     loss: float
+    precision: str
     views: tuple[ViewFigures, ...]
     details: Details
 
     @classmethod
     def of(cls, path: Path, plain: Result, *others: Result) -> "EvaluatedCheckpoint":
         """From the results of all views, that of the plain one first."""
-        figures = plain["num_images"], plain["top1"], plain["top5"], plain["loss"]
+        figures = plain["num_images"], plain["top1"], plain["top5"], plain["loss"], plain["precision"]
         views = (ViewFigures(one["view"], one["num_images"], one["top1"], one["top5"], one["loss"]) for one in others)
         return cls(str(path), plain["step"], plain["epoch"], *figures, tuple(views), plain["details"])
 
@@ -173,7 +175,7 @@ class Evaluator:
             return None
         data = self._kept.data(self._root.variants[int(facts[2])])
         assert data is not None  # it was read from
-        figures = accuracy(outcomes)
+        figures = accuracy(outcomes, evaluation_precision(self._ranks.device))
         result: Result = {
             "view": view.name,
             "step": int(facts[0]),
@@ -182,6 +184,7 @@ class Evaluator:
             "top1": figures.top1,
             "top5": figures.top5,
             "loss": figures.loss,
+            "precision": figures.precision,
             "details": details(outcomes, self._labels, self._root.classes),
             "data": data,
         }

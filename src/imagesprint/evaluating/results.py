@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from imagesprint.checkpoints.weight_files import checkpoint_hash
 from imagesprint.console import Console
-from imagesprint.evaluating.evaluation import Outcomes
+from imagesprint.evaluating.evaluation import Outcomes, evaluation_precision
 from imagesprint.evaluating.views import View
 from imagesprint.files import is_cut, write_text
 from imagesprint.images.decoders import decoder_name
@@ -139,6 +139,7 @@ class Result(TypedDict):
     top1: Percent
     top5: Percent
     loss: float
+    precision: str
     details: Details
     data: KeptData
 
@@ -153,13 +154,15 @@ def run_of(checkpoint: Path) -> RunDirectory | None:
 class ResultsKept:
     """One JSON file a checkpoint and view in RUN/evaluated: the figures, with the details behind them.
 
-    Its name has a hash over the checkpoint's content, the view, the decoder, the kind of device and PyTorch's version;
-    inside stands the data's fingerprint. Checkpoints that lie in no run have none.
+    Its name has a hash over the checkpoint's content, the view, the decoder, the kind of device, PyTorch's version and
+    the precision where it is not fp32; inside stands the data's fingerprint. Checkpoints that lie in no run have none.
     """
 
     def __init__(self, root: Root, device: torch.device) -> None:
         self._root = root
+        precision = evaluation_precision(device)
         self._machine = [_FORMAT, decoder_name(), device.type, str(torch.__version__)]
+        self._machine += [precision] * (precision != "fp32")  # once there was no other, and its results are still found
         self._data: dict[str, str] = {}
 
     def find(self, checkpoint: Path, view: View) -> Result | None:
@@ -199,7 +202,7 @@ def read_result(file: Path) -> Result | None:
     """What a file of RUN/evaluated says; None where it is damaged."""
     try:
         content = json.loads(file.read_bytes().decode())
-        result = from_json(Result, content)
+        result = from_json(Result, {"precision": "fp32", **content} if isinstance(content, dict) else content)
         seal = content.pop(_SEAL, None)
     except (OSError, ValueError, RecursionError):
         return None

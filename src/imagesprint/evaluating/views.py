@@ -21,6 +21,7 @@ from torch import Tensor
 
 from imagesprint.checkpoints.weights import TrainedModel, load_model
 from imagesprint.errors import UsageError
+from imagesprint.evaluating.evaluation import evaluation_arithmetic
 from imagesprint.images.decoding import open_rgb
 from imagesprint.loading.batch import Batch, read_encoded
 from imagesprint.loading.loader import EvaluationLoader
@@ -107,7 +108,8 @@ def recalibrate(model: TrainedModel, training_set: Dataset, num_images: int) -> 
         norm.train()
     with loader:
         for _, batch in zip(range(count), loader, strict=False):
-            model(batch.images.to(model.mean.device))
+            with evaluation_arithmetic(model.mean.device):
+                model(batch.images.to(model.mean.device))
             for (mean, variance), norm in zip(sums, norms, strict=True):
                 mean += norm.batch_mean
                 variance += norm.batch_var

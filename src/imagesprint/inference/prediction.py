@@ -14,6 +14,7 @@ from torch import Tensor
 from imagesprint.checkpoints.weights import TrainedModel, load_model
 from imagesprint.console import Console, Progress
 from imagesprint.errors import CheckpointError, DataError, ImageError
+from imagesprint.evaluating.evaluation import evaluation_arithmetic
 from imagesprint.images.coding import read_size
 from imagesprint.images.crops import evaluation_crops
 from imagesprint.images.decoders import open_decoder
@@ -44,9 +45,9 @@ class Prediction:
 
 
 def predict_files(model: Path, images: Sequence[Path], top: int, device: str, console: Console) -> list[Prediction]:
-    """Predict `images` with the model of a run or checkpoint on `device` (auto, cpu or cuda), in fp32 as `evaluate`.
+    """Predict `images` with the model of a run or checkpoint on `device` (auto, cpu or cuda).
 
-    Raises as `load_model` and `open_ranks` do.
+    The arithmetic is that of `evaluate`. Raises as `load_model` and `open_ranks` do.
     """
     with open_ranks(device) as ranks:
         return predict(load_model(model).to(ranks.device), images, top, console)
@@ -67,7 +68,8 @@ def predict(model: TrainedModel, images: Sequence[Path], top: int, console: Cons
     progress.begin(len(images), 0)
     predictions: list[Prediction] = []
     for paths, pixels, failures in Ring(batches, _SLOTS, lambda paths, _: _read(reader, paths), reader.close):
-        probabilities = model(torch.from_numpy(pixels).to(model.mean.device)).softmax(1).cpu()
+        with evaluation_arithmetic(model.mean.device):
+            probabilities = model(torch.from_numpy(pixels).to(model.mean.device)).softmax(1).cpu()
         for row, path in enumerate(paths):
             if row in failures:
                 predictions.append(Prediction(path, (), failures[row]))

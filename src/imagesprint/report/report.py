@@ -108,9 +108,9 @@ def model_card(record: RunRecord) -> str:
     ]
     if best is None:
         return printable_lines("\n".join([*lines, "Nothing was evaluated yet.", ""]))
-    lines += ["| epoch | images | top-1 % | top-5 % | loss |", "|---|---|---|---|---|"]
+    lines += ["| epoch | images | top-1 % | top-5 % | loss | precision |", "|---|---|---|---|---|---|"]
     for title, row in (("last", record.evaluations[-1]), ("best", best)):
-        figures = f"{row.num_images:,} | {row.top1:.2f} | {row.top5:.2f} | {row.loss:.4f}"
+        figures = f"{row.num_images:,} | {row.top1:.2f} | {row.top5:.2f} | {row.loss:.4f} | {row.precision}"
         lines.append(f"| {row.epoch:g}, {title} | {figures} |")
     if record.judged:
         details = record.judged[0]["details"]

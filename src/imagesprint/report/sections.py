@@ -202,10 +202,11 @@ def _evaluations(record: RunRecord) -> str:
             f"{row.top5:.2f}",
             f"{row.loss:.4f}",
             row.num_images,
+            row.precision,
         ]
         for row in record.evaluations
     ]
-    whole = table(["epoch", "step", "top-1 %", "top-5 %", "loss", "images"], rows)
+    whole = table(["epoch", "step", "top-1 %", "top-5 %", "loss", "images", "precision"], rows)
     if len(rows) <= MANY_ROWS:
         return whole
     return f"<details><summary>All {len(rows)} evaluations</summary>{whole}</details>"

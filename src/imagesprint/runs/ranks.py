@@ -208,7 +208,7 @@ def open_ranks(
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.deterministic = True  # the same counts every time; training allows itself more
-        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, in evaluation above all
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, but in evaluations, which say so
     with ExitStack() as stack:
         if store is not None and ranks.is_main and ranks.standing_by:
             stack.enter_context(end_told(store, range(size, started)))

@@ -102,7 +102,8 @@ class MetricsRow:
 class EvaluationRow:
     """A line of evaluations.jsonl: what a checkpoint came to. `loss` is no number where the weights gave none.
 
-    `checkpoint` is its path within the run, None where none was written at this step.
+    `checkpoint` is its path within the run, None where none was written at this step. `precision` is the arithmetic of
+    the evaluation; rows of before lack it, all of which were made in fp32.
     """
 
     step: Count
@@ -112,6 +113,7 @@ class EvaluationRow:
     top5: Percent
     loss: float
     checkpoint: str | None
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)

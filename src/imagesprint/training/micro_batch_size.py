@@ -1,5 +1,6 @@
 """`micro_batch` auto: as many images at once as the device holds, settled when a run begins."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,12 +12,12 @@ from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.state import TrainingState
-from imagesprint.training.step import MicroBatch
+from imagesprint.training.step import MicroBatch, out_of_memory
 
 CPU_LIMIT = 32  # images: more make a CPU no faster; with fewer, batch norm's statistics get noisy (arXiv:1706.02677)
 MEMORY_SHARE = 0.9  # of a GPU's memory: the rest is for momentum, evaluation and what cannot be used between blocks
 
-Fits = Callable[[int, int], bool]  # (images, pixels of their side) → whether a pass over them fits into memory
+Trial = Callable[[int, int], str]  # (images, pixels of their side) → what a pass lacks memory for; "" where it fits
 
 
 def settle_micro_batches(
@@ -33,9 +34,9 @@ def settle_micro_batches(
         return recipe
     found = [phase.micro_batch for phase in with_stored_sizes(recipe, stored).phases]
     if not all(found):
-        fits = _trial(recipe, classes, ranks.device)
+        trial = _trial(recipe, classes, ranks.device)
         found = [
-            phase.micro_batch or min(ranks.gather(_largest(phase, ranks.world_size, fits))) for phase in recipe.phases
+            phase.micro_batch or min(ranks.gather(_largest(phase, ranks.world_size, trial))) for phase in recipe.phases
         ]
     phases = []
     for index, (phase, size) in enumerate(zip(recipe.phases, found, strict=True)):
@@ -59,31 +60,38 @@ def with_stored_sizes(recipe: Recipe, stored: Recipe | None) -> Recipe:
     return replace(recipe, phases=tuple(phases))
 
 
-def _largest(phase: Phase, world_size: int, fits: Fits) -> int:
-    share = phase.batch_size // world_size
+def _largest(phase: Phase, world_size: int, trial: Trial) -> int:
+    share, failure = phase.batch_size // world_size, ""
     for rows in range(share, 0, -1):
-        if share % rows == 0 and fits(rows, phase.image_size):
-            return rows
+        if share % rows == 0:
+            failure = trial(rows, phase.image_size)
+            if not failure:
+                return rows
     raise RunError(
-        f"not even one image of {phase.image_size} px fits into the memory of the GPU",
+        f"not even one image of {phase.image_size} px fits into the memory of the GPU: {failure}",
         "see what else runs there (nvidia-smi), or choose a smaller image_size or model",
     )
 
 
-def _trial(recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> Fits:
+def _trial(recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> Trial:
     if device.type == "cpu":
-        return lambda rows, _: rows <= CPU_LIMIT
+        return lambda rows, _: "" if rows <= CPU_LIMIT else "more make a CPU no faster"
     micro_batch = MicroBatch(TrainingState(recipe, classes, device), device, compiled=False)
 
-    def fits(rows: int, size: int) -> bool:
+    def trial(rows: int, size: int) -> str:
+        failure = ""
         torch.cuda.set_per_process_memory_fraction(MEMORY_SHARE, device)
         try:
             micro_batch(*micro_batch.blank(rows, size))
-        except torch.OutOfMemoryError:
-            return False
+        except RuntimeError as error:
+            failure = out_of_memory(error)
+            if not failure:
+                raise
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0, device)
-            torch.cuda.empty_cache()
-        return True
+        # Only here, where the error is gone: its traceback holds what the pass had made, in part in cycles.
+        gc.collect()
+        torch.cuda.empty_cache()
+        return failure
 
-    return fits
+    return trial

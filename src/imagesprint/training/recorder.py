@@ -145,7 +145,7 @@ class Recorder:
             self._logs.evaluation(evaluation_row(accuracy, step, epoch, checkpoint if saved else None))
         self.console.line(
             f"evaluated   epoch {epoch:g}: top-1 {accuracy.top1:.2f}%, top-5 {accuracy.top5:.2f}%, "
-            f"loss {accuracy.loss:.4f} on {accuracy.num_images} images"
+            f"loss {accuracy.loss:.4f} on {accuracy.num_images} images in {accuracy.precision}"
         )
 
     def fallbacks(self, count: int) -> None:

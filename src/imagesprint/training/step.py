@@ -11,7 +11,6 @@ is captured only adds to it. Replaying a graph four times is then the same work 
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,10 +56,7 @@ class TrainingStep:
         """
         if not self._compiled:
             return 0
-        shapes = {(phase.micro_batch, phase.image_size) for phase in phases}
-        # The largest first: the others then fit into the memory that it took.
-        largest_first = sorted(shapes, key=lambda shape: shape[0] * shape[1] ** 2, reverse=True)
-        return sum(self._micro_batch.prepare(shape) for shape in largest_first)
+        return self._micro_batch.prepare({(phase.micro_batch, phase.image_size) for phase in phases})
 
     def __call__(self, batches: Iterator[Batch], phase: Phase, lr: float) -> Tensor:
         """Take this rank's share of a step from `batches` and update the weights.
@@ -124,8 +120,7 @@ class MicroBatch:
         self._share = torch.ones((), dtype=dtype, device=device)
         self._forward = torch.compile(self._eager, fullgraph=True, dynamic=False) if compiled else self._eager
         self._graphs: dict[Shape, _Graph | None] = {}  # of the shapes that are ready; None on a CPU
-        # One for all: only one graph runs at a time, and nothing in its memory is needed after it.
-        self._pool = torch.cuda.graph_pool_handle() if compiled and device.type == "cuda" else None
+        self._capture = _Capture(device) if compiled and device.type == "cuda" else None
 
     def share_step(self, micro_batches: int) -> None:
         """Make each loss from here on one of `micro_batches` whose mean is the step's."""
@@ -163,58 +158,137 @@ class MicroBatch:
             torch.zeros((rows, self._num_draws), device=self._device),
         )
 
-    def prepare(self, shape: Shape) -> bool:
-        """Compile and warm `shape` unless it is; returns whether it was not. Leaves garbage in the step's sums.
+    def prepare(self, shapes: Iterable[Shape]) -> int:
+        """Compile and warm those of `shapes` that are not; returns how many. Leaves garbage in the step's sums.
 
         Nothing else of the training changes, the states of random generators included. Raises RunError where the
         compiler fails or the memory of the GPU does not suffice.
         """
-        if shape in self._graphs:
-            return False
-        rows, size = shape
+        # The largest first: the others then fit into the memory that it took.
+        new = sorted(set(shapes) - self._graphs.keys(), key=lambda shape: shape[0] * shape[1] ** 2, reverse=True)
+        if not new:
+            return 0
         devices = [self._device] if self._device.type == "cuda" else []
-        try:
-            with torch.random.fork_rng(devices), torch._dynamo.config.patch(recompile_limit=MAX_SHAPES):
-                inputs = self.blank(rows, size)
-                if self._pool is None:
-                    self._run(*inputs)
-                self._graphs[shape] = _Graph(self._run, inputs, self._pool) if self._pool is not None else None
-        except torch.OutOfMemoryError as error:
-            raise RunError(
-                f"{rows} images of {size} px at once do not fit into the memory of {self._device}",
-                "choose a smaller micro_batch (--set 'phases.*.micro_batch=auto' finds one): batch norm then sees "
-                "fewer images, which changes the result",
-            ) from error
-        except torch._dynamo.exc.TorchDynamoException as error:
-            first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise RunError(
-                f"torch.compile failed for {rows} images of {size} px: {first_line}", "--compile off trains without it"
-            ) from error
-        return True
+        with torch.random.fork_rng(devices), torch._dynamo.config.patch(recompile_limit=MAX_SHAPES):
+            for shape in new:
+                with _failure_explained(shape, self._device):
+                    self._warm(self.blank(*shape))
+            # All are warmed before one is captured: eager runs cannot use the graphs' memory, and the sizes that
+            # `micro_batch` auto finds leave no room for both.
+            for shape in new:
+                with _failure_explained(shape, self._device):
+                    graph = None if self._capture is None else self._capture.graph(self._run, self.blank(*shape))
+                    self._graphs[shape] = graph
+        return len(new)
+
+    def _warm(self, inputs: Inputs) -> None:
+        if self._capture is None:
+            self._run(*inputs)
+        else:
+            self._capture.warm(self._run, inputs)
+
+
+class _Capture:
+    """Makes the graphs of all shapes on one stream and in one pool.
+
+    One pool serves all, since only one graph runs at a time and nothing in its memory is needed after it. The allocator
+    gives a block again only to the stream that it was made on, so with a stream for each shape the pool would grow by
+    what each needs (pytorch #97419; torch.cuda.graph: "you should pass the same stream argument to this capture").
+    Eager runs are on that stream, too: autograd remembers where a gradient was made.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def warm(self, run: Callable[[*Inputs], None], inputs: Inputs) -> None:
+        """Call `run` eagerly, EAGER_RUNS times."""
+        with self._in_turn(), torch.cuda.stream(self._stream):
+            for _ in range(EAGER_RUNS):
+                run(*inputs)
+
+    def graph(self, run: Callable[[*Inputs], None], inputs: Inputs) -> "_Graph":
+        """The kernels of one `run` on `inputs`, which was warmed. What eager runs took is given back before."""
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may go on: the loader's pins memory, NCCL's looks at events.
+        with self._in_turn(), torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+            run(*inputs)
+        return _Graph(graph, inputs)
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """Let the capture's stream go on where the current one is, and the current one where that will be."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        yield
+        current.wait_stream(self._stream)
 
 
 class _Graph:
-    """The kernels of one run, captured once and replayed on the current stream."""
+    """A captured run, replayed on the current stream with other inputs."""
 
-    def __init__(self, run: Callable[[*Inputs], None], inputs: Inputs, pool: Any) -> None:
-        self._inputs = inputs
-        # Eager runs and capture share one stream: autograd remembers on which one a gradient was made.
-        device = inputs[0].device
-        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(EAGER_RUNS):
-                run(*inputs)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads may go on: the loader's pins memory, NCCL's looks at events.
-        with torch.cuda.graph(self._graph, pool, stream, capture_error_mode="thread_local"):
-            run(*inputs)
-        torch.cuda.current_stream(device).wait_stream(stream)
+    def __init__(self, graph: torch.cuda.CUDAGraph, inputs: Inputs) -> None:
+        self._graph, self._inputs = graph, inputs
 
     def __call__(self, *inputs: *Inputs) -> None:
         for own, given in zip(self._inputs, inputs, strict=True):
             own.copy_(given)
         self._graph.replay()
+
+
+# What errors say where memory is short that are no torch.OutOfMemoryError. That of no engine is cuDNN's where none of
+# its algorithms gets the workspace that it needs; it says the same where it has none for the GPU, so what is said is
+# always shown.
+_NO_MEMORY = (
+    "out of memory",  # CUDA, NCCL
+    "can't allocate memory",  # a CPU's
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",  # of cuDNN 9
+    "unable to find an engine to execute this computation",
+    "Unable to find a valid cuDNN algorithm",
+)
+
+
+def out_of_memory(error: BaseException) -> str:
+    """What `error`, or one that it came from, says of memory that does not suffice; "" where it is about another thing.
+
+    A capture that ran out of memory ends with another error, whose context is the one that tells.
+    """
+    chain: BaseException | None = error
+    while chain is not None:
+        is_told = isinstance(chain, RuntimeError) and any(words in str(chain) for words in _NO_MEMORY)
+        if is_told or isinstance(chain, torch.OutOfMemoryError):
+            return _first_line(chain)
+        chain = chain.__cause__ or chain.__context__
+    return ""
+
+
+@contextmanager
+def _failure_explained(shape: Shape, device: torch.device) -> Iterator[None]:
+    """Raise RunError where `shape` does not fit into memory or the compiler fails."""
+    rows, size = shape
+    try:
+        yield
+    except RuntimeError as error:
+        if told := out_of_memory(error):
+            raise RunError(
+                f"{rows} images of {size} px at once do not fit into the memory of {device}: {told}",
+                "choose a smaller micro_batch (--set 'phases.*.micro_batch=auto' finds one): batch norm then sees "
+                "fewer images, which changes the result",
+            ) from error
+        if isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            raise RunError(
+                f"torch.compile failed for {rows} images of {size} px: {_first_line(error)}",
+                "--compile off trains without it",
+            ) from error
+        raise
+
+
+def _first_line(error: BaseException) -> str:
+    """The beginning of an error's message, its class where there is none."""
+    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextmanager

@@ -11,9 +11,10 @@ import pytest
 triton = pytest.importorskip("triton", reason="there is no Triton for this platform")
 
 
+@pytest.mark.parametrize("cases", ["fused_norm_cases.py", "fused_product_cases.py"])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_the_kernels_compute_what_torch_does(device: str) -> None:
-    words = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", Path(__file__).with_name("fused_norm_cases.py"))
+def test_the_kernels_compute_what_torch_does(device: str, cases: str) -> None:
+    words = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", Path(__file__).with_name(cases))
     environment = os.environ | {"TRITON_INTERPRET": "1" if device == "cpu" else "0"}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

@@ -30,7 +30,7 @@ from imagesprint.runs.ranks import Ranks, open_ranks
 from imagesprint.training.prefetch import on_device
 
 WARM_UP: Final = 2
-# --compile, and whether batch norm, residual addition and ReLU run by the kernels of model/batch_norm.py
+# --compile, and whether our own kernels run (model/fused_resnet.py), as they do in training
 VARIANTS: Final[dict[str, tuple[str, bool]]] = {
     "eager": ("off", False),
     "compiled": ("on", False),

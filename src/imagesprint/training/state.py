@@ -15,12 +15,13 @@ from imagesprint.console import Console
 from imagesprint.errors import CheckpointError
 from imagesprint.images.decoders import VARIABLE as DECODER_VARIABLE
 from imagesprint.model.batch_norm import BatchNorm2d, batch_norms
+from imagesprint.model.fusing import fuse_where_it_works
 from imagesprint.model.resnet import build_model
 from imagesprint.recipes.library import differences
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_dict
 from imagesprint.runs.ranks import Ranks
-from imagesprint.training.optimizer import build_optimizer, loss_scaler, restore_momentum, weight_dtype
+from imagesprint.training.optimizer import AUTOCAST, build_optimizer, loss_scaler, restore_momentum, weight_dtype
 
 METRICS = ("loss", "correct1", "correct5", "images")
 ALIGNMENT = 16  # bytes: the widest load of a GPU's thread; optimizer and reduction kernels are slower without
@@ -140,7 +141,7 @@ class TrainingState:
     `train_seconds` is the time spent on steps so far, `compile_seconds` that on compiling them, `wall_seconds` that on
     everything but compiling; `bad_records` is how often another record stood in for a bad one, on all ranks;
     `overflows` how many steps' fp16 gradients overflowed. All of them
-    count over all interruptions.
+    count over all interruptions. `not_fused` is why a GPU trains without our own kernels, if it does.
     """
 
     def __init__(
@@ -157,6 +158,7 @@ class TrainingState:
         self.overflows = 0
         network = build_model(recipe, len(classes))
         self.network = network.to(device, weight_dtype(recipe)).train()
+        self.not_fused = fuse_where_it_works(self.network, AUTOCAST.get(recipe.precision))
         self.sums = StepSums(self.network)
         self.optimizer = build_optimizer(recipe, self.network)
         self.scaler = loss_scaler(recipe, device)

@@ -137,6 +137,8 @@ class _Training:
         """Train to the end of this command, which `began` at that time of time.monotonic(); returns the result."""
         show_recipe(self._console, self._recipe, self._schedule, self._ranks.world_size)
         show_ranks(self._console, self._ranks)
+        if self._state.not_fused:
+            self._console.warn(f"torch's kernels train, not ours, which are to be faster: {self._state.not_fused}")
         self._console.line(f"decoder     {describe_decoder()}")
         self._start_or_resume()
         self._time = TimeKeeper(self._recipe, self._cadence, self._state.step, plan, began)

@@ -111,11 +111,31 @@ def scaled(value, columns, channels, mean, inverse, weight, bias, F: tl.constexp
 
 
 @triton.jit
+def _bytes(row, columns, rows, channels, BLOCK_CHANNELS: tl.constexpr):
+    """Offsets of the bytes [rows, channels / 8] with a bit for each of a tile's values, and which of them exist."""
+    byte = tl.min(columns, axis=0) // 8 + tl.arange(0, BLOCK_CHANNELS // 8)
+    of_row = tl.cdiv(channels, 8)
+    return row.to(tl.int64)[:, None] * of_row + byte[None, :], (row < rows)[:, None] & (byte < of_row)[None, :]
+
+
+@triton.jit
+def kept_tile(kept, row, columns, rows, channels, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr):
+    """Where ReLU let a tile's values pass, from the bits that normalise_kernel wrote into kept."""
+    offsets, exists = _bytes(row, columns, rows, channels, BLOCK_CHANNELS)
+    bits = tl.load(kept + offsets, mask=exists, other=0)
+    bits = (bits[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
+    return tl.reshape(bits, (BLOCK_ROWS, BLOCK_CHANNELS)) != 0
+
+
+@triton.jit
 def normalise_kernel(
-    x, residual, mean, inverse, weight, bias, out, rows, channels,
-    ADD: tl.constexpr, RELU: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, F: tl.constexpr,
+    x, residual, mean, inverse, weight, bias, out, kept, rows, channels, ADD: tl.constexpr, RELU: tl.constexpr,
+    KEEP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, F: tl.constexpr,
 ):  # fmt: skip
-    """Write relu(weight · (x − mean) · inverse + bias + residual) into out; ADD and RELU say what of it there is."""
+    """Write relu(weight · (x − mean) · inverse + bias + residual) into out; ADD and RELU say what of it there is.
+
+    With KEEP bits say in kept where ReLU let values pass, each byte for eight channels beside each other.
+    """
     block, columns = _columns(channels, BLOCK_CHANNELS)
     # From the last row to the first: those that were read last for the statistics are still in the cache.
     block = tl.cdiv(rows, BLOCK_ROWS) - 1 - block
@@ -124,6 +144,12 @@ def normalise_kernel(
     value = scaled(value, columns, channels, mean, inverse, weight, bias, F)
     if ADD:
         value += tl.load(residual + offsets, mask=exists, other=0.0).to(F)
+    if KEEP:
+        passes = tl.reshape((value <= 0).to(tl.int32) ^ 1, (BLOCK_ROWS, BLOCK_CHANNELS // 8, 8))
+        bits = tl.sum(passes << tl.arange(0, 8)[None, None, :], axis=2).to(tl.uint8)
+        row = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+        places, exist = _bytes(row, columns, rows, channels, BLOCK_CHANNELS)
+        tl.store(kept + places, bits, mask=exist)
     if RELU:
         value = tl.where(value <= 0, 0.0, value)  # tl.maximum would make zeros of not-a-numbers
     tl.store(out + offsets, value.to(out.dtype.element_ty), mask=exists)
@@ -189,13 +215,13 @@ def _unpooled(
 
 @triton.jit
 def gradient_sums_kernel(
-    gradient, x, out, places, mean, inverse, weight, bias, masked, sums, rows, channels, parts, height, width,
-    MASK_BY_X: tl.constexpr, MASK_BY_OUT: tl.constexpr, POOLED: tl.constexpr,
+    gradient, x, kept, places, mean, inverse, weight, bias, masked, sums, rows, channels, parts, height, width,
+    MASK_BY_X: tl.constexpr, MASK_BY_BITS: tl.constexpr, POOLED: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, F: tl.constexpr,
 ):  # fmt: skip
     """Write the sums of the gradient g and of g · (x − mean) over each part of `rows` into sums [parts, 2, channels].
 
-    Where ReLU gave zero g is zero. MASK_BY_X computes again what ReLU was given, MASK_BY_OUT looks at its output, and
+    Where ReLU gave zero g is zero. MASK_BY_X computes again what ReLU was given, MASK_BY_BITS reads it from kept, and
     writes g into masked. If POOLED, `gradient` is that of normalise_pool_kernel's output.
     """
     part, columns = _columns(channels, BLOCK_CHANNELS)
@@ -214,8 +240,9 @@ def gradient_sums_kernel(
             g = tl.load(gradient + offsets, mask=exists, other=0.0).to(F)
         if MASK_BY_X:
             g = tl.where(scaled(value, columns, channels, mean, inverse, weight, bias, F) <= 0, 0.0, g)
-        if MASK_BY_OUT:
-            g = tl.where(tl.load(out + offsets, mask=exists, other=0.0) <= 0, 0.0, g)
+        if MASK_BY_BITS:
+            row = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+            g = tl.where(kept_tile(kept, row, columns, rows, channels, BLOCK_ROWS, BLOCK_CHANNELS), g, 0.0)
             tl.store(masked + offsets, g.to(masked.dtype.element_ty), mask=exists)
         total += g
         product += g * (value - centre[None, :])

@@ -49,7 +49,7 @@ def fused_norm(
 
     With the `partial` statistics that `norm_product` gave with x it is not read for them.
     """
-    out, mean, variance, _ = _forward(x, weight, bias, residual, relu, eps, *partial)
+    out, mean, variance, *_ = _forward(x, weight, bias, residual, relu, eps, *partial)
     return out, mean, variance
 
 
@@ -69,16 +69,19 @@ def _forward(
     eps: float,
     means: Tensor | None,
     deviations: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return output, mean, unbiased variance and 1 / √(variance + eps)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return output, mean, unbiased variance and 1 / √(variance + eps), and what `normalised` keeps."""
     x = channels_last(x)
     mean, variance, inverse = statistics(x, eps, means, deviations)
-    return normalised(x, weight, bias, residual, relu, mean, inverse), mean, variance, inverse
+    out, kept = normalised(x, weight, bias, residual, relu, mean, inverse)
+    return out, mean, variance, inverse, kept
 
 
 @_forward.register_fake
-def _empty_forward(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return torch.empty_like(x, memory_format=torch.channels_last), *empty_statistics(x)
+def _empty_forward(x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    residual, relu = others[2:4]
+    out = torch.empty_like(x, memory_format=torch.channels_last)
+    return out, *empty_statistics(x), empty_kept(x, relu and residual is not None)
 
 
 def statistics(x: Tensor, eps: float, means: Tensor | None, deviations: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,20 +111,29 @@ def empty_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def normalised(
     x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, relu: bool, mean: Tensor, inverse: Tensor
-) -> Tensor:
-    out, shape = torch.empty_like(x), _Tiles(x)
+) -> tuple[Tensor, Tensor]:
+    """Return the output, and a bit for each value of it that ReLU let pass, [N · H · W, C / 8], uint8: empty without a
+    residual, where x tells it.
+    """
+    keep = relu and residual is not None
+    out, kept, shape = torch.empty_like(x), empty_kept(x, keep), _Tiles(x)
     normalise_kernel[(shape.row_blocks * shape.column_blocks,)](
-        x, x if residual is None else channels_last(residual), mean, inverse, weight, bias, out,
-        shape.rows, shape.channels, ADD=residual is not None, RELU=relu, **shape.constants,
+        x, x if residual is None else channels_last(residual), mean, inverse, weight, bias, out, kept,
+        shape.rows, shape.channels, ADD=residual is not None, RELU=relu, KEEP=keep, **shape.constants,
     )  # fmt: skip
-    return out
+    return out, kept
+
+
+def empty_kept(x: Tensor, keep: bool) -> Tensor:
+    shape = (x.numel() // x.shape[1], -(-x.shape[1] // 8)) if keep else (0,)
+    return x.new_empty(shape, dtype=torch.uint8)
 
 
 @torch.library.custom_op("imagesprint::norm_backward", mutates_args=())
 def _backward(
     gradient: Tensor,
     x: Tensor,
-    out: Tensor | None,
+    kept: Tensor | None,
     places: Tensor | None,
     weight: Tensor,
     bias: Tensor,
@@ -129,31 +141,31 @@ def _backward(
     inverse: Tensor,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of x, weight and bias, and of what ReLU was given if its output `out` is there.
+    """Return the gradients of x, weight and bias, and of what ReLU was given if `kept` tells what that was.
 
     With `places` the gradient is that of the pooled output.
     """
     gradient, x = channels_last(gradient), channels_last(x)
-    masked = gradient.new_empty(0) if out is None else torch.empty_like(x)
-    shape, by_x, height, width = _Tiles(x), relu and out is None, x.shape[2], x.shape[3]
+    masked = gradient.new_empty(0) if kept is None else torch.empty_like(x)
+    shape, by_x, height, width = _Tiles(x), relu and kept is None, x.shape[2], x.shape[3]
     partial = mean.new_empty((shape.parts, 2, shape.channels))
     gradient_sums_kernel[(shape.parts * shape.column_blocks,)](
-        gradient, x, x if out is None else out, x if places is None else places, mean, inverse, weight, bias, masked,
+        gradient, x, x if kept is None else kept, x if places is None else places, mean, inverse, weight, bias, masked,
         partial, shape.rows, shape.channels, shape.parts, height, width,
-        MASK_BY_X=by_x, MASK_BY_OUT=out is not None, POOLED=places is not None, **shape.constants,
+        MASK_BY_X=by_x, MASK_BY_BITS=kept is not None, POOLED=places is not None, **shape.constants,
     )  # fmt: skip
     gradients = input_gradient(
-        gradient if out is None else masked, x, places, weight, bias, mean, inverse, by_x, partial.sum(0)
+        gradient if kept is None else masked, x, places, weight, bias, mean, inverse, by_x, partial.sum(0)
     )
     return *gradients, masked
 
 
 @_backward.register_fake
 def _empty_backward(
-    gradient: Tensor, x: Tensor, out: Tensor | None, _: Tensor | None, weight: Tensor, bias: Tensor, *__: Any
+    gradient: Tensor, x: Tensor, kept: Tensor | None, _: Tensor | None, weight: Tensor, bias: Tensor, *__: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x_gradient = torch.empty_like(x, memory_format=torch.channels_last)
-    masked = gradient.new_empty(0) if out is None else torch.empty_like(x_gradient)
+    masked = gradient.new_empty(0) if kept is None else torch.empty_like(x_gradient)
     return x_gradient, torch.empty_like(weight), torch.empty_like(bias), masked
 
 
@@ -180,18 +192,19 @@ def input_gradient(
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weight, bias, residual, ctx.relu, *_ = inputs
-    out, mean, variance, inverse = output
+    _, mean, variance, inverse, kept = output
     ctx.has_residual = residual is not None
-    ctx.mark_non_differentiable(mean, variance, inverse)
-    ctx.save_for_backward(x, out if ctx.relu and ctx.has_residual else None, weight, bias, mean, inverse)
+    ctx.mark_non_differentiable(mean, variance, inverse, kept)
+    ctx.save_for_backward(x, kept, weight, bias, mean, inverse)
 
 
 def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    x, out, weight, bias, mean, inverse = ctx.saved_tensors
+    x, kept, weight, bias, mean, inverse = ctx.saved_tensors
+    by_bits = ctx.relu and ctx.has_residual
     x_gradient, weight_gradient, bias_gradient, masked = _backward(
-        gradient, x, out, None, weight, bias, mean, inverse, ctx.relu
+        gradient, x, kept if by_bits else None, None, weight, bias, mean, inverse, ctx.relu
     )
-    residual_gradient = (gradient if out is None else masked) if ctx.has_residual else None
+    residual_gradient = (masked if by_bits else gradient) if ctx.has_residual else None
     return x_gradient, weight_gradient, bias_gradient, residual_gradient, None, None, None, None
 
 
@@ -246,7 +259,7 @@ class _Tiles:
     def __init__(self, x: Tensor) -> None:
         self.channels = x.shape[1]
         self.rows = x.numel() // self.channels
-        block_channels = min(triton.next_power_of_2(self.channels), MAX_BLOCK_CHANNELS)
+        block_channels = min(max(triton.next_power_of_2(self.channels), 8), MAX_BLOCK_CHANNELS)
         block_rows = TILE // block_channels
         self.column_blocks = triton.cdiv(self.channels, block_channels)
         self.row_blocks = triton.cdiv(self.rows, block_rows)

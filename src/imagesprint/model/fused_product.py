@@ -11,6 +11,7 @@ from imagesprint.model.fused_norm import (
     Partial,
     arithmetic,
     channels_last,
+    empty_kept,
     empty_statistics,
     float_type,
     input_gradient,
@@ -39,7 +40,7 @@ def norm_product(
 
     `kernel` is [K, C, 1, 1] and of the dtype of x. The gradient through `out` joins that through the convolution.
     """
-    out, product, means, deviations, mean, variance, _ = _product_forward(
+    out, product, means, deviations, mean, variance, *_ = _product_forward(
         x, weight, bias, residual, kernel, eps, *partial
     )
     return out, product, (means, deviations), mean, variance
@@ -55,17 +56,19 @@ def _product_forward(
     eps: float,
     means: Tensor | None,
     deviations: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return output, its product with `kernel` and that one's partial statistics, and as `_forward` what is x's."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return output, its product with `kernel` and that one's partial statistics; mean, unbiased variance and
+    1 / √(variance + eps) of x, and what `normalised` keeps.
+    """
     x = channels_last(x)
     mean, variance, inverse = statistics(x, eps, means, deviations)
-    out = normalised(x, weight, bias, residual, True, mean, inverse)
+    out, kept = normalised(x, weight, bias, residual, True, mean, inverse)
     product, new_means, new_deviations = _empty_product(x, kernel)
     shape = _ProductTiles(x, len(kernel), MAX_PRODUCT_COLUMNS)
     product_statistics_kernel[shape.programs](
         out, kernel, product, new_means, new_deviations, shape.rows, x.shape[1], len(kernel), **shape.constants
     )
-    return out, product, new_means, new_deviations, mean, variance, inverse
+    return out, product, new_means, new_deviations, mean, variance, inverse, kept
 
 
 def _empty_product(x: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,9 +81,9 @@ def _empty_product(x: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @_product_forward.register_fake
 def _empty_product_forward(x: Tensor, *others: Any) -> Any:
-    kernel = others[3]
+    residual, kernel = others[2:4]
     out = torch.empty_like(x, memory_format=torch.channels_last)
-    return out, *_empty_product(x, kernel), *empty_statistics(x)
+    return out, *_empty_product(x, kernel), *empty_statistics(x), empty_kept(x, residual is not None)
 
 
 @torch.library.custom_op("imagesprint::norm_product_backward", mutates_args=())
@@ -88,7 +91,7 @@ def _product_backward(
     gradient: Tensor,
     added: Tensor | None,
     x: Tensor,
-    out: Tensor | None,
+    kept: Tensor | None,
     weight: Tensor,
     bias: Tensor,
     kernel: Tensor,
@@ -96,7 +99,7 @@ def _product_backward(
     inverse: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, weight and bias, and of what ReLU was given; from the product's and, `added`, that of
-    ReLU's output elsewhere. What ReLU cut off is seen at its output if `out` is there.
+    ReLU's output elsewhere. What ReLU cut off is what `kept` tells, else what x does.
     """
     gradient, x = channels_last(gradient), channels_last(x)
     # Short sums end in much to read and little to multiply: with narrow tiles two programs share a multiprocessor.
@@ -104,9 +107,9 @@ def _product_backward(
     masked, shape = torch.empty_like(x), _ProductTiles(x, x.shape[1], most)
     partial = mean.new_empty((shape.row_blocks, 2, x.shape[1]))
     product_gradient_kernel[shape.programs](
-        gradient, kernel, x if added is None else channels_last(added), x if out is None else out, x,
+        gradient, kernel, x if added is None else channels_last(added), x if kept is None else kept, x,
         mean, inverse, weight, bias, masked, partial, shape.rows, x.shape[1], len(kernel),
-        ADD=added is not None, MASK_BY_OUT=out is not None, **shape.constants,
+        ADD=added is not None, MASK_BY_BITS=kept is not None, **shape.constants,
     )  # fmt: skip
     return *input_gradient(masked, x, None, weight, bias, mean, inverse, False, partial.sum(0)), masked
 
@@ -120,19 +123,19 @@ def _empty_product_backward(*given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 def _keep_for_product(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weight, bias, residual, kernel, *_ = inputs
-    out, _, *statistics, mean, variance, inverse = output
+    out, _, *partial, mean, variance, inverse, kept = output
     ctx.set_materialize_grads(False)
     ctx.has_residual = residual is not None
-    ctx.mark_non_differentiable(*statistics, mean, variance, inverse)
-    ctx.save_for_backward(x, out, weight, bias, kernel, mean, inverse)
+    ctx.mark_non_differentiable(*partial, mean, variance, inverse, kept)
+    ctx.save_for_backward(x, out, kept, weight, bias, kernel, mean, inverse)
 
 
 def _product_gradients(ctx: Any, added: Tensor | None, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    x, out, weight, bias, kernel, mean, inverse = ctx.saved_tensors
+    x, out, kept, weight, bias, kernel, mean, inverse = ctx.saved_tensors
     if gradient is None:  # nothing depends on the product
         gradient = x.new_zeros((len(x), len(kernel), *x.shape[2:]))
     x_gradient, weight_gradient, bias_gradient, masked = _product_backward(
-        gradient, added, x, out if ctx.has_residual else None, weight, bias, kernel, mean, inverse
+        gradient, added, x, kept if ctx.has_residual else None, weight, bias, kernel, mean, inverse
     )
     # Of the kernel alone: where the gradient is a sum over rows, cuDNN's product has nothing to gain from us.
     kernel_gradient = torch.ops.aten.convolution_backward(

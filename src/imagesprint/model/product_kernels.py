@@ -12,7 +12,7 @@ from typing import Final
 import triton
 import triton.language as tl
 
-from imagesprint.model.fused_kernels import scaled
+from imagesprint.model.fused_kernels import kept_tile, scaled
 
 MAX_PRODUCT_COLUMNS: Final = 128
 PRODUCT_DEPTH: Final = 64
@@ -72,15 +72,15 @@ def product_statistics_kernel(
 
 @triton.jit
 def product_gradient_kernel(
-    gradient, weight, added, out, x, mean, inverse, norm_weight, norm_bias, masked, sums, rows, inputs, outputs,
-    ADD: tl.constexpr, MASK_BY_OUT: tl.constexpr,
+    gradient, weight, added, kept, x, mean, inverse, norm_weight, norm_bias, masked, sums, rows, inputs, outputs,
+    ADD: tl.constexpr, MASK_BY_BITS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, BLOCK_DEPTH: tl.constexpr, F: tl.constexpr,
 ):  # fmt: skip
     """Write g, gradient [rows, outputs] · weight [outputs, inputs] + added where ReLU's output was above zero, else 0,
     into masked, and the sums of g and of g · (x − mean) over each block of rows into sums [blocks, 2, inputs].
 
-    ADD says whether something is added. Where ReLU gave zero is seen at its output `out` with MASK_BY_OUT, else
-    computed again from x, which batch norm was given.
+    ADD says whether something is added. Where ReLU gave zero is read from kept with MASK_BY_BITS, else computed again
+    from x, which batch norm was given.
     """
     block, row, column = _program(inputs, BLOCK_ROWS, BLOCK_COLUMNS)
     g = _product(
@@ -92,8 +92,8 @@ def product_gradient_kernel(
     if ADD:
         g += tl.load(added + offsets, mask=exists, other=0.0).to(F)
     value = tl.load(x + offsets, mask=exists, other=0.0).to(F)
-    if MASK_BY_OUT:
-        g = tl.where(tl.load(out + offsets, mask=exists, other=0.0) <= 0, 0.0, g)
+    if MASK_BY_BITS:
+        g = tl.where(kept_tile(kept, row, column, rows, inputs, BLOCK_ROWS, BLOCK_COLUMNS), g, 0.0)
     else:
         g = tl.where(scaled(value, column, inputs, mean, inverse, norm_weight, norm_bias, F) <= 0, 0.0, g)
     rounded = g.to(masked.dtype.element_ty)

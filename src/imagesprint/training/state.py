@@ -82,6 +82,16 @@ class StepSums:
         if self._statistics:
             torch._foreach_add_(self._statistic_sums, self._statistics)
 
+    def add_gradients(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`, all at once by a few kernels, where `backward` takes one for each.
+
+        No hook runs, so it is not for a backward pass that `overlap` was called before.
+        """
+        gradients = torch.autograd.grad(loss, self._parameters)
+        torch._foreach_add_(
+            self.gradients, [_strided_as(*pair) for pair in zip(gradients, self.gradients, strict=True)]
+        )
+
     def overlap(self, ranks: Ranks) -> None:
         """Say that the next backward pass is the step's last: what it completes is summed over the ranks at once."""
         if ranks.world_size == 1:
@@ -120,6 +130,14 @@ class StepSums:
         for momentum, (running, sums) in self._running.items():
             torch._foreach_mul_(running, 1 - momentum)
             torch._foreach_add_(running, sums, alpha=momentum / micro_batches)
+
+
+def _strided_as(tensor: Tensor, other: Tensor) -> Tensor:
+    """The same values in the same places under the strides of `other`, if that is so: the kernels for many tensors want
+    them equal, and those of a 1×1 convolution's weights have more than one name.
+    """
+    fits = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return tensor.as_strided(other.shape, other.stride()) if fits else tensor
 
 
 def _running_statistics(norms: list[BatchNorm2d], sums: list[Tensor]) -> dict[float, tuple[list[Tensor], list[Tensor]]]:

@@ -33,6 +33,7 @@ class MicroBatch:
         self._mean = torch.tensor(state.recipe.mean, dtype=dtype, device=device)
         self._std = torch.tensor(state.recipe.std, dtype=dtype, device=device)
         self._static_scale = static_scale(state.recipe)
+        self._is_captured = compiled and device.type == "cuda"
         # A tensor: what a compiled function or a graph reads as a number would be fixed in it for good.
         self._share = torch.ones((), dtype=dtype, device=device)
         self._forward = (
@@ -49,7 +50,10 @@ class MicroBatch:
             loss, metrics = self._forward(images, labels)
             self._state.sums.add(metrics)
             scaled: Tensor = self._state.scaler.scale(loss * self._share)
-            torch.autograd.backward(scaled)
+            if self._is_captured:
+                self._state.sums.add_gradients(scaled)
+            else:
+                torch.autograd.backward(scaled)
 
     def _eager_forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the mean loss, and its metrics in the order of `step_sums.METRICS`."""

@@ -9,7 +9,8 @@ it. What it schedules is counted, a row a kernel:
   reduction that must read its input twice counts it once; a kernel of each pass counts it twice.
 - a convolution, a matrix product: each operand and each result once; a convolution's backward pass is two kernels, of
   which both read the gradient.
-- our own operations (model/batch_norm.py): run with kernels that note their arguments, each argument once a kernel.
+- our own operations (model/fused_norm.py, fused_product.py): run with kernels that note their arguments, each argument
+  once a kernel.
 - behind the compiled part: each gradient added to the step's sums; a step's share of the optimizer.
 
 That caches keep something between two kernels is not counted, nor that a product reads an operand again for another

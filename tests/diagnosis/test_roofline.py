@@ -48,7 +48,7 @@ def test_traffic_follows_dtype_and_batch() -> None:
 
 @pytest.mark.parametrize("model", ["resnet18", "resnet50"])
 def test_the_kernels_of_batch_norm_move_what_is_counted(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted from their arguments; both passes read two activations again, see model/batch_norm.py."""
+    """Counted from their arguments; both passes read two activations again, see model/fused_norm.py."""
     pytest.importorskip("triton", reason="there is no Triton for this platform")
     from imagesprint.model.fused_norm import fused_norm
 

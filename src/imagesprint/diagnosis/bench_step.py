@@ -54,6 +54,9 @@ def measure_variants(
             console.live(f"measuring  {name}", f"{phase.image_size} px, micro-batch {phase.micro_batch}")
             gc.collect()  # frees the memory of the graphs before
             training = TimedTraining(recipe, num_classes, ranks, compilation, fused)
+            if fused and training.state.not_fused:
+                console.warn(f"{name} is left out: {training.state.not_fused}")
+                continue
             row = measure_speed(training, num_classes, phase, steps)
             del training
             yield {"variant": name, **row}

@@ -5,8 +5,9 @@ two stages without atomic additions: each program adds up tiles of its own into 
 are added; so the same input gives the same bits. All arithmetic is in float32, of float64 inputs in float64.
 
 Tiles hold 4,096 values: sixteen for each of 256 threads, which is two 16-byte loads of bf16 from each operand in
-flight. Compiled for sm_90 the sums take 64 to 99 registers a thread, so two to four programs share a multiprocessor,
-and PROGRAMS, 512, is one or two waves on an H200's 132. It is a constant so that no bit depends on the GPU's size.
+flight. Compiled for sm_90 the sums take 64 to 99 registers a thread (benchmarks/kernel_registers.py), so two to four
+programs share a multiprocessor, and PROGRAMS, 512, is one or two waves on an H200's 132. It is a constant so that no
+bit depends on the GPU's size.
 """
 
 from typing import Final
@@ -15,6 +16,7 @@ import triton
 import triton.language as tl
 
 TILE: Final = 4096
+POOL_TILE: Final = 2048  # with its windows a larger one would take the registers of a whole multiprocessor
 MAX_BLOCK_CHANNELS: Final = 128  # 256 bytes of bf16: whole cache lines
 PROGRAMS: Final = 512
 WARPS: Final = 8
@@ -249,6 +251,30 @@ def gradient_sums_kernel(
     here = 2 * part * channels + columns
     tl.store(sums + here, tl.sum(total, axis=0), mask=inside)
     tl.store(sums + here + channels, tl.sum(product, axis=0), mask=inside)
+
+
+@triton.jit
+def total_kernel(
+    partial, inverse, sums, weight_gradient, bias_gradient, channels, parts,
+    BLOCK_PARTS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, F: tl.constexpr,
+):  # fmt: skip
+    """Add up the `parts` of gradient_sums_kernel into sums [2, channels], and write what follows from them alone."""
+    columns = tl.program_id(0) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    inside = columns < channels
+    total = tl.zeros((BLOCK_PARTS, BLOCK_CHANNELS), F)
+    product = tl.zeros((BLOCK_PARTS, BLOCK_CHANNELS), F)
+    for start in range(0, parts, BLOCK_PARTS):
+        part = start + tl.arange(0, BLOCK_PARTS)
+        exists = (part < parts)[:, None] & inside[None, :]
+        here = partial + 2 * part[:, None] * channels + columns[None, :]
+        total += tl.load(here, mask=exists, other=0.0)
+        product += tl.load(here + channels, mask=exists, other=0.0)
+    of_g, of_product = tl.sum(total, axis=0), tl.sum(product, axis=0)
+    scale = tl.load(inverse + columns, mask=inside, other=0.0)
+    tl.store(sums + columns, of_g, mask=inside)
+    tl.store(sums + channels + columns, of_product, mask=inside)
+    tl.store(bias_gradient + columns, of_g.to(bias_gradient.dtype.element_ty), mask=inside)
+    tl.store(weight_gradient + columns, (of_product * scale).to(weight_gradient.dtype.element_ty), mask=inside)
 
 
 @triton.jit

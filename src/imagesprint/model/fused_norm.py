@@ -21,6 +21,7 @@ from imagesprint.model.fused_kernels import (
     COMBINED_CHANNELS,
     COMBINED_PARTS,
     MAX_BLOCK_CHANNELS,
+    POOL_TILE,
     PRODUCT_ROWS,
     PROGRAMS,
     TILE,
@@ -31,6 +32,7 @@ from imagesprint.model.fused_kernels import (
     normalise_kernel,
     normalise_pool_kernel,
     statistics_kernel,
+    total_kernel,
 )
 
 Partial = tuple[Tensor, Tensor]  # means and sums of squared deviations of blocks of PRODUCT_ROWS rows, [blocks, C]
@@ -147,7 +149,8 @@ def _backward(
     """
     gradient, x = channels_last(gradient), channels_last(x)
     masked = gradient.new_empty(0) if kept is None else torch.empty_like(x)
-    shape, by_x, height, width = _Tiles(x), relu and kept is None, x.shape[2], x.shape[3]
+    shape, by_x = _Tiles(x, TILE if places is None else POOL_TILE), relu and kept is None
+    height, width = x.shape[2:]
     partial = mean.new_empty((shape.parts, 2, shape.channels))
     gradient_sums_kernel[(shape.parts * shape.column_blocks,)](
         gradient, x, x if kept is None else kept, x if places is None else places, mean, inverse, weight, bias, masked,
@@ -155,7 +158,7 @@ def _backward(
         MASK_BY_X=by_x, MASK_BY_BITS=kept is not None, POOLED=places is not None, **shape.constants,
     )  # fmt: skip
     gradients = input_gradient(
-        gradient if kept is None else masked, x, places, weight, bias, mean, inverse, by_x, partial.sum(0)
+        gradient if kept is None else masked, x, places, weight, bias, mean, inverse, by_x, partial
     )
     return *gradients, masked
 
@@ -178,16 +181,21 @@ def input_gradient(
     mean: Tensor,
     inverse: Tensor,
     by_x: bool,
-    sums: Tensor,
+    partial: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of x, weight and bias, from the sums [2, C] of `gradient` and of gradient · (x − mean)."""
-    x_gradient, shape = torch.empty_like(x), _Tiles(x)
+    """Return the gradients of x, weight and bias, from `partial` sums [parts, 2, C], see gradient_sums_kernel."""
+    x_gradient, shape = torch.empty_like(x), _Tiles(x, TILE if places is None else POOL_TILE)
+    sums, weight_gradient, bias_gradient = partial.new_empty(partial.shape[1:]), *map(torch.empty_like, (weight, bias))
+    total_kernel[(triton.cdiv(shape.channels, COMBINED_CHANNELS),)](
+        partial, inverse, sums, weight_gradient, bias_gradient, shape.channels, len(partial),
+        BLOCK_PARTS=COMBINED_PARTS, BLOCK_CHANNELS=COMBINED_CHANNELS, F=float_type(x), num_warps=WARPS,
+    )  # fmt: skip
     input_gradient_kernel[(shape.row_blocks * shape.column_blocks,)](
         gradient, x, x if places is None else places, mean, inverse, weight, bias, sums, x_gradient,
         shape.rows, shape.channels, x.shape[2], x.shape[3],
         MASK_BY_X=by_x, POOLED=places is not None, **shape.constants,
     )  # fmt: skip
-    return x_gradient, (sums[1] * inverse).to(weight.dtype), sums[0].to(bias.dtype, copy=True)
+    return x_gradient, weight_gradient, bias_gradient
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -217,7 +225,7 @@ def _pool_forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[
     x = channels_last(x)
     out, places, *_ = _empty_pool_forward(x)
     mean, variance, inverse = statistics(x, eps, None, None)
-    shape = _Tiles(out)
+    shape = _Tiles(out, POOL_TILE)
     normalise_pool_kernel[(shape.row_blocks * shape.column_blocks,)](
         x, mean, inverse, weight, bias, out, places, shape.rows, shape.channels, x.shape[2], x.shape[3],
         **shape.constants,
@@ -254,13 +262,13 @@ _pool_forward.register_autograd(_pool_gradients, setup_context=_keep_for_pool)
 
 
 class _Tiles:
-    """How `x`, in channels_last, is cut into tiles and these into programs."""
+    """How `x`, in channels_last, is cut into tiles of `tile` values and these into programs."""
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Tensor, tile: int = TILE) -> None:
         self.channels = x.shape[1]
         self.rows = x.numel() // self.channels
         block_channels = min(max(triton.next_power_of_2(self.channels), 8), MAX_BLOCK_CHANNELS)
-        block_rows = TILE // block_channels
+        block_rows = tile // block_channels
         self.column_blocks = triton.cdiv(self.channels, block_channels)
         self.row_blocks = triton.cdiv(self.rows, block_rows)
         # Of the rows, where they are summed up

@@ -111,7 +111,7 @@ def _product_backward(
         mean, inverse, weight, bias, masked, partial, shape.rows, x.shape[1], len(kernel),
         ADD=added is not None, MASK_BY_BITS=kept is not None, **shape.constants,
     )  # fmt: skip
-    return *input_gradient(masked, x, None, weight, bias, mean, inverse, False, partial.sum(0)), masked
+    return *input_gradient(masked, x, None, weight, bias, mean, inverse, False, partial), masked
 
 
 @_product_backward.register_fake

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from imagesprint.model.batch_norm import batch_norms
 from imagesprint.model.resnet import ResNet
 
+FUSED_DEVICE = "cuda"  # for which the kernels were written
 _IMAGES, _PIXELS = 16, 64  # of the trial: each kernel once, in the blocks that training has
 
 
@@ -18,7 +19,7 @@ def fuse_where_it_works(network: nn.Module, dtype: torch.dtype | None) -> str | 
     without autocast.
     """
     device = next(network.parameters()).device
-    if device.type != "cuda" or dtype is None:
+    if device.type != FUSED_DEVICE or dtype is None:
         return None
     try:
         from imagesprint.model.fused_resnet import fuse

@@ -11,9 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from triton.runtime import interpreter
 
+from imagesprint.errors import RecipeError
 from imagesprint.model import fused_norm
 from imagesprint.model.fused_norm import norm_pool
 from imagesprint.model.fused_product import norm_product
+from imagesprint.model.fused_resnet import fuse
+from imagesprint.model.resnet import Architecture, ResNet
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda:0")
@@ -139,6 +142,14 @@ def test_pooling_is_what_torch_computes(
     within = 1e-9 if dtype == torch.float64 else 4e-3
     for one, other in zip(*found, strict=True):
         assert (one - other).norm() <= within * other.norm()
+
+
+def test_a_single_value_a_channel_is_refused() -> None:
+    network = ResNet(Architecture((1,), True, (8,)), 5).to(DEVICE).train()
+    fuse(network)
+    assert network.fused is not None
+    with pytest.raises(RecipeError, match="micro_batch 1"):
+        network(torch.zeros(1, 3, 4, 4, device=DEVICE))
 
 
 def test_pytorchs_own_checks_of_an_operation_pass() -> None:

@@ -30,11 +30,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:  # noqa: A002 (torch's own name)
         """Return `input` normalised, plus `residual` where there is one, and of that with `relu` what is positive."""
-        if self.training and input.numel() == input.shape[1]:
-            raise RecipeError(
-                "micro_batch 1 leaves batch norm a single value a channel where the image has shrunk to one pixel",
-                "use a micro_batch of 2 or more, or a larger image_size",
-            )
+        self.check(input)
         if self.training and self.fused is not None:
             out, mean, variance = self.fused(input, self.weight, self.bias, residual, relu, self.eps)
             self.keep(mean, variance)
@@ -43,6 +39,14 @@ class BatchNorm2d(nn.BatchNorm2d):
         if residual is not None:
             out = out + residual
         return F.relu(out, inplace=True) if relu else out
+
+    def check(self, x: Tensor) -> None:
+        """Raise RecipeError where there is nothing to train on in the `x` to be normalised."""
+        if self.training and x.numel() == x.shape[1]:
+            raise RecipeError(
+                "micro_batch 1 leaves batch norm a single value a channel where the image has shrunk to one pixel",
+                "use a micro_batch of 2 or more, or a larger image_size",
+            )
 
     def keep(self, mean: Tensor, variance: Tensor) -> None:
         """Take over the statistics of a micro-batch."""

@@ -21,14 +21,6 @@ def fuse(network: nn.Module) -> None:
         network.fused = _forward
 
 
-def unfuse(network: nn.Module) -> None:
-    """Have it train by torch's own operations again."""
-    for norm in batch_norms(network):
-        norm.fused = None
-    if isinstance(network, ResNet):
-        network.fused = None
-
-
 def _fits(network: ResNet) -> bool:
     """Whether it has the stem of `norm_pool`, and 1×1 convolutions at both ends of each block that do not stride."""
     blocks = [block for block in network.modules() if isinstance(block, Bottleneck | BasicBlock)]
@@ -51,27 +43,30 @@ def _forward(network: ResNet, images: Tensor) -> Tensor:
     first: Tensor = blocks[0].conv1(x)
     partial: Partial | tuple[None, None] = _NONE
     for block, following in zip(blocks, [*blocks[1:], None], strict=True):
-        norm = block.bn1
-        inner, mean, variance = fused_norm(first, norm.weight, norm.bias, None, True, norm.eps, partial)
-        norm.keep(mean, variance)
-        _, last, partial = _product(block.bn2, block.conv2(inner), None, block.conv3, _NONE)
+        inner = block.conv2(_norm(block.bn1, first, None, partial))
+        block.bn2.check(inner)
+        _, last, partial = _product(block.bn2, inner, None, block.conv3, _NONE)
         residual = block.downsample(x)
         if following is None:
-            norm = block.bn3
-            x, mean, variance = fused_norm(last, norm.weight, norm.bias, residual, True, norm.eps, partial)
-            norm.keep(mean, variance)
+            x = _norm(block.bn3, last, residual, partial)
         else:
             x, first, partial = _product(block.bn3, last, residual, following.conv1, partial)
     logits: Tensor = network.fc(x.mean((2, 3)))
     return logits
 
 
+def _norm(norm: BatchNorm2d, x: Tensor, residual: Tensor | None, partial: Partial | tuple[None, None]) -> Tensor:
+    out, mean, variance = fused_norm(x, norm.weight, norm.bias, residual, True, norm.eps, partial)
+    norm.keep(mean, variance)
+    return out
+
+
 def _product(
     norm: BatchNorm2d, x: Tensor, residual: Tensor | None, convolution: nn.Conv2d, partial: Partial | tuple[None, None]
 ) -> tuple[Tensor, Tensor, Partial]:
     kernel = convolution.weight.to(x.dtype)
-    out, product, statistics, mean, variance = norm_product(
+    out, product, following, mean, variance = norm_product(
         x, norm.weight, norm.bias, residual, kernel, norm.eps, partial
     )
     norm.keep(mean, variance)
-    return out, product, statistics
+    return out, product, following

@@ -5,7 +5,7 @@ from torch import nn
 
 from imagesprint.diagnosis import roofline
 from imagesprint.diagnosis.roofline import count_work
-from imagesprint.model.batch_norm import fuse_batch_norms
+from imagesprint.model.batch_norm import batch_norms
 from imagesprint.model.building import build_model
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Recipe
@@ -37,13 +37,16 @@ def test_traffic_follows_dtype_and_batch() -> None:
 def test_the_kernels_of_batch_norm_move_what_is_counted(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted from their arguments; both passes read two activations again, see model/fused_kernels.py."""
     pytest.importorskip("triton", reason="there is no Triton for this platform")
+    from imagesprint.model.fused_norm import fused_norm
+
     recipe = replace(load_recipe("minutes104"), model=model, precision="bf16")
     phase = replace(recipe.phases[2], micro_batch=32)
     derived = count_work(recipe, phase, 10).traffic.norm_kernels
 
     def build_fused(recipe: Recipe, num_classes: int) -> nn.Module:
         network = build_model(recipe, num_classes)
-        fuse_batch_norms(network)
+        for norm in batch_norms(network):
+            norm.fused = fused_norm
         return network
 
     monkeypatch.setattr(roofline, "build_model", build_fused)

@@ -1,4 +1,4 @@
-"""The kernels of fused_norm.py against PyTorch's own operations, on a GPU or in Triton's interpreter.
+"""The operations of fused_norm.py against PyTorch's own, on a GPU or in Triton's interpreter.
 
 test_fused_norm.py runs this file in a process of its own: TRITON_INTERPRET is read when Triton is imported.
 """
@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from imagesprint.loading.batch import Batch
 from imagesprint.model import fused_norm as module
 from imagesprint.model import resnet
-from imagesprint.model.batch_norm import fuse_batch_norms
 from imagesprint.model.fused_norm import fused_norm
+from imagesprint.model.fused_resnet import fuse
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.state import TrainingState
@@ -136,7 +136,9 @@ def test_any_layout_will_do() -> None:
 def test_pytorchs_own_checks_of_an_operation_pass(residual: bool, relu: bool) -> None:
     """Schema, autograd's registration, shapes and strides of empty tensors, tracing by torch.compile's machinery."""
     given = leaves(inputs((2, 6, 4, 3), residual, torch.float32))
-    checked: dict[str, str] = torch.library.opcheck(torch.ops.imagesprint.norm_forward.default, (*given, relu, EPS))
+    checked: dict[str, str] = torch.library.opcheck(
+        torch.ops.imagesprint.norm_forward.default, (*given, relu, EPS, None, None)
+    )
     assert set(checked.values()) == {"SUCCESS"}
 
 
@@ -152,11 +154,20 @@ def micro_batches(count: int) -> list[Batch]:
     return [Batch(images[i], labels[i], labels[i], labels[i] >= 0, 0, torch.empty((4, 0))) for i in range(count)]
 
 
+# The first is fused as a whole, the second, whose stem has no pooling, batch norm by batch norm.
+NETWORKS = (
+    resnet.Architecture((2, 1), bottleneck=True, widths=(8, 16)),
+    resnet.Architecture((1,), bottleneck=True, widths=(8,), small_stem=True),
+)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("compiled", [False, True])
-def test_steps_are_those_of_torchs_operations(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_those_of_torchs_operations(
+    compiled: bool, network: resnet.Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two steps of two micro-batches: weights, running statistics and metrics, on a GPU under graphs as well."""
-    tiny = resnet.Architecture((1,), bottleneck=True, widths=(8,), small_stem=True)
-    monkeypatch.setitem(resnet.ARCHITECTURES, "resnet20", tiny)
+    monkeypatch.setitem(resnet.ARCHITECTURES, "resnet20", network)
     if DEVICE.type == "cpu":  # all of torch.compile but the C++ compiler, which takes a second a layer
         monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     ranks, classes = Ranks(0, 1, 0, 1, DEVICE), tuple("abcdefg")
@@ -164,7 +175,7 @@ def test_steps_are_those_of_torchs_operations(compiled: bool, monkeypatch: pytes
     for fused in (False, True):
         state = TrainingState(replace(RECIPE, zero_init=False), classes, DEVICE)
         if fused:
-            fuse_batch_norms(state.network)
+            fuse(state.network)
         step, feed = TrainingStep(state, ranks, compiled and fused), iter(micro_batches(4))
         step.prepare(RECIPE.phases)
         found.append(([step(feed, RECIPE.phases[0], 0.1).clone() for _ in range(2)], state.evaluated_weights()))

@@ -134,3 +134,18 @@ def test_momenta_of_their_own(batches: Callable[[int], list[Batch]]) -> None:
         assert not torch.equal(moved, torch.ones_like(moved))
         mean = (moved - (1 - momentum)) / momentum  # of the micro-batches, which are alike
         torch.testing.assert_close(mean, network.get_buffer(f"{name}.batch_var"), rtol=0.5, atol=0)
+
+
+def test_gradients_added_at_once_are_those_of_a_backward_pass() -> None:
+    images, sums = torch.randn(4, 16, 16, 3).permute(0, 3, 1, 2), []
+    for at_once in (True, False):
+        state = TrainingState(replace(RECIPE, precision="fp32"), CLASSES, ALONE.device)
+        for _ in range(2):
+            loss = state.network(images).square().mean()
+            if at_once:
+                state.sums.add_gradients(loss)
+            else:
+                torch.autograd.backward(loss)
+        sums.append(state.sums._flat)
+    assert sums[0].any()
+    assert torch.equal(*sums)

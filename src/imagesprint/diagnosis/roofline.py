@@ -72,9 +72,11 @@ _READ_AGAIN: Final[Mapping[str, Sequence[int]]] = {_NORM: (0,), _NORM_BACKWARD: 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes an image: `eager`, each operation by itself; `norm_kernels`, with those of `model/fused_kernels.py`;
-    `fused_norm`, where ReLU and the residual addition cost no pass of their own; `convolutions`, where batch norm costs
-    none either, and little more than convolutions is left.
+    """Bytes an image: `eager`, each operation by itself; `norm_kernels`, each batch norm with its addition and ReLU as
+    one operation; `fused_norm`, where ReLU and the residual addition cost no pass of their own; `convolutions`, where
+    batch norm costs none either, and little more than convolutions is left.
+
+    With the kernels of `model/fused_product.py` a ResNet-50 is between the last two: docs/scaling.md has it counted.
     """
 
     eager: float

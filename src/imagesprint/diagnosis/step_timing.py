@@ -18,7 +18,7 @@ from imagesprint.console import Console
 from imagesprint.diagnosis.machine import processor, versions
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import AHEAD, Loader
-from imagesprint.model.batch_norm import fuse_batch_norms
+from imagesprint.model.fusing import unfuse
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.records.dataset import Root
@@ -98,18 +98,18 @@ class TimedTraining:
     """A training of `recipe` whose steps are timed on this rank's device; the precision is settled as `train` does it.
 
     Batch norm's last scales begin at one: with zeros, half of the network would compute with zeros, which a GPU does
-    faster. With `fused` it runs by `model/fused_kernels.py`. Raises RankError where the ranks cannot share the
+    faster. Without `fused` torch's kernels alone train it. Raises RankError where the ranks cannot share the
     micro-batches.
     """
 
-    def __init__(self, recipe: Recipe, num_classes: int, ranks: Ranks, compilation: str, fused: bool = False) -> None:
+    def __init__(self, recipe: Recipe, num_classes: int, ranks: Ranks, compilation: str, fused: bool = True) -> None:
         check_world_size(recipe, ranks.world_size)
         precision = best_precision(ranks.device) if recipe.precision == "auto" else recipe.precision
         self.recipe = replace(recipe, precision=precision, zero_init=False)
         self.ranks = ranks
         self.state = TrainingState(self.recipe, tuple(str(label) for label in range(num_classes)), ranks.device)
-        if fused:
-            fuse_batch_norms(self.state.network)
+        if not fused:
+            unfuse(self.state.network)
         self.is_compiled = wants_compiled(compilation, ranks.device)
         self.eager_step = TrainingStep(self.state, ranks)
         self.step = TrainingStep(self.state, ranks, compiled=True) if self.is_compiled else self.eager_step

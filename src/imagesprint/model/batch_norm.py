@@ -5,8 +5,8 @@ how many micro-batches one rank happens to run. Here a forward pass in training 
 mean and variance behind; the training step sums them beside the gradients and then moves the statistics,
 r ← (1 − m)·r + m·(mean over all micro-batches of the step).
 
-What stands behind a batch norm in a network, a residual to add and a ReLU, is given to it, so that `fuse_batch_norms`
-can have all of it done at once.
+What stands behind a batch norm in a network, a residual to add and a ReLU, is given to it, so that fusing.py can have
+all of it done at once.
 """
 
 from collections.abc import Callable
@@ -17,20 +17,20 @@ from torch.nn import functional as F
 
 from imagesprint.errors import RecipeError
 
-# Of `fused_norm.fused_norm`: x, weight, bias, residual, relu, eps → output, mean, variance
-_FusedNorm = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool, float], tuple[Tensor, Tensor, Tensor]]
+# As `fused_norm.fused_norm`: x, weight, bias, residual, relu, eps → output, mean, variance
+FusedNorm = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool, float], tuple[Tensor, Tensor, Tensor]]
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """As `torch.nn.BatchNorm2d` (same parameters and state-dict keys), but it leaves its running statistics alone.
+    """As `torch.nn.BatchNorm2d` (same parameters and state-dict keys), but see above.
 
     After a forward pass in training mode `batch_mean` and `batch_var` (float, [C], the variance unbiased) hold
-    the statistics of that micro-batch; the step makes `running_mean` and `running_var` of them.
+    the statistics of that micro-batch; `running_mean` and `running_var` are left alone.
     """
 
     batch_mean: Tensor
     batch_var: Tensor
-    fused: _FusedNorm | None = None  # what does the work in training, where torch's own operations do not
+    fused: FusedNorm | None = None  # what does the work in training, where torch's own operations do not
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
@@ -39,20 +39,28 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:  # noqa: A002 (torch's own name)
         """Return `input` normalised, plus `residual` where there is one, and of that with `relu` what is positive."""
-        if self.training and input.numel() == input.shape[1]:
-            raise RecipeError(
-                "micro_batch 1 leaves batch norm a single value a channel where the image has shrunk to one pixel",
-                "use a micro_batch of 2 or more, or a larger image_size",
-            )
+        self.check(input)
         if self.training and self.fused is not None:
             out, mean, variance = self.fused(input, self.weight, self.bias, residual, relu, self.eps)
-            self.batch_mean.copy_(mean)
-            self.batch_var.copy_(variance)
+            self.keep(mean, variance)
             return out
         out = self._normalise(input)
         if residual is not None:
             out = out + residual
         return F.relu(out, inplace=True) if relu else out
+
+    def check(self, x: Tensor) -> None:
+        """Raise RecipeError where there is nothing to train on in the `x` to be normalised."""
+        if self.training and x.numel() == x.shape[1]:
+            raise RecipeError(
+                "micro_batch 1 leaves batch norm a single value a channel where the image has shrunk to one pixel",
+                "use a micro_batch of 2 or more, or a larger image_size",
+            )
+
+    def keep(self, mean: Tensor, variance: Tensor) -> None:
+        """Take over the statistics of a micro-batch."""
+        self.batch_mean.copy_(mean)
+        self.batch_var.copy_(variance)
 
     def _normalise(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -64,17 +72,6 @@ class BatchNorm2d(nn.BatchNorm2d):
 def batch_norms(module: nn.Module) -> list[BatchNorm2d]:
     """All batch norms inside `module`, in a fixed order."""
     return [child for child in module.modules() if isinstance(child, BatchNorm2d)]
-
-
-def fuse_batch_norms(module: nn.Module) -> None:
-    """Have each batch norm inside `module` train by the kernels of fused_norm.py, from now on. They need a GPU.
-
-    It changes results by rounding alone. Raises ImportError where there is no Triton.
-    """
-    from imagesprint.model.fused_norm import fused_norm  # Triton is slow to import, and not on every platform
-
-    for norm in batch_norms(module):
-        norm.fused = fused_norm
 
 
 def convert_batch_norms(module: nn.Module) -> None:

@@ -22,11 +22,12 @@ from imagesprint.errors import CheckpointError
 from imagesprint.images.decoders import VARIABLE as DECODER_VARIABLE
 from imagesprint.model.batch_norm import BatchNorm2d, batch_norms
 from imagesprint.model.building import build_model
+from imagesprint.model.fusing import fuse_where_it_works
 from imagesprint.recipes.library import differences
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_dict
 from imagesprint.runs.ranks import Ranks
-from imagesprint.training.optimizer import build_optimizer, loss_scaler, restore_optimizer, weight_dtype
+from imagesprint.training.optimizer import AUTOCAST, build_optimizer, loss_scaler, restore_optimizer, weight_dtype
 
 METRICS = ("loss", "correct1", "correct5", "images")
 ALIGNMENT = 16  # bytes: the widest load of a GPU's thread; optimizer and reduction kernels are slower without
@@ -39,7 +40,8 @@ class TrainingState:
     Built from the recipe's seed it is the state before the first step, but for `init` (see `start`).
     `train_seconds` is the time spent on steps so far, `compile_seconds` that on compiling them, `wall_seconds` that on
     everything but compiling; `bad_records` is how often another record stood in for a bad one, on all ranks;
-    `overflows` how many steps' fp16 gradients overflowed. All of them count over all interruptions.
+    `overflows` how many steps' fp16 gradients overflowed. All of them count over all
+    interruptions. `not_fused` is why a GPU trains without our own kernels, if it does.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class TrainingState:
         self.overflows = 0
         network = build_model(recipe, len(classes))
         self.network = network.to(device, weight_dtype(recipe)).train()
+        self.not_fused = fuse_where_it_works(self.network, AUTOCAST.get(recipe.precision))
         self.sums = StepSums(self.network)
         self.optimizer = build_optimizer(recipe, self.network)
         self.scaler = loss_scaler(recipe, device)
@@ -215,6 +218,16 @@ class StepSums:
         if self._statistics:
             torch._foreach_add_(self._statistic_sums, self._statistics)
 
+    def add_gradients(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`, all at once by a few kernels, where `backward` takes one for each.
+
+        No hook runs, so it is not for a backward pass that `overlap` was called before.
+        """
+        gradients = torch.autograd.grad(loss, self._parameters)
+        torch._foreach_add_(
+            self.gradients, [_strided_as(*pair) for pair in zip(gradients, self.gradients, strict=True)]
+        )
+
     def overlap(self, ranks: Ranks) -> None:
         """Say that the next backward pass is the step's last: what it completes is summed over the ranks at once."""
         if ranks.world_size == 1:
@@ -253,6 +266,14 @@ class StepSums:
         for momentum, (running, sums) in self._running.items():
             torch._foreach_mul_(running, 1 - momentum)
             torch._foreach_add_(running, sums, alpha=momentum / micro_batches)
+
+
+def _strided_as(tensor: Tensor, other: Tensor) -> Tensor:
+    """The same values in the same places under the strides of `other`, if that is so: the kernels for many tensors want
+    them equal, and those of a 1×1 convolution's weights have more than one name.
+    """
+    fits = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return tensor.as_strided(other.shape, other.stride()) if fits else tensor
 
 
 def _running_statistics(norms: list[BatchNorm2d], sums: list[Tensor]) -> dict[float, tuple[list[Tensor], list[Tensor]]]:

@@ -136,7 +136,10 @@ class MicroBatch:
             loss, metrics = self._forward(*inputs)
             self._state.sums.add(metrics)
             scaled: Tensor = self._state.scaler.scale(loss * self._share)
-            torch.autograd.backward(scaled)
+            if self._capture is not None:
+                self._state.sums.add_gradients(scaled)
+            else:
+                torch.autograd.backward(scaled)
 
     def _eager(self, images: Tensor, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the mean loss, and its metrics in the order of `state.METRICS`; what is right is by the labels."""

@@ -129,6 +129,8 @@ def _go_on(
         stack.enter_context(failure_log(run.log_file, ranks.rank))
         show_recipe(console, recipe, schedule, ranks.world_size)
         show_ranks(console, ranks)
+        if state.not_fused:
+            console.warn(f"torch's kernels train, not ours, which are to be faster: {state.not_fused}")
         console.line(f"decoder     {describe_decoder()}")
         _start_or_resume(state, run, fingerprint, ranks, console)
         content = partial(state.checkpoint, schedule.num_train, fingerprint, decoder_name())

@@ -109,21 +109,21 @@ def count_work(recipe: Recipe, phase: Phase, num_classes: int) -> ImageWork:
             loss = F.cross_entropy(network(images), labels)
         with backward:
             torch.autograd.backward(loss)
-    traffic = _traffic(forward.bytes, backward.bytes, phase.micro_batch)
+    traffic = _traffic(forward.bytes, backward.bytes, phase.micro_batch, dtype.itemsize)
     return ImageWork(flops.get_total_flops() / phase.micro_batch, traffic)
 
 
-def _traffic(forward: "Counter[str]", backward: "Counter[str]", images: int) -> Traffic:
+def _traffic(forward: "Counter[str]", backward: "Counter[str]", images: int, itemsize: int) -> Traffic:
     both = forward + backward
     eager = both.total()
     relu = sum(both[name] for name in _RELU)
     # Additions of the forward pass are the residual ones; those of the backward pass sum gradients, and stay.
     fused_adds = (1 - _FUSED_ADD) * sum(forward[name] for name in _ADD)
-    # The kernels make no pass for ReLU, and three over a residual's place: it is read in the forward pass, and in the
-    # backward pass ReLU's output read and the residual's gradient written. An eager addition makes three as well.
-    kernels = eager - relu
+    # The kernels make no pass for ReLU, and two over a residual's place, where an eager addition makes three: it is
+    # read in the forward pass, its gradient written in the backward pass. A bit a value, the mask, is written and read.
+    kernels = eager - relu - sum(forward[name] for name in _ADD) / 3 * (1 - 2 / (8 * itemsize))
     spared = relu + sum(both[name] for name in (_NORM, _NORM_BACKWARD, *_ADD))
-    return Traffic(*(moved / images for moved in (eager, kernels, kernels - fused_adds, eager - spared)))
+    return Traffic(*(moved / images for moved in (eager, kernels, eager - relu - fused_adds, eager - spared)))
 
 
 class _BytesByOperation(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -202,6 +202,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     x, weight, bias, residual, ctx.relu, *_ = inputs
     _, mean, variance, inverse, kept = output
     ctx.has_residual = residual is not None
+    ctx.set_materialize_grads(False)  # no zeros for what has no gradient
     ctx.mark_non_differentiable(mean, variance, inverse, kept)
     ctx.save_for_backward(x, kept, weight, bias, mean, inverse)
 
@@ -246,6 +247,7 @@ def _empty_pool_forward(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Ten
 def _keep_for_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weight, bias, _ = inputs
     _, places, mean, variance, inverse = output
+    ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(places, mean, variance, inverse)
     ctx.save_for_backward(x, places, weight, bias, mean, inverse)
 

@@ -193,7 +193,6 @@ class TimedTraining:
             "model": self.recipe.model,
             "precision": self.recipe.precision,
             "compiled": self.is_compiled,
-            "not_fused": self.state.not_fused,
         }
 
 

@@ -53,8 +53,8 @@ from torch.utils._triton import has_triton
 from triton.backends.compiler import GPUTarget
 
 from imagesprint.model import fused_norm, fused_product
+from imagesprint.model.building import build_model, normalize
 from imagesprint.model.fused_resnet import fuse
-from imagesprint.model.resnet import build_model, normalize
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Recipe
 

@@ -16,7 +16,8 @@ from imagesprint.model.resnet import Architecture, ResNet
 PROGRAM = """
 import torch
 from imagesprint.model import fused_product, fusing
-from imagesprint.model.resnet import Architecture, ResNet, to_channels_last
+from imagesprint.model.building import to_channels_last
+from imagesprint.model.resnet import Architecture, ResNet
 
 fusing._IMAGES, fusing._PIXELS, fusing.FUSED_DEVICE = 4, 32, "cpu"
 right = fused_product.product_gradient_kernel

@@ -1,7 +1,9 @@
 """Batch transforms, losses and optimizers by name: a transform that a test registers trains as everything else does."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -120,15 +122,23 @@ sys.modules["cases"] = cases
 spec.loader.exec_module(cases)
 cases.register(dict.__setitem__)
 with open_ranks("cpu") as ranks:
+    torch.set_num_threads(1)
     state, metrics = cases.trained(from_toml(open(sys.argv[2] + "/recipe.toml").read(), "recipe"), range(3), ranks)
     torch.save({"model": state.network.state_dict(), "metrics": metrics}, f"{sys.argv[2]}/rank{ranks.rank}.pt")
 """
 
 
-@pytest.mark.usefixtures("registered")
-def test_two_ranks_train_to_the_bits_of_one(tmp_path: Path) -> None:
-    import os
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As each rank of the program has: the bits of a sum depend on how many threads share it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
+
+@pytest.mark.usefixtures("registered", "one_thread")
+def test_two_ranks_train_to_the_bits_of_one(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(to_toml(RECIPE))
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "IMAGESPRINT_STORE": str(tmp_path / "store")}
     environment = os.environ | shared | {"GLOO_SOCKET_IFNAME": "lo"}

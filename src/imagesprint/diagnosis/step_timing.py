@@ -147,9 +147,7 @@ class TimedTraining:
 
 def device_name(ranks: Ranks) -> str:
     """Return the name of this rank's GPU, or of the processor and its cores."""
-    if ranks.device.type != "cuda":
-        return processor()
-    return torch.cuda.get_device_name(ranks.device)
+    return ranks.device_name if ranks.device.type == "cuda" else processor()
 
 
 def training_loader(

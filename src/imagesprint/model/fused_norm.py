@@ -207,7 +207,9 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(x, kept, weight, bias, mean, inverse)
 
 
-def _gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if gradient is None:
+        return (None,) * 8
     x, kept, weight, bias, mean, inverse = ctx.saved_tensors
     by_bits = ctx.relu and ctx.has_residual
     x_gradient, weight_gradient, bias_gradient, masked = _backward(
@@ -252,7 +254,9 @@ def _keep_for_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(x, places, weight, bias, mean, inverse)
 
 
-def _pool_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _pool_gradients(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if gradient is None:
+        return (None,) * 4
     x, places, weight, bias, mean, inverse = ctx.saved_tensors
     x_gradient, weight_gradient, bias_gradient, _ = _backward(
         gradient, x, None, places, weight, bias, mean, inverse, True

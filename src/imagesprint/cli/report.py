@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from imagesprint.cli.output import show
-from imagesprint.cli.parsing import Parser, add_verb
+from imagesprint.cli.parsing import Parser, add_cache_flags, add_verb
 from imagesprint.console import Console, printable
 from imagesprint.errors import UsageError
 from imagesprint.storage.url import parse_place

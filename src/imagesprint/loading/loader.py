@@ -236,7 +236,8 @@ class Loader(_BatchLoader):
             if not begun:
                 for each in datasets:
                     each.fill()
-            begun.append(dataset)
+            if dataset not in begun:
+                begun.append(dataset)
 
         return announce
 
@@ -249,7 +250,8 @@ class Loader(_BatchLoader):
         """The loads of `steps`, which are of one spec."""
         spec = self._course.phase(steps.start)
         places = self._places(steps)
-    XX
+        of_steps = [self._course.position(step).epoch for step in steps]
+        epochs = np.repeat(of_steps, len(places) // len(steps) * spec.micro_batch)
         ids = np.concatenate([sampler.micro_batch(*place) for place in places])
         together = self._draw(steps.start, epochs, ids)
         for number, (step, index) in enumerate(places):

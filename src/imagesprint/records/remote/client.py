@@ -110,13 +110,12 @@ def find_variants(url: Url) -> dict[str, Lease]:
 
     Raises what `open_root` does, and StorageError.
     """
-    folders = _ask_once(url, {"find": str(url)})
-    return {name: Lease(Path(folder)) for name, folder in folders.items()}
+    return _ask_once(url, {"find": str(url)})
 
 
 def hold_variant(url: Url) -> Lease:
     """Return the cache's folder with dataset.json of the variant at `url`. Raises RecordError, StorageError."""
-    return Lease(Path(_ask_once(url, {"variant": str(url)})[url.name]))
+    return _ask_once(url, {"variant": str(url)})[str(url)]
 
 
 def hold_index(url: Url, folder: Path, manifest: Manifest, split: str) -> None:
@@ -126,11 +125,11 @@ def hold_index(url: Url, folder: Path, manifest: Manifest, split: str) -> None:
         _ask_once(url, {"index": split, "url": str(url), "folder": str(folder)})
 
 
-def _ask_once(url: Url, message: Message) -> dict[str, str]:
+def _ask_once(url: Url, message: Message) -> dict[str, Lease]:
+    """Ask by a connection of its own; the folders of the answer are held before it ends, as the fetcher does until."""
     connection = Connection(url, lambda _: None)
     try:
-        found: dict[str, str] = connection.ask(message)[0]["folders"]
-        return found
+        return {name: Lease(Path(folder)) for name, folder in connection.ask(message)[0]["folders"].items()}
     finally:
         connection.close()
 

@@ -143,7 +143,7 @@ class Downloads:
     def await_all(self, wants: Wants, sample_ids: SampleIds, beat: Callable[[], None]) -> dict[int, bytes]:
         """Wait until all of these records are there; return those that are not kept in the cache.
 
-        `beat` is called every BEAT_SECONDS meanwhile. Raises the error why a record cannot be had, and what `beat` does.
+        `beat` is called every BEAT_SECONDS. Raises the error why a record cannot be had, and what `beat` raises.
         """
         with self.lock:
             wants.error = None

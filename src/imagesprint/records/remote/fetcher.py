@@ -25,6 +25,7 @@ from imagesprint.records.remote.meeting import locked
 from imagesprint.records.remote.metadata import find_variants, hold_index, hold_variant
 from imagesprint.records.remote.shards import CachedSplit
 from imagesprint.records.remote.wire import WAITING, GoneError, Message, Wire, of_error
+from imagesprint.storage.cache import Lease
 from imagesprint.storage.store import Store, open_store
 from imagesprint.storage.url import Url
 
@@ -91,6 +92,7 @@ class Client:
         self._wants: Wants | None = None
         self._told_whole = np.empty(0, np.bool_)
         self._told_notices = 0
+        self._leases: list[Lease] = []
 
     def serve(self) -> None:
         """Answer until the other side is gone: then GoneError."""
@@ -119,13 +121,17 @@ class Client:
 
     def _find(self, message: Message, _: bytearray) -> None:
         with self._beating():
-            folders = find_variants(self._fetcher.store(message["find"]))
-        self._wire.send({"folders": {name: str(folder) for name, folder in folders.items()}})
+            found = find_variants(self._fetcher.store(message["find"]))
+        self._send_folders(found)
 
     def _variant(self, message: Message, _: bytearray) -> None:
         with self._beating():
-            folder = hold_variant(self._fetcher.store(message["variant"]))
-        self._wire.send({"folders": {folder.name: str(folder)}})
+            found = {message["variant"]: hold_variant(self._fetcher.store(message["variant"]))}
+        self._send_folders(found)
+
+    def _send_folders(self, found: dict[str, Lease]) -> None:
+        self._leases += found.values()  # until the other side has its own
+        self._wire.send({"folders": {name: str(lease.folder) for name, lease in found.items()}})
 
     def _index(self, message: Message, _: bytearray) -> None:
         with self._beating():

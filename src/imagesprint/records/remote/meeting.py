@@ -1,8 +1,8 @@
 """Where the fetcher of a node and those who ask it meet, and how it is started: by the first who needs it.
 
-They meet at a Unix socket in a folder that is this user's alone. Its name is a digest of all that makes another fetcher:
-the cache, its limit, and the environment that stores take their credentials and settings from. The socket is made by
-who starts the fetcher, and handed down to it: so there is nothing to wait for.
+They meet at a Unix socket in a folder that is this user's alone. Its name is a digest of all that makes another
+fetcher: the cache, its limit, and the environment that stores take their credentials and settings from. The socket is
+made by who starts the fetcher, and handed down to it: so there is nothing to wait for.
 """
 
 import fcntl

@@ -1,7 +1,7 @@
 """dataset.json and the indexes of a ROOT in a store, brought into the cache by the fetcher.
 
-A variant's folder in the cache is `shards/DIGEST/VARIANT`, where DIGEST is of its dataset.json, which is read anew each
-time and has the checksums of all else: what was prepared again lies in another folder.
+A variant's folder in the cache is `shards/DIGEST`, where DIGEST is of its dataset.json, which is read anew each time and
+has the checksums of all else: what was prepared again lies in another folder.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Final
 import google_crc32c
 
 from imagesprint.errors import RecordError
-from imagesprint.files import write_atomically
+from imagesprint.files import naming, write_atomically
 from imagesprint.records.dataset import PARTS, is_variant_name, no_root, not_finished, one_variant
 from imagesprint.records.manifest import FILE_NAME, Manifest
 from imagesprint.records.tfrecord import file_crc
@@ -27,35 +27,28 @@ _TOGETHER: Final = 16  # variants that are looked for at a time
 _USUAL: Final = ("full", *(str(side) for side in range(32, 545, 32)))
 
 
-def find_variants(store: Store) -> dict[str, Path]:
+def find_variants(store: Store) -> dict[str, Lease]:
     """Return the variants of the ROOT that `store` is, by name, with the folders that hold their dataset.json.
 
     Raises UsageError where there is none, RecordError for a damaged one, StorageError.
     """
     url = store.url
-    if url.scheme in READ_ONLY:  # which have no folders to look into
-        names = list(_USUAL)
-    else:
-        names = [name for name in store.folders() if is_variant_name(name)]
+    has_folders = url.scheme not in READ_ONLY
+    names = [name for name in store.folders() if is_variant_name(name)] if has_folders else list(_USUAL)
     with ThreadPoolExecutor(_TOGETHER) as pool:
-        found = [
-            name for name, there in zip(names, pool.map(lambda n: _is_there(store, n), names), strict=True) if there
-        ]
+        is_there = pool.map(lambda name: store.stat(f"{name}/{FILE_NAME}") is not None, names)
+        found = [name for name, there in zip(names, is_there, strict=True) if there]
         folders = dict(zip(found, pool.map(lambda name: hold_variant(store, name), found), strict=True))
     if folders:
         return folders
     if store.stat(FILE_NAME) is not None:
         raise one_variant(url)
-    if url.scheme not in READ_ONLY and PARTS in store.folders():
+    if has_folders and PARTS in store.folders():
         raise not_finished(url)
     raise no_root(url)
 
 
-def _is_there(store: Store, name: str) -> bool:
-    return store.stat(f"{name}/{FILE_NAME}") is not None
-
-
-def hold_variant(store: Store, name: str = "") -> Path:
+def hold_variant(store: Store, name: str = "") -> Lease:
     """Return the folder of the cache that holds dataset.json of a variant, `name` below `store`, or the one that it is.
 
     Raises RecordError where it is damaged, StorageError.
@@ -64,15 +57,13 @@ def hold_variant(store: Store, name: str = "") -> Path:
     place = store.url / name if name else store.url
     data = store.read(key)
     Manifest.parse(data, place)
-    if not is_variant_name(place.name):
-        raise RecordError(f"{place} is no variant: they are named full, or by a number of pixels", "name its ROOT")
-    folder = cache_folder() / FOLDER / hashlib.sha256(data).hexdigest()[:_DIGITS] / place.name
-    lease = Lease(folder.parent)
-    folder.mkdir(exist_ok=True)
-    if not (folder / FILE_NAME).is_file() or (folder / FILE_NAME).read_bytes() != data:
-        write_atomically(folder / FILE_NAME, lambda file: file.write(data))
-    del lease
-    return folder
+    lease = Lease(cache_folder() / FOLDER / hashlib.sha256(data).hexdigest()[:_DIGITS])
+    file = lease.folder / FILE_NAME
+    with naming("read", file):
+        is_held = file.is_file() and file.read_bytes() == data
+    if not is_held:
+        write_atomically(file, lambda out: out.write(data))
+    return lease
 
 
 def hold_index(store: Store, folder: Path, split: str) -> None:

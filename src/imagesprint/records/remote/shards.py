@@ -55,7 +55,7 @@ class CachedSplit:
         self.wanted = np.zeros(len(index), np.bool_)
         self.kept = np.zeros(len(self.names), np.bool_)
         self.whole = np.zeros(len(self.names), np.bool_)
-        self._lease = Lease(folder.parent)
+        self._lease = Lease(folder)
         self._find_files()
 
     def _path(self, shard: int) -> Path:
@@ -82,7 +82,7 @@ class CachedSplit:
                 self.kept[shard] = True
                 self.state[slice(*self.rows(shard))] = UNKNOWN
         missing = np.flatnonzero(~self.kept).tolist()
-        room = make_room(self.folder.parent.parent, int(self.sizes[missing].sum()))
+        room = make_room(self.folder.parent, int(self.sizes[missing].sum()))
         for shard in missing:
             room -= int(self.sizes[shard])
             if room < 0 or not self._reserve(shard):

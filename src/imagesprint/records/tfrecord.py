@@ -45,21 +45,23 @@ def frame_pieces(payload: bytes) -> tuple[bytes, bytes, bytes]:
     return length + _CRC.pack(masked_crc(length)), payload, _CRC.pack(masked_crc(payload))
 
 
-def iter_records(path: Path) -> Iterator[tuple[int, bytes]]:
+def iter_records(path: Path, shown: Place | None = None) -> Iterator[tuple[int, bytes]]:
     """Yield (byte offset of the record, payload) for every record of the shard at `path`, in order.
 
-    Raises RecordError, naming shard and byte offset, at the first record that is cut short or whose CRC is wrong.
+    Raises RecordError, naming shard (`shown`, where `path` is a copy) and byte offset, at the first record that is cut
+    short or whose CRC is wrong.
     """
+    place = shown or path
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise RecordError(f"cannot read shard {path}: {error.strerror}") from error
+        raise RecordError(f"cannot read shard {place}: {error.strerror}") from error
     try:
         with naming("read", path):
             size = os.fstat(fd).st_size
         offset = 0
         while offset < size:
-            payload = read_record(fd, offset, _read_length(fd, offset, size, path), path)
+            payload = read_record(fd, offset, _read_length(fd, offset, size, place), place)
             yield offset, payload
             offset += FRAME_BYTES + len(payload)
     finally:
@@ -135,7 +137,7 @@ def _bytes_of(fd: int, offset: int, size: int, path: Place) -> bytes:
     return data
 
 
-def _read_length(fd: int, offset: int, size: int, path: Path) -> int:
+def _read_length(fd: int, offset: int, size: int, path: Place) -> int:
     """Return the payload length that the header at `offset` announces, once its CRC and the shard's end allow it."""
     header = _bytes_of(fd, offset, HEADER_BYTES, path)
     if len(header) < HEADER_BYTES:

@@ -1,7 +1,7 @@
 """dataset.json and the indexes of a ROOT in a store, brought into the cache by the fetcher.
 
-A variant's folder in the cache is `shards/DIGEST`, where DIGEST is of its dataset.json, which is read anew each time and
-has the checksums of all else: what was prepared again lies in another folder.
+A variant's folder in the cache is `shards/DIGEST`, where DIGEST is of its dataset.json, which is read anew each time
+and has the checksums of all else: what was prepared again lies in another folder.
 """
 
 import hashlib

@@ -187,6 +187,11 @@ class Loader(_BatchLoader):
             )
         return datasets
 
+    def take_notices(self) -> list[str]:
+        """Return what people should hear of that happened to data in a store since the last call."""
+        remotes = {id(dataset.remote): dataset.remote for dataset in self._datasets if dataset.remote is not None}
+        return [notice for remote in remotes.values() for notice in remote.take_notices()]
+
     def _runs(self) -> list[tuple[BatchSpec, range]]:
         """The specs of this pass, each with its steps."""
         first, stop = self._steps.start, self._steps.stop

@@ -273,8 +273,10 @@ class Dataset:
             return where
 
     def close(self) -> None:
-        """Close the shards' files; a later read opens them again."""
+        """Close the shards' files and the connection to the fetcher; a later read opens them again."""
         self._shards.close()
+        if self.remote is not None:
+            self.remote.close()
 
     def _read_payload(self, sample_id: int) -> bytes:
         if not 0 <= sample_id < len(self):

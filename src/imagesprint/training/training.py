@@ -184,6 +184,8 @@ def _loop(
                 stop = vote()
             if cadence.log(state.step) or stop:
                 recorder.row(meter.row(state.step, l2_loss(state.optimizer)), bad_records.count())
+                for notice in loader.take_notices():
+                    recorder.console.warn(notice)
             recorder.progress()
             saving, judging = cadence.checkpoint(state.step) or stop, cadence.evaluate(state.step) and not stop
             if saving:  # before the evaluation, which can be made up for

@@ -1,7 +1,6 @@
 """What a Root and a Dataset of a URL ask the node's fetcher for."""
 
 import os
-import signal
 import threading
 import time
 from collections import deque
@@ -18,7 +17,7 @@ from imagesprint.errors import StorageError
 from imagesprint.files import naming
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import Manifest
-from imagesprint.records.remote.meeting import connect, last_words, meeting_place
+from imagesprint.records.remote.meeting import connect, kill, last_words, meeting_place
 from imagesprint.records.remote.wire import ERROR, WAITING, GoneError, Message, SilentError, Wire, to_error
 from imagesprint.records.tfrecord import FRAME_BYTES, file_crc
 from imagesprint.storage.cache import Lease, size_on_disk
@@ -89,9 +88,8 @@ class Connection:
         return self._wire
 
     def _drop(self, is_hung: bool) -> None:
-        if self._wire is not None and is_hung:
-            with suppress(OSError):  # it is gone after all
-                os.kill(self._wire.peer(), signal.SIGKILL)
+        if is_hung:
+            kill(meeting_place())
         self.close()
 
 
@@ -228,10 +226,19 @@ class RemoteSplit:
                 return os.open(place, os.O_RDONLY | os.O_CLOEXEC)
         raise FileNotFoundError(2, "it is no longer in the cache", str(path))
 
+    def close(self) -> None:
+        """End the connection to the fetcher; the next request begins another."""
+        self._connection.close()
+
     def take_notices(self) -> list[str]:
         """Return what people should hear of that happened since the last call, such as a full disk."""
         notices, self._notices = self._notices, []
         return notices
+
+    def counts(self) -> dict[str, float]:
+        """Return what the fetcher did so far, for all who ask it: `requests`, `num_bytes`, and in how many `seconds`."""
+        counts: dict[str, float] = self._connection.ask({"counts": True})[0]["counts"]
+        return counts
 
     def cached_bytes(self) -> int:
         """Return how many bytes of the split's shards are in the cache."""

@@ -6,8 +6,10 @@ request would: so where much of a shard is wanted it comes in large pieces. Some
 which is the quickest way to have everything: so no order of samples is slower than to download it all.
 """
 
+import os
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,6 +48,7 @@ class Wants:
     needed: deque[int] = field(default_factory=deque)
     expected: deque[int] = field(default_factory=deque)
     stash: dict[int, bytes] = field(default_factory=dict)
+    stash_bytes: int = 0
     error: ImagesprintError | None = None
 
     def missing(self, sample_ids: SampleIds) -> SampleIds:
@@ -53,11 +56,24 @@ class Wants:
         missing = sample_ids[self.split.state[sample_ids] < THERE]
         return missing if not self.stash else np.array([i for i in missing.tolist() if i not in self.stash], np.int64)
 
+    def put(self, sample_id: int, record: bytes) -> None:
+        """Put a record into the stash."""
+        self.stash_bytes += len(record) - len(self.stash.get(sample_id, b""))
+        self.stash[sample_id] = record
+
+    def take(self, sample_ids: SampleIds) -> dict[int, bytes]:
+        """Take those of the records that are there out of the stash."""
+        taken = {i: self.stash.pop(i) for i in sample_ids.tolist() if i in self.stash}
+        self.stash_bytes -= sum(map(len, taken.values()))
+        self.split.wanted[list(taken)] = False
+        return taken
+
     def forget(self) -> None:
         """Want nothing any more."""
-        self.split.wanted[list(self.expected)] = False
+        self.split.wanted[[*self.expected, *self.stash]] = False
         self.expected.clear()
         self.stash.clear()
+        self.stash_bytes = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +122,6 @@ class Downloads:
         self._fillings: list[Filling] = []
         self._threads_filling = self._threads_fetching = 0
         self._busy_since = self._paused_until = 0.0
-        self._stashed = 0  # bytes
         self._latency, self._speed = 0.005, 50e6  # seconds, bytes a second: of one request, as measured lately
         for _ in range(THREADS):
             threading.Thread(target=self._serve, daemon=True).start()
@@ -152,14 +167,15 @@ class Downloads:
                     if wants.error is not None:
                         raise wants.error
                     wants.needed = deque(missing.tolist())
-                    self._work_came.notify_all()
+                    if (wants.split.state[missing] <= ABSENT).any():
+                        self._work_came.notify_all()
                     if not self._came.wait(BEAT_SECONDS):
                         beat()
             finally:
                 wants.needed = deque()
-            taken = {i: wants.stash.pop(i) for i in sample_ids.tolist() if i in wants.stash}
-            wants.split.wanted[list(taken)] = False
-            self._work_came.notify_all()  # there is room for more
+            taken = wants.take(sample_ids)
+            if taken:
+                self._work_came.notify_all()  # there is room for more
             return taken
 
     def renew(self, split: CachedSplit, sample_id: int) -> bool:
@@ -179,7 +195,7 @@ class Downloads:
         is_paused = time.monotonic() < self._paused_until
         if self._threads_fetching < THREADS - FILLING:
             piece = self._asked_for("needed")
-            if piece is None and not is_paused and self._stash_size() < STREAM_BYTES:
+            if piece is None and not is_paused and sum(wants.stash_bytes for wants in self._wants) < STREAM_BYTES:
                 piece = self._asked_for("expected")
             if piece is not None:
                 return piece
@@ -195,9 +211,6 @@ class Downloads:
             if piece is not None:
                 return piece
         return None
-
-    def _stash_size(self) -> int:
-        return sum(len(data) for wants in self._wants for data in wants.stash.values())
 
     def _first_of(self, wants: Wants, queue: deque[int]) -> Piece | None:
         """A piece with the first of the queue's records that nobody is at; those before it are taken out."""
@@ -259,6 +272,13 @@ class Downloads:
     # The threads.
 
     def _serve(self) -> None:
+        try:
+            self._serve_on()
+        except BaseException:  # a bug: without its threads this process would keep everybody waiting
+            traceback.print_exc()
+            os._exit(1)
+
+    def _serve_on(self) -> None:
         while True:
             with self.lock:
                 while (piece := self._next()) is None:
@@ -291,6 +311,7 @@ class Downloads:
             found = split.found(ids)
             with self.lock:
                 split.arrived(ids, np.where(found, THERE, ABSENT))
+                self._fill_again(split)
             return
         began = time.monotonic()
         data = split.store.read(split.names[split.shard[ids[0]]], piece.start, piece.end - piece.start)
@@ -311,8 +332,8 @@ class Downloads:
             with self.lock:
                 split.state[ids] = ABSENT
                 if piece.wants is not None:
-                    wanted = ids[split.wanted[ids]].tolist()
-                    piece.wants.stash.update({sample_id: bytes(records[sample_id]) for sample_id in wanted})
+                    for sample_id in ids[split.wanted[ids]].tolist():
+                        piece.wants.put(sample_id, bytes(records[sample_id]))
 
     def _keep(self, piece: Piece, records: dict[int, memoryview], whole: memoryview | None) -> bool:
         """Write records to the cache, out of the whole of the piece where all are sound; False where it has no room."""
@@ -355,12 +376,16 @@ class Downloads:
         with self.lock:
             piece.split.state[piece.sample_ids] = ABSENT
             self._paused_until = time.monotonic() + PAUSE_SECONDS
-            for filling in self._fillings:
-                filling.is_done &= filling.split is not piece.split
+            self._fill_again(piece.split)
             if piece.wants is not None:
                 for wants in self._wants:
                     if wants.split is piece.split and not set(wants.needed).isdisjoint(piece.sample_ids.tolist()):
                         wants.error = error
+
+    def _fill_again(self, split: CachedSplit) -> None:
+        """Look anew whether something of a split is to be filled: records that were on their way did not come."""
+        for filling in self._fillings:
+            filling.is_done &= filling.split is not split
 
 
 def _fetch(split: CachedSplit, sample_id: int) -> tuple[bytes, bool]:

@@ -165,7 +165,7 @@ class Client:
         self._wire.send({"sound": sound})
 
     def _counts(self, _: Message, __: bytearray) -> None:
-        self._wire.send({"folders": {}, "counts": vars(self._downloads.counts)})
+        self._wire.send({"counts": vars(self._downloads.counts)})
 
     def _wanting(self) -> Wants:
         assert self._wants is not None  # what `client.py` sends first

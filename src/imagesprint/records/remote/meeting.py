@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -54,6 +55,23 @@ def last_words(place: Path) -> str:
     with suppress(OSError):
         return (place.with_suffix(".log").read_text(errors="replace").strip().rpartition("\n")[2])[:300]
     return ""
+
+
+def fetcher_pid(place: Path) -> int | None:
+    """Return the process id of the fetcher that was started last for `place`, None where it is gone."""
+    with suppress(OSError, ValueError):
+        pid = int(place.with_suffix(".pid").read_text())
+        if MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():  # not another that got its number
+            return pid
+    return None
+
+
+def kill(place: Path) -> None:
+    """Kill the fetcher at `place`, which hangs."""
+    pid = fetcher_pid(place)
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -124,6 +142,7 @@ def _start(place: Path) -> socket.socket:
                 start_new_session=True,
                 env=environment,
             )
+        place.with_suffix(".pid").write_text(str(process.pid))
         _started.append(process)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.connect(str(place))

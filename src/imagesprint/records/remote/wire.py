@@ -67,12 +67,6 @@ class Wire:
             raise GoneError(str(error)) from error
         return data
 
-    def peer(self) -> int:
-        """Return the process id of the other side."""
-        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid: int = struct.unpack("3i", credentials)[0]
-        return pid
-
     def close(self) -> None:
         """End the connection, also for a thread that waits to receive."""
         with contextlib.suppress(OSError):

@@ -236,7 +236,7 @@ class RemoteSplit:
         return notices
 
     def counts(self) -> dict[str, float]:
-        """Return what the fetcher did so far, for all who ask it: `requests`, `num_bytes`, and in how many `seconds`."""
+        """Return what the fetcher did so far, for all who ask: `requests`, `num_bytes`, and in how many `seconds`."""
         counts: dict[str, float] = self._connection.ask({"counts": True})[0]["counts"]
         return counts
 

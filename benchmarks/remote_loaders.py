@@ -10,10 +10,10 @@ its own that begins with an empty cache, every image is read once, in shuffled o
 - s3fs: shuffled shards in two workers of torch's DataLoader, through a buffer of 2,000 samples, no CRC;
 - streaming: StreamingDataset(shuffle=True) in as many workers.
 
-Beside it: ours with a warm cache and from the disk (reading alone, and decoded batches), the time from `open_root` to the
-first decoded batch, and what `small` waits for data where 50 ms are added to each answer of the store. PYTHON has s3fs,
-torch and mosaicml-streaming; those that it lacks are left out. Times are of the work, without imports. Exits 3 if a
-target is missed: twice the speed of one of the peers, 3% of the disk's, 3 s to the first batch.
+Beside it: ours with a warm cache and from the disk (reading alone, and decoded batches), the time from `open_root` to
+the first decoded batch, and what `small` waits for data where 50 ms are added to each answer of the store. PYTHON has
+s3fs, torch and mosaicml-streaming; those that it lacks are left out. Times are of the work, without imports. Exits 3 if
+a target is missed: twice the speed of one of the peers, 3% of the disk's, 3 s to the first batch.
 """
 
 import argparse

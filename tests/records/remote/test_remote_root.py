@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +211,14 @@ def test_without_the_extra_a_url_is_one_clear_error(monkeypatch: pytest.MonkeyPa
     with pytest.raises(MissingPackageError, match="opendal") as caught:
         open_root("s3://bucket/root")
     assert "imagesprint[remote]" in caught.value.hint
+
+
+def test_several_who_begin_at_the_same_time_share_one_fetcher(root_url: Url, photo_root: Path) -> None:
+    expected = everything(photo_root)
+    with ThreadPoolExecutor(6) as pool:
+        for found in pool.map(everything, [root_url] * 6):
+            assert found == expected
+    assert len(list(meeting_place().parent.glob(f"{meeting_place().stem}.sock"))) == 1
 
 
 def test_a_killed_fetcher_is_started_again(root_url: Url, photo_root: Path, kill_fetcher: Callable[[], bool]) -> None:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,6 +96,12 @@ def test_what_a_kill_leaves_is_looked_at_not_trusted(
         file.write(bytes(600))
     assert records(dataset) == expected  # by a new fetcher
     assert everything(root_url) == expected
+
+
+def test_a_cache_that_was_deleted_is_empty_also_for_a_fetcher_that_knew_it(root_url: Url, photo_root: Path) -> None:
+    fill_whole(open_dataset(root_url, "full", "train"))
+    shutil.rmtree(cache_folder())
+    assert everything(root_url) == everything(photo_root)
 
 
 def test_damage_in_the_cache_is_fetched_again(root_url: Url, photo_root: Path) -> None:

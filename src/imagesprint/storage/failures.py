@@ -133,7 +133,7 @@ _MEANINGS: Final = tuple(
             False,
         ),
         (
-            r"timeout reached|timed out|no route to host|network is unreachable",
+            r"timeout|timed out|no route to host|network is unreachable",
             "{address} does not answer",
             "see that the store runs, and to this machine's network; give the same command again",
             True,

@@ -162,9 +162,9 @@ class OpenDalStore(Store):
         async def those_after(opened: Opened, done: int, last: str) -> AsyncIterator[Any]:
             """The entries after the first `done`. OpenDAL's own retries may leave some out once time was up for one."""
             can_begin_after = opened.capability.list_with_start_after and done > 0
-            begin = {"start_after": last} if can_begin_after else {}
+            begin = last if can_begin_after else None
             number = done if can_begin_after else 0
-            async for entry in await opened.lister.list(base, recursive=recursive, **begin):
+            async for entry in await opened.lister.list(base, recursive=recursive, start_after=begin):
                 number += 1
                 if number == done and entry.path != last:
                     raise StorageError(f"cannot list {self.where(folder)}: it changed meanwhile", "do so again")

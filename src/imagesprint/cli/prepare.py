@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show, table
-from imagesprint.cli.parsing import Parser, add_verb
+from imagesprint.cli.parsing import Parser, add_cache_flags, add_verb
 from imagesprint.console import Console, printable
 from imagesprint.prepare import IMAGE_FORMAT, MAX_REJECTED, QUALITY, SOURCES, VARIANTS
 from imagesprint.runs.environment import rank_variable
@@ -24,6 +24,7 @@ EXAMPLES = """\
   imagesprint prepare photos data --workers 8         # after an interruption: goes on where it stopped
   imagesprint prepare photos data --variants 160 --format raw  # pixels instead of JPEGs: larger, faster to read
   imagesprint prepare photos data --part 0:256        # on one of four machines, of 1,024 train shards
+  imagesprint prepare s3://bucket/photos hdfs://namenode:8020/data  # from one store to another, shard by shard
   torchrun --nproc-per-node 4 -m imagesprint prepare photos data  # each rank prepares its share"""
 
 DESCRIPTION = """\
@@ -64,6 +65,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
         help="part that may be no image, default %(default)s",
     )
     add("--seed", metavar="N", type=int, default=0, help="of the order and of --val-fraction, default %(default)s")
+    add_cache_flags(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

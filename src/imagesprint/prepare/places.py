@@ -25,7 +25,7 @@ from typing import Final
 from imagesprint.console import Console
 from imagesprint.errors import StorageError, UsageError
 from imagesprint.files import naming, remove
-from imagesprint.prepare.naming import Naming
+from imagesprint.storage.naming import Naming
 from imagesprint.prepare.parts import CONVERTED, PLAN, REJECTED, Lock, Parts, ShardResult, open_lock
 from imagesprint.prepare.remote_lock import RemoteLock
 from imagesprint.records.dataset import PARTS, is_variant_name

@@ -11,7 +11,7 @@ from imagesprint.console import Console
 from imagesprint.errors import RankError, UsageError
 from imagesprint.prepare import IMAGE_FORMAT, MAX_REJECTED, QUALITY, VARIANTS
 from imagesprint.prepare.assembly import Assembly, count_converted, count_rejected, rejection_kind
-from imagesprint.prepare.naming import Naming
+from imagesprint.storage.naming import Naming
 from imagesprint.prepare.parts import Parts, ShardResult, unfinished_variants
 from imagesprint.prepare.places import RootPlace, open_root_place
 from imagesprint.prepare.plan import Part, Shard, ShardPlan, differences, make_plan, parse_part, share

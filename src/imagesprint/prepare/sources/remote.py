@@ -13,7 +13,7 @@ from typing import Final
 
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
-from imagesprint.prepare.naming import Naming
+from imagesprint.storage.naming import Naming
 from imagesprint.prepare.sources import SOURCE_KINDS, open_source
 from imagesprint.prepare.sources.folders import FolderSource
 from imagesprint.prepare.sources.remote_images import RemoteImages

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from s3_server import S3
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError, StorageError, UsageError
@@ -18,7 +19,6 @@ from imagesprint.prepare import SOURCES
 from imagesprint.prepare.preparing import Summary, prepare
 from imagesprint.storage.store import Store, open_store
 from imagesprint.storage.url import Place, Url
-from s3_server import S3
 
 ReadTree = Callable[[Path], dict[str, bytes]]
 WORDS = ("--variants", "full,32", "--shards", "6", "--workers", "2")
@@ -209,7 +209,8 @@ def test_image_that_changes_after_the_listing(photos: Path, s3: S3, tmp_path: Pa
         make(source, tmp_path / "root", console=Changing(quiet=True))
 
 
-def test_one_file_of_a_web_server(miniature: Path, s3: S3, tmp_path: Path, read_tree: ReadTree) -> None:
+@pytest.mark.usefixtures("s3")  # for its cache
+def test_one_file_of_a_web_server(miniature: Path, tmp_path: Path, read_tree: ReadTree) -> None:
     tar = next((miniature / "webdataset").glob("*train-0000.tar"))
     only = tmp_path / "only"
     only.mkdir()

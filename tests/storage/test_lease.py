@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import pytest
+from s3_server import S3
 
 from imagesprint.console import Console
 from imagesprint.errors import HeldError, LostLeaseError
 from imagesprint.storage import lease as leases
 from imagesprint.storage.lease import Holder, lease, take_lease
 from imagesprint.storage.store import Store, open_store
-from s3_server import S3
 
 KEY = "run/.lease"
 QUIET = Console(quiet=True)
@@ -44,6 +44,13 @@ def write(store: Store, holder: Holder, number: int = 1, renewals: int = 0) -> N
     """Write a lease as another process would."""
     content = {"holder": asdict(holder), "id": "another", "renewals": renewals}
     store.write(f"{KEY}/{number:08d}", json.dumps(content).encode())
+
+
+def work(held: leases.Lease) -> None:
+    """Do as a holder does, for three seconds."""
+    for _ in range(30):
+        held.check()
+        time.sleep(0.1)
 
 
 def left(store: Store) -> list[str]:
@@ -153,10 +160,8 @@ def test_living_one_of_another_machine_is_not_taken_over(store: Store) -> None:
 def test_holder_notices_that_it_was_taken_over_and_leaves_the_other_alone(store: Store) -> None:
     with lease(store, KEY, QUIET) as held:
         write(store, ELSEWHERE, number=2)
-        with pytest.raises(LostLeaseError, match="was taken over by process .* on node7"):
-            for _ in range(30):
-                held.check()
-                time.sleep(0.1)
+        with pytest.raises(LostLeaseError, match=r"was taken over by process .* on node7"):
+            work(held)
     assert "00000002" in left(store)
 
 

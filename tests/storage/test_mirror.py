@@ -3,13 +3,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from s3_server import S3
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError, StorageError
 from imagesprint.storage.mirror import check_names, mirror, mirrored
 from imagesprint.storage.store import Store, Stored, open_store
 from imagesprint.storage.url import Url
-from s3_server import S3
 
 QUIET = Console(quiet=True)
 FILES = {"train/a.jpg": b"image", "train/b c.tar": b"t" * 100, "val/é+%.tar": b"v" * 5_000_000, "empty.tar": b""}
@@ -66,7 +66,7 @@ def test_too_small_a_disk_is_said_before_anything_is_fetched(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=(256 << 20) + 1_000_000))
-    with pytest.raises(DataError, match="3 files of s3://.* take 5,000,100 bytes, but 1,000,000 are free") as raised:
+    with pytest.raises(DataError, match=r"3 files of s3://.* take 5,000,100 bytes, but 1,000,000 are free") as raised:
         mirror(store, list(store.list()), tmp_path, is_tar, QUIET)
     assert "--cache DIR" in raised.value.hint
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -25,7 +25,6 @@ from typing import Final
 from imagesprint.console import Console
 from imagesprint.errors import StorageError, UsageError
 from imagesprint.files import naming, remove
-from imagesprint.storage.naming import Naming
 from imagesprint.prepare.parts import CONVERTED, PLAN, REJECTED, Lock, Parts, ShardResult, open_lock
 from imagesprint.prepare.remote_lock import RemoteLock
 from imagesprint.records.dataset import PARTS, is_variant_name
@@ -33,6 +32,7 @@ from imagesprint.records.manifest import FILE_NAME, SPLITS, ShardInfo, from_plai
 from imagesprint.records.tfrecord import file_crc
 from imagesprint.storage.cache import cache_folder
 from imagesprint.storage.mirror import check_names, fetch_files, is_there, locked, place_holes
+from imagesprint.storage.naming import Naming
 from imagesprint.storage.store import Store, Stored, open_store
 from imagesprint.storage.url import READ_ONLY, Place, Url
 

@@ -11,7 +11,6 @@ from imagesprint.console import Console
 from imagesprint.errors import RankError, UsageError
 from imagesprint.prepare import IMAGE_FORMAT, MAX_REJECTED, QUALITY, VARIANTS
 from imagesprint.prepare.assembly import Assembly, count_converted, count_rejected, rejection_kind
-from imagesprint.storage.naming import Naming
 from imagesprint.prepare.parts import Parts, ShardResult, unfinished_variants
 from imagesprint.prepare.places import RootPlace, open_root_place
 from imagesprint.prepare.plan import Part, Shard, ShardPlan, differences, make_plan, parse_part, share
@@ -21,6 +20,7 @@ from imagesprint.prepare.sources.source import Listing, Source
 from imagesprint.prepare.workers import count_workers
 from imagesprint.records.dataset import FULL, check_shard_size, is_variant_name, reading, variant_size
 from imagesprint.records.manifest import FILE_NAME, IMAGE_FORMATS, SPLITS, Manifest
+from imagesprint.storage.naming import Naming
 from imagesprint.storage.url import Place, Url, parse_place
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError
-from imagesprint.files import TEMPORARY_PATTERN, naming, remove
+from imagesprint.files import TEMPORARY_PATTERN, naming, no_lock, remove
 from imagesprint.storage.cache import cache_folder
 from imagesprint.storage.store import Store, Stored
 from imagesprint.storage.url import Url
@@ -201,15 +201,23 @@ def locked(path: Path, how: int) -> Iterator[bool]:
     LOCK_NB.
     """
     while True:
-        with naming("lock", path), path.open("ab") as file:
-            try:
-                fcntl.flock(file, how)
-            except BlockingIOError:
-                yield False
+        with naming("open", path):
+            file = path.open("ab")
+        with file:
+            is_had = _lock(path, file.fileno(), how)
+            if not is_had or os.fstat(file.fileno()).st_nlink:  # else somebody has removed it meanwhile
+                yield is_had
                 return
-            if os.fstat(file.fileno()).st_nlink:  # else somebody has removed it meanwhile
-                yield True
-                return
+
+
+def _lock(path: Path, descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise no_lock(path, error) from error
+    return True
 
 
 def _remove_unused(folder: Path) -> None:

@@ -13,12 +13,12 @@ from typing import Final
 
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
-from imagesprint.storage.naming import Naming
 from imagesprint.prepare.sources import SOURCE_KINDS, open_source
 from imagesprint.prepare.sources.folders import FolderSource
 from imagesprint.prepare.sources.remote_images import RemoteImages
 from imagesprint.prepare.sources.source import Source
 from imagesprint.storage.mirror import mirrored
+from imagesprint.storage.naming import Naming
 from imagesprint.storage.store import Store, Stored, open_store
 from imagesprint.storage.url import READ_ONLY, Place, Url
 

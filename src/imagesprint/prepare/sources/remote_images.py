@@ -45,14 +45,13 @@ class RemoteImages:
     def read(self, sample: SourceImage) -> bytes:
         """Return the file of a sample. Raises DataError if it is not the one that was listed, StorageError."""
         assert sample.stored is not None
-        if self._store is None:
-            self._store = open_store(self._url)
-        return read_listed(self._store, sample.stored)
+        return read_listed(self._open(), sample.stored)
 
     def read_all(self, samples: Sequence[SourceImage]) -> Iterator[bytes]:
         """Yield the file of each of `samples`, in order; those that follow are read meanwhile."""
         under_way: deque[tuple[Future[bytes], int]] = deque()
         num_bytes = 0
+        self._open()  # once, not in every thread
         pool = ThreadPoolExecutor(_READS)
         try:
             for sample in samples:
@@ -66,3 +65,8 @@ class RemoteImages:
                 yield under_way.popleft()[0].result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _open(self) -> Store:
+        if self._store is None:
+            self._store = open_store(self._url)
+        return self._store

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 from imagesprint.console import Console
 from imagesprint.errors import StorageError, UsageError
@@ -68,18 +69,26 @@ class RootPlace:
         parts.clear()
 
 
+def check_writable(root: Place) -> None:
+    """Find out what cannot be written to before hours are spent on the source. Raises UsageError, StorageError."""
+    if isinstance(root, Url):
+        if root.scheme in READ_ONLY:
+            raise UsageError(f"cannot write to {root}: web servers are for reading", "choose another ROOT")
+        store, probe = open_store(root), f"{PARTS}/probe-{uuid4().hex}"
+        store.write(probe, b"")
+        store.delete(probe)
+
+
 @contextmanager
 def open_root_place(root: Place, names: Naming, console: Console) -> Iterator[RootPlace]:
     """Open a ROOT that is to be made, for the time of the block; `names` learns what is called by its URL.
 
-    Raises UsageError if it cannot be written to, or what `open_lock` raises; StorageError.
+    Raises what `open_lock` raises, StorageError.
     """
     if isinstance(root, Path):
         with open_lock(root) as lock:
             yield RootPlace(root, lock)
         return
-    if root.scheme in READ_ONLY:
-        raise UsageError(f"cannot write to {root}: web servers are for reading", "choose another ROOT")
     store = open_store(root)
     with _own_folder(root) as folder:
         names.add(folder, root)

@@ -12,7 +12,7 @@ from imagesprint.errors import RankError, UsageError
 from imagesprint.prepare import IMAGE_FORMAT, MAX_REJECTED, QUALITY, VARIANTS
 from imagesprint.prepare.assembly import Assembly, count_converted, count_rejected, rejection_kind
 from imagesprint.prepare.parts import Parts, ShardResult, unfinished_variants
-from imagesprint.prepare.places import RootPlace, open_root_place
+from imagesprint.prepare.places import RootPlace, check_writable, open_root_place
 from imagesprint.prepare.plan import Part, Shard, ShardPlan, differences, make_plan, parse_part, share
 from imagesprint.prepare.shard_writing import writing
 from imagesprint.prepare.sources.remote import open_source_place
@@ -85,6 +85,7 @@ def prepare(
     workers = count_workers(workers)
     _check_options(quality, max_rejected, rank, world_size)
     _check_urls(source, root)
+    check_writable(root)
     names = Naming()
     with names.errors(), open_source_place(source, source_kind, names, console) as opened:
         if isinstance(source, Path) and isinstance(root, Path):

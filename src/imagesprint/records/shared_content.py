@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from imagesprint.records.image_record import ImageRecord
 from imagesprint.records.index import Index
-from imagesprint.records.stored_root import Bring
 from imagesprint.records.tfrecord import read_record
 
 _DIGEST_BYTES = 16
@@ -56,12 +55,10 @@ def digest(encoded: bytes) -> bytes:
     return hashlib.sha256(encoded).digest()[:_DIGEST_BYTES]
 
 
-def find_shared(
-    folder: Path, indexes: Mapping[str, Index], digests: Mapping[str, Digests], bring: Bring
-) -> list[SharedContent]:
+def find_shared(folder: Path, indexes: Mapping[str, Index], digests: Mapping[str, Digests]) -> list[SharedContent]:
     """Return the images that train and validation of the variant in `folder` share, in the order of training samples.
 
-    `bring` has a shard at hand. Raises RecordError if a record of theirs can no longer be read.
+    Raises RecordError if a record of theirs can no longer be read.
     """
     train_ids, train = digests["train"].table()
     validation_ids, validation = digests["validation"].table()
@@ -73,18 +70,18 @@ def find_shared(
     pairs = [(row, first.get(train[row].tobytes())) for row in rows]
     return [
         SharedContent(
-            train=_place(folder, indexes["train"], int(train_ids[row]), bring),
-            validation=_place(folder, indexes["validation"], int(validation_ids[other]), bring),
+            train=_place(folder, indexes["train"], int(train_ids[row])),
+            validation=_place(folder, indexes["validation"], int(validation_ids[other])),
         )
         for row, other in pairs
         if other is not None
     ]
 
 
-def _place(folder: Path, index: Index, sample_id: int, bring: Bring) -> RecordPlace:
+def _place(folder: Path, index: Index, sample_id: int) -> RecordPlace:
     shard, offset, length = (int(column[sample_id]) for column in (index.shard, index.offset, index.length))
     path = folder / index.shard_names[shard]
-    with bring(path) as at_hand, at_hand.open("rb") as file:
+    with path.open("rb") as file:
         payload = read_record(file.fileno(), offset, length, path)
     record = sample_id - int(np.searchsorted(index.shard, shard))
     return RecordPlace(path.name, record, ImageRecord.from_example(payload).filename)

@@ -3,22 +3,19 @@
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from imagesprint.console import Console, Progress
-from imagesprint.errors import FileError, ImageError, RecordError
+from imagesprint.errors import ImageError, RecordError
 from imagesprint.records.dataset import is_variant_name, open_root, reading, unreadable, variant_size
 from imagesprint.records.image_record import ENCODED_NAMES, ImageRecord, locate_bytes
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import FILE_NAME, SPLITS, Manifest
 from imagesprint.records.shared_content import Digests, SharedContent, digest, find_shared
-from imagesprint.records.stored_root import Bring, on_this_disk
 from imagesprint.records.tfrecord import FRAME_BYTES, file_crc, iter_records, read_record
-from imagesprint.storage.naming import Naming
-from imagesprint.storage.url import Place, parse_place
 
 # Decodes an image and returns its height and width; raises ImageError. (The images package lies beside this one.)
 CheckImage = Callable[[bytes], tuple[int, int]]
@@ -37,14 +34,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class _Variant:
-    """A variant to check: with `check_image` every image is decoded, `with_digests` looked for in the other split.
-
-    `bring` has a shard of `folder` at hand.
-    """
+    """A variant to check: with `check_image` every image is decoded, `with_digests` looked for in the other split."""
 
     folder: Path
     manifest: Manifest
-    bring: Bring
     check_image: CheckImage | None
     with_digests: bool
 
@@ -71,10 +64,13 @@ class _ShardCheck:
             size = self._path.stat().st_size
             if size != self.info.bytes:
                 self._report(None, f"shard {self._path} is {size} bytes long, not {self.info.bytes}")
-            with self._variant.bring(self._path) as file:
-                self._check(file, size)
-        except FileError:  # of the disk that a stored shard is brought to
-            raise
+            if self._index is None:
+                self._check_alone()
+            else:
+                self._check_rows(self._index, size)
+            # A damaged record has been told of already, and it alone would explain another checksum.
+            if not self.problems and file_crc(self._path) != self.info.crc32c:
+                self._report(None, f"shard {self._path} does not match its checksum in {FILE_NAME}")
         except OSError as error:
             self._report(None, unreadable(self._path, f"shard {self._path} cannot be read: {error.strerror}").what)
         return self
@@ -82,31 +78,21 @@ class _ShardCheck:
     def _report(self, record: int | None, what: str) -> None:
         self.problems.append(Problem(self._manifest.variant, self._split, self.info.name, record, what))
 
-    def _check(self, file: Path, size: int) -> None:
-        """Check the shard, which is at hand in `file`."""
-        if self._index is None:
-            self._check_alone(file)
-        else:
-            self._check_rows(self._index, file, size)
-        # A damaged record has been told of already, and it alone would explain another checksum.
-        if not self.problems and file_crc(file) != self.info.crc32c:
-            self._report(None, f"shard {self._path} does not match its checksum in {FILE_NAME}")
-
-    def _check_alone(self, file: Path) -> None:
+    def _check_alone(self) -> None:
         """Check the shard without an index, up to its first damaged record."""
         record = 0
         try:
-            for _, payload in iter_records(file):
+            for _, payload in iter_records(self._path):
                 ImageRecord.from_example(payload)
                 record += 1
         except RecordError as error:
-            self._report(record, error.what.replace(str(file), str(self._path)))
+            self._report(record, error.what)
 
-    def _check_rows(self, index: Index, file: Path, size: int) -> None:
+    def _check_rows(self, index: Index, size: int) -> None:
         rows = np.flatnonzero(index.shard == self._number)
         if len(rows) != self.info.num_records:
             self._report(None, f"the index has {len(rows)} records, {FILE_NAME} has {self.info.num_records}")
-        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             end = 0
             for record, row in enumerate(rows.tolist()):
@@ -187,7 +173,7 @@ class SplitCounts:
 class Verification:
     """What was found. `shared_content` is of the largest variant: the others are made from the same images."""
 
-    path: Place
+    path: Path
     splits: list[SplitCounts] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     shared_content: list[SharedContent] = field(default_factory=list)
@@ -197,22 +183,13 @@ class Verification:
         return not self.problems and not self.shared_content
 
 
-def verify(place: str | Place, console: Console, check_image: CheckImage | None = None) -> Verification:
+def verify(path: str | Path, console: Console, check_image: CheckImage | None = None) -> Verification:
     """Check a ROOT or the folder of one variant; with `check_image`, decode every image too.
 
-    Returns all problems, not only the first. By URL the shards are brought to the cache one after the other, as many at
-    a time as there are cores. Raises UsageError if there is no prepared dataset at `place`, DataError if it cannot be
-    read, StorageError.
+    Returns all problems, not only the first. Raises UsageError if there is no prepared dataset at `path`, DataError if
+    it cannot be read.
     """
-    place = parse_place(place) if isinstance(place, str) else place
-    names = Naming()
-    with on_this_disk(place, names, console) as (folder, bring), names.errors():
-        found = _verify(folder, bring, console, check_image)
-    problems = [replace(problem, what=names.said(problem.what)) for problem in found.problems]
-    return replace(found, path=place, problems=problems)
-
-
-def _verify(path: Path, bring: Bring, console: Console, check_image: CheckImage | None) -> Verification:
+    path = Path(path)
     found = Verification(path)
     with reading(path):
         folders = _variant_folders(path)
@@ -226,7 +203,7 @@ def _verify(path: Path, bring: Bring, console: Console, check_image: CheckImage 
     progress.begin(sum(manifest.splits[split].num_records for manifest in manifests.values() for split in SPLITS), 0)
     labels: dict[str, dict[str, list[int]]] = {split: {} for split in SPLITS}
     for number, (folder, manifest) in enumerate(manifests.items()):
-        variant = _Variant(folder, manifest, bring, check_image, with_digests=number == 0)
+        variant = _Variant(folder, manifest, check_image, with_digests=number == 0)
         for split, index in _VariantCheck(variant, progress, found).run().items():
             labels[split][folder.name] = index.label.tolist()
     progress.end()
@@ -275,7 +252,7 @@ class _VariantCheck:
             self._check_shards(split, index)
         if self._variant.with_digests and len(indexes) == len(SPLITS):
             try:
-                self._found.shared_content = find_shared(self._folder, indexes, self._digests, self._variant.bring)
+                self._found.shared_content = find_shared(self._folder, indexes, self._digests)
             except RecordError as error:
                 self._report("", error.what)
         return indexes

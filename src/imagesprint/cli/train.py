@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagesprint.cli.output import show
-from imagesprint.cli.parsing import Parser, add_compile_flag, add_device_flags, add_set_flag, add_verb, positive
+from imagesprint.cli.parsing import (
+    Parser,
+    add_cache_flags,
+    add_compile_flag,
+    add_device_flags,
+    add_set_flag,
+    add_verb,
+    positive,
+)
 from imagesprint.console import Console, duration, printable
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Recipe
@@ -13,6 +21,7 @@ from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.runs.environment import command_age, is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
+from imagesprint.storage.url import parse_place
 
 if TYPE_CHECKING:
     from imagesprint.records.dataset import Root
@@ -31,7 +40,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "train", "Train a recipe on prepared data; resumes what was begun.", EXAMPLES, run)
     parser.add_argument("recipe", metavar="RECIPE", help="a built-in's name or a .toml file")
-    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="what imagesprint prepare made")
+    parser.add_argument("--data", type=parse_place, required=True, metavar="ROOT", help="what imagesprint prepare made")
     parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="the run directory")
     add_device_flags(parser)
     add_set_flag(parser)
@@ -59,6 +68,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     )
     add_compile_flag(parser)
     parser.add_argument("--stop-after", type=positive, metavar="STEPS", help="end after this step of the run, saved")
+    add_cache_flags(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and end")
 
 

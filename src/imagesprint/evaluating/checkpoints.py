@@ -22,6 +22,7 @@ from imagesprint.runs.directory import RunDirectory, is_locked
 from imagesprint.runs.logs import DONE, last_command
 from imagesprint.runs.ranks import Ranks, open_ranks
 from imagesprint.runs.rows import Ended, EvaluationRow
+from imagesprint.storage.url import Place
 
 FINISHED: Final = "finished"
 GRACE_SECONDS: Final = 60.0  # for a training that was stopped to be begun again, by a queue or by hand
@@ -45,7 +46,7 @@ def find_checkpoints(paths: Sequence[Path]) -> list[Path]:
 
 
 def evaluate_checkpoints(
-    paths: Sequence[Path], data: Path, views: tuple[View, ...], device: str, console: Console
+    paths: Sequence[Path], data: Place, views: tuple[View, ...], device: str, console: Console
 ) -> list[EvaluatedCheckpoint]:
     """Judge the checkpoint files `paths` in order, by `views`, the plain one first, on the validation split of `data`.
 
@@ -58,7 +59,7 @@ def evaluate_checkpoints(
 
 
 def watch_runs(
-    runs: Sequence[Path], data: Path, views: tuple[View, ...], device: str, console: Console
+    runs: Sequence[Path], data: Place, views: tuple[View, ...], device: str, console: Console
 ) -> list[EvaluatedCheckpoint]:
     """As `evaluate_checkpoints`, for all checkpoints of `runs` that are there or come, until no run goes on.
 
@@ -73,7 +74,7 @@ def watch_runs(
 
 
 @contextmanager
-def _evaluation(data: Path, views: tuple[View, ...], device: str, console: Console) -> "Iterator[_Evaluation]":
+def _evaluation(data: Place, views: tuple[View, ...], device: str, console: Console) -> "Iterator[_Evaluation]":
     root = open_root(data)
     with open_ranks(device) as ranks, ExitStack() as stack:
         console = console if ranks.is_main else Console.silent()

@@ -27,6 +27,7 @@ from imagesprint.runs.logs import failure_log, remarks, run_log
 from imagesprint.runs.meeting import RANK_TIMEOUT
 from imagesprint.runs.ranks import Ranks, StopVote, open_ranks
 from imagesprint.runs.rows import RunResult
+from imagesprint.storage.url import Place
 from imagesprint.training.metering import BadRecords, Cadence, Meter, StageTimes
 from imagesprint.training.micro_batch_size import settle_micro_batches, with_stored_sizes
 from imagesprint.training.optimizer import best_precision, l2_loss
@@ -53,7 +54,7 @@ class TrainingOptions:
 
 def train(
     recipe: Recipe,
-    data: Path,
+    data: Place,
     output: Path,
     options: TrainingOptions,
     console: Console,
@@ -116,6 +117,7 @@ def _go_on(
     judged = TrainedModel(build_model(recipe, len(root.classes)), recipe, root.classes, schedule.num_train)
     judged = judged.to(ranks.device)
     validation, fingerprint, since = evaluation_set(root, judged), _fingerprint(recipe, root), time.monotonic()
+    validation.fill()
 
     def judge() -> Accuracy:
         judged.network.load_state_dict(state.evaluated_weights())
@@ -182,6 +184,8 @@ def _loop(
                 stop = vote()
             if cadence.log(state.step) or stop:
                 recorder.row(meter.row(state.step, l2_loss(state.optimizer)), bad_records.count())
+                for notice in loader.take_notices():
+                    recorder.console.warn(notice)
             recorder.progress()
             saving, judging = cadence.checkpoint(state.step) or stop, cadence.evaluate(state.step) and not stop
             if saving:  # before the evaluation, which can be made up for

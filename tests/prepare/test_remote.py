@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_server import S3
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError, StorageError, UsageError
@@ -19,6 +18,7 @@ from imagesprint.prepare import SOURCES
 from imagesprint.prepare.preparing import Summary, prepare
 from imagesprint.storage.store import Store, open_store
 from imagesprint.storage.url import Place, Url
+from s3_server import S3
 
 ReadTree = Callable[[Path], dict[str, bytes]]
 WORDS = ("--variants", "full,32", "--shards", "6", "--workers", "2")

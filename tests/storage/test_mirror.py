@@ -3,13 +3,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from s3_server import S3
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError, StorageError
 from imagesprint.storage.mirror import check_names, mirror, mirrored
 from imagesprint.storage.store import Store, Stored, open_store
 from imagesprint.storage.url import Url
+from s3_server import S3
 
 QUIET = Console(quiet=True)
 FILES = {"train/a.jpg": b"image", "train/b c.tar": b"t" * 100, "val/é+%.tar": b"v" * 5_000_000, "empty.tar": b""}
@@ -52,7 +52,7 @@ def test_what_is_there_is_not_fetched_again_and_leftovers_go(
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("key", ["train/b c.tar", "val/é+%.tar"])
+@pytest.mark.parametrize("key", ["train/b c.tar", "val/é+%.tar"], ids=["small", "large"])
 def test_file_that_is_written_after_the_listing_is_refused(store: Store, tmp_path: Path, key: str) -> None:
     entries = list(store.list())
     store.write(key, FILES[key][::-1][1:] + b"x")

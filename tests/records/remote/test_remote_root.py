@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from s3_server import S3
 
 from imagesprint.console import Console
 from imagesprint.errors import MissingPackageError, RecordError, StorageError, UsageError
@@ -24,6 +23,7 @@ from imagesprint.records.verify import verify
 from imagesprint.storage.cache import cache_folder
 from imagesprint.storage.store import open_store
 from imagesprint.storage.url import Url
+from s3_server import S3
 
 
 def cached(pattern: str) -> list[Path]:

@@ -192,7 +192,7 @@ class _RemoteRoot(RootPlace):
     def _have(self, listed: dict[str, Stored]) -> None:
         """Have here the small files that are stored, of the others their sizes, and nothing else."""
         with naming("write", self.path):
-            for folder in {(self.path / key).parent for key in listed}:
+            for folder in {self.path / PARTS, *((self.path / key).parent for key in listed)}:
                 folder.mkdir(parents=True, exist_ok=True)
         small = [stored for key, stored in listed.items() if _is_small(key) and self._known.get(key) != stored]
         for key, stored in listed.items():

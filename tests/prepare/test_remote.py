@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from imagesprint.console import Console
 from imagesprint.errors import DataError, StorageError, UsageError
 from imagesprint.prepare import SOURCES
 from imagesprint.prepare.preparing import Summary, prepare
+from imagesprint.storage import attempts
 from imagesprint.storage.store import Store, open_store
 from imagesprint.storage.url import Place, Url
 from s3_server import S3
@@ -152,8 +155,10 @@ def test_two_parts_at_once(
 def test_parts_that_touch_are_refused(command: list[str], large_photos: Path, s3: S3, tmp_path: Path) -> None:
     first = start(command, large_photos, s3.url, tmp_path / "one", "--workers", "1", "--part", "0:4")
     wait_for_shards(open_store(s3.url), 1)
+    os.killpg(first.pid, signal.SIGSTOP)
     second = start(command, large_photos, s3.url, tmp_path / "two", "--part", "3:6")
     _, err = second.communicate(timeout=60)
+    os.killpg(first.pid, signal.SIGCONT)
     assert second.returncode == 2, err
     assert f"at work at {s3.url}: process {first.pid} on " in err
     assert "at some of train shards 3:6" in err
@@ -178,21 +183,28 @@ def test_unfinished_root_may_be_copied_to_a_disk_and_back(
 
 
 def test_store_that_goes_away_in_the_middle(
-    command: list[str], large_photos: Path, large_root: dict[str, bytes], own_s3: S3, tmp_path: Path
+    large_photos: Path, large_root: dict[str, bytes], own_s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(attempts, "PATIENCE", 2.0)
     root = own_s3.url / "root"
-    process = start(command, large_photos, root, tmp_path / "cache", "--workers", "1")
-    wait_for_shards(open_store(root), 1)
-    own_s3.server.kill()
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == 1, err
-    assert "it goes on with the shards that are not there yet" in err
-    assert "Traceback" not in err
+
+    def kill() -> None:
+        wait_for_shards(open_store(root), 2)
+        own_s3.server.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(StorageError, match=f"cannot (write|delete) {root}/") as raised:
+        make(large_photos, root)
+    killer.join()
+    assert "it goes on with the shards that are not there yet" in raised.value.hint
     own_s3.server.start()
-    process = start(command, large_photos, root, tmp_path / "cache")
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert "going on: " in err
+    console = _Listening()
+    make(large_photos, root, console=console)
+    assert any(
+        re.fullmatch(r"sending train-0000\d-of-00006, which was finished before .*", line) for line in console.lines
+    )
+    assert any(line.startswith("going on: ") for line in console.lines)
     assert get(root) == large_root
 
 

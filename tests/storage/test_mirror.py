@@ -45,8 +45,13 @@ def test_what_is_there_is_not_fetched_again_and_leftovers_go(
     mirror(store, entries, tmp_path, is_tar, QUIET)
     (tmp_path / "train/b c.tar").unlink()
     (tmp_path / "train/.b c.tar.123.tmp").write_bytes(b"half")
-    fetched = []
-    monkeypatch.setattr(store, "read", lambda key, **_: fetched.append(key) or FILES[key])
+    fetched: list[str] = []
+
+    def read(key: str, **_: object) -> bytes:
+        fetched.append(key)
+        return FILES[key]
+
+    monkeypatch.setattr(store, "read", read)
     mirror(store, entries, tmp_path, is_tar, QUIET)
     assert fetched == ["train/b c.tar"]
     assert not list(tmp_path.rglob("*.tmp"))

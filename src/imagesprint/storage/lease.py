@@ -30,7 +30,7 @@ from imagesprint.storage.store import Store
 RENEWED_EVERY: Final = 20.0  # seconds
 STALE_AFTER: Final = 120.0  # seconds: several renewals may fail, or be slow, before anybody takes it over
 _LOOK: Final = 2.0  # seconds between two looks at another's lease
-_END: Final = 10.0  # seconds that a release waits for a renewal under way
+_END: Final = 10.0  # seconds that a release takes at the most
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,11 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Let go. Where the store does not answer, the lease becomes stale by itself."""
+        """Let go, within _END seconds. Where the store does not answer in time, the lease becomes stale by itself."""
         self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join(_END)
-        with suppress(StorageError):
-            if not self._thread.is_alive() and self._taken_by is None and self._is_mine():
-                self._store.delete(self._key)
+        letting_go = threading.Thread(target=self._let_go, name="lease", daemon=True)
+        letting_go.start()
+        letting_go.join(_END)
 
     def _begin(self) -> bool:
         """Make the file; whether that went. Only once."""
@@ -142,6 +140,12 @@ class Lease:
     def _is_mine(self) -> bool:
         newest = _newest(self._store, self._folder)
         return newest is not None and newest.owner == self._id
+
+    def _let_go(self) -> None:
+        self._thread.join()  # a renewal that came later would bring it back
+        with suppress(StorageError):
+            if self._taken_by is None and self._is_mine():
+                self._store.delete(self._key)
 
     def _keep(self) -> None:
         while self._taken_by is None and not self._ended.wait(RENEWED_EVERY):

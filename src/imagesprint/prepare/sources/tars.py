@@ -135,7 +135,7 @@ class Tars:
 class TarSource(Source):
     """A source whose images lie in tars below `path`."""
 
-    files = ("*.tar",)
+    files: tuple[str, ...] = ("*.tar",)
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from fault_proxy import FaultProxy, Faults
 from imagesprint.console import Console
 from imagesprint.errors import DataError, StorageError, UsageError
 from imagesprint.prepare import SOURCES
@@ -24,8 +25,8 @@ from imagesprint.storage.url import Place, Url
 from s3_server import S3
 
 ReadTree = Callable[[Path], dict[str, bytes]]
-WORDS = ("--variants", "full,32", "--shards", "6", "--workers", "2")
-OPTIONS: dict[str, Any] = {"variants": ("full", "32"), "shards": 6}
+WORDS = ("--variants", "full,32", "--shards", "4", "--workers", "2")
+OPTIONS: dict[str, Any] = {"variants": ("full", "32"), "shards": 4}
 
 
 def make(source: Place, root: Place, **options: Any) -> Summary:
@@ -145,7 +146,7 @@ def test_two_parts_at_once(
 ) -> None:
     source, root = put(large_photos, s3.url / "photos"), s3.url / "root"
     flags = ("--workers", "1", "--part")
-    both = [start(command, source, root, tmp_path / "cache", *flags, part) for part in ("0:3", "3:6")]
+    both = [start(command, source, root, tmp_path / "cache", *flags, part) for part in ("0:2", "2:4")]
     outcomes = [(process.communicate(timeout=120), process.returncode) for process in both]
     assert [code for _, code in outcomes] == [0, 0], outcomes
     assert get(root) == large_root
@@ -153,15 +154,15 @@ def test_two_parts_at_once(
 
 
 def test_parts_that_touch_are_refused(command: list[str], large_photos: Path, s3: S3, tmp_path: Path) -> None:
-    first = start(command, large_photos, s3.url, tmp_path / "one", "--workers", "1", "--part", "0:4")
+    first = start(command, large_photos, s3.url, tmp_path / "one", "--workers", "1", "--part", "0:3")
     wait_for_shards(open_store(s3.url), 1)
     os.killpg(first.pid, signal.SIGSTOP)
-    second = start(command, large_photos, s3.url, tmp_path / "two", "--part", "3:6")
+    second = start(command, large_photos, s3.url, tmp_path / "two", "--part", "2:4")
     _, err = second.communicate(timeout=60)
     os.killpg(first.pid, signal.SIGCONT)
     assert second.returncode == 2, err
     assert f"at work at {s3.url}: process {first.pid} on " in err
-    assert "at some of train shards 3:6" in err
+    assert "at some of train shards 2:4" in err
     assert first.wait(timeout=60) == 0
     first.communicate()
 
@@ -170,11 +171,11 @@ def test_unfinished_root_may_be_copied_to_a_disk_and_back(
     large_photos: Path, large_root: dict[str, bytes], s3: S3, tmp_path: Path, read_tree: ReadTree
 ) -> None:
     done = make(large_photos, s3.url / "one", part="0:2")
-    assert done.missing["train"] == ((2, 6),)
+    assert done.missing["train"] == ((2, 4),)
     for key, data in get(s3.url / "one").items():
         (tmp_path / "root" / key).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "root" / key).write_bytes(data)
-    assert make(large_photos, tmp_path / "root", part="2:4").missing["train"] == ((4, 6),)
+    assert make(large_photos, tmp_path / "root", part="2:3").missing["train"] == ((3, 4),)
     put(tmp_path / "root", s3.url / "two")
     make(large_photos, s3.url / "two")
     assert get(s3.url / "two") == large_root
@@ -183,14 +184,18 @@ def test_unfinished_root_may_be_copied_to_a_disk_and_back(
 
 
 def test_store_that_goes_away_in_the_middle(
-    large_photos: Path, large_root: dict[str, bytes], own_s3: S3, monkeypatch: pytest.MonkeyPatch
+    large_photos: Path,
+    large_root: dict[str, bytes],
+    s3: S3,
+    fault_proxy: FaultProxy,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(attempts, "PATIENCE", 2.0)
-    root = own_s3.url / "root"
+    monkeypatch.setattr(attempts, "PATIENCE", 1.0)
+    root = s3.url / "root"
 
     def kill() -> None:
-        wait_for_shards(open_store(root), 2)
-        own_s3.server.kill()
+        wait_for_shards(open_store(root), 1)
+        fault_proxy.faults.refuse = True
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -198,11 +203,11 @@ def test_store_that_goes_away_in_the_middle(
         make(large_photos, root)
     killer.join()
     assert "it goes on with the shards that are not there yet" in raised.value.hint
-    own_s3.server.start()
+    fault_proxy.faults = Faults()
     console = _Listening()
     make(large_photos, root, console=console)
     assert any(
-        re.fullmatch(r"sending train-0000\d-of-00006, which was finished before .*", line) for line in console.lines
+        re.fullmatch(r"sending train-0000\d-of-00004, which was finished before .*", line) for line in console.lines
     )
     assert any(line.startswith("going on: ") for line in console.lines)
     assert get(root) == large_root
@@ -277,6 +282,6 @@ def test_foreign_files_at_the_url_are_not_touched(photos: Path, s3: S3) -> None:
 
 def test_finished_root_that_has_lost_a_shard(photos: Path, s3: S3) -> None:
     make(photos, s3.url)
-    open_store(s3.url).delete("32/train-00000-of-00006")
-    with pytest.raises(DataError, match=f"shard {s3.url}/32/train-00000-of-00006 cannot be read"):
+    open_store(s3.url).delete("32/train-00000-of-00004")
+    with pytest.raises(DataError, match=f"shard {s3.url}/32/train-00000-of-00004 cannot be read"):
         make(photos, s3.url)

@@ -60,7 +60,7 @@ def left(store: Store) -> list[str]:
 
 def test_second_is_refused_and_told_of_the_first(store: Store) -> None:
     with lease(store, KEY, QUIET) as held:
-        time.sleep(1)  # some renewals
+        time.sleep(0.7)  # two renewals
         held.check()
         with pytest.raises(HeldError, match=rf"at work at {store.url}: process \d+ on .*, since 20") as raised:
             take_lease(store, KEY, QUIET)
@@ -128,7 +128,7 @@ def test_silent_one_of_another_machine_is_waited_for_and_taken_over(store: Store
 
 def test_stale_one_is_taken_over_at_once(store: Store) -> None:
     write(store, ELSEWHERE)
-    time.sleep(3.2)
+    time.sleep(2.6)
     console = _Listening()
     take_lease(store, KEY, console).release()
     assert console.lines == []
@@ -175,8 +175,8 @@ def test_lease_that_was_removed_by_hand_comes_back(store: Store) -> None:
         assert left(store) == ["00000001"]
 
 
-@pytest.mark.parametrize("content", [b"{", b'{"holder": {}}'])
-def test_content_that_nobody_wrote_counts_as_somebody_unknown(store: Store, content: bytes) -> None:
-    store.write(f"{KEY}/00000001", content)
-    take_lease(store, KEY, QUIET).release()
-    assert left(store) == []
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"holder": {}}', b'{"holder": 3}'])
+def test_content_that_nobody_wrote_is_of_somebody_unknown(content: bytes) -> None:
+    standing = leases.Standing(1, content, 0.0)
+    assert (standing.is_gone, standing.owner) == (False, "")
+    assert "a host that it does not name" in str(standing.holder)

@@ -17,7 +17,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -114,6 +114,8 @@ def _own_folder(root: Url) -> Iterator[Path]:
                 yield folder
                 shutil.rmtree(folder, ignore_errors=True)
                 lock.unlink(missing_ok=True)
+                with suppress(OSError):  # another process is at work at that ROOT
+                    home.rmdir()
                 return
 
 

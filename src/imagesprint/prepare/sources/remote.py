@@ -55,7 +55,6 @@ def _list(url: Url, console: Console) -> tuple[Store, list[Stored]]:
     if url.scheme in READ_ONLY:
         return _single(url)
     store = open_store(url)
-    console.line(f"listing {url}")
     entries = []
     for stored in store.list():
         entries.append(stored)

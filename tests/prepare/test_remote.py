@@ -19,7 +19,7 @@ from imagesprint.console import Console
 from imagesprint.errors import DataError, StorageError, UsageError
 from imagesprint.prepare import SOURCES
 from imagesprint.prepare.preparing import Summary, prepare
-from imagesprint.storage import attempts
+from imagesprint.storage import attempts, lease
 from imagesprint.storage.store import Store, open_store
 from imagesprint.storage.url import Place, Url
 from s3_server import S3
@@ -191,6 +191,7 @@ def test_store_that_goes_away_in_the_middle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(attempts, "PATIENCE", 1.0)
+    monkeypatch.setattr(lease, "_END", 0.5)
     root = s3.url / "root"
 
     def kill() -> None:
@@ -224,6 +225,21 @@ def test_image_that_changes_after_the_listing(photos: Path, s3: S3, tmp_path: Pa
 
     with pytest.raises((DataError, StorageError), match="changed"):
         make(source, tmp_path / "root", console=Changing(quiet=True))
+
+
+def test_bits_that_flip_on_the_way_are_noticed(
+    photos: Path, s3: S3, fault_proxy: FaultProxy, tmp_path: Path, read_tree: ReadTree
+) -> None:
+    source = put(photos, s3.url / "photos")
+
+    class Corrupting(Console):
+        def line(self, text: str = "") -> None:  # said before the first image is read
+            if "(class-folders)" in text:
+                fault_proxy.faults.corrupt_share = 0.1
+
+    make(source, tmp_path / "by-url", console=Corrupting(quiet=True))
+    make(photos, tmp_path / "root")
+    assert read_tree(tmp_path / "root") == read_tree(tmp_path / "by-url")
 
 
 @pytest.mark.usefixtures("s3")  # for its cache

@@ -1,4 +1,5 @@
 import os
+import secrets
 import shutil
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError, StorageError
-from imagesprint.storage.mirror import check_names, mirror, mirrored
+from imagesprint.storage.mirror import check_names, fetch_checked, mirror, mirrored
 from imagesprint.storage.store import Store, Stored, open_store
 from imagesprint.storage.url import Url
 from s3_server import S3
@@ -103,3 +104,30 @@ def test_mirror_of_an_older_listing_goes_unless_it_is_used(store: Store) -> None
     with mirrored(store, list(store.list()), "photos", is_tar, QUIET):
         assert not first.exists()
         assert len(os.listdir(first.parents[1])) == 3  # the folder and its locks
+
+
+SUM = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    ("etag", "fetched", "times"),
+    [
+        (f'"{SUM}"', [SUM], 1),
+        (SUM, ["another", SUM], 2),
+        (SUM, ["another", "another"], 2),  # an encrypted file's etag is no MD5 sum
+        (f'"{SUM}-3"', ["another"], 1),  # nor is that of one sent in parts
+        ("", ["another"], 1),
+    ],
+)
+def test_content_is_held_against_the_etag(etag: str, fetched: list[str], times: int) -> None:
+    left = list(fetched)
+    bucket = open_store(Url(f"s3://bucket-{secrets.token_hex(4)}"))
+    fetch_checked(bucket, Stored("a", 1, 0, etag), lambda: left.pop(0))
+    assert len(fetched) - len(left) == times
+    if fetched == ["another", "another"]:  # and is not looked at again
+        fetch_checked(bucket, Stored("b", 1, 0, SUM), iter(["another"]).__next__)
+
+
+def test_content_that_is_another_each_time(store: Store) -> None:
+    with pytest.raises(StorageError, match=f"{store.url}/a comes with other bytes each time"):
+        fetch_checked(store, Stored("a", 1, 0, SUM), iter(["one", "another"]).__next__)

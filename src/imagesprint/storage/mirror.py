@@ -7,6 +7,7 @@ wanted has its name only once it is whole, so that a mirror whose making was kil
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from imagesprint.console import Console
-from imagesprint.errors import DataError
+from imagesprint.errors import DataError, StorageError
 from imagesprint.files import TEMPORARY_PATTERN, naming, no_lock, remove
 from imagesprint.storage.cache import cache_folder
 from imagesprint.storage.store import Store, Stored
@@ -25,6 +26,8 @@ _SMALL: Final = 4 << 20  # bytes: what is no larger is read at once
 _SMALL_AT_A_TIME: Final = 32  # files, to make up for the time that a store takes to answer
 _LARGE_AT_A_TIME: Final = 2  # a download has several pieces under way itself
 _RESERVE: Final = 256 << 20  # bytes of a disk that are left free
+_MD5: Final = re.compile(r'"?([0-9a-f]{32})"?')
+_without_md5: Final[set[str]] = set()  # buckets
 
 
 def check_names(url: Url, entries: Iterable[Stored]) -> None:
@@ -131,8 +134,14 @@ def _fetch(store: Store, stored: Stored, path: Path) -> None:
             temporary.write_bytes(data)  # not synced: half a million of them are common, and a size tells
             temporary.replace(path)
     else:
-        store.download(stored.key, path)
+
+        def download() -> str:
+            store.download(stored.key, path)
+            with naming("read", path), path.open("rb") as file:
+                return hashlib.file_digest(file, "md5").hexdigest()
+
         try:
+            fetch_checked(store, stored, download)
             check_listed(store, stored)
         except BaseException:
             path.unlink(missing_ok=True)
@@ -143,12 +152,41 @@ def _fetch(store: Store, stored: Stored, path: Path) -> None:
 
 def read_listed(store: Store, stored: Stored) -> bytes:
     """The bytes of a file of a listing. Raises DataError or StorageError if it is not that file any more."""
-    data = store.read(stored.key, etag=stored.etag)
+    data = b""
+
+    def read() -> str:
+        nonlocal data
+        data = store.read(stored.key, etag=stored.etag)
+        return hashlib.md5(data).hexdigest()
+
+    fetch_checked(store, stored, read)
     if len(data) != stored.num_bytes:
         raise changed(store, stored)
     if not stored.etag:
         check_listed(store, stored)
     return data
+
+
+def fetch_checked(store: Store, stored: Stored, fetch: Callable[[], str]) -> None:
+    """Have `fetch` bring a file, whose MD5 it returns, until it is the one that S3 says in the etag.
+
+    Not all etags of that form are MD5 sums: those of encrypted files are none. Where two fetches agree with each other
+    and not with the etag, the bucket's are not looked at any more. Raises StorageError where nothing agrees.
+    """
+    said = _MD5.fullmatch(stored.etag)
+    if said is None or store.url.host in _without_md5:
+        fetch()
+        return
+    found = [fetch()]
+    if said[1] not in found:
+        found.append(fetch())
+    if said[1] in found:
+        return
+    if found[0] != found[1]:
+        raise StorageError(
+            f"{store.url / stored.key} comes with other bytes each time it is read", "see to the network or the store"
+        )
+    _without_md5.add(store.url.host)
 
 
 def check_listed(store: Store, stored: Stored) -> None:

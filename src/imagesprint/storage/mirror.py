@@ -137,12 +137,12 @@ def _fetch(store: Store, stored: Stored, path: Path) -> None:
 
         def download() -> str:
             store.download(stored.key, path)
+            check_listed(store, stored)
             with naming("read", path), path.open("rb") as file:
                 return hashlib.file_digest(file, "md5").hexdigest()
 
         try:
             fetch_checked(store, stored, download)
-            check_listed(store, stored)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -168,7 +168,7 @@ def read_listed(store: Store, stored: Stored) -> bytes:
 
 
 def fetch_checked(store: Store, stored: Stored, fetch: Callable[[], str]) -> None:
-    """Have `fetch` bring a file, whose MD5 it returns, until it is the one that S3 says in the etag.
+    """Have `fetch` bring a file, whose MD5 it returns, and bring it again unless that is what the etag says.
 
     Not all etags of that form are MD5 sums: those of encrypted files are none. Where two fetches agree with each other
     and not with the etag, the bucket's are not looked at any more. Raises StorageError where nothing agrees.

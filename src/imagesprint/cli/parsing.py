@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from imagesprint.console import Console, write_result
 from imagesprint.errors import UsageError, needing
+from imagesprint.storage.cache import FOLDER_VARIABLE, LIMIT_VARIABLE, parse_size
 
 COMMON_FLAGS = ("--json", "--quiet", "--verbose")
 
@@ -121,6 +122,33 @@ def add_set_flag(parser: Parser) -> None:
         metavar="KEY=VALUE",
         help="change the recipe: seed=3, phases.2.lr=0.1,0.01",
     )
+
+
+class _Setting(argparse.Action):
+    """Puts the flag's value, once `type` has passed it, into the environment variable `const`, for every process."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, *_: object) -> None:
+        os.environ[str(self.const)] = value
+        setattr(namespace, self.dest, value)
+
+
+def add_cache_flags(parser: Parser) -> None:
+    """Add --cache and --cache-limit, which `storage.cache` reads from the environment, in ranks and helpers, too."""
+    add = parser.add_argument_group("where data or runs are named by a URL (s3://, hdfs://, …)").add_argument
+    add("--cache", action=_Setting, const=FOLDER_VARIABLE, metavar="DIR", help="kept here; ~/.cache/imagesprint")
+    add(
+        "--cache-limit",
+        action=_Setting,
+        const=LIMIT_VARIABLE,
+        type=_size,
+        metavar="SIZE",
+        help="of the shards kept there: 300GB; default: what is free, but for a reserve",
+    )
+
+
+def _size(text: str) -> str:
+    parse_size(text)
+    return text
 
 
 def check_plot(args: argparse.Namespace) -> None:

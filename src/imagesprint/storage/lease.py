@@ -227,6 +227,11 @@ def forget_lease(store: Store, key: str) -> None:
     _remove(store, key, None)
 
 
+def find_lease(store: Store, key: str) -> Standing | None:
+    """Return the lease that stands at the folder `key` of a store, stale or not; None for none."""
+    return _newest(store, key)
+
+
 def _held(store: Store, holder: Holder) -> HeldError:
     return HeldError(
         f"another imagesprint is at work at {store.url}: {holder}",

@@ -203,7 +203,7 @@ class _Mirror(RunCopy):
 
     def surplus(self, keep: Retention, schedule: Schedule, top1: Callable[[], Mapping[int, float]]) -> list[Path]:
         here = {step_of(file): file for file in list_checkpoints(self.path)}
-        there = {step_of(Path(key)): key for key in self._there}
+        there = {step_of(Path(key)): key for key in self._there.copy()}
         steps = keep.dispensable(sorted({*here, *there}), schedule, top1() if keep.best else {})
         self._say("forget", keys=[there[step] for step in steps if step in there])
         self._there -= {there[step] for step in steps if step in there}

@@ -1,7 +1,6 @@
 """A run at a URL, judged, watched, reported, predicted from and exported as one on a disk, to the same figures."""
 
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -58,22 +57,23 @@ def test_evaluate_comes_to_the_figures_of_a_disk_and_keeps_them_at_the_url(
     rows = [json.loads(line) for line in store.read("evaluations.jsonl").splitlines()]
     assert sorted(row["step"] for row in rows) == [16, 32]
     assert store.read("evaluations.jsonl").splitlines()[: len(before)] == before
-    assert len([stored for stored in store.list("evaluated")]) == 2
+    assert len(list(store.list("evaluated"))) == 2
     assert list(store.list("tensorboard/evaluate"))
     assert not copies(tmp_path)
 
     again = imagesprint("evaluate", f"{s3.url}/checkpoints/step-0000016.pt", *words)
     assert again.json["checkpoints"] == found.json["checkpoints"][:1]
     assert len(store.read("evaluations.jsonl").splitlines()) == 2
-    assert len([stored for stored in store.list("evaluated")]) == 2
+    assert len(list(store.list("evaluated"))) == 2
     two = imagesprint("evaluate", s3.url, *words, "--processes", 2, "--flip")
     assert two.code == 0, two.stderr
     assert [one["top1"] for one in two.json["checkpoints"]] == [one["top1"] for one in expected["checkpoints"]]
-    assert len([stored for stored in store.list("evaluated")]) == 4
+    assert len(list(store.list("evaluated"))) == 4
 
 
+@pytest.mark.usefixtures("store")
 def test_who_may_not_write_gets_the_figures_and_a_warning(
-    imagesprint: Run, photo_root: Path, store: Store, s3: S3, monkeypatch: pytest.MonkeyPatch
+    imagesprint: Run, photo_root: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in s3.server.reader.items():
         monkeypatch.setenv(name, value)
@@ -116,8 +116,9 @@ def test_report_predict_export_inspect_doctor_and_recipes_take_its_url(
     assert not copies(tmp_path)
 
 
+@pytest.mark.usefixtures("store")
 def test_init_takes_weights_from_a_url_and_the_recipe_keeps_it(
-    imagesprint: Run, photo_root: Path, trained: Path, store: Store, s3: S3, tmp_path: Path
+    imagesprint: Run, photo_root: Path, trained: Path, s3: S3, tmp_path: Path
 ) -> None:
     weights = s3.url / "checkpoints" / "step-0000016.pt"
     words = ("train", trained / "recipe.toml", "--data", photo_root, "--output", tmp_path / "run", "--stop-after", 1)
@@ -139,7 +140,7 @@ def test_init_takes_weights_from_a_url_and_the_recipe_keeps_it(
             "cannot read the recipe {}/none/recipe.toml: there is no such file",
         ),
         (("doctor", "{}/none"), "{}/none holds no run"),
-        (("export", "{}/checkpoints/step-0000099.pt", "x.pt2"), "{}/checkpoints/step-0000099.pt holds no checkpoints"),
+        (("export", "{}/checkpoints/step-0000099.pt", "x.pt2"), "{}/checkpoints/step-0000099.pt holds no"),
     ],
 )
 def test_what_is_not_there_is_one_error_with_the_url(

@@ -1,6 +1,6 @@
 """Every store by way of OpenDAL, which speaks S3, HDFS, GCS, Azure and HTTP without further packages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class OpenDalStore(Store):
         except exceptions.Error as error:
             raise self._error("list", folder, error) from error
 
-    def folders(self, folder: str = "") -> list[str]:
+    def folders(self, folder: str = "") -> Sequence[str]:
         return sorted({stored.key.partition("/")[0] for stored in self.list(folder) if "/" in stored.key})
 
     def delete(self, key: str) -> None:

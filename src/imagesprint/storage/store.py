@@ -1,7 +1,7 @@
 """The one protocol of every store, and the way to open one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +70,7 @@ class Store(ABC):
         """All files below a folder, at any depth, in any order; nothing where there are none."""
 
     @abstractmethod
-    def folders(self, folder: str = "") -> list[str]:
+    def folders(self, folder: str = "") -> Sequence[str]:
         """The names of what lies straight in a folder and holds files."""
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import select
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from fault_proxy import FaultProxy
 from imagesprint.console import Console
 from imagesprint.files import append_row, write_text
 from imagesprint.prepare.preparing import prepare
@@ -24,6 +26,9 @@ from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.serialization import to_toml
 from imagesprint.records.image_record import Pieces, bytes_feature, encode_example, float_feature, int64_feature
 from imagesprint.records.tfrecord import frame
+from imagesprint.storage.url import Url
+from s3_server import S3, S3Server
+from server_process import shared
 
 
 def pytest_configure() -> None:
@@ -276,3 +281,51 @@ def write_run(tiny_recipe: Recipe) -> Callable[..., Path]:
         return run
 
     return write
+
+
+@pytest.fixture(scope="session")
+def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where servers lie that all of xdist's workers share (`server_process.shared`)."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def s3_server(servers_folder: Path) -> Iterator[S3Server]:
+    """The S3 server of all tests. Those that end, pause or fill it start one of their own."""
+    server = shared(servers_folder / "s3", S3Server)
+    server.make_bucket("tests")
+    yield server
+    server.release()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> S3:
+    """A fresh place in S3; what it takes to reach it and an empty cache are in the environment."""
+    use_s3(s3_server, tmp_path, monkeypatch)
+    return S3(Url(f"s3://tests/{request.node.name}-{secrets.token_hex(4)}"), s3_server)
+
+
+@pytest.fixture
+def own_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """As `s3`, with a server of this test's own, to `kill`, `start`, `pause` and `resume` (`server_process.py`)."""
+    folder = tmp_path / "s3"
+    folder.mkdir()
+    server = S3Server(folder)
+    use_s3(server, tmp_path, monkeypatch)
+    yield S3(Url(f"s3://{server.make_bucket('own')}/place"), server)
+    server.kill()
+
+
+def use_s3(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the environment for a test that uses `server`."""
+    for name, value in {**server.environment, "IMAGESPRINT_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def fault_proxy(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """What stands between this test and its `s3`; `fault_proxy.faults` says what goes wrong (`fault_proxy.py`)."""
+    with FaultProxy(s3.server.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        yield proxy

@@ -156,6 +156,6 @@ class _RemoteFile(io.RawIOBase):
         size = min(len(buffer), self._stored.num_bytes - self._at)
         if size <= 0:
             return 0
-        buffer[:size] = self._store.read("", self._at, size)
+        buffer[:size] = self._store.read("", self._at, size, self._stored.etag)
         self._at += size
         return size

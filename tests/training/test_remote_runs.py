@@ -12,7 +12,6 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from s3_server import S3
 
 from imagesprint.console import Console
 from imagesprint.errors import StorageError
@@ -20,6 +19,7 @@ from imagesprint.recipes.library import load_recipe
 from imagesprint.runs import mirror
 from imagesprint.storage.store import Store, open_store
 from imagesprint.training.training import TrainingOptions, train
+from s3_server import S3
 
 Run = Callable[..., Any]
 CHANGES = ("--set", "precision=fp32", "--checkpoint-every", "6", "--keep", "last:2,best", "--device", "cpu")

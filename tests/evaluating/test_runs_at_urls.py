@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_server import S3
 
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
 from imagesprint.storage.store import Store, open_store
+from s3_server import S3
 
 Run = Callable[..., Any]
 

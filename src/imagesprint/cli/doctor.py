@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import (
     Parser,
+    add_cache_flags,
     add_compile_flag,
     add_device_flags,
     add_set_flag,
@@ -54,8 +55,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
         metavar="RECIPE|RUN",
         help="a built-in's name or a .toml file, or the --output of a training",
     )
-    parser.add_argument("--data", type=Path, metavar="ROOT", help="what is or was trained on")
+    parser.add_argument("--data", type=parse_place, metavar="ROOT", help="what is or was trained on")
     add_device_flags(parser)
+    add_cache_flags(parser)
     add_compile_flag(parser)
     add_set_flag(parser)
 

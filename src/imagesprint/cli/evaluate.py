@@ -2,11 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show, table
-from imagesprint.cli.parsing import Parser, add_device_flags, add_verb, positive
+from imagesprint.cli.parsing import Parser, add_cache_flags, add_device_flags, add_verb, positive
 from imagesprint.console import Console
 from imagesprint.errors import RunError
 from imagesprint.runs.environment import is_main_rank
@@ -39,8 +38,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "paths", nargs="+", type=parse_place, metavar="RUN|CHECKPOINT", help="all of a run's, or named ones; also URLs"
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="what imagesprint prepare made")
+    parser.add_argument("--data", type=parse_place, required=True, metavar="ROOT", help="what imagesprint prepare made")
     add_device_flags(parser)
+    add_cache_flags(parser)
     add = parser.add_argument
     add("--watch", action="store_true", help="go on with each new checkpoint until the training ends")
     add("--weights", choices=("model", "ema"), default="", help="also the last step's weights, or their moving average")

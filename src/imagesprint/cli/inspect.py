@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show
-from imagesprint.cli.parsing import Parser, add_verb, positive
+from imagesprint.cli.parsing import Parser, add_cache_flags, add_verb, positive
 from imagesprint.console import Console, printable
 from imagesprint.errors import UsageError
 from imagesprint.storage.url import parse_place
@@ -22,7 +22,7 @@ EXAMPLES = """\
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "inspect", "Show samples, or those of a training step, in one PNG.", EXAMPLES, run)
-    parser.add_argument("data", type=Path, metavar="ROOT", help="what imagesprint prepare made")
+    parser.add_argument("data", type=parse_place, metavar="ROOT", help="what imagesprint prepare made")
     parser.add_argument("--ids", metavar="ID,…", help="sample ids, as an error names them")
     parser.add_argument(
         "--run", dest="run_directory", type=parse_place, metavar="RUN", help="with --step: of which training"
@@ -31,6 +31,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument("--variant", help="default: what the step read; with --ids the largest")
     parser.add_argument("--split", default="train", choices=("train", "validation"), help="default: train")
     parser.add_argument("--output", type=Path, default=Path("samples.png"), metavar="FILE", help="default: samples.png")
+    add_cache_flags(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

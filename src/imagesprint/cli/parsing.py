@@ -131,7 +131,7 @@ def add_set_flag(parser: Parser) -> None:
 class _Setting(argparse.Action):
     """Puts the flag's value, once `type` has passed it, into the environment variable `const`, for every process."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, *_: object) -> None:
+    def __call__(self, _: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, *__: object) -> None:
         os.environ[str(self.const)] = value
         setattr(namespace, self.dest, value)
 

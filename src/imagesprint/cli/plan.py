@@ -9,6 +9,7 @@ from imagesprint.cli.bench import rate
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import (
     Parser,
+    add_cache_flags,
     add_compile_flag,
     add_device_flags,
     add_set_flag,
@@ -22,6 +23,7 @@ from imagesprint.errors import UsageError
 from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.runs.processes import is_launcher, run_ranks
+from imagesprint.storage.url import parse_place
 
 if TYPE_CHECKING:
     from imagesprint.diagnosis.planning import CalibrationFile, Plan, PlannedCheckpoints, PlannedPhase
@@ -135,8 +137,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "plan", DESCRIPTION, EXAMPLES, run)
     parser.add_argument("recipe", metavar="RECIPE", help="a built-in's name or a .toml file")
-    parser.add_argument("--data", type=Path, metavar="ROOT", help="what imagesprint prepare made")
+    parser.add_argument("--data", type=parse_place, metavar="ROOT", help="what imagesprint prepare made")
     add_device_flags(parser)
+    add_cache_flags(parser)
     add_compile_flag(parser)
     add_set_flag(parser)
     parser.add_argument("--gpu", metavar="NAME", help="another machine's GPUs: v100, a100, h100, h200")

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from imagesprint.cli.output import show
-from imagesprint.cli.parsing import Parser, add_verb
+from imagesprint.cli.parsing import Parser, add_cache_flags, add_verb
 from imagesprint.console import Console, printable
 from imagesprint.errors import UsageError
 from imagesprint.storage.url import parse_place
@@ -31,7 +31,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
         metavar="NAME|RUN",
         help="minutes104, classic, torchvision, ffcv or a run; default on ImageNet: that of the recipe",
     )
-    add("--data", type=Path, metavar="ROOT", help="what the run was evaluated on, for pictures")
+    add("--data", type=parse_place, metavar="ROOT", help="what the run was evaluated on, for pictures")
+    add_cache_flags(parser)
     add("--price", type=float, metavar="AMOUNT", help="what an hour of the machine costs")
 
 

@@ -1,12 +1,12 @@
 """`imagesprint train`."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagesprint.cli.output import show
 from imagesprint.cli.parsing import (
     Parser,
+    add_cache_flags,
     add_compile_flag,
     add_device_flags,
     add_set_flag,
@@ -39,7 +39,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "train", "Train a recipe on prepared data; resumes what was begun.", EXAMPLES, run)
     parser.add_argument("recipe", metavar="RECIPE", help="a built-in's name or a .toml file")
-    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="what imagesprint prepare made")
+    parser.add_argument("--data", type=parse_place, required=True, metavar="ROOT", help="what imagesprint prepare made")
     parser.add_argument("--output", type=parse_place, required=True, metavar="RUN", help="a run directory, or a URL")
     add_device_flags(parser)
     add_set_flag(parser)
@@ -67,6 +67,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     )
     add_compile_flag(parser)
     parser.add_argument("--stop-after", type=positive, metavar="STEPS", help="end after this step of the run, saved")
+    add_cache_flags(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and end")
 
 

@@ -20,6 +20,7 @@ from imagesprint.records.dataset import Root, open_root
 from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.ranks import open_ranks
 from imagesprint.runs.rows import Began
+from imagesprint.storage.url import Place
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Diagnosis:
     phases: list[PhaseDiagnosis]
 
 
-def diagnose_run(path: Path, data: Path | None) -> Diagnosis:
+def diagnose_run(path: Path, data: Place | None) -> Diagnosis:
     """Return what `doctor RUN` says of the limits of the run at `path`, finished or not, trained on `data`.
 
     Raises UsageError where there is no run, or no such ROOT.
@@ -87,7 +88,7 @@ def diagnose_run(path: Path, data: Path | None) -> Diagnosis:
 
 
 def diagnose_recipe(
-    recipe: Recipe, data: Path, device: str, compilation: str, console: Console
+    recipe: Recipe, data: Place, device: str, compilation: str, console: Console
 ) -> tuple[Diagnosis, Setup]:
     """Return, on every rank, what `doctor RECIPE --data ROOT` says, and what it is said of. Each kind of step is
     described once, as the first phase that has it.

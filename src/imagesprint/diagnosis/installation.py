@@ -25,6 +25,7 @@ from imagesprint.images.decoders import VARIABLE, chosen_decoder, describe_decod
 from imagesprint.images.native import LIBRARY, library
 from imagesprint.records.dataset import open_root
 from imagesprint.runs.environment import STORE_VARIABLE, RankEnvironment, is_launched, keeps_store, rank_environment
+from imagesprint.storage.url import Place
 
 _PACKAGE: Final = "imagesprint"
 _FOR_DEVELOPERS: Final = ("dev", "interop")  # extras that no verb needs
@@ -41,7 +42,7 @@ _OTHERS: Final = {
 }
 
 
-def machine_checks(folder: Path, data: Path | None) -> list[Check]:
+def machine_checks(folder: Path, data: Place | None) -> list[Check]:
     """One check a thing. Takes a few seconds, and for a moment 64 MiB in `folder`.
 
     `folder` is where a run is to be written, `data` the ROOT to be trained on, if it is known. Raises as `open_root`

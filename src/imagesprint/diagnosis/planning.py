@@ -29,6 +29,7 @@ from imagesprint.recipes.validation import check_world_size
 from imagesprint.records.dataset import Root, open_root
 from imagesprint.report.run_record import Reference, published_reference
 from imagesprint.runs.ranks import Ranks, open_ranks
+from imagesprint.storage.url import Place
 from imagesprint.training.metering import Cadence
 from imagesprint.training.micro_batch_size import settle_micro_batches
 from imagesprint.training.optimizer import best_precision
@@ -118,7 +119,7 @@ class Plan:
         return vars(self) | {"phases": rows}
 
 
-def plan_here(recipe: Recipe, data: Path, device: str, compilation: str, console: Console) -> Plan | None:
+def plan_here(recipe: Recipe, data: Place, device: str, compilation: str, console: Console) -> Plan | None:
     """Plan a training of `recipe` on the root `data` and this machine: by the costs that are kept, else by those that
     are measured now. None on ranks but 0. Raises the errors of `train`.
     """
@@ -168,7 +169,7 @@ def _calibrate(recipe: Recipe, root: Root, ranks: Ranks, compilation: str, conso
     )
 
 
-def plan_elsewhere(recipe: Recipe, num_train: int | None, data: Path | None, gpu: str, gpus: int) -> Plan:
+def plan_elsewhere(recipe: Recipe, num_train: int | None, data: Place | None, gpu: str, gpus: int) -> Plan:
     """Plan a training of `recipe` on `gpus` GPUs of that name by published speeds, on the images of the root `data`, or
     on `num_train`; without either on ImageNet, where that is what the recipe is for.
 

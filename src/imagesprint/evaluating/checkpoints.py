@@ -32,7 +32,7 @@ URL_POLL_SECONDS = 5.0  # and at one in a store, which costs some requests each
 
 
 def evaluate_checkpoints(
-    checkpoints: Sequence[Place], data: Path, views: tuple[View, ...], device: str, console: Console
+    checkpoints: Sequence[Place], data: Place, views: tuple[View, ...], device: str, console: Console
 ) -> list[EvaluatedCheckpoint]:
     """Judge `checkpoints` in order, by `views`, the plain one first, on the validation split of `data`.
 
@@ -45,7 +45,7 @@ def evaluate_checkpoints(
 
 
 def watch_runs(
-    runs: Sequence[Place], data: Path, views: tuple[View, ...], device: str, console: Console
+    runs: Sequence[Place], data: Place, views: tuple[View, ...], device: str, console: Console
 ) -> list[EvaluatedCheckpoint]:
     """As `evaluate_checkpoints`, for all checkpoints of `runs` that are there or come, until no run goes on.
 
@@ -58,7 +58,7 @@ def watch_runs(
 
 
 @contextmanager
-def _evaluation(data: Path, views: tuple[View, ...], device: str, console: Console) -> "Iterator[_Evaluation]":
+def _evaluation(data: Place, views: tuple[View, ...], device: str, console: Console) -> "Iterator[_Evaluation]":
     root = open_root(data)
     with open_ranks(device) as ranks, ExitStack() as stack:
         console = console if ranks.is_main else Console.silent()

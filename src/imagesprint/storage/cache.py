@@ -9,7 +9,6 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -77,6 +76,12 @@ class Lease:
             os.close(self._fd)
 
 
+def capacity(folders: Path) -> int:
+    """Return how many bytes may lie below `folders`, once all that is there now has made room: by limit and disk."""
+    folders.mkdir(parents=True, exist_ok=True)
+    return max(0, _room(folders) + _sizes(folders)[0])
+
+
 def make_room(folders: Path, wanted: int) -> int:
     """Return how many of `wanted` bytes may be added below `folders`, once what may be evicted for them is."""
     _sweep(folders)
@@ -100,26 +105,28 @@ def size_on_disk(file: Path) -> int:
 
 def _room(folders: Path) -> int:
     """The bytes that may be added: by the limit, and by the disk with what is promised of it to sparse files."""
-    sizes = unwritten = 0
-    for file in _files(folders):
-        with suppress(OSError):
-            found = file.stat()
-            sizes += found.st_size
-            unwritten += max(0, found.st_size - found.st_blocks * _BLOCK)
+    sizes, unwritten = _sizes(folders)
     disk = shutil.disk_usage(folders)
     room = disk.free - min(disk.total // RESERVED_SHARE, MOST_RESERVED) - unwritten
     limit = cache_limit()
     return room if limit is None else min(room, limit - sizes)
 
 
+def _sizes(folder: Path) -> tuple[int, int]:
+    """The sizes of all files, in bytes, and how much of that is not written yet."""
+    sizes = unwritten = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                found = os.stat(os.path.join(place, name))
+                sizes += found.st_size
+                unwritten += max(0, found.st_size - found.st_blocks * _BLOCK)
+    return sizes, unwritten
+
+
 def _subfolders(folders: Path) -> list[Path]:
     with naming("read", folders):
         return [entry for entry in folders.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for place, _, names in os.walk(folder):
-        yield from (Path(place, name) for name in names)
 
 
 def _last_used(folder: Path) -> float:

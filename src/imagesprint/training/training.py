@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from imagesprint.checkpoints.naming import newest_whole, set_aside
@@ -55,7 +54,7 @@ class TrainingOptions:
 
 def train(
     recipe: Recipe,
-    data: Path,
+    data: Place,
     output: Place,
     options: TrainingOptions,
     console: Console,
@@ -82,7 +81,7 @@ def train(
 
 def _train(
     recipe: Recipe,
-    data: Path,
+    data: Place,
     output: Place,
     copy: RunCopy,
     options: TrainingOptions,
@@ -138,6 +137,7 @@ def _go_on(
     judged = TrainedModel(build_model(recipe, len(root.classes)), recipe, root.classes, schedule.num_train)
     judged = judged.to(ranks.device)
     validation, fingerprint, since = evaluation_set(root, judged), _fingerprint(recipe, root), time.monotonic()
+    validation.fill()
 
     def judge() -> Accuracy:
         judged.network.load_state_dict(state.evaluated_weights())
@@ -204,6 +204,8 @@ def _loop(
                 stop = vote()
             if cadence.log(state.step) or stop:
                 recorder.row(meter.row(state.step, l2_loss(state.optimizer)), bad_records.count())
+                for notice in loader.take_notices():
+                    recorder.console.warn(notice)
             recorder.progress()
             saving, judging = cadence.checkpoint(state.step) or stop, cadence.evaluate(state.step) and not stop
             if saving:  # before the evaluation, which can be made up for

@@ -16,10 +16,10 @@ from imagesprint.cli.parsing import (
     add_verb,
     check_plot,
     positive,
+    recipe_named,
 )
 from imagesprint.console import Console, duration, printable
 from imagesprint.errors import UsageError
-from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.runs.processes import is_launcher, run_ranks
@@ -161,7 +161,7 @@ def _price(text: str) -> float:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Plan, on this machine in one process or in several, or for another one; print the plan."""
-    recipe = apply_overrides(load_recipe(args.recipe), args.set)
+    recipe = apply_overrides(recipe_named(args.recipe), args.set)
     _check(args)
     check_world_size(recipe, args.processes)
     if is_launcher(args.processes):

@@ -55,6 +55,16 @@ class Store(ABC):
     def create(self, key: str, data: bytes) -> bool:
         """Write a file that is not there yet; False, and nothing done, where it is: of two callers one gets True."""
 
+    def replace(self, key: str, data: bytes, seen: Stored) -> bool:
+        """Write a file in place of the one that `stat` told of; False, and nothing done, where another stands there.
+
+        Here by a look right before: a store that can compare as it writes does that instead.
+        """
+        if self.stat(key) != seen:
+            return False
+        self.write(key, data)
+        return True
+
     @abstractmethod
     def list(self, folder: str = "") -> Iterator[Stored]:
         """All files below a folder, at any depth, in any order; nothing where there are none."""

@@ -98,9 +98,11 @@ def _reached(plan: "Plan") -> list[str]:
 
 
 def _calibration(calibration: "CalibrationFile") -> list[str]:
-    if calibration.is_new:
-        return ["speeds      measured just now, and kept in", f"            {calibration.file}"]
-    return [f"speeds      measured on {calibration.made}; to measure again, delete", f"            {calibration.file}"]
+    when = "just now" if calibration.is_new else f"on {calibration.made}"
+    if calibration.disturbed:
+        return [f"speeds      measured {when}, {calibration.disturbed}"]
+    rest = ", and kept in" if calibration.is_new else "; to measure again, delete"
+    return [f"speeds      measured {when}{rest}", f"            {calibration.file}"]
 
 
 def _sources(plan: "Plan") -> list[str]:

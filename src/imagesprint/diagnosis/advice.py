@@ -132,8 +132,8 @@ def _raw(figures: Figures, setting: Setting) -> Advice | None:
 
 def _storage(figures: Figures, setting: Setting) -> list[Advice]:
     what = (
-        "train where the store is near, in its region; in a cache that holds the whole variant (--cache, --cache-limit) "
-        "the next epochs wait for nothing: imagesprint plan says how large that is, doctor --data URL how fast the store"
+        "train in the store's region; where the cache holds the whole variant (--cache, --cache-limit) later epochs "
+        "wait for nothing: `imagesprint plan` says how large it is, `imagesprint doctor --data URL` what the store does"
     )
     rest = _smaller_variants(figures, setting)
     return [Advice(what, saved_by(figures, {"storage": figures.storage})), *rest]

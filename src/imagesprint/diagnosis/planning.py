@@ -1,30 +1,22 @@
 """`plan`: what a training will take, on this machine by costs measured once and kept, on others by published speeds."""
 
 import bisect
-import hashlib
-import json
-import os
 import tempfile
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
 from imagesprint.console import Console
-from imagesprint.diagnosis.machine import versions
+from imagesprint.diagnosis.calibrations import DISTURBED, KeptCalibration, disturbed_by, told
 from imagesprint.diagnosis.published_speeds import NUM_CLASSES, gpu_names, published_plan
-from imagesprint.diagnosis.stage_costs import LoadingCost, LoadingSpeed, StageCosts, TrainingCosts, measure_costs
-from imagesprint.diagnosis.step_timing import CheckpointTime, TimedTraining, device_name
-from imagesprint.diagnosis.verdict import Figures, PhaseFigures
+from imagesprint.diagnosis.stage_costs import LoadingCost, TrainingCosts, measure_costs
+from imagesprint.diagnosis.step_timing import TimedTraining, device_name
 from imagesprint.errors import UsageError
-from imagesprint.files import write_text
-from imagesprint.images.decoders import decoder_name
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
-from imagesprint.recipes.serialization import to_dict
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.records.dataset import Root, open_root
 from imagesprint.report.run_record import Reference, published_reference
@@ -81,11 +73,19 @@ class PlannedCheckpoints:
 
 @dataclass(frozen=True)
 class CalibrationFile:
-    """Where the costs that were measured are kept, the day they were `made`, and whether that was just now."""
+    """Where the costs that were measured are kept, the day they were `made`, whether that was just now, and which share
+    of the cores' time other processes took meanwhile.
+    """
 
     file: Path
     made: str
     is_new: bool
+    disturbance: float
+
+    @property
+    def disturbed(self) -> str:
+        """Return what is said of it where that share is too large to go by it again; empty where it is not."""
+        return disturbed_by(self.disturbance)
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,11 @@ def plan_here(recipe: Recipe, data: Place, device: str, compilation: str, consol
         schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
         kept = KeptCalibration(recipe, root, ranks, wants_compiled(compilation, ranks.device))
         found = kept.read() if ranks.is_main else None
-        is_new = not ranks.total(found is not None)
-        if is_new:
-            costs = _calibrate(recipe, root, ranks, compilation, console)
-            found = costs, kept.keep(costs, console) if ranks.is_main else ""
-        if found is None or not ranks.is_main:
+        measured = None
+        if not ranks.total(found is not None and found[0].disturbance <= DISTURBED):
+            measured = _calibrate(recipe, root, ranks, compilation, console)
+            found = kept.keep(measured, console) if ranks.is_main else None
+        if found is None:
             return None
         costs, made = found
         plan = _forecast(
@@ -146,7 +146,7 @@ def plan_here(recipe: Recipe, data: Place, device: str, compilation: str, consol
             _time_plan(costs, made),
             machine=device_name(ranks),
             ranks=ranks.world_size,
-            calibration=CalibrationFile(kept.path, made, is_new),
+            calibration=CalibrationFile(kept.path, made, costs is measured, costs.disturbance),
             num_classes=len(root.classes),
             checkpoint_bytes=costs.checkpoint.size,
         )
@@ -224,7 +224,7 @@ def _time_plan(costs: TrainingCosts, made: str) -> TimePlan:
         costs.evaluation,
         costs.checkpoint.waited + costs.checkpoint.taken,
         tuple(each.limit for each in costs.phases),
-        f"calibrated on this machine on {made}",
+        told(costs, made),
     )
 
 
@@ -301,74 +301,3 @@ def _accuracies(
 def _checkpoint_bytes(recipe: Recipe, num_classes: int) -> int:
     state = TrainingState(recipe, tuple(map(str, range(num_classes))), torch.device("cpu"))
     return sum(tensor.nbytes for tensor in state.checkpoint_like())
-
-
-_FORMAT: Final = 3  # a calibration of another one is not read
-_NO_MATTER: Final = ("name", "seed", "init", "eval_every", "phases")  # of a recipe, for how long its parts take
-
-
-class KeptCalibration:
-    """The place of one calibration, the costs of `recipe`, whose precision and micro-batches are settled, on this
-    hardware, with these versions and data.
-    """
-
-    def __init__(self, recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> None:
-        self._facts = _facts(recipe, root, ranks, compiled)
-        name = hashlib.sha256(json.dumps(self._facts, sort_keys=True).encode()).hexdigest()[:16]
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.path = cache / "imagesprint/calibrations" / f"{recipe.name.replace('/', '-')}-{name}.json"
-
-    def read(self) -> tuple[TrainingCosts, str] | None:
-        """Return the costs and the day they were measured; None where there is none, or a damaged one."""
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            return _costs(content["calibration"]), content["made"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def keep(self, costs: TrainingCosts, console: Console) -> str:
-        """Write it, and return the day; where that is not possible, say so."""
-        made = time.strftime("%Y-%m-%d")
-        content = {"made": made, "calibration": asdict(costs), "facts": self._facts}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self.path, json.dumps(content, indent=1) + "\n")
-        except OSError as error:
-            console.warn(f"{self.path} cannot be written ({error.strerror}): the calibration is not kept")
-        return made
-
-
-def _facts(recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> dict[str, object]:
-    variants = [(root.nearest(phase.source), "train") for phase in recipe.phases]
-    variants.append((root.nearest(recipe.eval_source), "validation"))
-    fields = to_dict(recipe)
-    return {
-        "format": _FORMAT,
-        "device": device_name(ranks),
-        "ranks": [ranks.world_size, ranks.local_world_size, ranks.threads],
-        "versions": versions("torch", "triton", "numpy", "pillow"),
-        "compiled": compiled,
-        "decoder": decoder_name(),
-        "data": sorted(
-            {f"{variant} {split} {root.dataset(variant, split).fingerprint}" for variant, split in variants}
-        ),
-        "recipe": {key: value for key, value in fields.items() if key not in _NO_MATTER},
-        "phases": [
-            [phase.image_size, phase.batch_size, phase.micro_batch, phase.source, phase.min_area]
-            for phase in recipe.phases
-        ],
-    }
-
-
-def _costs(content: dict[str, Any]) -> TrainingCosts:
-    """What `asdict` made of them."""
-
-    def phase(row: dict[str, Any]) -> StageCosts:
-        figures = Figures(**row["together"]["figures"])
-        loaders = tuple(LoadingSpeed(**speed) for speed in row["loaders"])
-        return StageCosts(
-            **row | {"together": PhaseFigures(**row["together"] | {"figures": figures}), "loaders": loaders}
-        )
-
-    phases = tuple(map(phase, content["phases"]))
-    return TrainingCosts(**content | {"phases": phases, "checkpoint": CheckpointTime(**content["checkpoint"])})

@@ -34,7 +34,7 @@ class Figures:
     which rank `straggling_rank` of several came later than the others, of `reduction`, the rest of the time in which
     they waited for one another and for sums on their way, and of the work itself.
 
-    Beside the step: `load`, for which the loader works on a step's batches, `storage_share` of it on waiting for records
+    Beside the step: `load`, for which the loader works on a step's batches, `storage_share` of it waiting for records
     that a store had yet to send; of the rest `read_share` on reading and checking records, `jpeg_share` on what libjpeg
     does; `copy`, for which they are copied. Between steps: `checkpoint` and
     `evaluation`; `checkpoint_writing` goes on beside them. `undisturbed`, where it was measured, is what a step takes

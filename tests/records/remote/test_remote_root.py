@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from s3_server import S3
 
 from imagesprint.console import Console
 from imagesprint.errors import MissingPackageError, RecordError, StorageError, UsageError
@@ -24,6 +23,7 @@ from imagesprint.records.verify import verify
 from imagesprint.storage.cache import cache_folder
 from imagesprint.storage.store import open_store
 from imagesprint.storage.url import Url
+from s3_server import S3
 
 
 def cached(pattern: str) -> list[Path]:
@@ -167,8 +167,8 @@ def test_the_dataset_that_was_used_longest_ago_makes_room(
     kill_fetcher: Callable[[], bool],
     upload: Callable[[Path, Url], Url],
 ) -> None:
-    size = sum(file.stat().st_size for file in (photo_root / "32").rglob("*"))
-    monkeypatch.setenv("IMAGESPRINT_CACHE_LIMIT", str(2 * size + size // 2))
+    size = sum(file.stat().st_size for file in (photo_root / "32").glob("train*"))
+    monkeypatch.setenv("IMAGESPRINT_CACHE_LIMIT", str(2 * size + size // 2))  # that of two, and a part of a third
     urls = [upload(photo_root / "32", s3.url / str(number) / "32").parent for number in range(3)]
     for number, url in enumerate(urls):  # each another dataset
         store = open_store(url)
@@ -224,9 +224,11 @@ def test_a_killed_fetcher_is_started_again(root_url: Url, photo_root: Path, kill
 def test_a_fetcher_that_hangs_is_killed_and_started_again(
     root_url: Url, photo_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "SILENCE_SECONDS", 0.5)
     dataset = open_dataset(root_url, "full", "train")
     dataset.read(0)
+    dataset.close()
+    monkeypatch.setattr(client, "SILENCE_SECONDS", 2.0)
+    dataset.read(1)
     pid = fetcher_pid(meeting_place())
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)

@@ -291,8 +291,9 @@ class Downloads:
                 self._carry_out(piece)
             except ImagesprintError as error:
                 self._fail(piece, error)
-            except Exception as error:
-                self._fail(piece, StorageError(f"cannot fetch from {piece.split.store.url}: {error!r}"))
+            except Exception as error:  # its text could have a secret in it
+                what = f"cannot fetch from {piece.split.store.url}: {type(error).__name__}"
+                self._fail(piece, StorageError(what, "this is a bug in imagesprint: please report it"))
             with self.lock:
                 self._count(piece, -1)
                 self._came.notify_all()

@@ -163,7 +163,6 @@ def test_a_training_by_url_is_watched_to_its_end(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ.copy(),
     )
     store = open_store(s3.url)
     while store.stat("recipe.toml") is None:

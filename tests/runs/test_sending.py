@@ -3,6 +3,7 @@
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,10 @@ def add_checkpoint(run: Path, step: int) -> None:
 
 def row(step: int, top1: float = 50.0) -> dict[str, object]:
     return {"step": step, "top1": top1, "checkpoint": f"checkpoints/step-{step:07d}.pt"}
+
+
+def _added(line: bytes, there: list[bytes]) -> list[bytes]:
+    return [*there, line]
 
 
 def send_all(sender: Sender) -> None:
@@ -119,7 +124,7 @@ def test_no_row_is_lost_where_training_and_evaluators_write_at_once(s3: S3, stor
         own = open_store(s3.url)
         for step in range(100 * number, 100 * number + 5):
             line = json.dumps(row(step)).encode()
-            merge_lines(own, "evaluations.jsonl", lambda there, line=line: [*there, line])
+            merge_lines(own, "evaluations.jsonl", partial(_added, line))
 
     def train() -> None:
         sender = Sender(store, folder)

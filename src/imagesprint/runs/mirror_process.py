@@ -41,10 +41,11 @@ RELEASE_SECONDS: Final = 3.0  # to let go of a run that rank 0 has left; else it
 LISTED: Final = 5  # files named of those that are missing
 
 
-class _Told(io.TextIOBase):
+class _Told(io.StringIO):
     """What a Console writes to: each line is told to rank 0."""
 
     def __init__(self, link: "_Link") -> None:
+        super().__init__()
         self._link = link
 
     def write(self, text: str) -> int:

@@ -196,6 +196,19 @@ class OpenDalStore(Store):
             hint = "update it (MinIO, Ceph and others learned it in 2024 and 2025), or use another for runs"
             raise StorageError(f"cannot create {self._where(key)}: {what}", hint)
 
+    def replace(self, key: str, data: bytes, seen: Stored) -> bool:
+        if not (seen.etag and self._open().capability.write_with_if_match):
+            return super().replace(key, data, seen)
+
+        def put(opened: "_Opened") -> bool:
+            try:
+                opened.operator.write(self._path(key), data, if_match=seen.etag)
+            except (exceptions.ConditionNotMatch, exceptions.NotFound):  # also of an attempt whose answer was lost
+                return False
+            return True
+
+        return self._try("write", key, put)
+
     def folders(self, folder: str = "") -> Sequence[str]:
         base = self._base(folder)
         entries = self._entries(folder, base, recursive=False)

@@ -10,9 +10,20 @@ import torch
 
 from imagesprint.console import Console
 from imagesprint.diagnosis.calibrations import DISTURBED, KeptCalibration, disturbed_by, told
+from imagesprint.diagnosis.excerpt import local_part
 from imagesprint.diagnosis.published_speeds import NUM_CLASSES, gpu_names, published_plan
 from imagesprint.diagnosis.stage_costs import LoadingCost, TrainingCosts, measure_costs
 from imagesprint.diagnosis.step_timing import TimedTraining, device_name
+from imagesprint.diagnosis.storage_plan import Storage
+from imagesprint.diagnosis.storage_text import storage_lines
+from imagesprint.diagnosis.stores import (
+    NO_STORES,
+    Stores,
+    known_stores,
+    look_at_stores,
+    plan_stores,
+    stores_elsewhere,
+)
 from imagesprint.errors import UsageError
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Recipe
@@ -91,7 +102,8 @@ class CalibrationFile:
 @dataclass(frozen=True)
 class Plan:
     """The result of `plan`, in seconds; `calibration` is None for another machine. `accuracies` are the points of
-    `reference` that the training comes to, each with the `seconds` after which it does.
+    `reference` that the training comes to, each with the `seconds` after which it does. `storage` is None where data
+    and run lie on this machine.
     """
 
     recipe: str
@@ -110,6 +122,7 @@ class Plan:
     reference: str | None
     accuracies: list[dict[str, float]]
     not_included: tuple[str, ...]
+    storage: Storage | None
 
     def as_json(self) -> dict[str, object]:
         """Return the object that `plan --json` prints, but for the price."""
@@ -119,9 +132,12 @@ class Plan:
         return vars(self) | {"phases": rows}
 
 
-def plan_here(recipe: Recipe, data: Place, device: str, compilation: str, console: Console) -> Plan | None:
-    """Plan a training of `recipe` on the root `data` and this machine: by the costs that are kept, else by those that
-    are measured now. None on ranks but 0. Raises the errors of `train`.
+def plan_here(
+    recipe: Recipe, data: Place, output: Place | None, device: str, compilation: str, console: Console
+) -> Plan | None:
+    """Plan a training of `recipe` on the root `data` and this machine, into `output` where that is known: by the costs
+    that are kept, else by those that are measured now. Stores are measured each time. None on ranks but 0. Raises the
+    errors of `train`.
     """
     root = open_root(data)
     with open_ranks(device) as ranks:
@@ -131,6 +147,7 @@ def plan_here(recipe: Recipe, data: Place, device: str, compilation: str, consol
             recipe = replace(recipe, precision=best_precision(ranks.device))
         recipe = settle_micro_batches(recipe, None, root.classes, ranks, console)
         schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
+        stores = look_at_stores(root, recipe, output, console) if ranks.is_main else NO_STORES
         kept = KeptCalibration(recipe, root, ranks, wants_compiled(compilation, ranks.device))
         found = kept.read() if ranks.is_main else None
         measured = None
@@ -144,6 +161,7 @@ def plan_here(recipe: Recipe, data: Place, device: str, compilation: str, consol
             recipe,
             schedule,
             _time_plan(costs, made),
+            stores,
             machine=device_name(ranks),
             ranks=ranks.world_size,
             calibration=CalibrationFile(kept.path, made, costs is measured, costs.disturbance),
@@ -158,20 +176,28 @@ def plan_here(recipe: Recipe, data: Place, device: str, compilation: str, consol
 
 
 def _calibrate(recipe: Recipe, root: Root, ranks: Ranks, compilation: str, console: Console) -> TrainingCosts:
-    """Measure all that a plan is made of. A checkpoint lies in the folder for temporary files for a moment."""
-    return measure_costs(
+    """Measure all that a plan is made of, but for stores: of data in one, on a part that is here. A checkpoint lies in
+    the folder for temporary files for a moment.
+    """
+    part = local_part(root, recipe, console)
+    costs = measure_costs(
         TimedTraining(recipe, len(root.classes), ranks, compilation),
-        root,
+        part,
         console,
         threads=(1, max(2, ranks.threads)),  # two speeds fix two costs
         evaluation=True,
         checkpoint=Path(tempfile.gettempdir()),
     )
+    judged, there = (len(each.dataset(each.nearest(recipe.eval_source), "validation")) for each in (root, part))
+    return replace(costs, evaluation=costs.evaluation * judged / there)
 
 
-def plan_elsewhere(recipe: Recipe, num_train: int | None, data: Place | None, gpu: str, gpus: int) -> Plan:
+def plan_elsewhere(
+    recipe: Recipe, num_train: int | None, data: Place | None, output: Place | None, gpu: str, gpus: int
+) -> Plan:
     """Plan a training of `recipe` on `gpus` GPUs of that name by published speeds, on the images of the root `data`, or
-    on `num_train`; without either on ImageNet, where that is what the recipe is for.
+    on `num_train`; without either on ImageNet, where that is what the recipe is for. How fast stores are from there is
+    not known.
 
     Raises UsageError for a GPU that nothing is known of, and where the number of images is missing.
     """
@@ -192,6 +218,7 @@ def plan_elsewhere(recipe: Recipe, num_train: int | None, data: Place | None, gp
         recipe,
         Schedule(recipe, num_train),
         times,
+        stores_elsewhere(root, recipe, output),
         machine=gpu,
         ranks=gpus,
         calibration=None,
@@ -204,10 +231,30 @@ def plan_elsewhere(recipe: Recipe, num_train: int | None, data: Place | None, gp
     return replace(plan, phases=phases)
 
 
-def known_plan(recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> TimePlan | None:
-    """Return what is known of a training without measuring anything: by the costs that are kept, else by published
-    speeds of this GPU; None where there is neither. It is a `Planner`.
+def known_plan(
+    recipe: Recipe,
+    root: Root,
+    ranks: Ranks,
+    compiled: bool,
+    output: Place | None = None,
+    checkpoint_every: int | None = None,
+) -> tuple[TimePlan | None, list[str]]:
+    """Return what is known of a training without measuring anything: by the costs and the stores' speeds that are kept,
+    else by published speeds of this GPU, None where there are neither; and what there is to say of stores. It is a
+    `Planner`.
     """
+    plan = _known_times(recipe, root, ranks, compiled)
+    stores = known_stores(root, recipe, output)
+    if stores == NO_STORES:
+        return plan, []
+    schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
+    work = Timetable(Cadence(schedule, recipe.eval_every, checkpoint_every, schedule.total_steps), 0).whole()
+    num_bytes = 0 if stores.run is None else _checkpoint_bytes(recipe, len(root.classes))
+    plan, storage = plan_stores(stores, recipe, schedule, plan, work, num_bytes)
+    return plan, storage_lines(storage)
+
+
+def _known_times(recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> TimePlan | None:
     found = KeptCalibration(recipe, root, ranks, compiled).read()
     if found is not None:
         return _time_plan(*found)
@@ -232,6 +279,7 @@ def _forecast(
     recipe: Recipe,
     schedule: Schedule,
     plan: TimePlan,
+    stores: Stores,
     *,
     machine: str,
     ranks: int,
@@ -241,6 +289,7 @@ def _forecast(
 ) -> Plan:
     timetable = Timetable(Cadence(schedule, recipe.eval_every, None, schedule.total_steps), 0)
     work = timetable.whole()
+    plan, storage = plan_stores(stores, recipe, schedule, plan, work, checkpoint_bytes)
     phases = [
         PlannedPhase(
             steps=steps,
@@ -274,6 +323,7 @@ def _forecast(
         reference=None if reference is None else reference.name,
         accuracies=[] if reference is None else _accuracies(schedule, plan, timetable, reference),
         not_included=() if calibration is not None else ("start-up", "evaluations", "checkpoints"),
+        storage=storage,
     )
 
 

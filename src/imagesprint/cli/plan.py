@@ -18,7 +18,7 @@ from imagesprint.cli.parsing import (
     positive,
     recipe_named,
 )
-from imagesprint.console import Console, duration, printable
+from imagesprint.console import Console, duration, printable, size
 from imagesprint.errors import UsageError
 from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size
@@ -78,8 +78,6 @@ def _besides(plan: "Plan") -> list[str]:
 
 
 def _disk(checkpoints: "PlannedCheckpoints") -> str:
-    from imagesprint.diagnosis.storage_text import size  # as above
-
     each, together = size(checkpoints.bytes), size(checkpoints.bytes_on_disk)
     return f"disk        {checkpoints.count:,} checkpoints of {each}: {together} if all are kept"
 

@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import os
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final
 
 from imagesprint.console import Console
-from imagesprint.diagnosis.machine import versions
+from imagesprint.diagnosis.machine import kept_measurements, versions
 from imagesprint.diagnosis.stage_costs import LoadingSpeed, StageCosts, TrainingCosts
 from imagesprint.diagnosis.step_timing import CheckpointTime, device_name
 from imagesprint.diagnosis.verdict import Figures, PhaseFigures
@@ -24,11 +22,6 @@ DISTURBED: Final = 0.1  # of the cores' time: costs that were measured while oth
 
 _FORMAT: Final = 4  # a calibration of another one is not read
 _NO_MATTER: Final = ("name", "seed", "init", "eval_every", "phases")  # of a recipe, for how long its parts take
-
-
-def calibrations() -> Path:
-    """Return the folder of what was measured and is kept: costs here, stores' speeds by `store_speed.py`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagesprint/calibrations"
 
 
 def told(costs: TrainingCosts, made: str) -> str:
@@ -53,7 +46,7 @@ class KeptCalibration:
     def __init__(self, recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> None:
         self._facts = _facts(recipe, root, ranks, compiled)
         name = hashlib.sha256(json.dumps(self._facts, sort_keys=True).encode()).hexdigest()[:16]
-        self.path = calibrations() / f"{recipe.name.replace('/', '-')}-{name}.json"
+        self.path = kept_measurements() / f"{recipe.name.replace('/', '-')}-{name}.json"
 
     def read(self) -> tuple[TrainingCosts, str] | None:
         """Return the costs and the day they were measured; None where there is none, or a damaged one."""

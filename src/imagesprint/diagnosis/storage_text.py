@@ -3,7 +3,7 @@
 import textwrap
 from typing import Final
 
-from imagesprint.console import duration
+from imagesprint.console import duration, size
 from imagesprint.diagnosis.storage_plan import DataStorage, Price, RunStorage, Storage
 
 _WIDTH: Final = 99
@@ -92,8 +92,3 @@ def _dollars(amount: float) -> str:
 def _seconds(seconds: float | None) -> str:
     assert seconds is not None
     return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
-
-
-def size(num_bytes: float) -> str:
-    """Return bytes as people read them."""
-    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"

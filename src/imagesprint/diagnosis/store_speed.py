@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final, TypeVar
 
-from imagesprint.diagnosis.calibrations import calibrations
+from imagesprint.diagnosis.machine import kept_measurements
 from imagesprint.errors import FileError, StorageError
 from imagesprint.files import write_text
 from imagesprint.records.dataset import Root
@@ -155,4 +155,4 @@ def kept_speed(url: Url, kind: type[Speed]) -> Speed | None:
 def _file(url: Url, kind: type) -> Path:
     facts = [url.scheme, url.host, *(os.environ.get(name, "") for name in _ENDPOINTS)]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    return calibrations() / f"{kind.__name__.lower()}-{digest}.json"
+    return kept_measurements() / f"{kind.__name__.lower()}-{digest}.json"

@@ -98,6 +98,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 done = one(python, name, place, folder, root)
                 if done is not None:
                     rows[name].append(done)
+                    print(name, done, file=sys.stderr, flush=True)
         found: dict[str, Any] = {name: medians(of) for name, of in rows.items() if of}
         found["latency"] = with_latency(server.endpoint, url, folder)
         return found
@@ -163,8 +164,9 @@ def ours(place: str) -> Iterator[int]:
     dataset = open_dataset(place, "full", "train")
     for load in Loader(dataset, BatchSpec(128, BATCH, epochs=1)).loads():
         places = dataset.places(load.sample_ids)
-        for row, (fd, offset, length) in enumerate(zip(places.fds, places.offsets, places.lengths, strict=True)):
-            check_record(os.pread(fd, length + FRAME_BYTES, offset), int(offset), int(length), places.shards[row % 1])
+        rows = zip(places.fds.tolist(), places.offsets.tolist(), places.lengths.tolist(), strict=True)
+        for fd, offset, length in rows:
+            check_record(os.pread(fd, length + FRAME_BYTES, offset), offset, length, dataset.path)
         yield len(load.sample_ids)
 
 
@@ -202,10 +204,7 @@ def s3fs_webdataset(place: str) -> Iterator[int]:
             random.shuffle(buffer)
             yield from buffer
 
-    loader = data.DataLoader(
-        Samples(), BATCH, num_workers=WORKERS, collate_fn=list, multiprocessing_context="forkserver" if False else None
-    )
-    for batch in loader:
+    for batch in data.DataLoader(Samples(), BATCH, num_workers=WORKERS, collate_fn=list):
         yield len(batch)
 
 
@@ -266,8 +265,6 @@ def run_one(name: str, place: str) -> None:
     for module in IMPORTS.get(name, IMPORTS["ours"]):
         importlib.import_module(module)
     if name.startswith("warm"):
-        for _ in PROGRAMS[name](place):
-            pass
         warm_up(place)
     began, images, first = time.perf_counter(), 0, 0.0
     for count in PROGRAMS[name](place):
@@ -279,13 +276,15 @@ def run_one(name: str, place: str) -> None:
 
 def warm_up(place: str) -> None:
     """Wait until the cache has all."""
+    import numpy as np
+
     from imagesprint.records.dataset import open_dataset
 
     dataset = open_dataset(place, "full", "train")
     dataset.fill()
     while dataset.remote is not None and not dataset.remote.is_whole:
         time.sleep(0.05)
-        dataset.places(__import__("numpy").arange(len(dataset)))
+        dataset.places(np.arange(len(dataset)))  # which hears of what has become whole
 
 
 def with_latency(endpoint: str, url: Any, folder: Path) -> dict[str, Any]:
@@ -297,7 +296,18 @@ def with_latency(endpoint: str, url: Any, folder: Path) -> dict[str, Any]:
     with FaultProxy(endpoint) as proxy:
         proxy.faults.latency = LATENCY
         environment = os.environ | {"AWS_ENDPOINT_URL": proxy.endpoint, "IMAGESPRINT_CACHE": str(folder / "cache")}
-        words = ["train", "small", "--data", str(url), "--output", str(run), "--stop-after", "30"]
+        words = [
+            "train",
+            "small",
+            "--data",
+            str(url),
+            "--output",
+            str(run),
+            "--stop-after",
+            "10",
+            "--checkpoint-every",
+            "epoch",
+        ]
         began = time.monotonic()
         subprocess.run(
             [sys.executable, "-m", "imagesprint", *words], env=environment, check=True, stdout=subprocess.DEVNULL

@@ -31,8 +31,8 @@ def _error(store: Store, key: str = "file") -> StorageError:
     ("status", "code", "why", "hint"),
     [
         (403, "AccessDenied", "no permission", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the AWS_PROFILE"),
-        (403, "InvalidAccessKeyId", "does not know these credentials", "AWS_PROFILE"),
-        (403, "SignatureDoesNotMatch", "does not know these credentials", "AWS_PROFILE"),
+        (403, "InvalidAccessKeyId", "the store does not know these credentials, or they are wrong", "AWS_PROFILE"),
+        (403, "SignatureDoesNotMatch", "the store does not know these credentials, or they are wrong", "AWS_PROFILE"),
         (403, "RequestTimeTooSkewed", "this machine's clock is too far from the store's", "set the clock"),
         (400, "ExpiredToken", "the credentials have expired", "aws sso login"),
         (301, "PermanentRedirect", "the bucket is in another region", "AWS_REGION"),
@@ -68,6 +68,8 @@ def test_what_never_passes_is_asked_once(s3: S3, fault_proxy: FaultProxy) -> Non
 def test_wrong_and_missing_credentials(s3: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-wrong-wrong")
     assert "or they are wrong" in _error(open_store(s3.url)).what
+    with pytest.raises(StorageError, match="or they are wrong"):
+        open_store(s3.url).stat("file")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "unknown")
     assert "does not know these credentials" in _error(open_store(s3.url)).what
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")

@@ -102,16 +102,16 @@ def test_more_files_than_one_answer_holds(place: Url) -> None:
 
 def test_of_two_that_create_one_does(place: Url) -> None:
     store = open_store(place)
-    for number in range(5):
-        barrier = threading.Barrier(6)
+    for number in range(2):
+        barrier = threading.Barrier(3)
 
         def create(who: int, number: int = number, barrier: threading.Barrier = barrier) -> bool:
             mine = open_store(place)
             barrier.wait()
             return mine.create(f"lock{number}", b"%d" % who)
 
-        with ThreadPoolExecutor(6) as pool:
-            created = list(pool.map(create, range(6)))
+        with ThreadPoolExecutor(3) as pool:
+            created = list(pool.map(create, range(3)))
         assert created.count(True) == 1
         assert store.read(f"lock{number}") == b"%d" % created.index(True)
     assert not store.create("lock0", b"late")

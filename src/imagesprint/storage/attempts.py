@@ -10,9 +10,9 @@ from imagesprint.storage.failures import Failure
 ATTEMPT: Final = 10.0  # seconds for one request until it answers, and then for each piece of its answer to come
 PATIENCE: Final = 30.0  # seconds after which what failed is not tried again
 LIMIT: Final = PATIENCE + ATTEMPT  # within which a call ends
-LONG_ATTEMPT: Final = 30.0  # seconds for one piece of a large file to be sent: at 4 at once, a line of 9 Mbit/s
-LONG_RETRIES: Final = 2  # times such a piece, or a page of a list, is tried again
-LONG_LIMIT: Final = (1 + LONG_RETRIES) * LONG_ATTEMPT + 10.0  # with the waits between them
+LONG_ATTEMPT: Final = 20.0  # seconds for one piece of a large file to be sent: 4 at once need a line of 9 Mbit/s
+LONG_RETRIES: Final = 5  # times such a piece, or a page of a list, is tried again
+LONG_LIMIT: Final = (1 + LONG_RETRIES) * LONG_ATTEMPT + 15.0  # with the waits between them
 FIRST_WAIT: Final = 0.2  # seconds before the second attempt; each wait is twice the one before, give or take a half
 LONGEST_WAIT: Final = 5.0
 

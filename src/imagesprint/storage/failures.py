@@ -14,6 +14,7 @@ _CREDENTIALS: Final = {
     "az": "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME with …_ACCOUNT_KEY or …_SAS_TOKEN",
     "hdfs": "HADOOP_USER_NAME or, with Kerberos, the ticket of `kinit`",
 }
+NO_CREDENTIALS: Final = "load signing credential"  # what OpenDAL says where it finds none
 _CONTAINERS: Final = {"az": "container", "hdfs": "file system"}  # else bucket
 
 
@@ -65,7 +66,7 @@ _MEANINGS: Final = tuple(
             False,
         ),
         (
-            r"no (valid )?credential|load(ing)? (signing )?credential|credential.{0,40}(not found|missing|empty)",
+            NO_CREDENTIALS,
             "there are no credentials",
             "looked for were, in this order: {credentials}",
             False,

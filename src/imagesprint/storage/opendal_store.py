@@ -4,7 +4,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +13,10 @@ from urllib.parse import unquote
 
 from imagesprint.errors import FileError, StorageError, needing
 from imagesprint.files import naming
+from imagesprint.storage import event_loop
 from imagesprint.storage.attempts import ATTEMPT, FIRST_WAIT, LONG_ATTEMPT, LONG_RETRIES, LONGEST_WAIT, try_again
 from imagesprint.storage.configuring import Service, service_of
-from imagesprint.storage.failures import Failure, explain
+from imagesprint.storage.failures import NO_CREDENTIALS, Failure, explain
 from imagesprint.storage.store import PIECE, PIECES_AT_ONCE, Store, Stored
 from imagesprint.storage.url import READ_ONLY, Url
 
@@ -28,6 +29,7 @@ _MAX_PIECES: Final = 9000  # S3 has at most 10,000 in one file
 _ERRORS: Final[tuple[type[Exception], ...]] = tuple(
     each for each in vars(exceptions).values() if isinstance(each, type)
 )
+_SEND_ERRORS: Final[tuple[type[Exception], ...]] = (*_ERRORS, OSError)  # files of OpenDAL raise the latter
 _EXISTS: Final = (exceptions.ConditionNotMatch, exceptions.AlreadyExists)
 # Its threads do not survive a fork, and calls of the child would wait for them forever.
 _user: int | None = None
@@ -65,8 +67,11 @@ class OpenDalStore(Store):
             return self._opened
 
     def _explain(self, error: Exception, is_again: bool = True) -> Failure:
-        address = self._opened.address if self._opened is not None else self.url.host
-        failure = explain(self.url, address, f"{type(error).__name__} {error}")
+        opened = self._opened
+        said = f"{type(error).__name__} {error}"
+        if opened is not None and opened.is_unsigned and isinstance(error, exceptions.PermissionDenied):
+            said = NO_CREDENTIALS  # and it is not public
+        failure = explain(self.url, self.url.host if opened is None else opened.address, said)
         return failure if is_again else replace(failure, may_pass=False)
 
     def _try(self, operation: str, key: str, call: Callable[["_Opened"], Answer], is_again: bool = True) -> Answer:
@@ -80,7 +85,7 @@ class OpenDalStore(Store):
             try:
                 return call(opened)
             except _ERRORS as error:
-                if not (opened.can_be_unsigned and _lacks_credentials(error)):
+                if not (opened.can_be_unsigned and NO_CREDENTIALS in str(error)):
                     raise
                 with self._lock:
                     self._opened = _Opened(service_of(self.url), is_unsigned=True)
@@ -95,6 +100,9 @@ class OpenDalStore(Store):
                 return opened.operator.stat(self._path(key))
             except exceptions.NotFound:
                 return None
+            except exceptions.PermissionDenied:
+                opened.operator.read(self._path(key), offset=0, size=1)  # which is told why, other than HEAD
+                raise
 
         found = self._try("look at", key, look)
         if found is None and not self._has_answered and self.url.scheme not in READ_ONLY:
@@ -111,7 +119,7 @@ class OpenDalStore(Store):
 
         def look(opened: "_Opened") -> None:
             with suppress(exceptions.NotFound, exceptions.PermissionDenied):  # who may not list may still read
-                next(iter(opened.operator.list("/", limit=1)), None)
+                event_loop.run(_first(opened.lister))
 
         self._try("look at", "", look)
 
@@ -158,7 +166,7 @@ class OpenDalStore(Store):
             file.close()  # not by `with`, which would also make a file of what came before an error
         except FileError:
             raise
-        except (*_ERRORS, OSError) as error:
+        except _SEND_ERRORS as error:
             raise self._explain(error).error(f"write {self._where(key)}") from None
 
     def create(self, key: str, data: bytes) -> bool:
@@ -224,15 +232,18 @@ class OpenDalStore(Store):
         if self.url.scheme in READ_ONLY:
             raise StorageError(f"cannot list {self._where(folder)}: HTTP has no lists of files", "name the file itself")
 
-        def begin(opened: "_Opened") -> tuple[Iterator[Any], Any]:
-            entries = iter(opened.lister.list(base, recursive=recursive))
-            return entries, next(entries, None)
-
-        entries, entry = self._try("list", folder, begin, is_again=False)
-        while entry is not None:
-            if entry.path.endswith("/") is not recursive:
+        async def all_of(opened: "_Opened") -> AsyncIterator[Any]:
+            async for entry in await opened.lister.list(base, recursive=recursive):
                 yield entry
-            entry = self._try("list", folder, lambda _: next(entries, None), is_again=False)
+
+        def begin(opened: "_Opened") -> tuple[AsyncIterator[Any], Sequence[Any]]:
+            entries = all_of(opened)
+            return entries, event_loop.run(event_loop.take(entries))
+
+        entries, taken = self._try("list", folder, begin, is_again=False)
+        while taken:
+            yield from (entry for entry in taken if entry.path.endswith("/") is not recursive)
+            taken = self._try("list", folder, lambda _: event_loop.run(event_loop.take(entries)), is_again=False)
 
     def _base(self, folder: str) -> str:
         place = self._path(folder)
@@ -248,19 +259,25 @@ class _Opened:
     def __init__(self, service: Service, is_unsigned: bool = False) -> None:
         options = service.options | ({"skip_signature": "true"} if is_unsigned else {})
         self.address = service.address
+        self.is_unsigned = is_unsigned
         self.can_be_unsigned = service.name in ("s3", "gcs") and "skip_signature" not in options
-        bare = opendal.Operator(service.name, **options)
+        short = layers.TimeoutLayer(timeout=ATTEMPT, io_timeout=ATTEMPT)
+        long = layers.TimeoutLayer(timeout=ATTEMPT, io_timeout=LONG_ATTEMPT)
         again = layers.RetryLayer(
             max_times=LONG_RETRIES, factor=2.0, jitter=True, min_delay=FIRST_WAIT, max_delay=LONGEST_WAIT
         )
-        self.operator = bare.layer(layers.TimeoutLayer(timeout=ATTEMPT, io_timeout=ATTEMPT))
-        self.lister = self.operator.layer(again)
-        self.sender = bare.layer(layers.TimeoutLayer(timeout=ATTEMPT, io_timeout=LONG_ATTEMPT)).layer(again)
+        bare = opendal.Operator(service.name, **options)
+        self.operator = bare.layer(short)
+        self.sender = bare.layer(long).layer(again)
+        # The other kind of operator keeps all threads of Python waiting while it asks for a page.
+        self.lister = opendal.AsyncOperator(service.name, **options).layer(short).layer(again)
         self.capability = bare.capability()
 
 
-def _lacks_credentials(error: Exception) -> bool:
-    return "credential" in str(error)
+async def _first(lister: Any) -> None:
+    """Ask for one entry."""
+    async for _ in await lister.list("/", limit=1):
+        break
 
 
 def _pieces_of(file: Path, size: int) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from imagesprint.errors import StorageError
 from imagesprint.files import write_atomically
 from imagesprint.storage.url import Url
 
-PIECE: Final = 8 << 20  # bytes of a large file that are read or written by one request
+PIECE: Final = 5 << 20  # bytes of a large file that are read or written by one request: S3 takes no fewer
 PIECES_AT_ONCE: Final = 4  # requests under way for one large file; so it takes PIECE times this of memory
 
 

@@ -4,11 +4,13 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +96,12 @@ def test_what_a_kill_leaves_is_looked_at_not_trusted(
         file.write(bytes(600))
     assert records(dataset) == expected  # by a new fetcher
     assert everything(root_url) == expected
+
+
+def test_a_cache_that_was_deleted_is_empty_also_for_a_fetcher_that_knew_it(root_url: Url, photo_root: Path) -> None:
+    fill_whole(open_dataset(root_url, "full", "train"))
+    shutil.rmtree(cache_folder())
+    assert everything(root_url) == everything(photo_root)
 
 
 def test_damage_in_the_cache_is_fetched_again(root_url: Url, photo_root: Path) -> None:
@@ -210,6 +218,14 @@ def test_without_the_extra_a_url_is_one_clear_error(monkeypatch: pytest.MonkeyPa
     with pytest.raises(MissingPackageError, match="opendal") as caught:
         open_root("s3://bucket/root")
     assert "imagesprint[remote]" in caught.value.hint
+
+
+def test_several_who_begin_at_the_same_time_share_one_fetcher(root_url: Url, photo_root: Path) -> None:
+    expected = everything(photo_root)
+    with ThreadPoolExecutor(6) as pool:
+        for found in pool.map(everything, [root_url] * 6):
+            assert found == expected
+    assert len(list(meeting_place().parent.glob(f"{meeting_place().stem}.sock"))) == 1
 
 
 def test_a_killed_fetcher_is_started_again(root_url: Url, photo_root: Path, kill_fetcher: Callable[[], bool]) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_server import S3
 
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
 from imagesprint.storage.store import Store, open_store
+from s3_server import S3
 
 Run = Callable[..., Any]
 
@@ -77,7 +77,7 @@ def test_who_may_not_write_gets_the_figures_and_a_warning(
 ) -> None:
     for name, value in s3.server.reader.items():
         monkeypatch.setenv(name, value)
-    found = imagesprint("evaluate", s3.url, "--data", photo_root, "--json")
+    found = imagesprint("evaluate", s3.url, "--data", photo_root, "--json", "--sizes", 20)
     assert found.code == 0
     assert found.stderr.count("the figures are not recorded there") == 1
     assert len(found.json["checkpoints"]) == 2

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from s3_server import S3
 
 from imagesprint.errors import RunError, StorageError, UsageError
 from imagesprint.files import append_lines, append_row
 from imagesprint.runs.sending import KEPT_FILE, Sender, checkpoint_keys, merge_lines, pull
 from imagesprint.storage.store import Store, open_store
+from s3_server import S3
 
 
 @pytest.fixture

@@ -92,12 +92,14 @@ def test_odd_names(place: Url) -> None:
 
 
 def test_more_files_than_one_answer_holds(place: Url) -> None:
+    """S3 gives 1,000 at once, our HDFS 20."""
     store = open_store(place)
+    count = 50 if place.scheme == "hdfs" else 1100
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: store.write(f"f{number % 3}/{number}", bytes(number % 7)), range(1100)))
+        list(pool.map(lambda number: store.write(f"f{number % 3}/{number}", bytes(number % 7)), range(count)))
     found = {stored.key: stored.num_bytes for stored in store.list()}
-    assert found == {f"f{number % 3}/{number}": number % 7 for number in range(1100)}
-    assert list(store.folders()) == ["f0", "f1", "f2"]
+    assert found == {f"f{number % 3}/{number}": number % 7 for number in range(count)}
+    assert store.folders() == ["f0", "f1", "f2"]
 
 
 def test_of_two_that_create_one_does(place: Url) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from s3_server import S3
 
 from imagesprint.console import Console
 from imagesprint.errors import StorageError
@@ -20,6 +19,7 @@ from imagesprint.recipes.library import load_recipe
 from imagesprint.runs import mirror
 from imagesprint.storage.store import Store, open_store
 from imagesprint.training.training import TrainingOptions, train
+from s3_server import S3
 
 Run = Callable[..., Any]
 CHANGES = ("--set", "precision=fp32", "--checkpoint-every", "6", "--keep", "last:2,best", "--device", "cpu")
@@ -139,7 +139,8 @@ def test_the_second_writer_is_refused_by_the_name_of_the_first(
 ) -> None:
     store = open_store(s3.url)
     process = start(command, *words)
-    until(lambda: store.stat("recipe.toml"))
+    until(lambda: store.stat("checkpoints/step-0000006.pt"))
+    process.send_signal(signal.SIGSTOP)  # or it may end too soon; what holds the run is a process of its own
     second = imagesprint(*words)
     assert second.code == 2
     assert f"{s3.url} is in use by process {process.pid}" in second.stderr
@@ -165,9 +166,6 @@ def test_a_store_that_is_gone_for_a_while_stops_no_step(
     own_s3.server.start() if how == "killed" else own_s3.server.resume()
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
-    if how == "killed":
-        assert said.count("training goes on") == 1
-        assert said.count("can be written again") == 1
     check_is_whole(open_store(own_s3.url), whole, tmp_path)
 
 

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from imagesprint import errors
 from imagesprint.checkpoints.format import read_training_checkpoint
-from imagesprint.checkpoints.naming import list_checkpoints, step_of
+from imagesprint.checkpoints.naming import checkpoint_path, list_checkpoints, step_of
 from imagesprint.checkpoints.retention import Retention
 from imagesprint.console import Console
 from imagesprint.errors import (
@@ -203,10 +203,12 @@ class _Mirror(RunCopy):
 
     def surplus(self, keep: Retention, schedule: Schedule, top1: Callable[[], Mapping[int, float]]) -> list[Path]:
         here = {step_of(file): file for file in list_checkpoints(self.path)}
-        there = {step_of(Path(key)): key for key in self._there.copy()}
-        steps = keep.dispensable(sorted({*here, *there}), schedule, top1() if keep.best else {})
-        self._say("forget", keys=[there[step] for step in steps if step in there])
-        self._there -= {there[step] for step in steps if step in there}
+        there = {step_of(Path(key)) for key in self._there.copy()}
+        steps = keep.dispensable(sorted(there.union(here)), schedule, top1() if keep.best else {})
+        keys = [str(checkpoint_path(Path(), step)) for step in steps]  # also those that are on their way
+        if keys:
+            self._say("forget", keys=keys)
+            self._there.difference_update(keys)
         return [here[step] for step in steps if step in here]
 
     def look(self) -> None:

@@ -167,9 +167,10 @@ class Sender:
         newest = max((step_of(key) or 0 for key in self.checkpoints), default=0)
         damaged = {key.removesuffix(_DAMAGED) for key in self._there if key.endswith(_DAMAGED)} & self.checkpoints
         for key in sorted(self._surplus | damaged):
-            if (self._folder / key).exists():  # it was written again
-                self._surplus.discard(key)
-            elif key in damaged or (step_of(key) or 0) < newest or step_of(key) is None:
+            step = step_of(key)
+            if (self._folder / key).exists() or (step is not None and key not in self.checkpoints):
+                self._surplus.discard(key)  # it was written again, or never came there
+            elif key in damaged or step is None or step < newest:
                 self._store.delete(key)
                 self._surplus.discard(key)
                 self.checkpoints.discard(key)
@@ -215,7 +216,6 @@ class Sender:
         self._there[key], self._sizes[key] = stamp, size
         if step_of(key) is not None:
             self.checkpoints.add(key)
-            self._surplus.discard(key)
 
     def _is_same(self, key: str, stored: Stored) -> bool:
         path = self._folder / key

@@ -120,6 +120,10 @@ class Store(ABC):
 
 def open_store(url: Url) -> Store:
     """Open the store of `url`; nothing is asked of it yet. Raises MissingPackageError without the extra `remote`."""
-    from imagesprint.storage.opendal_store import OpenDalStore
+    if url.scheme == "hdfs":
+        from imagesprint.storage.hdfs_store import HdfsStore
 
-    return OpenDalStore(url)
+        return HdfsStore(url)
+    from imagesprint.storage.object_store import ObjectStore
+
+    return ObjectStore(url)

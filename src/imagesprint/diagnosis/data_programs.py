@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +25,7 @@ from imagesprint.loading.loader import AHEAD, Loader
 from imagesprint.loading.ring import Ring
 from imagesprint.loading.sampling import BatchSpec
 from imagesprint.records.dataset import open_dataset
+from imagesprint.storage.url import Place
 
 LoadImage = Callable[[Encoded, list[int], bool, int], NDArray[np.uint8]]  # image, box, flip, size
 
@@ -47,7 +47,7 @@ class HeldBatch:
 class LoadingWork:
     """`steps` batches of the training images of one variant: random-resized crops, mirrored at random, antialiased."""
 
-    root: Path
+    root: Place
     variant: str
     image_size: int
     batch_size: int

@@ -20,6 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from fault_proxy import FaultProxy
+from hdfs_server import Hdfs, HdfsServer, is_hdfs_there
 from imagesprint.console import Console
 from imagesprint.files import append_row, write_text
 from imagesprint.prepare.preparing import prepare
@@ -54,12 +55,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what is marked `gpu` where there is none."""
+    """Skip what is marked `gpu` or `hdfs` where there is none, and what is marked `remote` if that is not asked for."""
     if item.get_closest_marker("gpu") is not None:
         import torch  # slow, and most tests of the lower floors do without
 
         if not torch.cuda.is_available():
             pytest.skip("needs a GPU")
+    is_asked_for = "remote" in item.config.option.markexpr
+    if item.get_closest_marker("remote") is not None and not is_asked_for:
+        pytest.skip("`make remote-check` runs it")
+    if item.get_closest_marker("hdfs") is not None and not is_asked_for and not is_hdfs_there():
+        pytest.skip("needs Java and `make .hadoop/whole`")
 
 
 @dataclass(frozen=True)
@@ -307,6 +313,24 @@ def s3(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, req
     """A fresh place in S3; what it takes to reach it and an empty cache are in the environment."""
     use_s3(s3_server, tmp_path, monkeypatch)
     return S3(Url(f"s3://tests/{request.node.name}-{secrets.token_hex(4)}"), s3_server)
+
+
+@pytest.fixture(scope="session")
+def hdfs_server(servers_folder: Path) -> Iterator[HdfsServer]:
+    """The NameNode and DataNode of all tests; those that use it are marked `hdfs`."""
+    server = shared(servers_folder / "hdfs", HdfsServer)
+    yield server
+    server.release()
+
+
+@pytest.fixture
+def hdfs(
+    hdfs_server: HdfsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Hdfs:
+    """A fresh place in HDFS; what it takes to reach it and an empty cache are in the environment."""
+    for name, value in {**hdfs_server.environment, "IMAGESPRINT_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    return Hdfs(Url(f"{hdfs_server.url}/{request.node.name}-{secrets.token_hex(4)}"), hdfs_server)
 
 
 @pytest.fixture

@@ -1,20 +1,32 @@
 """A real HDFS for tests and benchmarks: NameNode and DataNode of Hadoop 2.7.3, with their data in a folder."""
 
+import json
 import os
 import shutil
 import socket
 import subprocess
+import time
+import urllib.request
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from imagesprint.storage.url import Url
 from server_process import Server, free_ports
 
 JARS = Path(__file__).parents[2] / ".hadoop"  # `hadoop.py` fills it
 _PROPERTY = "<property><name>{}</name><value>{}</value></property>"
+_LOGGING = """log4j.rootLogger=WARN,console
+log4j.appender.console=org.apache.log4j.ConsoleAppender
+log4j.appender.console.target=System.err
+log4j.appender.console.layout=org.apache.log4j.PatternLayout
+log4j.appender.console.layout.ConversionPattern=%d %p %c: %m%n
+"""
 # What Hadoop of 2016 reaches into, and Java 17 keeps closed.
 _OPENED = ("java.lang", "java.nio", "java.util", "sun.nio.ch", "java.net")
 
 
-def is_there() -> bool:
+def is_hdfs_there() -> bool:
     """Whether this machine has what it takes."""
     return (JARS / "whole").exists() and shutil.which("java") is not None
 
@@ -24,6 +36,9 @@ def _write_settings(folder: Path, settings: dict[str, object]) -> None:
     text = "".join(_PROPERTY.format(name, value) for name, value in settings.items())
     for name in ("core-site.xml", "hdfs-site.xml"):
         (folder / name).write_text(f"<?xml version='1.0'?><configuration>{text}</configuration>")
+    (folder / "log4j.properties").write_text(_LOGGING)
+    for name in ("hdfs", "datanode"):  # their web pages, which nobody looks at, must be there
+        (folder / "webapps" / name / "WEB-INF").mkdir(parents=True, exist_ok=True)
 
 
 def _java(folder: Path, name: str, *words: str) -> list[str]:
@@ -68,6 +83,7 @@ class HdfsServer:
             "dfs.datanode.ipc.address": f"127.0.0.1:{data_ipc}",
             "dfs.namenode.safemode.extension": 0,
             "dfs.heartbeat.interval": 1,
+            "dfs.ls.limit": 20,  # entries in one answer
             "dfs.namenode.fs-limits.min-block-size": 0,
         }
         parts = [folder / "name", folder / "blocks"]
@@ -79,6 +95,8 @@ class HdfsServer:
             subprocess.run(words, check=True, capture_output=True, env=os.environ | {"HADOOP_CONF_DIR": str(parts[0])})
         self.namenode = _Listening(_java(parts[0], "namenode.NameNode"), parts[0], rpc)
         self.datanode = _Listening(_java(parts[1], "datanode.DataNode"), parts[1], data)
+        self._state = f"http://127.0.0.1:{name_http}/jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState"
+        self.wait()
 
     @property
     def pid(self) -> int:
@@ -87,6 +105,18 @@ class HdfsServer:
     def is_alive(self) -> bool:
         """Whether both run."""
         return self.namenode.is_alive() and self.datanode.is_alive()
+
+    def wait(self, seconds: float = 60.0) -> None:
+        """Wait until the NameNode knows of the DataNode, as after a start. Raises RuntimeError."""
+        end = time.monotonic() + seconds
+        while True:
+            with suppress(OSError, ValueError), urllib.request.urlopen(self._state, timeout=5) as answer:
+                state = json.load(answer)["beans"][0]
+                if state["NumLiveDataNodes"] and state["FSState"] == "Operational":
+                    return
+            if time.monotonic() > end:
+                raise RuntimeError(f"HDFS does not come up: see {self.namenode.log} and {self.datanode.log}")
+            time.sleep(0.05)
 
     def release(self) -> None:
         """Use it no more: it ends once nobody does."""
@@ -97,3 +127,11 @@ class HdfsServer:
         """End both; their data stay."""
         self.namenode.kill()
         self.datanode.kill()
+
+
+@dataclass(frozen=True)
+class Hdfs:
+    """A place of a test's own: in `url` there is nothing yet."""
+
+    url: Url
+    server: HdfsServer

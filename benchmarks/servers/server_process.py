@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar
 
 # Those who use a server hold a shared lock, which the system releases however they end. The shell starts the server,
 # says its process id, and kills it once it gets the lock for itself; or ends with the server, if that ends before.
@@ -114,7 +114,14 @@ class Server(ABC):
         self._users.close()
 
 
-SomeServer = TypeVar("SomeServer", bound=Server)
+class Shareable(Protocol):
+    """What `shared` needs of a server: that it can be pickled, and"""
+
+    def is_alive(self) -> bool: ...
+    def release(self) -> None: ...
+
+
+SomeServer = TypeVar("SomeServer", bound=Shareable)
 
 
 def shared(folder: Path, make: Callable[[Path], SomeServer]) -> SomeServer:

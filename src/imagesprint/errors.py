@@ -10,6 +10,8 @@ ImagesprintError            exit 1   something failed
 │   └── RecordError                  a damaged or missing record, shard, index or dataset.json
 ├── FileError               exit 1   a file that the system does not let us read or write; an OSError, too
 ├── StorageError            exit 1   a store (S3, HDFS, …) that refuses, fails or does not answer
+│   ├── HeldError                    another process works at that place
+│   └── LostLeaseError               another process has taken that place over from this one
 ├── RunError                exit 1   the run directory, a resume, a loss that is not finite
 │   ├── CheckpointError              a checkpoint or weight file that cannot be used
 │   ├── LostRankError                another rank is gone (exit 75, which --processes turns into 1)
@@ -91,6 +93,14 @@ class FileError(ImagesprintError, OSError):
 
 
 class StorageError(ImagesprintError):
+    pass
+
+
+class HeldError(StorageError):
+    pass
+
+
+class LostLeaseError(StorageError):
     pass
 
 

@@ -66,6 +66,30 @@ _MEANINGS: Final = tuple(
             False,
         ),
         (
+            r"GSSAPI|SASL|Kerberos",
+            "there is no valid Kerberos ticket",
+            "get one by `kinit`, and give the same command again",
+            False,
+        ),
+        (
+            r"safe ?mode",
+            "the NameNode is in safe mode",
+            "wait until it has left it: `hdfs dfsadmin -safemode get` tells",
+            True,
+        ),
+        (
+            r"replicated to 0 nodes|All DataNodes failed|Blocks ?Not ?Found",
+            "no DataNode answers",
+            "see that they run and can be reached from here",
+            True,
+        ),
+        (
+            r"QuotaExceeded|InsufficientStorage|status: 507\b",
+            "its space or quota is used up",
+            "make room in the {container}",
+            False,
+        ),
+        (
             NO_CREDENTIALS,
             "there are no credentials",
             "looked for were, in this order: {credentials}",
@@ -79,13 +103,13 @@ _MEANINGS: Final = tuple(
         ),
         (
             r"AccessDenied|AccessControlException|PermissionDenied|AuthorizationFailure|AuthorizationPermission"
-            r"|status: 403\b",
+            r"|Permission denied|status: 403\b",
             "no permission",
             "ask for the right to it, and see to the credentials, in this order: {credentials}",
             False,
         ),
         (
-            r"InvalidRange|RangeNotSatisfied|too little data|status: 416\b",
+            r"InvalidRange|RangeNotSatisfied|too little data|content range is invalid|status: 416\b",
             "it ends before those bytes",
             "something else wrote it meanwhile; give the same command again",
             False,
@@ -109,7 +133,7 @@ _MEANINGS: Final = tuple(
             False,
         ),
         (
-            r"timeout reached|timed out|no route to host|network is unreachable",
+            r"timeout|timed out|no route to host|network is unreachable",
             "{address} does not answer",
             "see that the store runs, and to this machine's network; give the same command again",
             True,
@@ -138,6 +162,7 @@ _PASSES: Final = re.compile(
     r"\(temporary\)|connection (reset|closed|aborted)|incomplete|unexpected eof|broken pipe", re.I
 )
 _BROKEN: Final = "the connection to {address} broke"
+_STACK: Final = re.compile(r"\n\tat [^\n]*")  # Java's
 _SECRET_NAMES: Final = re.compile(r"KEY|SECRET|TOKEN|SAS|PASSWORD|CREDENTIAL|CONNECTION_STRING")
 _SHOWN = 160  # characters of what is not in the table
 
@@ -150,6 +175,7 @@ def explain(url: Url, address: str, said: str) -> Failure:
         "address": address,
         "credentials": _CREDENTIALS.get(url.scheme, "none, this one takes none"),
     }
+    said = _STACK.sub("", said)
     for pattern, why, hint, may_pass in _MEANINGS:
         if pattern.search(said):
             return Failure(why.format(**words), hint.format(**words), may_pass)

@@ -34,8 +34,8 @@ class Store(ABC):
     Any thread may call it; not after a fork: open it in the process that uses it, which must have been started by exec.
     A call raises StorageError where the store refuses, fails or does not answer. What may pass (a broken connection, no
     answer, 5xx, 503 SlowDown) is tried again, for `attempts.PATIENCE` seconds at the most; so a call ends within
-    `attempts.LIMIT` seconds. Those of many requests (`download`, `upload`, `list`, a `write` of more than PIECE bytes)
-    end within `attempts.LONG_LIMIT` seconds after the last one that went well.
+    `attempts.LIMIT` seconds, one of many requests within that after the last of them that went well; and `upload`, or a
+    `write` of more than PIECE bytes, within `attempts.LONG_LIMIT`.
     """
 
     def __init__(self, url: Url) -> None:
@@ -66,6 +66,17 @@ class Store(ABC):
 
         Raises StorageError where the store does not keep to that.
         """
+
+    def replace(self, key: str, data: bytes, seen: Stored) -> bool:
+        """Write a file in place of the one that `stat` told of; False, and nothing done, where another stands there.
+
+        Where the store cannot compare as it writes, by a look right before, so of two callers in the same instant both
+        may get True.
+        """
+        if self.stat(key) != seen:
+            return False
+        self.write(key, data)
+        return True
 
     @abstractmethod
     def folders(self, folder: str = "") -> Sequence[str]:
@@ -109,6 +120,10 @@ class Store(ABC):
 
 def open_store(url: Url) -> Store:
     """Open the store of `url`; nothing is asked of it yet. Raises MissingPackageError without the extra `remote`."""
-    from imagesprint.storage.opendal_store import OpenDalStore
+    if url.scheme == "hdfs":
+        from imagesprint.storage.hdfs_store import HdfsStore
 
-    return OpenDalStore(url)
+        return HdfsStore(url)
+    from imagesprint.storage.object_store import ObjectStore
+
+    return ObjectStore(url)

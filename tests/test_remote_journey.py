@@ -1,10 +1,10 @@
-"""The whole way by URL: photos in S3, prepared into HDFS, trained into S3, struck down, gone on with elsewhere, used."""
+"""The whole way by URL: photos in S3, prepared into HDFS, trained into S3, killed, gone on with elsewhere, used."""
 
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def prepared(s3: S3, hdfs: Hdfs, photos: Path, imagesprint: Callable[..., Any]) 
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Moves to another folder and an empty cache, as a new machine would; what was there is gone."""
 
     def move() -> None:
@@ -44,7 +44,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         monkeypatch.chdir(tmp_path / "machine")
         monkeypatch.setenv("IMAGESPRINT_CACHE", str(tmp_path / "machine" / "cache"))
 
-    yield move
+    return move
 
 
 def kill_all_by(environment: str) -> None:

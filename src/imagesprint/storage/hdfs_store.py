@@ -1,6 +1,7 @@
 """HDFS, a file system: files that are being written can be seen, and so they have another name until they are whole."""
 
 import os
+import re
 import secrets
 import socket
 import threading
@@ -15,15 +16,17 @@ from imagesprint.errors import StorageError, UsageError, needing
 from imagesprint.storage.attempts import ATTEMPT
 from imagesprint.storage.configuring import Service
 from imagesprint.storage.failures import Failure
-from imagesprint.storage.opendal_store import OpenDalStore, Opened, exceptions, pieces_of, send
+from imagesprint.storage.opendal_store import SEND_ERRORS, OpenDalStore, Opened, pieces_of, send
 from imagesprint.storage.store import PIECE, Stored
 from imagesprint.storage.url import Url
 
 with needing("remote"):
     import hdfs_native  # which OpenDAL has inside; but that renames by deleting first, and always over what is there
+    from opendal import exceptions
 
 _UNFINISHED: Final = ".imagesprint-tmp"  # how the name of a file ends that is being written
 _PORT: Final = 8020  # of a NameNode, where neither URL nor configuration has one
+_HAS_PORT: Final = re.compile(r":\d+$")
 _CONNECT: Final = 5.0  # seconds
 
 
@@ -33,15 +36,16 @@ class HdfsStore(OpenDalStore):
     def __init__(self, url: Url) -> None:
         super().__init__(url)
         self._client: Any = None
+        self._failed = ""  # the NameNode that was asked when a call failed last
 
     def open(self) -> Opened:
         """Connect first: told alone that time is up, nobody knows why. A NameNode that answers comes first."""
-        addresses = _namenodes(self.url)
+        addresses = sorted(_namenodes(self.url), key=lambda address: address == self._failed)
         failures: list[OSError] = []
         for address in list(addresses):
             try:
                 host, _, port = address.rpartition(":")
-                socket.create_connection((host, int(port)), timeout=_CONNECT).close()
+                socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT).close()
                 break
             except OSError as error:
                 failures.append(error)
@@ -54,8 +58,8 @@ class HdfsStore(OpenDalStore):
 
     def explain(self, error: Exception) -> Failure:
         failure = super().explain(error)
-        if failure.may_pass:
-            self.opened = None  # another NameNode may have taken over
+        if failure.may_pass and self.opened is not None:
+            self._failed, self.opened = self.opened.address, None  # another one may have taken over
         return failure
 
     def stored(self, key: str, found: Any) -> Stored:
@@ -99,8 +103,8 @@ class HdfsStore(OpenDalStore):
             is_done = self.call(operation, key, give_name)
         finally:
             if not is_done:
-                with suppress(StorageError):
-                    self.call("delete", key, lambda opened: opened.operator.delete(unfinished))
+                with suppress(StorageError, *SEND_ERRORS):
+                    self.ready().operator.delete(unfinished)
         return is_done
 
     def list(self, folder: str = "") -> Iterator[Stored]:
@@ -134,7 +138,7 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
 
 def _namenodes(url: Url) -> list[str]:
     """Host and port of each NameNode of `url`, as Hadoop's configuration has them. Raises UsageError."""
-    if ":" in url.host:
+    if _HAS_PORT.search(url.host):
         return [url.host]
     settings = _settings()
     name = url.host or settings.get("fs.defaultFS", "").partition("://")[2].strip("/")
@@ -143,7 +147,8 @@ def _namenodes(url: Url) -> list[str]:
         raise UsageError(f"{url} names no NameNode, and Hadoop's configuration names none", hint)
     several = [each.strip() for each in settings.get(f"dfs.ha.namenodes.{name}", "").split(",") if each.strip()]
     found = [settings.get(f"dfs.namenode.rpc-address.{name}.{each}", "") for each in several]
-    return [each for each in found if each] or [name if ":" in name else f"{name}:{_PORT}"]
+    addresses = [each for each in found if each] or [name]
+    return [each if _HAS_PORT.search(each) else f"{each}:{_PORT}" for each in addresses]
 
 
 def _settings() -> dict[str, str]:

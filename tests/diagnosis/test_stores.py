@@ -1,9 +1,7 @@
 """What `plan`, `train`, `doctor` and `bench data` say of a ROOT and a run in S3, held against what is fetched."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,11 +10,7 @@ from imagesprint.diagnosis import stage_costs, store_speed
 from imagesprint.diagnosis.disturbance import Disturbance
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
-from imagesprint.records.dataset import open_root
-from imagesprint.storage.cache import LIMIT_VARIABLE
-from imagesprint.storage.store import open_store
 from imagesprint.storage.url import Url
-from s3_server import S3
 
 
 @pytest.fixture

@@ -86,6 +86,16 @@ def test_keys_that_no_file_can_have(key: str) -> None:
         check_names(Url("s3://b"), [Stored("fine", 1, 0, ""), Stored(key, 1, 0, "")])
 
 
+def test_limit_of_the_cache_holds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGESPRINT_CACHE_LIMIT", "4MB")
+    with (
+        pytest.raises(DataError, match=r"take 5,000,100 bytes, but 4,000,000 are free") as raised,
+        mirrored(store, list(store.list()), "photos", is_tar, QUIET),
+    ):
+        pass
+    assert raised.value.hint.endswith("a larger --cache-limit than 4,000,000 bytes")
+
+
 def test_file_that_is_a_folder_too() -> None:
     with pytest.raises(DataError, match="s3://b/a/b is a file, and a folder of others, too"):
         check_names(Url("s3://b"), [Stored(key, 1, 0, "") for key in ("a/b", "a/b/c", "a/c", "d")])

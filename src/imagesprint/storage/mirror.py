@@ -18,10 +18,11 @@ from typing import Final
 from imagesprint.console import Console
 from imagesprint.errors import DataError, StorageError
 from imagesprint.files import TEMPORARY_PATTERN, naming, no_lock, remove
-from imagesprint.storage.cache import cache_folder
+from imagesprint.storage.cache import cache_folder, cache_limit, size_on_disk
 from imagesprint.storage.store import Store, Stored
 from imagesprint.storage.url import Url
 
+MIRRORS: Final = "sources"  # in the cache
 _SMALL: Final = 4 << 20  # bytes: what is no larger is read at once
 _SMALL_AT_A_TIME: Final = 32  # files, to make up for the time that a store takes to answer
 _LARGE_AT_A_TIME: Final = 2  # a download has several pieces under way itself
@@ -97,12 +98,17 @@ def place_holes(path: Path, stored: Stored) -> None:
 
 
 def check_space(folder: Path, num_bytes: int, what: str) -> None:
-    """Raise DataError where the disk of `folder` has no room for `num_bytes`."""
+    """Raise DataError where the disk of `folder`, or --cache-limit, has no room for `num_bytes`."""
     free = shutil.disk_usage(folder).free - _RESERVE
+    limit = cache_limit()
+    if limit is not None:
+        home = cache_folder() / MIRRORS
+        free = min(free, limit - sum(size_on_disk(path) for path in home.rglob("*") if path.is_file()))
     if num_bytes > free:
         raise DataError(
             f"{what} take {num_bytes:,} bytes, but {max(0, free):,} are free for them in {folder}",
-            "make room there, or give --cache DIR on a larger disk",
+            "make room there, or give --cache DIR on a larger disk"
+            + (f", or a larger --cache-limit than {limit:,} bytes" if limit is not None else ""),
         )
 
 
@@ -211,7 +217,7 @@ def mirrored(
 
     They are used again by whoever has the same listing; those of an older one are removed. Raises what `mirror` does.
     """
-    home = cache_folder().resolve() / "sources" / hashlib.sha256(str(store.url).encode()).hexdigest()[:16]
+    home = cache_folder().resolve() / MIRRORS / hashlib.sha256(str(store.url).encode()).hexdigest()[:16]
     digest = hashlib.sha256()
     for stored in sorted(entries, key=lambda stored: stored.key):
         digest.update(repr((stored, wanted(stored.key))).encode("utf-8", "surrogateescape"))

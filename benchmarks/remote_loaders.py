@@ -10,10 +10,10 @@ its own that begins with an empty cache, every image is read once, in shuffled o
 - s3fs: shuffled shards in two workers of torch's DataLoader, through a buffer of 2,000 samples, no CRC;
 - streaming: StreamingDataset(shuffle=True) in as many workers.
 
-Beside it: ours with a warm cache and from the disk (reading alone, and decoded batches), the time from `open_root` to the
-first decoded batch, and what `small` waits for data where 50 ms are added to each answer of the store. PYTHON has s3fs,
-torch and mosaicml-streaming; those that it lacks are left out. Times are of the work, without imports. Exits 3 if a
-target is missed: twice the speed of one of the peers, 3% of the disk's, 3 s to the first batch.
+Beside it: ours with a warm cache and from the disk (reading alone, and decoded batches), the time from `open_root` to
+the first decoded batch, and what `small` waits for data where 50 ms are added to each answer of the store. PYTHON has
+s3fs, torch and mosaicml-streaming; those that it lacks are left out. Times are of the work, without imports. Exits 3 if
+a target is missed: twice the speed of one of the peers, 3% of the disk's, 3 s to the first batch.
 """
 
 import argparse
@@ -56,7 +56,8 @@ def main() -> int:
     peers = [found[name]["images_per_second"] for name in PEERS if name in found]
     checks = {
         "peer": not peers or found["ours"]["images_per_second"] >= TARGETS["peer"] * min(peers),
-        "warm": found["warm, decoded"]["images_per_second"] >= TARGETS["warm"] * found["disk, decoded"]["images_per_second"],
+        "warm": found["warm, decoded"]["images_per_second"]
+        >= TARGETS["warm"] * found["disk, decoded"]["images_per_second"],
         "first": found["ours, decoded"]["first_batch"] <= TARGETS["first"],
     }
     print(checks)
@@ -79,7 +80,11 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for file in root.rglob("*"):
             if file.is_file():
                 store.upload(file, str(file.relative_to(root)))
-        works = {"ours": (sys.executable, str(url)), "warm": (sys.executable, str(url)), "disk": (sys.executable, str(root))}
+        works = {
+            "ours": (sys.executable, str(url)),
+            "warm": (sys.executable, str(url)),
+            "disk": (sys.executable, str(root)),
+        }
         works |= {f"{name}, decoded": value for name, value in tuple(works.items())}
         for name in PEERS:
             ready = one(args.peers, f"prepare {name}", str(url), folder, root)
@@ -93,6 +98,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 done = one(python, name, place, folder, root)
                 if done is not None:
                     rows[name].append(done)
+                    print(name, done, file=sys.stderr, flush=True)
         found: dict[str, Any] = {name: medians(of) for name, of in rows.items() if of}
         found["latency"] = with_latency(server.endpoint, url, folder)
         return found
@@ -106,7 +112,11 @@ def medians(rows: list[dict[str, float]]) -> dict[str, float]:
 
 def one(python: str, name: str, place: str, folder: Path, root: Path) -> dict[str, float] | None:
     """What a process of its own measures of one program; None where it cannot run."""
-    environment = os.environ | {"IMAGESPRINT_CACHE": str(folder / "cache"), "BENCH_FOLDER": str(folder), "BENCH_ROOT": str(root)}
+    environment = os.environ | {
+        "IMAGESPRINT_CACHE": str(folder / "cache"),
+        "BENCH_FOLDER": str(folder),
+        "BENCH_ROOT": str(root),
+    }
     words = [python, __file__, "--one", name, place]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -154,8 +164,9 @@ def ours(place: str) -> Iterator[int]:
     dataset = open_dataset(place, "full", "train")
     for load in Loader(dataset, BatchSpec(128, BATCH, epochs=1)).loads():
         places = dataset.places(load.sample_ids)
-        for row, (fd, offset, length) in enumerate(zip(places.fds, places.offsets, places.lengths, strict=True)):
-            check_record(os.pread(fd, length + FRAME_BYTES, offset), int(offset), int(length), places.shards[row % 1])
+        rows = zip(places.fds.tolist(), places.offsets.tolist(), places.lengths.tolist(), strict=True)
+        for fd, offset, length in rows:
+            check_record(os.pread(fd, length + FRAME_BYTES, offset), offset, length, dataset.path)
         yield len(load.sample_ids)
 
 
@@ -193,10 +204,7 @@ def s3fs_webdataset(place: str) -> Iterator[int]:
             random.shuffle(buffer)
             yield from buffer
 
-    loader = data.DataLoader(
-        Samples(), BATCH, num_workers=WORKERS, collate_fn=list, multiprocessing_context="forkserver" if False else None
-    )
-    for batch in loader:
+    for batch in data.DataLoader(Samples(), BATCH, num_workers=WORKERS, collate_fn=list):
         yield len(batch)
 
 
@@ -206,7 +214,9 @@ def streaming(place: str) -> Iterator[int]:
 
     os.environ["S3_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"]
     local = Path(os.environ["IMAGESPRINT_CACHE"]) / "streaming"
-    dataset = StreamingDataset(remote=f"{place}-mds", local=str(local), shuffle=True, batch_size=BATCH, num_canonical_nodes=1)
+    dataset = StreamingDataset(
+        remote=f"{place}-mds", local=str(local), shuffle=True, batch_size=BATCH, num_canonical_nodes=1
+    )
     for batch in data.DataLoader(dataset, BATCH, num_workers=WORKERS, collate_fn=list):
         yield len(batch)
 
@@ -255,8 +265,6 @@ def run_one(name: str, place: str) -> None:
     for module in IMPORTS.get(name, IMPORTS["ours"]):
         importlib.import_module(module)
     if name.startswith("warm"):
-        for _ in PROGRAMS[name](place):
-            pass
         warm_up(place)
     began, images, first = time.perf_counter(), 0, 0.0
     for count in PROGRAMS[name](place):
@@ -268,13 +276,15 @@ def run_one(name: str, place: str) -> None:
 
 def warm_up(place: str) -> None:
     """Wait until the cache has all."""
+    import numpy as np
+
     from imagesprint.records.dataset import open_dataset
 
     dataset = open_dataset(place, "full", "train")
     dataset.fill()
     while dataset.remote is not None and not dataset.remote.is_whole:
         time.sleep(0.05)
-        dataset.places(__import__("numpy").arange(len(dataset)))
+        dataset.places(np.arange(len(dataset)))  # which hears of what has become whole
 
 
 def with_latency(endpoint: str, url: Any, folder: Path) -> dict[str, Any]:
@@ -286,12 +296,29 @@ def with_latency(endpoint: str, url: Any, folder: Path) -> dict[str, Any]:
     with FaultProxy(endpoint) as proxy:
         proxy.faults.latency = LATENCY
         environment = os.environ | {"AWS_ENDPOINT_URL": proxy.endpoint, "IMAGESPRINT_CACHE": str(folder / "cache")}
-        words = ["train", "small", "--data", str(url), "--output", str(run), "--stop-after", "30"]
+        words = [
+            "train",
+            "small",
+            "--data",
+            str(url),
+            "--output",
+            str(run),
+            "--stop-after",
+            "10",
+            "--checkpoint-every",
+            "epoch",
+        ]
         began = time.monotonic()
-        subprocess.run([sys.executable, "-m", "imagesprint", *words], env=environment, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-m", "imagesprint", *words], env=environment, check=True, stdout=subprocess.DEVNULL
+        )
         seconds = time.monotonic() - began
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {"seconds": round(seconds, 1), "data_wait": [row["data_wait"] for row in rows], "requests": len(proxy.requests)}
+    return {
+        "seconds": round(seconds, 1),
+        "data_wait": [row["data_wait"] for row in rows],
+        "requests": len(proxy.requests),
+    }
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ from imagesprint.prepare.preparing import prepare
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.serialization import to_toml
 from imagesprint.records.image_record import Pieces, bytes_feature, encode_example, float_feature, int64_feature
+from imagesprint.records.remote.meeting import fetcher_pid, meeting_place
 from imagesprint.records.tfrecord import frame
+from imagesprint.storage.store import open_store
 from imagesprint.storage.url import Url
 from s3_server import S3, S3Server
 from server_process import shared
@@ -353,3 +356,45 @@ def fault_proxy(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]
     with FaultProxy(s3.server.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         yield proxy
+
+
+@pytest.fixture
+def upload() -> Callable[[Path, Url], Url]:
+    """Puts all files of a folder where a URL is, and returns that."""
+
+    def put(folder: Path, url: Url) -> Url:
+        store = open_store(url)
+        for file in folder.rglob("*"):
+            if file.is_file():
+                store.upload(file, str(file.relative_to(folder)))
+        return url
+
+    return put
+
+
+@pytest.fixture
+def kill_fetcher() -> Iterator[Callable[[], bool]]:
+    """Kills the fetcher of this environment; whether there was one. The last one ends with the test."""
+
+    def kill() -> bool:
+        place = meeting_place()
+        pid = fetcher_pid(place)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+            while fetcher_pid(place) is not None:
+                time.sleep(0.01)
+        return pid is not None
+
+    yield kill
+    kill()
+
+
+@pytest.fixture
+def root_url(
+    s3: S3,
+    photo_root: Path,
+    upload: Callable[[Path, Url], Url],
+    kill_fetcher: Callable[[], bool],  # noqa: ARG001 (which ends the last one before the server and the cache are gone)
+) -> Url:
+    """`photo_root`, in S3."""
+    return upload(photo_root, s3.url)

@@ -1,6 +1,7 @@
 """The stream of batches is the same from a store as from the disk, whatever the cache has room for."""
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -75,8 +76,9 @@ def test_a_bad_record_in_the_store_is_treated_as_one_on_the_disk(
     content = bytearray((photo_root / name).read_bytes())
     content[len(content) // 2] ^= 1
     open_store(root_url).write(name, bytes(content))
-    with pytest.raises(RecordError, match=f"{root_url}/{name}, record [0-9]+: the record at byte") as caught:
+    with pytest.raises(RecordError, match=re.escape(f"{root_url}/{name}, record ")) as caught:
         stream(root_url, recipe)
+    assert "does not match its CRC-32C" in caught.value.what
     assert "bad_records=substitute" in caught.value.hint
     with Loader(open_root(root_url), replace(recipe, bad_records="substitute"), threads=1) as loader:
         for _ in loader:

@@ -315,9 +315,13 @@ class Places:
     encoded_offsets: npt.NDArray[np.int64]
     encoded_lengths: npt.NDArray[np.int64]
 
+    def path(self, row: int) -> Place:
+        """Return the shard of a record."""
+        return self.shards[int(self.numbers[row])]
+
     def damaged(self, row: int, what: str) -> RecordError:
         """Return the error that says what is wrong with a record."""
-        return damaged(self.shards[int(self.numbers[row])], int(self.in_shards[row]), what)
+        return damaged(self.path(row), int(self.in_shards[row]), what)
 
 
 class _OpenShard:

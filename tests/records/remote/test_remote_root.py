@@ -4,11 +4,13 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +98,12 @@ def test_what_a_kill_leaves_is_looked_at_not_trusted(
     assert everything(root_url) == expected
 
 
+def test_a_cache_that_was_deleted_is_empty_also_for_a_fetcher_that_knew_it(root_url: Url, photo_root: Path) -> None:
+    fill_whole(open_dataset(root_url, "full", "train"))
+    shutil.rmtree(cache_folder())
+    assert everything(root_url) == everything(photo_root)
+
+
 def test_damage_in_the_cache_is_fetched_again(root_url: Url, photo_root: Path) -> None:
     dataset = open_dataset(root_url, "full", "train")
     fill_whole(dataset)
@@ -160,6 +168,29 @@ def test_too_small_a_cache_keeps_some_shards_and_streams_the_rest(
         kill_fetcher()
 
 
+def test_a_full_disk_turns_the_rest_into_streaming(
+    root_url: Url, photo_root: Path, kill_fetcher: Callable[[], bool]
+) -> None:
+    open_dataset(root_url, "full", "train").read(0)  # which has its shards' room reserved
+    kill_fetcher()
+    program = f"""
+import resource
+from imagesprint.records.dataset import open_dataset
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # of the fetcher, too: as a disk without space
+dataset = open_dataset({str(root_url)!r}, "full", "train")
+theirs = open_dataset({str(photo_root)!r}, "full", "train")
+assert all(dataset.read(i) == theirs.read(i) for i in range(len(theirs)))
+print(dataset.remote.take_notices())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stdout
+        == f"['the disk of the cache {cache_folder()} is full: what it lacks is read from the store each time']\n"
+    )
+    assert cached("train-*.part")
+
+
 def test_the_dataset_that_was_used_longest_ago_makes_room(
     s3: S3,
     photo_root: Path,
@@ -167,8 +198,8 @@ def test_the_dataset_that_was_used_longest_ago_makes_room(
     kill_fetcher: Callable[[], bool],
     upload: Callable[[Path, Url], Url],
 ) -> None:
-    size = sum(file.stat().st_size for file in (photo_root / "32").rglob("*"))
-    monkeypatch.setenv("IMAGESPRINT_CACHE_LIMIT", str(2 * size + size // 2))
+    size = sum(file.stat().st_size for file in (photo_root / "32").glob("train*"))
+    monkeypatch.setenv("IMAGESPRINT_CACHE_LIMIT", str(2 * size + size // 2))  # that of two, and a part of a third
     urls = [upload(photo_root / "32", s3.url / str(number) / "32").parent for number in range(3)]
     for number, url in enumerate(urls):  # each another dataset
         store = open_store(url)
@@ -212,6 +243,14 @@ def test_without_the_extra_a_url_is_one_clear_error(monkeypatch: pytest.MonkeyPa
     assert "imagesprint[remote]" in caught.value.hint
 
 
+def test_several_who_begin_at_the_same_time_share_one_fetcher(root_url: Url, photo_root: Path) -> None:
+    expected = everything(photo_root)
+    with ThreadPoolExecutor(6) as pool:
+        for found in pool.map(everything, [root_url] * 6):
+            assert found == expected
+    assert len(list(meeting_place().parent.glob(f"{meeting_place().stem}.sock"))) == 1
+
+
 def test_a_killed_fetcher_is_started_again(root_url: Url, photo_root: Path, kill_fetcher: Callable[[], bool]) -> None:
     expected = everything(photo_root)
     dataset = open_dataset(root_url, "full", "train")
@@ -224,9 +263,11 @@ def test_a_killed_fetcher_is_started_again(root_url: Url, photo_root: Path, kill
 def test_a_fetcher_that_hangs_is_killed_and_started_again(
     root_url: Url, photo_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "SILENCE_SECONDS", 0.5)
     dataset = open_dataset(root_url, "full", "train")
     dataset.read(0)
+    dataset.close()
+    monkeypatch.setattr(client, "SILENCE_SECONDS", 2.0)
+    dataset.read(1)
     pid = fetcher_pid(meeting_place())
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)

@@ -42,7 +42,8 @@ class Connection:
         self._begin()
 
     def _begin(self) -> None:
-        self._pid, self._lock, self._wire = os.getpid(), threading.Lock(), None
+        self._pid, self._lock = os.getpid(), threading.Lock()
+        self._wire: Wire | None = None
 
     def ask(self, message: Message, body: bytes = b"") -> tuple[Message, bytearray]:
         """Return the answer and its bytes. Raises the error that is the answer, StorageError where none comes."""
@@ -236,7 +237,7 @@ class RemoteSplit:
         return notices
 
     def counts(self) -> dict[str, float]:
-        """Return what the fetcher did so far, for all who ask it: `requests`, `num_bytes`, and in how many `seconds`."""
+        """Return what the fetcher did so far, for all who ask: `requests`, `num_bytes`, and in how many `seconds`."""
         counts: dict[str, float] = self._connection.ask({"counts": True})[0]["counts"]
         return counts
 

@@ -60,17 +60,17 @@ class Wants:
         """Put a record into the stash."""
         self.stash_bytes += len(record) - len(self.stash.get(sample_id, b""))
         self.stash[sample_id] = record
+        self.split.wanted[sample_id] = False
 
     def take(self, sample_ids: SampleIds) -> dict[int, bytes]:
         """Take those of the records that are there out of the stash."""
         taken = {i: self.stash.pop(i) for i in sample_ids.tolist() if i in self.stash}
         self.stash_bytes -= sum(map(len, taken.values()))
-        self.split.wanted[list(taken)] = False
         return taken
 
     def forget(self) -> None:
         """Want nothing any more."""
-        self.split.wanted[[*self.expected, *self.stash]] = False
+        self.split.wanted[list(self.expected)] = False
         self.expected.clear()
         self.stash.clear()
         self.stash_bytes = 0
@@ -161,7 +161,7 @@ class Downloads:
         `beat` is called every BEAT_SECONDS. Raises the error why a record cannot be had, and what `beat` raises.
         """
         with self.lock:
-            wants.error = None
+            wants.error, beaten = None, time.monotonic()
             try:
                 while len(missing := wants.missing(sample_ids)):
                     if wants.error is not None:
@@ -169,7 +169,9 @@ class Downloads:
                     wants.needed = deque(missing.tolist())
                     if (wants.split.state[missing] <= ABSENT).any():
                         self._work_came.notify_all()
-                    if not self._came.wait(BEAT_SECONDS):
+                    self._came.wait(BEAT_SECONDS)
+                    if time.monotonic() - beaten > BEAT_SECONDS:
+                        beaten = time.monotonic()
                         beat()
             finally:
                 wants.needed = deque()
@@ -289,8 +291,9 @@ class Downloads:
                 self._carry_out(piece)
             except ImagesprintError as error:
                 self._fail(piece, error)
-            except Exception as error:
-                self._fail(piece, StorageError(f"cannot fetch from {piece.split.store.url}: {error!r}"))
+            except Exception as error:  # its text could have a secret in it
+                what = f"cannot fetch from {piece.split.store.url}: {type(error).__name__}"
+                self._fail(piece, StorageError(what, "this is a bug in imagesprint: please report it"))
             with self.lock:
                 self._count(piece, -1)
                 self._came.notify_all()
@@ -355,9 +358,7 @@ class Downloads:
     def _stream_the_rest(self, full: CachedSplit) -> None:
         for split in {full, *(wants.split for wants in self._wants), *(filling.split for filling in self._fillings)}:
             split.stream_the_rest()
-        notice = (
-            f"the disk of the cache {cache_folder()} is full: what is not there yet is read from the store each time"
-        )
+        notice = f"the disk of the cache {cache_folder()} is full: what it lacks is read from the store each time"
         if notice not in self.notices:
             self.notices.append(notice)
 

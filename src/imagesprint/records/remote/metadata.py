@@ -5,9 +5,11 @@ and has the checksums of all else: what was prepared again lies in another folde
 """
 
 import hashlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import google_crc32c
 
@@ -20,6 +22,7 @@ from imagesprint.storage.cache import Lease, cache_folder
 from imagesprint.storage.store import Store
 from imagesprint.storage.url import READ_ONLY
 
+_writing: Final = threading.Lock()  # the ranks of a run ask for the same at the same time
 FOLDER: Final = "shards"  # below the cache's
 _DIGITS: Final = 32  # of a SHA-256, in hexadecimal
 _TOGETHER: Final = 16  # variants that are looked for at a time
@@ -59,10 +62,9 @@ def hold_variant(store: Store, name: str = "") -> Lease:
     Manifest.parse(data, place)
     lease = Lease(cache_folder() / FOLDER / hashlib.sha256(data).hexdigest()[:_DIGITS])
     file = lease.folder / FILE_NAME
-    with naming("read", file):
-        is_held = file.is_file() and file.read_bytes() == data
-    if not is_held:
-        write_atomically(file, lambda out: out.write(data))
+    with _writing, naming("read", file):
+        if not (file.is_file() and file.read_bytes() == data):
+            write_atomically(file, partial(_write, data))
     return lease
 
 
@@ -73,14 +75,19 @@ def hold_index(store: Store, folder: Path, split: str) -> None:
     """
     info = Manifest.read(folder, store.url).splits[split]
     path = folder / info.index
-    if path.is_file() and file_crc(path) == info.index_crc32c:
-        return
-    for _ in range(2):  # what was damaged on its way comes whole the second time
-        data = store.read(info.index)
-        if google_crc32c.value(data) == info.index_crc32c:
-            write_atomically(path, lambda file, data=data: file.write(data))  # type: ignore[misc]
+    with _writing:
+        if path.is_file() and file_crc(path) == info.index_crc32c:
             return
+        for _ in range(2):  # what was damaged on its way comes whole the second time
+            data = store.read(info.index)
+            if google_crc32c.value(data) == info.index_crc32c:
+                write_atomically(path, partial(_write, data))
+                return
     raise RecordError(
         f"index {store.url / info.index} does not match its checksum in {FILE_NAME}",
         f"imagesprint verify {store.url} lists all damage; prepare that folder again",
     )
+
+
+def _write(data: bytes, file: BinaryIO) -> None:
+    file.write(data)

@@ -55,7 +55,7 @@ class CachedSplit:
         self.wanted = np.zeros(len(index), np.bool_)
         self.kept = np.zeros(len(self.names), np.bool_)
         self.whole = np.zeros(len(self.names), np.bool_)
-        self._lease = Lease(folder)
+        self.lease = Lease(folder)
         self._find_files()
 
     def _path(self, shard: int) -> Path:
@@ -153,8 +153,10 @@ class CachedSplit:
         return int(value.argmax()) if value.any() else -1
 
     def _per_shard(self, rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        before = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
-        return before[self.first[1:]] - before[self.first[:-1]]
+        before = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(rows, out=before[1:])
+        counts: npt.NDArray[np.int64] = before[self.first[1:]] - before[self.first[:-1]]
+        return counts
 
     def arrived(self, sample_ids: SampleIds, states: npt.NDArray[np.int64]) -> None:
         """Note what records of a file are now. A shard that has all of them gets its final name."""

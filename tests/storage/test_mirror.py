@@ -132,12 +132,12 @@ SUM = "0123456789abcdef" * 2
 def test_content_is_held_against_the_etag(etag: str, fetched: list[str], times: int) -> None:
     left = list(fetched)
     bucket = open_store(Url(f"s3://bucket-{secrets.token_hex(4)}"))
-    fetch_checked(bucket, Stored("a", 1, 0, etag), lambda: left.pop(0))
+    fetch_checked(bucket, Stored("a", 1, 0, etag), lambda: left.pop(0), str)
     assert len(fetched) - len(left) == times
     if fetched == ["another", "another"]:  # and is not looked at again
-        fetch_checked(bucket, Stored("b", 1, 0, SUM), iter(["another"]).__next__)
+        fetch_checked(bucket, Stored("b", 1, 0, SUM), iter(["another"]).__next__, str)
 
 
 def test_content_that_is_another_each_time(store: Store) -> None:
     with pytest.raises(StorageError, match=f"{store.url}/a comes with other bytes each time"):
-        fetch_checked(store, Stored("a", 1, 0, SUM), iter(["one", "another"]).__next__)
+        fetch_checked(store, Stored("a", 1, 0, SUM), iter(["one", "another"]).__next__, str)

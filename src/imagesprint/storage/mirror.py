@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError, StorageError
@@ -29,6 +29,8 @@ _LARGE_AT_A_TIME: Final = 2  # a download has several pieces under way itself
 _RESERVE: Final = 256 << 20  # bytes of a disk that are left free
 _MD5: Final = re.compile(r'"?([0-9a-f]{32})"?')
 _without_md5: Final[set[str]] = set()  # buckets
+
+T = TypeVar("T")
 
 
 def check_names(url: Url, entries: Iterable[Stored]) -> None:
@@ -141,14 +143,13 @@ def _fetch(store: Store, stored: Stored, path: Path) -> None:
             temporary.replace(path)
     else:
 
-        def download() -> str:
+        def download() -> Path:
             store.download(stored.key, path)
             check_listed(store, stored)
-            with naming("read", path), path.open("rb") as file:
-                return hashlib.file_digest(file, "md5").hexdigest()
+            return path
 
         try:
-            fetch_checked(store, stored, download)
+            fetch_checked(store, stored, download, _md5_of_file)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -158,14 +159,7 @@ def _fetch(store: Store, stored: Stored, path: Path) -> None:
 
 def read_listed(store: Store, stored: Stored) -> bytes:
     """The bytes of a file of a listing. Raises DataError or StorageError if it is not that file any more."""
-    data = b""
-
-    def read() -> str:
-        nonlocal data
-        data = store.read(stored.key, etag=stored.etag)
-        return hashlib.md5(data).hexdigest()
-
-    fetch_checked(store, stored, read)
+    data = fetch_checked(store, stored, lambda: store.read(stored.key, etag=stored.etag), _md5_of_bytes)
     if len(data) != stored.num_bytes:
         raise changed(store, stored)
     if not stored.etag:
@@ -173,26 +167,37 @@ def read_listed(store: Store, stored: Stored) -> bytes:
     return data
 
 
-def fetch_checked(store: Store, stored: Stored, fetch: Callable[[], str]) -> None:
-    """Have `fetch` bring a file, whose MD5 it returns, and bring it again unless that is what the etag says.
+def _md5_of_bytes(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _md5_of_file(path: Path) -> str:
+    with naming("read", path), path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def fetch_checked(store: Store, stored: Stored, fetch: Callable[[], T], md5: Callable[[T], str]) -> T:
+    """Return what `fetch` brings of a file; what it brings the second time unless its `md5` is what the etag says.
 
     Not all etags of that form are MD5 sums: those of encrypted files are none. Where two fetches agree with each other
     and not with the etag, the bucket's are not looked at any more. Raises StorageError where nothing agrees.
     """
     said = _MD5.fullmatch(stored.etag)
     if said is None or store.url.host in _without_md5:
-        fetch()
-        return
-    found = [fetch()]
-    if said[1] not in found:
-        found.append(fetch())
-    if said[1] in found:
-        return
-    if found[0] != found[1]:
+        return fetch()
+    content = fetch()
+    first = md5(content)
+    if first == said[1]:
+        return content
+    content = fetch()
+    second = md5(content)
+    if second == first:
+        _without_md5.add(store.url.host)
+    elif second != said[1]:
         raise StorageError(
             f"{store.url / stored.key} comes with other bytes each time it is read", "see to the network or the store"
         )
-    _without_md5.add(store.url.host)
+    return content
 
 
 def check_listed(store: Store, stored: Stored) -> None:

@@ -16,9 +16,9 @@ from imagesprint.cli.parsing import (
     add_verb,
     check_plot,
     positive,
+    recipe_named,
 )
 from imagesprint.console import Console, duration, printable
-from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size
@@ -263,7 +263,7 @@ def run_train(args: argparse.Namespace, console: Console) -> int:
 
 def _recipe(args: argparse.Namespace) -> Recipe:
     """The recipe to measure; what is wrong with it, the ranks or the plot is better known now than after minutes."""
-    recipe = apply_overrides(load_recipe(args.recipe), args.set)
+    recipe = apply_overrides(recipe_named(args.recipe), args.set)
     check_world_size(recipe, args.processes)
     check_plot(args)
     return recipe

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show, table
@@ -36,7 +35,9 @@ SHOWN = 10  # classes and pairs in the text; --json has all
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "evaluate", DESCRIPTION, EXAMPLES, run)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="RUN|CHECKPOINT", help="all of a run's, or named ones")
+    parser.add_argument(
+        "paths", nargs="+", type=parse_place, metavar="RUN|CHECKPOINT", help="all of a run's, or named ones; also URLs"
+    )
     parser.add_argument("--data", type=parse_place, required=True, metavar="ROOT", help="what imagesprint prepare made")
     add_device_flags(parser)
     add_cache_flags(parser)
@@ -59,7 +60,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Judge each checkpoint; print a table of all and the best."""
     if is_launcher(args.processes):
         return run_ranks(args.processes, args.words)
-    from imagesprint.evaluating.checkpoints import evaluate_checkpoints, find_checkpoints, watch_runs  # imports torch
+    from imagesprint.evaluating.checkpoints import evaluate_checkpoints, watch_runs  # imports torch
+    from imagesprint.evaluating.places import find_checkpoints
     from imagesprint.evaluating.views import chosen_views
 
     views = chosen_views(args.weights, args.recalibrate, args.flip, args.sizes, args.rectangular)

@@ -24,7 +24,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     parser = add_verb(subparsers, "inspect", "Show samples, or those of a training step, in one PNG.", EXAMPLES, run)
     parser.add_argument("data", type=parse_place, metavar="ROOT", help="what imagesprint prepare made")
     parser.add_argument("--ids", metavar="ID,…", help="sample ids, as an error names them")
-    parser.add_argument("--run", dest="run_directory", type=Path, metavar="RUN", help="with --step: of which training")
+    parser.add_argument(
+        "--run", dest="run_directory", type=parse_place, metavar="RUN", help="with --step: of which training"
+    )
     parser.add_argument("--step", type=positive, metavar="STEP", help="its step, from 1, as in metrics.jsonl")
     parser.add_argument("--variant", help="default: what the step read; with --ids the largest")
     parser.add_argument("--split", default="train", choices=("train", "validation"), help="default: train")
@@ -32,7 +34,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     add_cache_flags(parser)
 
 
-def run(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001
+def run(args: argparse.Namespace, console: Console) -> int:
     """Write the picture; print where it is."""
     from imagesprint.records.dataset import open_root
     from imagesprint.report.pictures import write_contact_sheet  # numpy: not for --help
@@ -43,7 +45,10 @@ def run(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001
     if args.ids is not None:
         variant, ids = args.variant or root.variants[0], _numbers(args.ids)
     else:
-        variant, ids = _of_step(args.run_directory, args.step, root)
+        from imagesprint.runs.local_run import local_run
+
+        with local_run(args.run_directory, console) as directory:
+            variant, ids = _of_step(directory, args.step, root)
         variant = args.variant or variant
     write_contact_sheet(root.dataset(variant, args.split), ids, args.output)
     value = {"output": args.output, "variant": variant, "ids": ids}

@@ -3,11 +3,15 @@
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from imagesprint.console import Console, write_result
-from imagesprint.errors import UsageError, needing
+from imagesprint.errors import RecipeError, UsageError, needing
 from imagesprint.storage.cache import FOLDER_VARIABLE, LIMIT_VARIABLE, parse_size
+from imagesprint.storage.url import Url, parse_place
+
+if TYPE_CHECKING:
+    from imagesprint.recipes.recipe import Recipe
 
 COMMON_FLAGS = ("--json", "--quiet", "--verbose")
 
@@ -149,6 +153,29 @@ def add_cache_flags(parser: Parser) -> None:
 def _size(text: str) -> str:
     parse_size(text)
     return text
+
+
+def recipe_named(text: str) -> "Recipe":
+    """The recipe that RECIPE on a command line names: a built-in's, that of a .toml file, or of one at a URL.
+
+    Raises RecipeError, StorageError.
+    """
+    from imagesprint.recipes.library import load_recipe
+    from imagesprint.recipes.serialization import from_toml
+
+    place = parse_place(text)
+    if not isinstance(place, Url):
+        return load_recipe(text if "://" not in text else place)
+    from imagesprint.storage.store import open_store
+
+    store = open_store(place)
+    if store.stat("") is None:
+        raise RecipeError(f"cannot read the recipe {place}: there is no such file", "name RUN/recipe.toml")
+    try:
+        content = store.read("").decode("utf-8-sig")
+    except ValueError:
+        raise RecipeError(f"{place}: not a text file in UTF-8", "save it as UTF-8") from None
+    return from_toml(content, text)
 
 
 def check_plot(args: argparse.Namespace) -> None:

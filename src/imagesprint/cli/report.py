@@ -1,6 +1,7 @@
 """`imagesprint report`."""
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 
 from imagesprint.cli.output import show
@@ -24,7 +25,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "report", DESCRIPTION, EXAMPLES, run)
     add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="the --output of a training; of several, a comparison")
+    add("runs", nargs="+", type=parse_place, metavar="RUN", help="the --output of a training; of several, a comparison")
     add(
         "--reference",
         metavar="NAME|RUN",
@@ -38,12 +39,25 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Write the report; print where it lies."""
     from imagesprint.report.report import write_comparison, write_report  # these import torch
+    from imagesprint.runs.local_run import local_run
 
-    if len(args.runs) == 1:
-        report = write_report(args.runs[0], console, args.reference, args.data, args.price)
-    elif (args.reference, args.data, args.price) == (None, None, None):
-        report = write_comparison(args.runs, console)
-    else:
+    if len(args.runs) > 1 and (args.reference, args.data, args.price) != (None, None, None):
         raise UsageError("--reference, --data and --price are for the report of one run", "name one run, or leave them")
-    show(args, {"report": report}, printable(f"report      {report}"))
+    with ExitStack() as stack:
+        runs = [stack.enter_context(local_run(run, console, newest=True)) for run in args.runs]
+        if len(runs) > 1:
+            report = write_comparison(runs, console)
+        else:
+            reference = _reference(args.reference, stack, console)
+            report = write_report(runs[0], console, reference, args.data, args.price)
+        place = args.runs[0] / report.name
+    show(args, {"report": str(place)}, printable(f"report      {place}"))
     return 0
+
+
+def _reference(name: str | None, stack: ExitStack, console: Console) -> str | None:
+    """The name of a published run as it is, that of a run as a path."""
+    from imagesprint.runs.local_run import local_run
+
+    place = parse_place(name or "")
+    return name if isinstance(place, Path) else str(stack.enter_context(local_run(place, console)))

@@ -314,6 +314,11 @@ def _started(process: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])  # killed, and not yet waited for
 
 
+def find_lease(store: Store, key: str) -> Standing | None:
+    """Return the lease that stands at the folder `key` of a store, stale or not; None for none."""
+    return _newest(store, key)
+
+
 def _is_hidden(process: int) -> bool:
     """Whether a process is another user's, of whom /proc may tell nothing."""
     try:

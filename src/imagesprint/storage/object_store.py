@@ -137,6 +137,19 @@ class ObjectStore(OpenDalStore):
             self._check_conditions(key, data)
         return created
 
+    def replace(self, key: str, data: bytes, seen: Stored) -> bool:
+        if not (seen.etag and self.ready().capability.write_with_if_match):
+            return super().replace(key, data, seen)
+
+        def put(opened: Opened) -> bool:
+            try:
+                opened.operator.write(self.path(key), data, if_match=seen.etag)
+            except (exceptions.ConditionNotMatch, exceptions.NotFound):  # also where an answer was lost: who reads sees
+                return False
+            return True
+
+        return self.call("write", key, put)
+
     def _check_conditions(self, key: str, data: bytes) -> None:
         """Raise StorageError where the store writes, told not to, over a file that is there: this one, as it is."""
 

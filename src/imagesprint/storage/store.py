@@ -67,6 +67,17 @@ class Store(ABC):
         Raises StorageError where the store does not keep to that.
         """
 
+    def replace(self, key: str, data: bytes, seen: Stored) -> bool:
+        """Write a file in place of the one that `stat` told of; False, and nothing done, where another stands there.
+
+        Where the store cannot compare as it writes, by a look right before, so of two callers in the same instant both
+        may get True.
+        """
+        if self.stat(key) != seen:
+            return False
+        self.write(key, data)
+        return True
+
     @abstractmethod
     def folders(self, folder: str = "") -> Sequence[str]:
         """The names of the folders straight in a folder, sorted; where they are real (HDFS), also of empty ones."""

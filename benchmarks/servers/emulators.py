@@ -35,7 +35,7 @@ class GcsServer(_Emulator):
     """`environment` has what a client needs to reach it."""
 
     def __init__(self, folder: Path) -> None:
-        found = next((INSTALLED / "gcs").glob("*/bin/*fake-gcs-server*"), None)
+        found = next((INSTALLED / "gcs").glob("*/vendor/fake-gcs-server/bin/*"), None)
         if found is None:
             raise RuntimeError("there is no fake-gcs-server: make remote-check installs it")
         port = free_ports(1)[0]

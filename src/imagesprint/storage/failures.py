@@ -109,7 +109,7 @@ _MEANINGS: Final = tuple(
             False,
         ),
         (
-            r"InvalidRange|RangeNotSatisfied|too little data|status: 416\b",
+            r"InvalidRange|RangeNotSatisfied|too little data|content range is invalid|status: 416\b",
             "it ends before those bytes",
             "something else wrote it meanwhile; give the same command again",
             False,

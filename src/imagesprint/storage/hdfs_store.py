@@ -15,12 +15,13 @@ from imagesprint.errors import StorageError, UsageError, needing
 from imagesprint.storage.attempts import ATTEMPT
 from imagesprint.storage.configuring import Service
 from imagesprint.storage.failures import Failure
-from imagesprint.storage.opendal_store import OpenDalStore, Opened, exceptions, pieces_of, send
+from imagesprint.storage.opendal_store import SEND_ERRORS, OpenDalStore, Opened, pieces_of, send
 from imagesprint.storage.store import PIECE, Stored
 from imagesprint.storage.url import Url
 
 with needing("remote"):
     import hdfs_native  # which OpenDAL has inside; but that renames by deleting first, and always over what is there
+    from opendal import exceptions
 
 _UNFINISHED: Final = ".imagesprint-tmp"  # how the name of a file ends that is being written
 _PORT: Final = 8020  # of a NameNode, where neither URL nor configuration has one
@@ -33,10 +34,11 @@ class HdfsStore(OpenDalStore):
     def __init__(self, url: Url) -> None:
         super().__init__(url)
         self._client: Any = None
+        self._failed = ""  # the NameNode that was asked when a call failed last
 
     def open(self) -> Opened:
         """Connect first: told alone that time is up, nobody knows why. A NameNode that answers comes first."""
-        addresses = _namenodes(self.url)
+        addresses = sorted(_namenodes(self.url), key=lambda address: address == self._failed)
         failures: list[OSError] = []
         for address in list(addresses):
             try:
@@ -54,8 +56,8 @@ class HdfsStore(OpenDalStore):
 
     def explain(self, error: Exception) -> Failure:
         failure = super().explain(error)
-        if failure.may_pass:
-            self.opened = None  # another NameNode may have taken over
+        if failure.may_pass and self.opened is not None:
+            self._failed, self.opened = self.opened.address, None  # another one may have taken over
         return failure
 
     def stored(self, key: str, found: Any) -> Stored:
@@ -99,8 +101,8 @@ class HdfsStore(OpenDalStore):
             is_done = self.call(operation, key, give_name)
         finally:
             if not is_done:
-                with suppress(StorageError):
-                    self.call("delete", key, lambda opened: opened.operator.delete(unfinished))
+                with suppress(StorageError, *SEND_ERRORS):
+                    self.ready().operator.delete(unfinished)
         return is_done
 
     def list(self, folder: str = "") -> Iterator[Stored]:

@@ -1,23 +1,29 @@
 """S3, GCS, Azure and HTTP: files are objects, which are there at once and whole, or not."""
 
+import http
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
-from imagesprint.errors import StorageError
+from imagesprint.errors import StorageError, needing
 from imagesprint.files import naming
 from imagesprint.storage import event_loop
 from imagesprint.storage.attempts import ATTEMPT
 from imagesprint.storage.configuring import service_of
 from imagesprint.storage.failures import NO_CREDENTIALS, Failure, explain
-from imagesprint.storage.opendal_store import ERRORS, OpenDalStore, Opened, exceptions, piece_size, pieces_of, send
+from imagesprint.storage.opendal_store import ERRORS, OpenDalStore, Opened, piece_size, pieces_of, send
 from imagesprint.storage.store import PIECE, Stored
 from imagesprint.storage.url import READ_ONLY, Url
 
+with needing("remote"):
+    from opendal import exceptions
+
+_NO_LENGTH: Final = re.compile(r"does not contain .*content length|status: (405|501)\b")  # of an answer to HEAD
 _EXISTS: Final = (exceptions.ConditionNotMatch, exceptions.AlreadyExists)
 
 Answer = TypeVar("Answer")
@@ -71,8 +77,6 @@ class ObjectStore(OpenDalStore):
         if found is None and not self._has_answered and not self._is_http:
             self._look_for_bucket()
         self._has_answered = True
-        if found is not None and found.num_bytes == 0 and self._is_http:
-            return Stored(key, _http_size(str(self.where(key))), found.modified, found.etag)
         return found
 
     def _look(self, opened: Opened, key: str) -> Stored | None:
@@ -82,6 +86,10 @@ class ObjectStore(OpenDalStore):
             return None
         except exceptions.PermissionDenied:
             opened.operator.read(self.path(key), offset=0, size=1)  # which is told why, other than HEAD
+            raise
+        except exceptions.Unexpected as error:
+            if self._is_http and _NO_LENGTH.search(str(error)):
+                return Stored(key, _http_size(f"{self.url}/{quote(key)}" if key else str(self.url)), 0.0, "")
             raise
         return None if found.is_dir else self.stored(key, found)
 
@@ -96,7 +104,7 @@ class ObjectStore(OpenDalStore):
             with suppress(exceptions.NotFound, exceptions.PermissionDenied):  # who may not list may still read
                 event_loop.run(first(opened))
 
-        self.call("look at", "", look, is_tried_by_opendal=True)
+        self.call("look at", "", look)
 
     def write(self, key: str, data: bytes) -> None:
         if len(data) > PIECE:
@@ -175,11 +183,13 @@ class ObjectStore(OpenDalStore):
 
 
 def _http_size(url: str) -> int:
-    """The bytes of a file at a server whose answer to HEAD leaves that out, as an answer to a range has it."""
+    """The bytes of a file at a server that does not tell them when asked for HEAD: a range of it tells."""
     request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
     try:
         with urllib.request.urlopen(request, timeout=ATTEMPT) as answer:
             total = answer.headers.get("Content-Range", "").rpartition("/")[2]
             return int(total) if total.isdecimal() else int(answer.headers.get("Content-Length") or 0)
-    except urllib.error.HTTPError:  # 416: it is empty
-        return 0
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # it is empty
+            return 0
+        raise exceptions.Unexpected(f"status: {error.code}") from None

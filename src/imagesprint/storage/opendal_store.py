@@ -47,9 +47,9 @@ class Opened:
         bare = opendal.Operator(service.name, **options)
         self.operator = bare.layer(short)
         # What a file system took of a piece that failed is in the file already.
-        self.sender = bare.layer(long) if service.name == "hdfs-native" else bare.layer(long).layer(again)
+        self.sender = self.operator if service.name == "hdfs-native" else bare.layer(long).layer(again)
         # The other kind of operator keeps all threads of Python waiting while it asks for a page.
-        self.lister = opendal.AsyncOperator(service.name, **options).layer(short).layer(again)
+        self.lister = opendal.AsyncOperator(service.name, **options).layer(short)
         self.capability = bare.capability()
 
 
@@ -156,18 +156,33 @@ class OpenDalStore(Store):
     def _entries(self, folder: str, base: str, recursive: bool) -> Iterator[Any]:
         """The files below `base`, or the folders straight in it."""
 
-        async def all_of(opened: Opened) -> AsyncIterator[Any]:
-            async for entry in await opened.lister.list(base, recursive=recursive):
-                yield entry
+        done, last = 0, ""  # how many came, and the last of them
+        entries: AsyncIterator[Any] | None = None
 
-        def begin(opened: Opened) -> tuple[AsyncIterator[Any], Sequence[Any]]:
-            entries = all_of(opened)
-            return entries, event_loop.run(event_loop.take(entries))
+        async def those_after(opened: Opened, done: int, last: str) -> AsyncIterator[Any]:
+            """The entries after the first `done`. OpenDAL's own retries may leave some out once time was up for one."""
+            can_begin_after = opened.capability.list_with_start_after and done > 0
+            begin = {"start_after": last} if can_begin_after else {}
+            number = done if can_begin_after else 0
+            async for entry in await opened.lister.list(base, recursive=recursive, **begin):
+                number += 1
+                if number == done and entry.path != last:
+                    raise StorageError(f"cannot list {self.where(folder)}: it changed meanwhile", "do so again")
+                if number > done:
+                    yield entry
 
-        entries, taken = self.call("list", folder, begin, is_tried_by_opendal=True)
-        while taken:
+        def take(opened: Opened) -> Sequence[Any]:
+            nonlocal entries
+            entries = entries or those_after(opened, done, last)
+            try:
+                return event_loop.run(event_loop.take(entries))
+            except BaseException:
+                entries = None
+                raise
+
+        while taken := self.call("list", folder, take):
+            done, last = done + len(taken), taken[-1].path
             yield from (entry for entry in taken if entry.path.endswith("/") is not recursive)
-            taken = self.call("list", folder, lambda _: event_loop.run(event_loop.take(entries)), True)
 
 
 def send(opened: Opened, path: str, pieces: Iterator[bytes], size: int) -> None:

@@ -34,8 +34,8 @@ class Store(ABC):
     Any thread may call it; not after a fork: open it in the process that uses it, which must have been started by exec.
     A call raises StorageError where the store refuses, fails or does not answer. What may pass (a broken connection, no
     answer, 5xx, 503 SlowDown) is tried again, for `attempts.PATIENCE` seconds at the most; so a call ends within
-    `attempts.LIMIT` seconds. Those of many requests (`download`, `upload`, `list`, a `write` of more than PIECE bytes)
-    end within `attempts.LONG_LIMIT` seconds after the last one that went well.
+    `attempts.LIMIT` seconds, one of many requests within that after the last of them that went well; and `upload`, or a
+    `write` of more than PIECE bytes, within `attempts.LONG_LIMIT`.
     """
 
     def __init__(self, url: Url) -> None:

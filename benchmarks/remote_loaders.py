@@ -98,6 +98,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 done = one(python, name, place, folder, root)
                 if done is not None:
                     rows[name].append(done)
+                    print(name, done, file=sys.stderr, flush=True)
         found: dict[str, Any] = {name: medians(of) for name, of in rows.items() if of}
         found["latency"] = with_latency(server.endpoint, url, folder)
         return found
@@ -295,7 +296,18 @@ def with_latency(endpoint: str, url: Any, folder: Path) -> dict[str, Any]:
     with FaultProxy(endpoint) as proxy:
         proxy.faults.latency = LATENCY
         environment = os.environ | {"AWS_ENDPOINT_URL": proxy.endpoint, "IMAGESPRINT_CACHE": str(folder / "cache")}
-        words = ["train", "small", "--data", str(url), "--output", str(run), "--stop-after", "30"]
+        words = [
+            "train",
+            "small",
+            "--data",
+            str(url),
+            "--output",
+            str(run),
+            "--stop-after",
+            "10",
+            "--checkpoint-every",
+            "epoch",
+        ]
         began = time.monotonic()
         subprocess.run(
             [sys.executable, "-m", "imagesprint", *words], env=environment, check=True, stdout=subprocess.DEVNULL

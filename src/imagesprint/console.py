@@ -57,6 +57,11 @@ def duration(seconds: float) -> str:
     return f"{minutes}:{rest:02d} min" if hours == 0 else f"{hours}:{minutes:02d}:{rest:02d} h"
 
 
+def size(num_bytes: float) -> str:
+    """Bytes as people write them: 1.20 GB, 3.4 MB."""
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
+
+
 def write_result(text: str) -> None:
     """Write `text` to standard output, at once. An OSError says that it was there; what follows it goes nowhere."""
     try:

@@ -32,6 +32,8 @@ EXAMPLES = """\
   imagesprint doctor --data ROOT           # also whether its shards fit the limit of open files
   imagesprint doctor small --data ROOT     # measure each stage of this training: which is the narrowest?
   imagesprint doctor minutes104 --data ROOT --processes 8
+  imagesprint doctor --data s3://BUCKET/ROOT   # also the store: credentials, clock, speed, and the cache's room
+  imagesprint doctor s3://BUCKET/RUN       # a run in a store, or a place for one: also whether it can be written
   imagesprint doctor RUN                   # the same from a run's logs, also while it runs; and what costs it accuracy
   imagesprint doctor RUN --data ROOT       # also by a look at the images that it was trained on"""
 
@@ -72,12 +74,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if _is_run(place):
         from imagesprint.diagnosis.accuracy import accuracy_checks  # imports torch
         from imagesprint.diagnosis.doctor import diagnose_run
+        from imagesprint.diagnosis.store_checks import run_store_checks
         from imagesprint.runs.local_run import local_run
 
+        of_store, is_run = ([], True) if isinstance(place, Path) else run_store_checks(place)
+        if not is_run:
+            return _show(args, of_store, None)
         with local_run(place, console, newest=True) as path:
             found = diagnose_run(path, args.data)
             checks = found.checks + accuracy_checks(path, args.data)
-        return _show(args, checks, found.bottleneck, phases=found.phases)
+        return _show(args, [*checks, *of_store], found.bottleneck, phases=found.phases)
     recipe = _recipe(args)
     if is_launcher(args.processes):
         return run_ranks(args.processes, args.words)

@@ -1,6 +1,7 @@
 """`imagesprint train`."""
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from imagesprint.cli.output import show
@@ -94,7 +95,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     options = TrainingOptions(
         args.device, args.resume, args.checkpoint_every, args.stop_after, keep, args.rank_timeout, args.compile
     )
-    result = train(recipe, args.data, args.output, options, console, known_plan, command_age())
+    planner = partial(known_plan, output=args.output, checkpoint_every=args.checkpoint_every)
+    result = train(recipe, args.data, args.output, options, console, planner, command_age())
     if is_main_rank():
         show(args, result, summary(args.output, result))
     return 0

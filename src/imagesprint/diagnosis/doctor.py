@@ -187,6 +187,8 @@ def _detail(figures: Figures, limit: Limit) -> str:
     if limit.name in _SUBJECTS:
         return f"{_SUBJECTS[limit.name]} {figures.images / limit.seconds:,.0f} images/s, {overall}"
     share = f"{limit.seconds / figures.wall:.0%} of the time ({1e3 * limit.seconds:,.1f} ms a step)"
+    if limit.name == "storage":
+        return f"the loader waits {share} for records that the store has yet to send"
     if limit.name == "straggler":
         return f"the others wait {share} for rank {figures.straggling_rank}"
     if limit.name == "reduction":

@@ -26,6 +26,11 @@ def processor() -> str:
     return f"{_cpu('model name') or platform.machine()}, {cores} core{'' if cores == 1 else 's'}"
 
 
+def kept_measurements() -> Path:
+    """Return the folder of what was measured here and is kept for the next time; it need not be there yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagesprint/calibrations"
+
+
 def versions(*packages: str) -> dict[str, str]:
     """Return the versions of imagesprint, of Python and of those of `packages` that are installed."""
     found = {"python": platform.python_version()}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from imagesprint.checkpoints.weights import TrainedModel
 from imagesprint.console import Console
+from imagesprint.diagnosis.disturbance import Disturbance
 from imagesprint.diagnosis.step_timing import (
     CheckpointTime,
     TimedTraining,
@@ -127,13 +128,15 @@ class StageCosts:
 class TrainingCosts:
     """`start_up`: seconds from the command to where a training could begin. `phases` has the costs of each phase, the
     same ones for phases of one kind, whose `together.phase` is the first of them. `evaluation`: seconds of one of the
-    whole split. It and the figures of `checkpoint` are 0 where they were not asked for.
+    whole split. It and the figures of `checkpoint` are 0 where they were not asked for. `disturbance` is the share of
+    the cores' time that other processes took meanwhile.
     """
 
     start_up: float
     phases: tuple[StageCosts, ...]
     evaluation: float
     checkpoint: CheckpointTime
+    disturbance: float
 
     @property
     def kinds(self) -> list[StageCosts]:
@@ -162,7 +165,7 @@ def measure_costs(
     for phase in training.recipe.phases:
         kinds.setdefault(_kind(phase), phase)
     compiling = {kind: training.compile(phase) for kind, phase in kinds.items()}
-    start_up, evaluations = command_age(), list[float]()
+    start_up, evaluations, disturbance = command_age(), list[float](), Disturbance(training.ranks)
     with ExitStack() as stack:
         timers = {}
         for kind, phase in kinds.items():
@@ -180,10 +183,11 @@ def measure_costs(
         training.ranks.barrier()
         loaders = measure_loading(partial(training_loader, training, phase, root, _ENDLESS), threads)
         found[kind] = timers[kind].result(compiling[kind], loaders, reduction)
+    share = disturbance.share()
     written = CheckpointTime() if checkpoint is None else time_checkpoint(training, checkpoint)
     console.live(f"measured    {len(found)} kinds of steps in {ROUNDS} rounds", last=True)
     phases = tuple(found[_kind(phase)] for phase in training.recipe.phases)
-    return TrainingCosts(start_up, phases, median(evaluations) if evaluation else 0.0, written)
+    return TrainingCosts(start_up, phases, median(evaluations) if evaluation else 0.0, written, share)
 
 
 def _kind(phase: Phase) -> object:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from imagesprint.errors import DataError, ImageError, RecordError
-from imagesprint.images.decoding import READ, Decoder, DecodeRequest, Records
+from imagesprint.images.decoding import Decoder, DecodeRequest, Records
 from imagesprint.images.native import Encoded
 from imagesprint.records.dataset import Dataset
 
@@ -68,12 +68,14 @@ class Load:
 class Filled:
     """A batch, and the errors of the bad records in whose place others stand in it.
 
-    `seconds` is how long it took to make, `stages` what the decoder counted meanwhile (`Decoder.stages`).
+    `seconds` is how long it took to make, `storage` for how long of that records were waited for that a store had yet
+    to send, and `stages` what the decoder counted in the rest (`Decoder.stages`).
     """
 
     batch: Batch
     bad: list[DataError]
     seconds: float
+    storage: float
     stages: NDArray[np.int64]
 
 
@@ -112,11 +114,8 @@ class Buffer:
             images[real:], labels[real:], sample_ids[real:], mask[real:], draws[real:] = 0, 0, -1, False, 0
         pixels, of_images, ids, real_rows, numbers = self._tensors
         batch = Batch(pixels, of_images, ids, real_rows, load.step, numbers)
-        seconds, stages = time.perf_counter() - began, decoder.stages - stages
-        if remote is not None and remote.waited > waited:  # for records that were not there yet: that is reading, too
-            share = (remote.waited - waited) / seconds
-            stages[READ] += int(stages.sum() * share / max(1 - share, 1e-3))
-        return Filled(batch, bad, seconds, stages)
+        storage = 0.0 if remote is None else remote.waited - waited
+        return Filled(batch, bad, time.perf_counter() - began, storage, decoder.stages - stages)
 
     def _take_shape(self, shape: tuple[int, int, int]) -> None:
         """Have views of this memory for so many rows, pixels a side and draws, as tensors and, the same memory, as

@@ -48,7 +48,8 @@ class _BatchLoader(ABC):
         # Over all passes, up to the batch that the consumer holds:
         self.wait_seconds = 0.0  # that it has waited for batches
         self.load_seconds = 0.0  # that making them took, beside the consumer
-        self.stages = np.zeros(len(STAGES), np.int64)  # how that divides: see `Decoder.stages`
+        self.storage_seconds = 0.0  # of these, for which they waited for records that a store had yet to send
+        self.stages = np.zeros(len(STAGES), np.int64)  # how the rest divides: see `Decoder.stages`
         self.bad_records = 0  # how often a record was bad and another stood in
         self.first_bad_record = ""  # which, and why
         self.fallbacks = 0  # images that the native decoder left to Pillow, over all passes that have ended
@@ -90,6 +91,7 @@ class _BatchLoader(ABC):
             self.first_bad_record = filled.bad[0].what
         self.bad_records += len(filled.bad)
         self.load_seconds += filled.seconds
+        self.storage_seconds += filled.storage
         self.stages += filled.stages
 
     def close(self) -> None:

@@ -71,6 +71,11 @@ class Lease:
                 os.close(self._fd)  # it was evicted before it was locked
             os.utime(folder)
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether the folder is still the one that is held: somebody may have deleted it all the same."""
+        return _is_at(self._fd, self.folder)
+
     def __del__(self) -> None:
         if hasattr(self, "_fd"):
             os.close(self._fd)

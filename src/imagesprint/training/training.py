@@ -111,10 +111,10 @@ def _train(
         if result is not None:
             console.line(f"{output} is finished: {result.steps} steps, nothing to do")
         else:
-            plan = None
+            known: tuple[TimePlan | None, list[str]] = None, []
             if planner is not None and ranks.is_main:
-                plan = planner(recipe, root, ranks, wants_compiled(options.compile, ranks.device))
-            result = _go_on(recipe, root, copy, options, ranks, console, plan, began)
+                known = planner(recipe, root, ranks, wants_compiled(options.compile, ranks.device))
+            result = _go_on(recipe, root, copy, options, ranks, console, *known, began)
     return result
 
 
@@ -126,6 +126,7 @@ def _go_on(
     ranks: Ranks,
     console: Console,
     plan: TimePlan | None,
+    of_stores: list[str],
     began: float,
 ) -> RunResult:
     """Do this command's share of the run, which began at `began` by time.monotonic()."""
@@ -156,6 +157,8 @@ def _go_on(
         console.line(f"decoder     {describe_decoder()}")
         _start_or_resume(state, run, fingerprint, ranks, console)
         content = partial(state.checkpoint, schedule.num_train, fingerprint, decoder_name())
+        for line in of_stores:
+            console.line(line)
         keeper = TimeKeeper(recipe, cadence, state.step, plan, began)
         recorder = Recorder(copy, state, cadence, keeper, ranks, console, content, since)
         with recorder.history():

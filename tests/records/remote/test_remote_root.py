@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,12 @@ def test_what_a_kill_leaves_is_looked_at_not_trusted(
     assert everything(root_url) == expected
 
 
+def test_a_cache_that_was_deleted_is_empty_also_for_a_fetcher_that_knew_it(root_url: Url, photo_root: Path) -> None:
+    fill_whole(open_dataset(root_url, "full", "train"))
+    shutil.rmtree(cache_folder())
+    assert everything(root_url) == everything(photo_root)
+
+
 def test_damage_in_the_cache_is_fetched_again(root_url: Url, photo_root: Path) -> None:
     dataset = open_dataset(root_url, "full", "train")
     fill_whole(dataset)
@@ -159,6 +166,29 @@ def test_too_small_a_cache_keeps_some_shards_and_streams_the_rest(
         assert len(kept) == 1
         wait_until(lambda: len(cached("train-*-of-00003")) == 1)
         kill_fetcher()
+
+
+def test_a_full_disk_turns_the_rest_into_streaming(
+    root_url: Url, photo_root: Path, kill_fetcher: Callable[[], bool]
+) -> None:
+    open_dataset(root_url, "full", "train").read(0)  # which has its shards' room reserved
+    kill_fetcher()
+    program = f"""
+import resource
+from imagesprint.records.dataset import open_dataset
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # of the fetcher, too: as a disk without space
+dataset = open_dataset({str(root_url)!r}, "full", "train")
+theirs = open_dataset({str(photo_root)!r}, "full", "train")
+assert all(dataset.read(i) == theirs.read(i) for i in range(len(theirs)))
+print(dataset.remote.take_notices())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stdout
+        == f"['the disk of the cache {cache_folder()} is full: what it lacks is read from the store each time']\n"
+    )
+    assert cached("train-*.part")
 
 
 def test_the_dataset_that_was_used_longest_ago_makes_room(

@@ -243,8 +243,13 @@ class RemoteSplit:
 
     def cached_bytes(self) -> int:
         """Return how many bytes of the split's shards are in the cache."""
-        paths = [self._folder / name for name in self._names]
-        return sum(size_on_disk(path) or size_on_disk(path.with_name(path.name + PARTIAL)) for path in paths)
+        return sum(max(0, num_bytes) for num_bytes in self.shard_bytes())
+
+    def shard_bytes(self) -> list[int]:
+        """Return how many bytes of each shard are in the cache, −1 where no file there is for it."""
+        places = [(path, path.with_name(path.name + PARTIAL)) for path in map(self._folder.joinpath, self._names)]
+        found = [next((place for place in both if place.exists()), None) for both in places]
+        return [-1 if place is None else size_on_disk(place) for place in found]
 
     def _note(self, message: Message) -> None:
         self._is_whole[message["whole"]] = True

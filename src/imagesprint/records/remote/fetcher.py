@@ -79,7 +79,7 @@ class Fetcher:
         store, key = self.store(url), (url, folder, split)
         hold_index(store, Path(folder), split)
         with self._lock:
-            if key not in self._splits:
+            if key not in self._splits or not self._splits[key].lease.is_valid:  # a cache that was deleted is empty
                 self._splits[key] = CachedSplit(store, Path(folder), split)
             return self._splits[key]
 

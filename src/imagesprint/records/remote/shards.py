@@ -55,7 +55,7 @@ class CachedSplit:
         self.wanted = np.zeros(len(index), np.bool_)
         self.kept = np.zeros(len(self.names), np.bool_)
         self.whole = np.zeros(len(self.names), np.bool_)
-        self._lease = Lease(folder)
+        self.lease = Lease(folder)
         self._find_files()
 
     def _path(self, shard: int) -> Path:

@@ -10,12 +10,16 @@ import pytest
 
 from fault_proxy import FaultProxy
 from imagesprint.cli.main import main
-from imagesprint.diagnosis import stage_costs, store_speed, stores
+from imagesprint.console import Console
+from imagesprint.diagnosis import excerpt, stage_costs, store_speed, stores
 from imagesprint.diagnosis.disturbance import Disturbance
+from imagesprint.diagnosis.excerpt import local_part
 from imagesprint.diagnosis.store_speed import ReadSpeed, measure_reading
 from imagesprint.files import read_rows
+from imagesprint.loading.loader import Loader
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
+from imagesprint.records.dataset import open_root
 from imagesprint.storage.cache import LIMIT_VARIABLE
 from imagesprint.storage.store import open_store
 from imagesprint.storage.url import Url
@@ -117,6 +121,23 @@ def test_what_the_cache_has_no_room_for_is_said_beforehand(
     assert f"streamed    the cache has no room for {large / 1e6:.1f} MB of phase 1: they come from the store" in text
 
 
+def test_an_excerpt_is_all_that_comes_to_measure_with(
+    tiny_recipe: Recipe, root_url: Url, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(excerpt, "_LEAST", 1)
+    root = open_root(root_url)
+    part = local_part(root, tiny_recipe, Console.silent())
+    assert len(part.dataset("full", "train")) == tiny_recipe.phases[0].batch_size < len(root.dataset("full", "train"))
+    whole, there = root.dataset("full", "train"), part.dataset("full", "train")
+    assert there.read(3) == whole.read(3)
+    assert there.remote is not None
+    assert whole.remote is not None
+    sizes = [stored.num_bytes for stored in open_store(root_url / "full").list() if "train-0" in stored.key]
+    assert 0 < whole.remote.cached_bytes() < sum(sizes)
+    with Loader(part, tiny_recipe, threads=1, end_step=2) as loader:
+        assert all(batch.sample_ids.max() < len(there) for batch in loader)
+
+
 def test_doctor_looks_at_the_store_of_a_root(
     tiny: Path, root_url: Url, said: Said, fault_proxy: FaultProxy, s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,8 +180,8 @@ def test_a_run_tells_how_long_it_waited_for_the_store_and_doctor_whether_it_can_
     assert empty["store"]["detail"] == f"{run} holds no run yet"
     assert empty["write"]["status"] == "ok"
     fault_proxy.faults.latency = 0.2
-    words = [str(tiny), "--data", str(root_url), "--set", "phases.*.source=32", "--stop-after", "2", "--quiet"]
-    assert main(["train", *words, "--output", "run"]) == 0
+    words = (tiny, "--data", root_url, "--set", "phases.*.source=32", "--stop-after", 2, "--quiet")
+    said("train", *words, "--output", "run")
     fault_proxy.faults.latency = 0.0
     (row,) = read_rows(Path("run/metrics.jsonl"))
     assert 0.2 <= row["stages"]["storage"] <= row["stages"]["load"]

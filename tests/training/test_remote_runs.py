@@ -95,62 +95,47 @@ def words(tiny: Path, photo_root: Path, s3: S3) -> list[object]:
     return ["train", tiny, "--data", photo_root, "--output", s3.url, *CHANGES]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_and_gone_on_with_on_an_empty_disk_it_is_the_same_run(
-    imagesprint: Run, command: list[str], words: list[object], s3: S3, whole: Path, tmp_path: Path, processes: int,
+def test_stopped_and_killed_and_gone_on_with_on_an_empty_disk_it_is_the_same_run(
+    imagesprint: Run, command: list[str], words: list[object], s3: S3, whole: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     store = open_store(s3.url)
-    struck = start(command, *words, "--processes", processes)
-    until(lambda: store.stat("checkpoints/step-0000012.pt"))
+    first = start(command, *words, "--json")
+    until(lambda: store.stat("checkpoints/step-0000006.pt"))
+    first.send_signal(signal.SIGTERM)  # it saves, and sends what it saves
+    out, _ = first.communicate(timeout=PATIENCE)
+    assert first.returncode == 143
+    reason = json.loads(out)["error"]
+    assert rows(store, "commands.jsonl")[-1]["reason"] == reason
+    assert store.stat(f"checkpoints/step-{int(reason.split()[5].rstrip(',')):07d}.pt") is not None
+    assert not list((tmp_path / "cache" / "runs").glob("*/*"))
+
+    struck = start(command, *words)
+    until(lambda: store.stat("checkpoints/step-0000018.pt"))
+    struck.send_signal(signal.SIGSTOP)  # or it may end too soon; what holds the run is a process of its own
+    second = imagesprint(*words)
+    assert second.code == 2
+    assert f"{s3.url} is in use by process {struck.pid}" in second.stderr
+    monkeypatch.setenv("IMAGESPRINT_CACHE", str(tmp_path / "another"))  # as on another machine, from here on
+    third = imagesprint(*words)
+    assert third.code == 1
+    assert f"another imagesprint is at work at {s3.url}: process" in third.stderr
     kill_all(struck)
-    assert store.stat("result.json") is None, "it was killed too late to test anything"
-    if processes == 1:  # without its host, the lease would be waited for
-        monkeypatch.setenv("IMAGESPRINT_CACHE", str(tmp_path / "another"))
-    again = imagesprint(*words, "--processes", processes, "--json")
+    assert store.stat("result.json") is None
+
+    again = imagesprint(*words, "--json")
     assert again.code == 0, again.stderr
     assert "resumed after step" in again.stderr
     assert again.json["checkpoint"] == f"{s3.url}/checkpoints/step-0000032.pt"
     assert str(tmp_path) not in again.stderr + again.stdout
-    if processes == 1:
-        check_is_whole(store, whole, tmp_path)
+    check_is_whole(store, whole, tmp_path)
     assert not list((tmp_path / "another" / "runs").glob("*/*"))
-    assert rows(store, "commands.jsonl")[0]["step"] == 0
     once_more = imagesprint(*words, "--json")
     assert (once_more.code, once_more.json) == (0, again.json)
     assert f"{s3.url} is finished: 32 steps, nothing to do" in once_more.stderr
 
 
-def test_a_signal_sends_what_it_saves(command: list[str], words: list[object], s3: S3) -> None:
-    store = open_store(s3.url)
-    process = start(command, *words, "--json")
-    until(lambda: store.stat("checkpoints/step-0000006.pt"))
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 143
-    reason = json.loads(out)["error"]
-    assert rows(store, "commands.jsonl")[-1]["reason"] == reason
-    step = int(reason.split()[5].rstrip(","))
-    assert store.stat(f"checkpoints/step-{step:07d}.pt") is not None
-
-
-def test_the_second_writer_is_refused_by_the_name_of_the_first(
-    imagesprint: Run, command: list[str], words: list[object], s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = open_store(s3.url)
-    process = start(command, *words)
-    until(lambda: store.stat("checkpoints/step-0000006.pt"))
-    process.send_signal(signal.SIGSTOP)  # or it may end too soon; what holds the run is a process of its own
-    second = imagesprint(*words)
-    assert second.code == 2
-    assert f"{s3.url} is in use by process {process.pid}" in second.stderr
-    monkeypatch.setenv("IMAGESPRINT_CACHE", str(tmp_path / "another"))
-    third = imagesprint(*words)
-    assert third.code == 1
-    assert f"another imagesprint is at work at {s3.url}: process" in third.stderr
-    kill_all(process)
-
-
+@pytest.mark.remote
 @pytest.mark.parametrize("how", ["killed", "paused"])
 def test_a_store_that_is_gone_for_a_while_stops_no_step(
     tiny: Path, photo_root: Path, command: list[str], own_s3: S3, whole: Path, tmp_path: Path, how: str

@@ -103,7 +103,7 @@ def run_copy(output: Place, console: Console) -> Iterator[RunCopy]:
         if rank >= on_each and local_rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
         return
-    with _folder_lock(folder, output), _Mirror(output, folder, console) as mirror, shown_as(folder, output):
+    with _folder_lock(folder, output), _MirroredCopy(output, folder, console) as mirror, shown_as(folder, output):
         yield mirror
 
 
@@ -138,7 +138,7 @@ class _FollowedCopy(RunCopy):
             _have_newest(self.path, sending.checkpoint_keys(store), sending.Sender(store, self.path).fetch)
 
 
-class _Mirror(RunCopy):
+class _MirroredCopy(RunCopy):
     """Of rank 0: the process that sends, and what it says."""
 
     def __init__(self, url: Url, folder: Path, console: Console) -> None:
@@ -153,7 +153,7 @@ class _Mirror(RunCopy):
         self._is_serving = self._is_ending = False
         self._done = threading.Event()
 
-    def __enter__(self) -> "_Mirror":
+    def __enter__(self) -> "_MirroredCopy":
         self._start("pull")
         threading.Thread(target=self._listen, name="mirror", daemon=True).start()
         try:

@@ -44,7 +44,7 @@ LISTED: Final = 5  # files named of those that are missing
 class _Told(io.StringIO):
     """What a Console writes to: each line is told to rank 0."""
 
-    def __init__(self, link: "_Link") -> None:
+    def __init__(self, link: "Link") -> None:
         super().__init__()
         self._link = link
 
@@ -54,7 +54,7 @@ class _Told(io.StringIO):
         return len(text)
 
 
-class _Link:
+class Link:
     """The pipes to and from rank 0."""
 
     def __init__(self) -> None:
@@ -93,10 +93,10 @@ def _nothing() -> None:
     pass
 
 
-class _Mirror:
+class Mirror:
     """Keeps the URL as the folder is."""
 
-    def __init__(self, url: Url, folder: Path, link: _Link) -> None:
+    def __init__(self, url: Url, folder: Path, link: Link) -> None:
         self._url, self._folder, self._link = url, folder, link
         self._store = open_store(url)
         self._sender = Sender(self._store, folder)
@@ -223,12 +223,12 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    link = _Link()
+    link = Link()
     threading.Thread(target=link.listen, daemon=True).start()
     url, folder = parse_place(sys.argv[1]), Path(sys.argv[2])
     assert isinstance(url, Url)
     try:
-        _Mirror(url, folder, link).serve(first=sys.argv[3] == "pull")
+        Mirror(url, folder, link).serve(first=sys.argv[3] == "pull")
     except ImagesprintError as error:
         link.fail(error)
     except Exception as error:  # a bug of ours: rank 0 says so, in its own way

@@ -30,7 +30,9 @@ from imagesprint.storage.store import Store
 RENEWED_EVERY: Final = 20.0  # seconds
 STALE_AFTER: Final = 120.0  # seconds: several renewals may fail, or be slow, before anybody takes it over
 _LOOK: Final = 2.0  # seconds between two looks at another's lease
-_END: Final = 10.0  # seconds that a release waits for a renewal under way
+_END: Final = 10.0  # seconds that a release takes at the most
+
+_held: Final[set[str]] = set()  # by this process
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,13 @@ class Standing:
             return Holder("a host that it does not name", 0, "", 0, self.modified)
 
     @property
+    def is_gone(self) -> bool:
+        """Whether its holder has ended, or is this process, which let go when the store did not answer."""
+        holder = self.holder
+        is_own = holder.is_here and holder.process == os.getpid() and self.owner not in _held
+        return is_own or holder.is_gone
+
+    @property
     def owner(self) -> str:
         """What tells this taking of the lease from any other."""
         try:
@@ -114,16 +123,16 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Let go. Where the store does not answer, the lease becomes stale by itself."""
+        """Let go, within _END seconds. Where the store does not answer in time, the lease becomes stale by itself."""
         self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join(_END)
-        with suppress(StorageError):
-            if not self._thread.is_alive() and self._taken_by is None and self._is_mine():
-                self._store.delete(self._key)
+        _held.discard(self._id)
+        letting_go = threading.Thread(target=self._let_go, name="lease", daemon=True)
+        letting_go.start()
+        letting_go.join(_END)
 
     def _begin(self) -> bool:
-        """Make the file; whether that went. Only once."""
+        """Make the file; whether that went."""
+        _held.add(self._id)
         content = self._content()
         if self._store.create(self._key, content):
             return True
@@ -142,6 +151,12 @@ class Lease:
     def _is_mine(self) -> bool:
         newest = _newest(self._store, self._folder)
         return newest is not None and newest.owner == self._id
+
+    def _let_go(self) -> None:
+        self._thread.join()  # a renewal that came later would bring it back
+        with suppress(StorageError):
+            if self._taken_by is None and self._is_mine():
+                self._store.delete(self._key)
 
     def _keep(self) -> None:
         while self._taken_by is None and not self._ended.wait(RENEWED_EVERY):
@@ -191,6 +206,7 @@ def take_lease(store: Store, key: str, console: Console, patient: bool = False) 
                 taken._start()
                 return taken
             store.delete(taken._key)
+        _held.discard(taken._id)
         time.sleep(random.uniform(0, _LOOK))
 
 
@@ -200,24 +216,24 @@ def await_free(store: Store, key: str, console: Console, patient: bool = False) 
     Raises what `take_lease` does.
     """
     seen = _newest(store, key)
-    if seen is None or seen.holder.is_gone:
+    if seen is None or seen.is_gone:
         return seen
     end = _now() + STALE_AFTER - _age(store, key, seen)
     is_said = False
     while _now() < end:
         if seen.holder.is_here and not patient:
-            raise _held(store, seen.holder)
+            raise _refusal(store, seen.holder)
         if not is_said:
             more = "" if seen.holder.is_here else f"; if it is gone, {max(1, end - _now()):.0f} s at most"
             console.line(f"waiting for {seen.holder}, which is at work at {store.url}{more}")
             is_said = True
         time.sleep(_LOOK)
         found = _newest(store, key)
-        if found is None or found.holder.is_gone:
+        if found is None or found.is_gone:
             return found
         if found.content != seen.content:
             if not patient:
-                raise _held(store, found.holder)
+                raise _refusal(store, found.holder)
             seen, end = found, _now() + STALE_AFTER
     return seen
 
@@ -227,12 +243,7 @@ def forget_lease(store: Store, key: str) -> None:
     _remove(store, key, None)
 
 
-def find_lease(store: Store, key: str) -> Standing | None:
-    """Return the lease that stands at the folder `key` of a store, stale or not; None for none."""
-    return _newest(store, key)
-
-
-def _held(store: Store, holder: Holder) -> HeldError:
+def _refusal(store: Store, holder: Holder) -> HeldError:
     return HeldError(
         f"another imagesprint is at work at {store.url}: {holder}",
         f"wait for it, or stop it; where it has been killed, give the same command again {STALE_AFTER:.0f} s later",
@@ -299,3 +310,8 @@ def _started(process: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] in "ZX" else int(fields[19])  # killed, and not yet waited for
+
+
+def find_lease(store: Store, key: str) -> Standing | None:
+    """Return the lease that stands at the folder `key` of a store, stale or not; None for none."""
+    return _newest(store, key)

@@ -168,6 +168,29 @@ def test_too_small_a_cache_keeps_some_shards_and_streams_the_rest(
         kill_fetcher()
 
 
+def test_a_full_disk_turns_the_rest_into_streaming(
+    root_url: Url, photo_root: Path, kill_fetcher: Callable[[], bool]
+) -> None:
+    open_dataset(root_url, "full", "train").read(0)  # which has its shards' room reserved
+    kill_fetcher()
+    program = f"""
+import resource
+from imagesprint.records.dataset import open_dataset
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # of the fetcher, too: as a disk without space
+dataset = open_dataset({str(root_url)!r}, "full", "train")
+theirs = open_dataset({str(photo_root)!r}, "full", "train")
+assert all(dataset.read(i) == theirs.read(i) for i in range(len(theirs)))
+print(dataset.remote.take_notices())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stdout
+        == f"['the disk of the cache {cache_folder()} is full: what it lacks is read from the store each time']\n"
+    )
+    assert cached("train-*.part")
+
+
 def test_the_dataset_that_was_used_longest_ago_makes_room(
     s3: S3,
     photo_root: Path,

@@ -358,9 +358,7 @@ class Downloads:
     def _stream_the_rest(self, full: CachedSplit) -> None:
         for split in {full, *(wants.split for wants in self._wants), *(filling.split for filling in self._fillings)}:
             split.stream_the_rest()
-        notice = (
-            f"the disk of the cache {cache_folder()} is full: what is not there yet is read from the store each time"
-        )
+        notice = f"the disk of the cache {cache_folder()} is full: what it lacks is read from the store each time"
         if notice not in self.notices:
             self.notices.append(notice)
 

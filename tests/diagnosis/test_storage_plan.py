@@ -44,6 +44,7 @@ def test_training_waits_for_its_first_records_and_hides_the_rest() -> None:
     assert data.first_step_seconds == pytest.approx(0.01 + 100 / 1000)
     assert data.waiting_seconds == 0
     assert data.hidden_seconds == pytest.approx(1.5 - 0.11)
+    assert data.requests.get == 2 * 3 + (12 + 24) + 11_000  # pieces of 4 MiB, and each record by itself at the most
 
 
 def test_a_phase_takes_as_long_as_what_it_reads_takes_to_come() -> None:

@@ -252,7 +252,7 @@ def test_bits_that_flip_on_the_way_are_noticed(
     class Corrupting(Console):
         def line(self, text: str = "") -> None:  # said before the first image is read
             if "(class-folders)" in text:
-                fault_proxy.faults.corrupt_share = 0.1
+                fault_proxy.faults.corrupt_share = 0.05
 
     make(source, tmp_path / "by-url", console=Corrupting(quiet=True))
     make(photos, tmp_path / "root")

@@ -28,6 +28,7 @@ _SMALL_AT_A_TIME: Final = 32  # files, to make up for the time that a store take
 _LARGE_AT_A_TIME: Final = 2  # a download has several pieces under way itself
 _RESERVE: Final = 256 << 20  # bytes of a disk that are left free
 _MD5: Final = re.compile(r'"?([0-9a-f]{32})"?')
+_FETCHES: Final = 4  # of a file whose bytes are not those that its etag says
 _without_md5: Final[set[str]] = set()  # buckets
 
 T = TypeVar("T")
@@ -177,7 +178,7 @@ def _md5_of_file(path: Path) -> str:
 
 
 def fetch_checked(store: Store, stored: Stored, fetch: Callable[[], T], md5: Callable[[T], str]) -> T:
-    """Return what `fetch` brings of a file; what it brings the second time unless its `md5` is what the etag says.
+    """Return what `fetch` brings of a file, which is asked again unless its `md5` is what the etag says.
 
     Not all etags of that form are MD5 sums: those of encrypted files are none. Where two fetches agree with each other
     and not with the etag, the bucket's are not looked at any more. Raises StorageError where nothing agrees.
@@ -185,19 +186,19 @@ def fetch_checked(store: Store, stored: Stored, fetch: Callable[[], T], md5: Cal
     said = _MD5.fullmatch(stored.etag)
     if said is None or store.url.host in _without_md5:
         return fetch()
-    content = fetch()
-    first = md5(content)
-    if first == said[1]:
-        return content
-    content = fetch()
-    second = md5(content)
-    if second == first:
-        _without_md5.add(store.url.host)
-    elif second != said[1]:
-        raise StorageError(
-            f"{store.url / stored.key} comes with other bytes each time it is read", "see to the network or the store"
-        )
-    return content
+    seen: set[str] = set()
+    while len(seen) < _FETCHES:
+        content = fetch()
+        found = md5(content)
+        if found == said[1]:
+            return content
+        if found in seen:
+            _without_md5.add(store.url.host)
+            return content
+        seen.add(found)
+    raise StorageError(
+        f"{store.url / stored.key} comes with other bytes each time it is read", "see to the network or the store"
+    )
 
 
 def check_listed(store: Store, stored: Stored) -> None:

@@ -65,8 +65,9 @@ def last_url(url: Url) -> Url:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """One process at a time fetches; the others then find it there."""
-    with naming("write", path), ExitStack() as stack:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        stack.callback(os.close, file)
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        with naming("lock", path):
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            stack.callback(os.close, file)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imagesprint.checkpoints.cached import cached
 from imagesprint.checkpoints.weights import load_model
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
@@ -155,7 +156,7 @@ class Evaluator:
     ) -> tuple[int, float, int] | None:
         """Judge this rank's share by the wanted views; the checkpoint's step, epoch and variant, None if it is gone."""
         try:
-            with self._places.file(place) as path:
+            with cached(place) as path:
                 model = load_model(path).to(self._ranks.device)
                 check_classes(self._root, model)
                 variant = self._root.nearest(model.recipe.eval_source)

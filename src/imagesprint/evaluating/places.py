@@ -1,13 +1,12 @@
 """Where the checkpoints lie that `evaluate` judges: in folders of this machine, or at URLs."""
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from imagesprint.checkpoints.cached import cached
 from imagesprint.checkpoints.naming import FOLDER, list_checkpoints
 from imagesprint.checkpoints.weight_files import checkpoint_hash
 from imagesprint.console import Console
@@ -55,7 +54,7 @@ def _at_url(url: Url) -> list[Url]:
 class CheckpointPlaces:
     """Checkpoints by their places; a context manager. For a run at a URL there is a copy of its small files here.
 
-    Rank 0 alone asks for more than `file`.
+    Rank 0 alone asks for more than whether one is there.
     """
 
     def __init__(self, console: Console) -> None:
@@ -106,12 +105,6 @@ class CheckpointPlaces:
             return place
         copy = self.copy(place.parent.parent) if place.parent.name == FOLDER else None
         return copy.path / FOLDER / place.name if copy is not None else Path(place.name)
-
-    @contextmanager
-    def file(self, place: Place) -> Iterator[Path]:
-        """The checkpoint as a file of this machine. Raises UsageError where it is not there."""
-        with cached(place) as file:
-            yield file
 
     def send(self, place: Place) -> None:
         """Send what was written into the copy of a checkpoint's run. Where that fails it is told, once, and tried again

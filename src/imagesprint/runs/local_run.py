@@ -17,7 +17,7 @@ from typing import Final
 from imagesprint.checkpoints.cached import cached_copy
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
-from imagesprint.files import append_lines, naming, remove, shown_as, whole_lines
+from imagesprint.files import append_lines, naming, shown_as, whole_lines
 from imagesprint.runs import sending
 from imagesprint.storage.cache import cache_folder
 from imagesprint.storage.lease import STALE_AFTER, find_lease
@@ -49,8 +49,18 @@ def local_run(place: Place, console: Console, newest: bool = False) -> Iterator[
 @contextmanager
 def remote_copy(url: Url, console: Console) -> Iterator["RemoteCopy"]:
     """A copy of the run at `url`, empty at first, for the time of the block; `console` speaks of it as of the URL."""
+    with ExitStack() as stack:
+        path = _new_folder(stack) / (url.name or url.host)  # a report is called by it
+        with naming("write", path):
+            path.mkdir()
+        console.show_as(path, url)
+        yield RemoteCopy(url, path)
+
+
+def _new_folder(stack: ExitStack) -> Path:
+    """A folder in the cache that goes when `stack` is closed, or with the next command where this one is killed."""
     runs = cache_folder() / "runs"
-    with naming("write", runs), ExitStack() as stack:
+    with naming("write", runs):
         runs.mkdir(parents=True, exist_ok=True)
         _sweep(runs)
         made = Path(tempfile.mkdtemp(prefix=_NEW, dir=runs))
@@ -58,14 +68,10 @@ def remote_copy(url: Url, console: Console) -> Iterator["RemoteCopy"]:
         stack.callback(os.close, held)
         with suppress(OSError):  # a disk without locks
             fcntl.flock(held, fcntl.LOCK_SH)
-        folder = made.rename(
-            runs / made.name.replace(_NEW, _PREFIX, 1)
-        )  # once it is locked: others take away what is not
+        # It gets its name once it is locked: others take away what is not.
+        folder = made.rename(runs / made.name.replace(_NEW, _PREFIX, 1))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        path = folder / (url.name or url.host)  # a report is called by it
-        path.mkdir()
-        console.show_as(path, url)
-        yield RemoteCopy(url, path)
+    return folder
 
 
 def _sweep(runs: Path) -> None:
@@ -125,10 +131,6 @@ class RemoteCopy:
             except OSError:  # a disk without hard links
                 shutil.copyfile(file, path)
         return path
-
-    def release(self, key: str) -> None:
-        """Give back the room of a checkpoint that was fetched."""
-        remove(self.path / key)
 
     def send(self) -> None:
         """Send what was written into the copy, but for checkpoints."""

@@ -150,8 +150,8 @@ class _MirroredCopy(RunCopy):
         self._moved = 0.0  # when a file arrived last, by time.monotonic
         self._failure = ""  # what the store says, while it fails
         self._lost: ImagesprintError | None = None
-        self._is_serving = self._is_ending = False
-        self._done = threading.Event()
+        self._is_serving = self._is_finishing = False
+        self._done, self._closing = threading.Event(), threading.Event()
 
     def __enter__(self) -> "_MirroredCopy":
         self._start("pull")
@@ -234,12 +234,15 @@ class _MirroredCopy(RunCopy):
             for line in self._process.stdout:
                 self._hear(json.loads(line))
             code = self._process.wait()
-            if self._is_ending or not self._is_serving or self._lost is not None:
+            if not self._is_serving or self._done.is_set() or self._lost is not None or self._closing.is_set():
                 self._answers.put({"kind": "ended", "code": code})
                 return
             self._console.warn(f"the process that sends to {self._url} has ended ({code}): another is started")
-            time.sleep(RESTART_SECONDS)
+            if self._closing.wait(RESTART_SECONDS):
+                return
             self._start("go-on")
+            if self._is_finishing:
+                self._say("finish")
 
     def _hear(self, message: dict[str, Any]) -> None:
         kind = message["kind"]
@@ -287,11 +290,11 @@ class _MirroredCopy(RunCopy):
 
     def _finish(self, limit: float, in_all: bool) -> StorageError | None:
         """Wait until all is at the URL; the error that names what is not, once the limit has passed."""
-        self._is_ending = True
+        self._is_finishing = True
         self._moved = began = time.monotonic()
         self._say("finish")
         with StopSignals() as signals:
-            while not self._done.wait(_POLL_SECONDS) and self._process.poll() is None and self._lost is None:
+            while not self._done.wait(_POLL_SECONDS) and self._lost is None:
                 if signals.number and not in_all:
                     limit, in_all, began = STOP_SECONDS, True, time.monotonic()
                 waited = time.monotonic() - (began if in_all else max(began, self._moved))
@@ -317,7 +320,7 @@ class _MirroredCopy(RunCopy):
         )
 
     def _close(self) -> None:
-        self._is_ending = True
+        self._closing.set()
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.close()

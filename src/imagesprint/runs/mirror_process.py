@@ -2,9 +2,10 @@
 
     python -m imagesprint.runs.mirror_process URL FOLDER pull|go-on
 
-It is one of its own, begun by exec, so that no answer of a store, and none that does not come, can stop a step: OpenDAL
-may hold Python's lock while it waits. Rank 0 gives it commands on standard input and hears from it on standard output,
-one JSON object a line (`mirror.py`). It ends with rank 0, however that ends.
+It is one of its own, begun by exec, so that nothing of it can stop a step: it shares no lock of Python's with training
+(some calls of OpenDAL hold that while they wait), no memory, and no fork of what a client of a store does not survive.
+Rank 0 gives it commands on standard input and hears from it on standard output, one JSON object a line (`mirror.py`).
+It ends with rank 0, however that ends.
 
 What is to be sent it sees by the folder itself: nothing is queued, nothing is lost with this process, and what a store
 that does not answer has missed is sent when it does.

@@ -104,7 +104,7 @@ class Downloads:
                 while len(missing := wants.missing(sample_ids)):
                     if wants.error is not None:
                         raise wants.error
-                    wants.needed = deque(missing.tolist())
+                    wants.needed, wants.awaited = deque(missing.tolist()), set(missing.tolist())
                     if (wants.split.state[missing] <= ABSENT).any():
                         self._work_came.notify()
                     self._came.wait(BEAT_SECONDS)
@@ -112,7 +112,7 @@ class Downloads:
                         beaten = time.monotonic()
                         beat()
             finally:
-                wants.needed = deque()
+                wants.needed, wants.awaited = deque(), set()
             taken = wants.take(sample_ids)
             if taken:
                 self._work_came.notify()  # there is room for more
@@ -319,7 +319,7 @@ class Downloads:
             self._fill_again(piece.split)
             if piece.wants is not None:
                 for wants in self._wants:
-                    if wants.split is piece.split and not set(wants.needed).isdisjoint(piece.sample_ids.tolist()):
+                    if wants.split is piece.split and not wants.awaited.isdisjoint(piece.sample_ids.tolist()):
                         wants.error = error
                         wants.needed = deque()  # or threads would try on until who waits gets the lock
 

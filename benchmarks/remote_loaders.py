@@ -159,14 +159,14 @@ def ours(place: str) -> Iterator[int]:
     from imagesprint.loading.loader import Loader
     from imagesprint.loading.sampling import BatchSpec
     from imagesprint.records.dataset import open_dataset
-    from imagesprint.records.tfrecord import FRAME_BYTES, check_record
+    from imagesprint.records.tfrecord import read_record
 
     dataset = open_dataset(place, "full", "train")
     for load in Loader(dataset, BatchSpec(128, BATCH, epochs=1)).loads():
         places = dataset.places(load.sample_ids)
         rows = zip(places.fds.tolist(), places.offsets.tolist(), places.lengths.tolist(), strict=True)
         for fd, offset, length in rows:
-            check_record(os.pread(fd, length + FRAME_BYTES, offset), offset, length, dataset.path)
+            read_record(fd, offset, length, dataset.path)
         yield len(load.sample_ids)
 
 

@@ -79,6 +79,7 @@ def _all(args: argparse.Namespace) -> list[dict[str, Any]]:
             done = subprocess.run(words, capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 rows.append(json.loads(done.stdout))
+                print(f"{client}, {threads} threads: {rows[-1]['ranges_per_second']:.0f} a second", file=sys.stderr)
             elif "ModuleNotFoundError" not in done.stderr:
                 raise SystemExit(done.stderr)
     return rows

@@ -65,7 +65,11 @@ def _take_from_pyspark(scratch: Path, folder: Path) -> None:
 
 
 def _take_from_debian(scratch: Path, folder: Path) -> None:
-    _run("apt-get", "download", *DEBIAN, folder=scratch)
+    try:
+        _run("apt-get", "download", *DEBIAN, folder=scratch)
+    except subprocess.CalledProcessError:  # a new machine does not know of its packages yet
+        _run("apt-get", "update", folder=scratch)
+        _run("apt-get", "download", *DEBIAN, folder=scratch)
     for package in scratch.glob("*.deb"):
         _run("dpkg", "-x", str(package), "unpacked", folder=scratch)
     for jar in (scratch / "unpacked/usr/share/java").glob("*.jar"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hdfs_server import Hdfs
 from imagesprint.errors import RecordError
 from imagesprint.images.decoding import READ
 from imagesprint.loading.loader import EvaluationLoader, Loader
@@ -85,3 +86,22 @@ def test_a_bad_record_in_the_store_is_treated_as_one_on_the_disk(
             pass
         assert loader.bad_records > 0
         assert f"{root_url}/{name}" in loader.first_bad_record
+
+
+@pytest.mark.hdfs
+def test_from_hdfs_it_is_the_stream_of_the_disk(
+    hdfs: Hdfs,
+    photo_root: Path,
+    recipe: Recipe,
+    upload: Callable[[Path, Url], Url],
+    kill_fetcher: Callable[[], bool],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    url, expected = upload(photo_root, hdfs.url), stream(photo_root, recipe, 2)
+    assert stream(url, recipe, 2) == expected
+    assert stream(url, recipe, 2) == expected
+    kill_fetcher()
+    monkeypatch.setenv("IMAGESPRINT_CACHE", str(tmp_path / "small"))
+    monkeypatch.setenv("IMAGESPRINT_CACHE_LIMIT", "100KB")
+    assert stream(url, recipe, 2) == expected

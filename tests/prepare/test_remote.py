@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from fault_proxy import FaultProxy, Faults
+from hdfs_server import Hdfs
 from imagesprint.console import Console
 from imagesprint.errors import DataError, StorageError, UsageError
 from imagesprint.prepare import SOURCES
@@ -90,6 +91,22 @@ def test_root_by_url_is_that_of_a_disk(large_photos: Path, large_root: dict[str,
     assert not list(Path(os.environ["IMAGESPRINT_CACHE"], "prepared").rglob("*-of-*"))  # nothing stays on the disk
     again = make(large_photos, s3.url / "root")
     assert (again.written, again.images, again.variants) == ((), done.images, done.variants)
+
+
+@pytest.mark.remote
+@pytest.mark.hdfs
+def test_from_s3_to_hdfs_killed_on_the_way(
+    command: list[str], large_photos: Path, large_root: dict[str, bytes], s3: S3, hdfs: Hdfs, tmp_path: Path
+) -> None:
+    source, root = put(large_photos, s3.url / "photos"), hdfs.url / "root"
+    process = start(command, source, root, tmp_path / "one", "--workers", "1")
+    wait_for_shards(open_store(root), 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    make(source, root)
+    assert get(root) == large_root
+    make(put(large_photos, hdfs.url / "photos"), s3.url / "root")
+    assert get(s3.url / "root") == large_root
 
 
 def test_variants_added_later(photos: Path, s3: S3, tmp_path: Path, read_tree: ReadTree) -> None:
@@ -235,7 +252,7 @@ def test_bits_that_flip_on_the_way_are_noticed(
     class Corrupting(Console):
         def line(self, text: str = "") -> None:  # said before the first image is read
             if "(class-folders)" in text:
-                fault_proxy.faults.corrupt_share = 0.1
+                fault_proxy.faults.corrupt_share = 0.05
 
     make(source, tmp_path / "by-url", console=Corrupting(quiet=True))
     make(photos, tmp_path / "root")

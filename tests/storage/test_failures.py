@@ -125,6 +125,14 @@ def test_secrets_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert why == "its client says: strange answer of https://x/y?… to …"
 
 
+def test_names_and_headers_do_not_decide(s3: S3) -> None:
+    assert "there is no such file" in _error(open_store(s3.url), "NoSuchBucket, SlowDown: connection refused").what
+    said = (
+        'NotFound (permanent) at read, context: { response: Parts { status: 404, headers: {"keep-alive": "timeout"} } }'
+    )
+    assert explain(Url("az://box/x"), "x", said).why == "there is no such file"
+
+
 def test_an_account_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ACCOUNT_NAME", "ACCOUNT", "CONNECTION_STRING"):
         monkeypatch.delenv(f"AZURE_STORAGE_{name}", raising=False)

@@ -50,8 +50,8 @@ def test_a_namenode_that_is_not_there(monkeypatch: pytest.MonkeyPatch, url: str,
 
 
 def test_a_namenode_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, silent: str) -> None:
-    monkeypatch.setattr(attempts, "PATIENCE", 1.0)
-    monkeypatch.setattr(opendal_store, "ATTEMPT", 0.5)
+    monkeypatch.setattr(attempts, "PATIENCE", 0.5)
+    monkeypatch.setattr(opendal_store, "ATTEMPT", 0.3)
     store = open_store(Url(f"hdfs://{silent}/x"))
     calls: tuple[Callable[[], object], ...] = (
         lambda: store.read("file"),

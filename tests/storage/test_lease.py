@@ -41,6 +41,9 @@ class _Listening(Console):
         self.lines.append(text)
 
 
+WRONG = json.dumps({"holder": {**asdict(ELSEWHERE), "since": "yesterday"}}).encode()
+
+
 def write(store: Store, holder: Holder, number: int = 1, renewals: int = 0) -> None:
     """Write a lease as another process would."""
     content = {"holder": asdict(holder), "id": "another", "renewals": renewals}
@@ -175,7 +178,7 @@ def test_lease_that_was_removed_by_hand_comes_back(store: Store) -> None:
         assert left(store) == ["00000001"]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"holder": {}}', b'{"holder": 3}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"holder": {}}', b'{"holder": 3}', WRONG])
 def test_content_that_nobody_wrote_is_of_somebody_unknown(content: bytes) -> None:
     standing = leases.Standing(1, content, 0.0)
     assert (standing.is_gone, standing.owner) == (False, "")

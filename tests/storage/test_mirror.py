@@ -86,6 +86,16 @@ def test_keys_that_no_file_can_have(key: str) -> None:
         check_names(Url("s3://b"), [Stored("fine", 1, 0, ""), Stored(key, 1, 0, "")])
 
 
+def test_limit_of_the_cache_holds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGESPRINT_CACHE_LIMIT", "4MB")
+    with (
+        pytest.raises(DataError, match=r"take 5,000,100 bytes, but 4,000,000 are free") as raised,
+        mirrored(store, list(store.list()), "photos", is_tar, QUIET),
+    ):
+        pass
+    assert raised.value.hint.endswith("a larger --cache-limit than 4,000,000 bytes")
+
+
 def test_file_that_is_a_folder_too() -> None:
     with pytest.raises(DataError, match="s3://b/a/b is a file, and a folder of others, too"):
         check_names(Url("s3://b"), [Stored(key, 1, 0, "") for key in ("a/b", "a/b/c", "a/c", "d")])
@@ -122,12 +132,12 @@ SUM = "0123456789abcdef" * 2
 def test_content_is_held_against_the_etag(etag: str, fetched: list[str], times: int) -> None:
     left = list(fetched)
     bucket = open_store(Url(f"s3://bucket-{secrets.token_hex(4)}"))
-    fetch_checked(bucket, Stored("a", 1, 0, etag), lambda: left.pop(0))
+    fetch_checked(bucket, Stored("a", 1, 0, etag), lambda: left.pop(0), str)
     assert len(fetched) - len(left) == times
     if fetched == ["another", "another"]:  # and is not looked at again
-        fetch_checked(bucket, Stored("b", 1, 0, SUM), iter(["another"]).__next__)
+        fetch_checked(bucket, Stored("b", 1, 0, SUM), iter(["another"]).__next__, str)
 
 
 def test_content_that_is_another_each_time(store: Store) -> None:
     with pytest.raises(StorageError, match=f"{store.url}/a comes with other bytes each time"):
-        fetch_checked(store, Stored("a", 1, 0, SUM), iter(["one", "another"]).__next__)
+        fetch_checked(store, Stored("a", 1, 0, SUM), iter("abcd").__next__, str)

@@ -1,6 +1,7 @@
 """What is of object stores alone: HTTP, which can only be read, and stores that do not do as they are told."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imagesprint.errors import StorageError
+from imagesprint.errors import MissingPackageError, StorageError
 from imagesprint.storage.store import PIECE, open_store
 from imagesprint.storage.url import Url, parse_place
 
@@ -104,3 +105,13 @@ def test_a_store_that_writes_over_what_is_there_is_found_out(web: str, monkeypat
         monkeypatch.setenv(f"AWS_{name}", value)
     with pytest.raises(StorageError, match="writes over a file that is there although it is told not to"):
         open_store(Url("s3://bucket/run")).create("lock", b"mine")
+
+
+@pytest.mark.parametrize(("url", "module"), [("s3://bucket/x", "opendal"), ("hdfs://host:1/x", "hdfs_native")])
+def test_without_the_extra_a_url_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, url: str, module: str) -> None:
+    for name in ("opendal_store", "object_store", "hdfs_store"):
+        monkeypatch.delitem(sys.modules, f"imagesprint.storage.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingPackageError) as caught:
+        open_store(Url(url))
+    assert caught.value.hint == "pip install 'imagesprint[remote]'"

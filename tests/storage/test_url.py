@@ -21,6 +21,7 @@ from imagesprint.storage.url import Url, parse_place
         ("s3://bucket/a b%20+#?é", Url("s3://bucket/a b%20+#?é")),
         ("hdfs://host:9000/x", Url("hdfs://host:9000/x")),
         ("hdfs:///x", Url("hdfs:///x")),
+        ("http://[::1]:80/x", Url("http://[::1]:80/x")),
         ("https://host/a%20b.tar", Url("https://host/a%20b.tar")),
     ],
 )
@@ -35,6 +36,7 @@ def test_what_a_text_names(text: str, place: Path | Url) -> None:
         ("s3://", "names no bucket or host"),
         ("s3:///x", "names no bucket or host"),
         ("file://host/x", "names no other host"),
+        ("hdfs://host:port/x", "the port is no number"),
         ("s3://bucket/../x", "no parts . or .."),
         ("s3://bucket/x\n", "no control characters"),
         ("https://name:geheim@host/x", "https://…@host: a URL with a user"),

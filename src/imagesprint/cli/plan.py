@@ -103,7 +103,7 @@ def _reached(plan: "Plan") -> list[str]:
 def _calibration(calibration: "CalibrationFile") -> list[str]:
     when = "just now" if calibration.is_new else f"on {calibration.made}"
     if calibration.disturbed:
-        return [f"speeds      measured {when}, {calibration.disturbed}"]
+        return [f"speeds      measured {when},", f"            {calibration.disturbed}"]
     rest = ", and kept in" if calibration.is_new else "; to measure again, delete"
     return [f"speeds      measured {when}{rest}", f"            {calibration.file}"]
 

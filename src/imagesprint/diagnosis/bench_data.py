@@ -27,7 +27,7 @@ from imagesprint.diagnosis.machine import processor, versions
 from imagesprint.diagnosis.stage_costs import thread_counts
 from imagesprint.images.decoders import decoder_name, use_native
 from imagesprint.records.dataset import Dataset, open_root
-from imagesprint.storage.url import Place
+from imagesprint.storage.url import Place, Url
 
 BATCH_SIZE: Final = 256
 ROUNDS: Final = 5  # beside others
@@ -73,8 +73,8 @@ class AtThreads:
 
 @dataclass(frozen=True)
 class Inside:
-    """Where one thread's time goes: microseconds an image of each of `stages`, and `entropy` decoding alone, None where
-    no image is a JPEG.
+    """Where one thread's time goes: microseconds an image of each of `stages` (of data in a store, `storage` is waiting
+    for it, which is nothing once the cache has all), and `entropy` decoding alone, None where no image is a JPEG.
     """
 
     stages: dict[str, float]
@@ -231,7 +231,8 @@ def _inside(work: LoadingWork, own: PassTimes) -> Inside:
     def microseconds(key: str) -> float:
         return 1e6 * float(statistics.median(one.extra[key] for one in own[TIMED]))
 
-    stages = {key: microseconds(key) for key in ("read", "crc")}
+    names = ("storage", "read", "crc") if isinstance(work.root, Url) else ("read", "crc")
+    stages = {key: microseconds(key) for key in names}
     decoding = microseconds("jpeg")
     entropy: dict[str, float] | None = None
     if ENTROPY in own:

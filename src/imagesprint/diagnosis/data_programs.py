@@ -222,7 +222,8 @@ def _decoders_entropy_seconds(data: Encoded, rows: int) -> float:
 
 def timed_loader(work: LoadingWork) -> Pass:
     """Return a pass of the native loader with one thread and a clock inside it: seconds an image of each of STAGES and
-    of "python", the CPU time of all that is not native code, over TIMED_BATCHES or more.
+    of "python", the CPU time of all that is not native code, and for how long a store was waited for ("storage"), over
+    TIMED_BATCHES or more.
     """
     work = replace(work, steps=max(work.steps, TIMED_BATCHES))
     loader = work.loader()
@@ -232,12 +233,12 @@ def timed_loader(work: LoadingWork) -> Pass:
         buffers = [
             Buffer(work.batch_size, work.batch_size * work.image_size**2 * 3, 0, False) for _ in range(AHEAD + 1)
         ]
-        start = time.process_time()
-        for _ in Ring(loader.loads(), buffers, lambda load, buffer: buffer.fill(load, decoder), decoder.close):
-            pass
+        start, storage = time.process_time(), 0.0
+        for filled in Ring(loader.loads(), buffers, lambda load, buffer: buffer.fill(load, decoder), decoder.close):
+            storage += filled.storage
         python = time.process_time() - start - decoder.seconds
         stages = dict(zip(STAGES, (decoder.stages * 1e-9 / work.images).tolist(), strict=True))
-        return {**stages, "python": python / work.images}
+        return {**stages, "python": python / work.images, "storage": storage / work.images}
 
     return run
 

@@ -319,12 +319,17 @@ def _forecast(
         phases=phases,
         evaluations=PlannedEvaluations(work.evaluations, work.evaluations * plan.evaluation),
         checkpoints=PlannedCheckpoints(count, count * plan.checkpoint, checkpoint_bytes, count * checkpoint_bytes),
-        total_seconds=plan.start_up + plan.seconds(work),
+        total_seconds=plan.start_up + plan.seconds(work) + _sending(storage),
         reference=None if reference is None else reference.name,
         accuracies=[] if reference is None else _accuracies(schedule, plan, timetable, reference),
         not_included=() if calibration is not None else ("start-up", "evaluations", "checkpoints"),
         storage=storage,
     )
+
+
+def _sending(storage: Storage | None) -> float:
+    """Seconds for which a run in a store is still being sent when all else is done."""
+    return 0.0 if storage is None or storage.run is None else storage.run.seconds_at_the_end or 0.0
 
 
 def _accuracies(

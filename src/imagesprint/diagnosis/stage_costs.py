@@ -37,6 +37,7 @@ from imagesprint.recipes.recipe import Phase
 from imagesprint.records.dataset import Root
 from imagesprint.runs.environment import command_age
 from imagesprint.runs.ranks import Ranks
+from imagesprint.storage.url import Url
 from imagesprint.training.metering import StageTimes
 from imagesprint.training.prefetch import Stopwatch, on_device
 
@@ -45,6 +46,8 @@ STEP_SECONDS: Final = 4.0  # of steps of each kind that are measured, over all r
 LOADING_SECONDS: Final = 1.0  # with each number of threads, over all rounds
 EVALUATION_SECONDS: Final = 3.0
 _MOST: Final = 100  # steps at a time
+_FEW: Final = 3  # steps from which it follows how many there is time for
+_FEW_FROM_STORE: Final = _FEW + 2 * AHEAD + 2  # what the loader had ready in time says nothing of a slow store
 _ENDLESS: Final = 1_000_000  # steps that a loader is ready to go on for
 _REDUCTIONS: Final = 5
 
@@ -206,7 +209,9 @@ class _StepTimer:
         start_peak(device)
         few = replace(phase, batch_size=phase.micro_batch * ranks.world_size)
         with training_loader(training, few, root, _ENDLESS) as loader:
-            first, *_, following = training.seconds(on_device(iter(loader), device), few, 3, 0)
+            few_steps = _FEW_FROM_STORE if isinstance(root.path, Url) else _FEW
+            first, *others = training.seconds(on_device(iter(loader), device), few, few_steps, 0)
+        following = max(others[_FEW - 2 :])
         self._first, self._peak_memory = max(0.0, first - following), peak_memory(device)
         following = _agreed(ranks, following)
         passes = phase.micro_batches // ranks.world_size

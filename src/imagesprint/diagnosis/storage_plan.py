@@ -145,9 +145,7 @@ def find_splits(root: Root, recipe: Recipe, is_here: bool = True) -> tuple[list[
     wanted = [(root.nearest(recipe.eval_source), "validation")]
     wanted += [(root.nearest(phase.source), "train") for phase in recipe.phases]
     found, own = [], 0
-    shards: list[
-        tuple[list[int], list[int]]
-    ] = []  # of each split the sizes, and the bytes in the cache: −1 without a file
+    shards: list[tuple[list[int], list[int]]] = []  # of each split: sizes, and bytes in the cache (−1 without a file)
     for variant, split in dict.fromkeys(wanted):
         info = root.manifest(variant).splits[split]
         sizes = [shard.bytes for shard in info.shards]
@@ -191,10 +189,9 @@ def plan_data(
     egress = download + sum(round(num_bytes * phase.epochs) for num_bytes, phase in zip(streamed, phases, strict=True))
     timeline = None if speed is None else _timeline(splits, speed, phases)
     seconds = [phase.seconds for phase in phases] if timeline is None else timeline.seconds
-    requests = _requests(splits, phases, None if timeline is None else timeline.arrivals)
-    found = DataStorage(
-        url, speed, splits, cache, download, streamed, egress, requests, _price(url, requests, egress)
-    )  # fmt: skip
+    requests = _requests(splits, phases)
+    price = _price(url, requests, egress)
+    found = DataStorage(url, speed, splits, cache, download, streamed, egress, requests, price)
     if timeline is None:
         return found, seconds
     waiting = sum(seconds) - sum(phase.seconds for phase in phases)
@@ -210,14 +207,13 @@ def plan_data(
 @dataclass(frozen=True)
 class _Timeline:
     """`seconds` of each phase with its waiting; those until the `first` step's records are here; those of all downloads
-    and of all streaming; `arrivals`: for how long after its first phase has begun each variant is still coming.
+    and of all streaming.
     """
 
     seconds: list[float]
     first: float
     download: float
     streaming: float
-    arrivals: dict[str, float]
 
 
 def _timeline(splits: Sequence[SplitBytes], speed: ReadSpeed, phases: Sequence[Steps]) -> _Timeline:
@@ -226,14 +222,13 @@ def _timeline(splits: Sequence[SplitBytes], speed: ReadSpeed, phases: Sequence[S
     # Seconds after the first step could begin: until all that was asked for so far is here, and what is now.
     link = sum(split.missing_bytes for split in splits if split.split == "validation") / rate
     first = now = _first_step(of_variant[phases[0].variant], speed, phases[0])
-    seconds, streaming, arrived, arrivals = list[float](), 0.0, dict[str, float](), dict[str, float]()
+    seconds, streaming, arrived = list[float](), 0.0, dict[str, float]()
     for phase in phases:
         split = of_variant[phase.variant]
         if phase.variant not in arrived:
             ready = link + split.missing_bytes * min(1.0, phase.epochs) / rate if split.missing_bytes else 0.0
             link += split.missing_bytes / rate
             arrived[phase.variant] = link if split.missing_bytes else 0.0
-            arrivals[phase.variant] = max(0.0, arrived[phase.variant] - now)
         else:
             ready = arrived[phase.variant]
         stream = phase.epochs * split.streamed_bytes / split.mean_bytes / speed.records_per_second(split.mean_bytes)
@@ -241,26 +236,24 @@ def _timeline(splits: Sequence[SplitBytes], speed: ReadSpeed, phases: Sequence[S
         seconds.append(max(phase.seconds, max(0.0, ready - now) + stream))
         now += seconds[-1]
     download = sum(split.missing_bytes for split in splits) / rate
-    return _Timeline(seconds, first, download, streaming, arrivals)
+    return _Timeline(seconds, first, download, streaming)
 
 
 def _first_step(split: SplitBytes, speed: ReadSpeed, phase: Steps) -> float:
     """Seconds until the records of the first step are here."""
-    missing = phase.images / phase.steps * (1 - split.cached_bytes / split.num_bytes)
+    missing = phase.images / max(1, phase.steps) * (1 - split.cached_bytes / split.num_bytes)
     return speed.latency + missing / speed.records_per_second(split.mean_bytes) if missing else 0.0
 
 
-def _requests(splits: Sequence[SplitBytes], phases: Sequence[Steps], arrivals: dict[str, float] | None) -> Requests:
-    """At the most: a record by a request where it is streamed, or needed before its shard is here."""
+def _requests(splits: Sequence[SplitBytes], phases: Sequence[Steps]) -> Requests:
+    """At the most: the pieces of all that is missing, each record of it once more by itself, where it is needed before
+    its piece is here, and each that is streamed once an epoch.
+    """
     pieces = sum(-(-split.missing_bytes // PIECE_BYTES) for split in splits)
-    single = 0.0
-    for number, phase in enumerate(phases):
-        split = next(each for each in splits if (each.variant, each.split) == (phase.variant, "train"))
-        single += phase.epochs * split.records * split.streamed_bytes / split.num_bytes
-        if all(before.variant != phase.variant for before in phases[:number]):
-            missing = split.records * split.missing_bytes / split.num_bytes
-            share = 1.0 if arrivals is None else min(1.0, arrivals[phase.variant] / max(phase.seconds, 1e-9))
-            single += min(missing, phase.images * share)
+    single = sum(split.missing_bytes / split.mean_bytes for split in splits)
+    of_variant = {split.variant: split for split in splits if split.split == "train"}
+    for phase in phases:
+        single += phase.epochs * of_variant[phase.variant].streamed_bytes / of_variant[phase.variant].mean_bytes
     return Requests(get=_METADATA * len(splits) + pieces + round(single), list=1)
 
 

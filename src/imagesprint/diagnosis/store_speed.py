@@ -20,7 +20,7 @@ from imagesprint.files import write_text
 from imagesprint.records.dataset import Root
 from imagesprint.records.manifest import SPLITS
 from imagesprint.records.remote.downloads import FILLING, MOST_FILLING, PIECE_BYTES, THREADS
-from imagesprint.storage.store import PIECE, Store
+from imagesprint.storage.store import PIECE, PIECES_AT_ONCE, Store
 from imagesprint.storage.url import Url
 
 SMALL_BYTES: Final = 16 << 10  # of a request that takes as long as one for a byte would
@@ -54,7 +54,7 @@ class ReadSpeed:
 
 @dataclass(frozen=True)
 class WriteSpeed:
-    """What writing to a store came to on the day `made`: bytes a second of one file of PIECE bytes."""
+    """What writing to a store came to on the day `made`: bytes a second of one file, in pieces as checkpoints are."""
 
     made: str
     bytes_per_second: float
@@ -124,8 +124,8 @@ def _rate(threads: int, read: Callable[[], int]) -> tuple[float, float]:
 
 
 def measure_writing(store: Store) -> WriteSpeed:
-    """Measure `store` by a file of PIECE bytes, which is deleted again. Raises StorageError."""
-    key, data = f"{PROBE}{secrets.token_hex(8)}", os.urandom(PIECE)
+    """Measure `store` by a file of PIECES_AT_ONCE pieces, which is deleted again. Raises StorageError."""
+    key, data = f"{PROBE}{secrets.token_hex(8)}", os.urandom(PIECES_AT_ONCE * PIECE)
     try:
         start = time.perf_counter()
         store.write(key, data)

@@ -145,4 +145,5 @@ def _plan_run(store: RunStore | None, plan: TimePlan | None, work: Portion, chec
         return None
     seconds = 0.0 if plan is None else plan.seconds(work)
     step = seconds / max(1, sum(work.steps))
-    return plan_run(store.url, store.speed, work.checkpoints, checkpoint_bytes, seconds, step)
+    speed = None if plan is None else store.speed
+    return plan_run(store.url, speed, work.checkpoints, checkpoint_bytes, seconds, step)

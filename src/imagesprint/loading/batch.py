@@ -204,14 +204,17 @@ def _records(dataset: Dataset, sample_ids: NDArray[np.int64]) -> Records:
         places.encoded_offsets,
         places.encoded_lengths,
         raw_sizes=np.ascontiguousarray(dataset.sizes[sample_ids]) if dataset.image_format == "raw" else None,
-        read=lambda row: read_encoded(dataset, int(sample_ids[row])),
+        read=lambda row: _shaped(dataset, int(sample_ids[row]), places.read(row)),
         damaged=places.damaged,
     )
 
 
 def read_encoded(dataset: Dataset, sample_id: int) -> Encoded:
     """Return the encoded image of a sample, or its raw pixels, uint8[H, W, 3]. Raises RecordError if it is damaged."""
-    data = dataset.read(sample_id)
+    return _shaped(dataset, sample_id, dataset.read(sample_id))
+
+
+def _shaped(dataset: Dataset, sample_id: int, data: memoryview) -> Encoded:
     if dataset.image_format != "raw":
         return data
     height, width = dataset.sizes[sample_id].tolist()

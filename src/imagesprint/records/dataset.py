@@ -18,7 +18,7 @@ from imagesprint.records.image_record import ImageRecord
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import FILE_NAME, Manifest, split_name
 from imagesprint.records.remote import client
-from imagesprint.records.tfrecord import FRAME_BYTES, check_record, damaged, file_crc, read_record
+from imagesprint.records.tfrecord import damaged, file_crc, read_record
 from imagesprint.storage.cache import Lease
 from imagesprint.storage.url import Place, Url, parse_place
 
@@ -289,12 +289,11 @@ class Dataset:
             return self._read_once(sample_id)
 
     def _read_once(self, sample_id: int) -> bytes:
+        if self.remote is not None:
+            return self.places(np.array([sample_id])).payload(0)
         number, offset = int(self._index.shard[sample_id]), int(self._index.offset[sample_id])
-        length, path = int(self._index.length[sample_id]), self._shards.paths[number]
-        streamed = self.remote.need(np.array([sample_id])) if self.remote is not None else None
-        if streamed is not None:
-            return check_record(os.pread(streamed.fd, length + FRAME_BYTES, 0), offset, length, path)
-        return read_record(self._shards.open(number).fd, offset, length, path)
+        fd, path = self._shards.open(number).fd, self._shards.paths[number]
+        return read_record(fd, offset, int(self._index.length[sample_id]), path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,6 +317,16 @@ class Places:
     def path(self, row: int) -> Place:
         """Return the shard of a record."""
         return self.shards[int(self.numbers[row])]
+
+    def read(self, row: int) -> memoryview:
+        """Return the encoded image of a record. Raises as `payload` does."""
+        start = int(self.encoded_offsets[row])
+        return memoryview(self.payload(row))[start : start + int(self.encoded_lengths[row])]
+
+    def payload(self, row: int) -> bytes:
+        """Return the payload of a record. Raises RecordError, naming shard and record, if it is damaged."""
+        fd, offset, length = int(self.fds[row]), int(self.offsets[row]), int(self.lengths[row])
+        return read_record(fd, offset, length, self.path(row), int(self.in_shards[row]))
 
     def damaged(self, row: int, what: str) -> RecordError:
         """Return the error that says what is wrong with a record."""

@@ -68,20 +68,14 @@ def iter_records(path: Path, shown: Place | None = None) -> Iterator[tuple[int, 
         os.close(fd)
 
 
-def read_record(fd: int, offset: int, length: int, path: Place) -> bytes:
+def read_record(fd: int, offset: int, length: int, path: Place, in_shard: int | None = None) -> bytes:
     """Return the payload of the record at byte `offset` of the open shard, known to be `length` bytes long.
 
-    One pread, whatever other threads read from `fd` meanwhile. Both CRCs are checked. `path` is for messages.
-    Raises RecordError naming shard and byte offset.
+    One pread, whatever other threads read from `fd` meanwhile. Both CRCs are checked. `path` is for messages, and
+    `in_shard` where the record lies in it, if `fd` is another file. Raises RecordError naming shard and byte offset.
     """
-    return check_record(_bytes_of(fd, offset, length + FRAME_BYTES, path), offset, length, path)
-
-
-def check_record(data: bytes, offset: int, length: int, path: Place) -> bytes:
-    """Return the payload, `length` bytes long, of the record at byte `offset` of a shard, of which `data` was read.
-
-    Raises RecordError as `read_record` does.
-    """
+    data = _bytes_of(fd, offset, length + FRAME_BYTES, path)
+    offset = offset if in_shard is None else in_shard
     if len(data) < length + FRAME_BYTES:
         raise damaged(path, offset, f"is cut short: {len(data)} of {length + FRAME_BYTES} bytes are there")
     _check_header(data, offset, path)

@@ -42,6 +42,12 @@ _MEANINGS: Final = tuple(
             False,
         ),
         (
+            r"^NotFound\b|NoSuchKey|BlobNotFound|status: 404\b",
+            "there is no such file",
+            "look at its name with your store's tool",
+            False,
+        ),
+        (
             r"RequestTimeTooSkewed|RequestExpired|date header .{0,40}(old|expired)",
             "this machine's clock is too far from the store's",
             "set the clock, as `timedatectl set-ntp true` does",
@@ -133,7 +139,7 @@ _MEANINGS: Final = tuple(
             False,
         ),
         (
-            r"timeout reached|timed out|no route to host|network is unreachable",
+            r"timeout reached|part timeout|timed out|no route to host|network is unreachable",
             "{address} does not answer",
             "see that the store runs, and to this machine's network; give the same command again",
             True,
@@ -150,19 +156,14 @@ _MEANINGS: Final = tuple(
             "give the same command again; see to the store if that does not help",
             True,
         ),
-        (
-            r"\bNotFound\b|NoSuchKey|BlobNotFound|FileNotFound|status: 404\b",
-            "there is no such file",
-            "look at its name with your store's tool",
-            False,
-        ),
     )
 )
 _PASSES: Final = re.compile(
     r"\(temporary\)|connection (reset|closed|aborted)|incomplete|unexpected eof|broken pipe", re.I
 )
 _BROKEN: Final = "the connection to {address} broke"
-_STACK: Final = re.compile(r"\n\tat [^\n]*")  # Java's
+# What is left out before one looks: Java's stack, and what has names and headers in it, which may read like anything.
+_ASIDE: Final = re.compile(r"\n\tat [^\n]*|headers: \{[^}]*\}|resource: \"[^\"]*\"|\b(uri|path): [^\n,}]*")
 _SECRET_NAMES: Final = re.compile(r"KEY|SECRET|TOKEN|SAS|PASSWORD|CREDENTIAL|CONNECTION_STRING")
 _SHOWN = 160  # characters of what is not in the table
 
@@ -175,7 +176,7 @@ def explain(url: Url, address: str, said: str) -> Failure:
         "address": address,
         "credentials": _CREDENTIALS.get(url.scheme, "none, this one takes none"),
     }
-    said = _STACK.sub("", said)
+    said = _ASIDE.sub("", said)
     for pattern, why, hint, may_pass in _MEANINGS:
         if pattern.search(said):
             return Failure(why.format(**words), hint.format(**words), may_pass)

@@ -1,6 +1,7 @@
 """HDFS, a file system: files that are being written can be seen, and so they have another name until they are whole."""
 
 import os
+import re
 import secrets
 import socket
 import threading
@@ -25,6 +26,7 @@ with needing("remote"):
 
 _UNFINISHED: Final = ".imagesprint-tmp"  # how the name of a file ends that is being written
 _PORT: Final = 8020  # of a NameNode, where neither URL nor configuration has one
+_HAS_PORT: Final = re.compile(r":\d+$")
 _CONNECT: Final = 5.0  # seconds
 
 
@@ -43,7 +45,7 @@ class HdfsStore(OpenDalStore):
         for address in list(addresses):
             try:
                 host, _, port = address.rpartition(":")
-                socket.create_connection((host, int(port)), timeout=_CONNECT).close()
+                socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT).close()
                 break
             except OSError as error:
                 failures.append(error)
@@ -136,7 +138,7 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
 
 def _namenodes(url: Url) -> list[str]:
     """Host and port of each NameNode of `url`, as Hadoop's configuration has them. Raises UsageError."""
-    if ":" in url.host:
+    if _HAS_PORT.search(url.host):
         return [url.host]
     settings = _settings()
     name = url.host or settings.get("fs.defaultFS", "").partition("://")[2].strip("/")
@@ -145,7 +147,8 @@ def _namenodes(url: Url) -> list[str]:
         raise UsageError(f"{url} names no NameNode, and Hadoop's configuration names none", hint)
     several = [each.strip() for each in settings.get(f"dfs.ha.namenodes.{name}", "").split(",") if each.strip()]
     found = [settings.get(f"dfs.namenode.rpc-address.{name}.{each}", "") for each in several]
-    return [each for each in found if each] or [name if ":" in name else f"{name}:{_PORT}"]
+    addresses = [each for each in found if each] or [name]
+    return [each if _HAS_PORT.search(each) else f"{each}:{_PORT}" for each in addresses]
 
 
 def _settings() -> dict[str, str]:

@@ -61,7 +61,7 @@ class Holder:
     @property
     def is_gone(self) -> bool:
         """Whether it was such a process, and has ended; of others that cannot be known."""
-        return self.is_here and _started(self.process) != self.started
+        return self.is_here and _started(self.process) != self.started and not _is_hidden(self.process)
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
@@ -80,8 +80,10 @@ class Standing:
     def holder(self) -> Holder:
         """Whose it is; somebody unknown where it cannot be read."""
         try:
-            return Holder(**json.loads(self.content)["holder"])
-        except (ValueError, KeyError, TypeError):
+            said = json.loads(self.content)["holder"]
+            host, machine = str(said["host"]), str(said["machine"])
+            return Holder(host, int(said["process"]), machine, int(said["started"]), float(said["since"]))
+        except (ValueError, KeyError, TypeError, OverflowError):
             return Holder("a host that it does not name", 0, "", 0, self.modified)
 
     @property
@@ -315,3 +317,14 @@ def _started(process: int) -> int | None:
 def find_lease(store: Store, key: str) -> Standing | None:
     """Return the lease that stands at the folder `key` of a store, stale or not; None for none."""
     return _newest(store, key)
+
+
+def _is_hidden(process: int) -> bool:
+    """Whether a process is another user's, of whom /proc may tell nothing."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return False

@@ -13,21 +13,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from imagesprint.console import Console
 from imagesprint.errors import DataError, StorageError
 from imagesprint.files import TEMPORARY_PATTERN, naming, no_lock, remove
-from imagesprint.storage.cache import cache_folder
+from imagesprint.storage.cache import cache_folder, cache_limit, size_on_disk
 from imagesprint.storage.store import Store, Stored
 from imagesprint.storage.url import Url
 
+MIRRORS: Final = "sources"  # in the cache
 _SMALL: Final = 4 << 20  # bytes: what is no larger is read at once
 _SMALL_AT_A_TIME: Final = 32  # files, to make up for the time that a store takes to answer
 _LARGE_AT_A_TIME: Final = 2  # a download has several pieces under way itself
 _RESERVE: Final = 256 << 20  # bytes of a disk that are left free
 _MD5: Final = re.compile(r'"?([0-9a-f]{32})"?')
+_FETCHES: Final = 4  # of a file whose bytes are not those that its etag says
 _without_md5: Final[set[str]] = set()  # buckets
+
+T = TypeVar("T")
 
 
 def check_names(url: Url, entries: Iterable[Stored]) -> None:
@@ -97,12 +101,17 @@ def place_holes(path: Path, stored: Stored) -> None:
 
 
 def check_space(folder: Path, num_bytes: int, what: str) -> None:
-    """Raise DataError where the disk of `folder` has no room for `num_bytes`."""
+    """Raise DataError where the disk of `folder`, or --cache-limit, has no room for `num_bytes`."""
     free = shutil.disk_usage(folder).free - _RESERVE
+    limit = cache_limit()
+    if limit is not None:
+        home = cache_folder() / MIRRORS
+        free = min(free, limit - sum(size_on_disk(path) for path in home.rglob("*") if path.is_file()))
     if num_bytes > free:
         raise DataError(
             f"{what} take {num_bytes:,} bytes, but {max(0, free):,} are free for them in {folder}",
-            "make room there, or give --cache DIR on a larger disk",
+            "make room there, or give --cache DIR on a larger disk"
+            + (f", or a larger --cache-limit than {limit:,} bytes" if limit is not None else ""),
         )
 
 
@@ -135,14 +144,13 @@ def _fetch(store: Store, stored: Stored, path: Path) -> None:
             temporary.replace(path)
     else:
 
-        def download() -> str:
+        def download() -> Path:
             store.download(stored.key, path)
             check_listed(store, stored)
-            with naming("read", path), path.open("rb") as file:
-                return hashlib.file_digest(file, "md5").hexdigest()
+            return path
 
         try:
-            fetch_checked(store, stored, download)
+            fetch_checked(store, stored, download, _md5_of_file)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -152,14 +160,7 @@ def _fetch(store: Store, stored: Stored, path: Path) -> None:
 
 def read_listed(store: Store, stored: Stored) -> bytes:
     """The bytes of a file of a listing. Raises DataError or StorageError if it is not that file any more."""
-    data = b""
-
-    def read() -> str:
-        nonlocal data
-        data = store.read(stored.key, etag=stored.etag)
-        return hashlib.md5(data).hexdigest()
-
-    fetch_checked(store, stored, read)
+    data = fetch_checked(store, stored, lambda: store.read(stored.key, etag=stored.etag), _md5_of_bytes)
     if len(data) != stored.num_bytes:
         raise changed(store, stored)
     if not stored.etag:
@@ -167,26 +168,37 @@ def read_listed(store: Store, stored: Stored) -> bytes:
     return data
 
 
-def fetch_checked(store: Store, stored: Stored, fetch: Callable[[], str]) -> None:
-    """Have `fetch` bring a file, whose MD5 it returns, and bring it again unless that is what the etag says.
+def _md5_of_bytes(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _md5_of_file(path: Path) -> str:
+    with naming("read", path), path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def fetch_checked(store: Store, stored: Stored, fetch: Callable[[], T], md5: Callable[[T], str]) -> T:
+    """Return what `fetch` brings of a file, which is asked again unless its `md5` is what the etag says.
 
     Not all etags of that form are MD5 sums: those of encrypted files are none. Where two fetches agree with each other
     and not with the etag, the bucket's are not looked at any more. Raises StorageError where nothing agrees.
     """
     said = _MD5.fullmatch(stored.etag)
     if said is None or store.url.host in _without_md5:
-        fetch()
-        return
-    found = [fetch()]
-    if said[1] not in found:
-        found.append(fetch())
-    if said[1] in found:
-        return
-    if found[0] != found[1]:
-        raise StorageError(
-            f"{store.url / stored.key} comes with other bytes each time it is read", "see to the network or the store"
-        )
-    _without_md5.add(store.url.host)
+        return fetch()
+    seen: set[str] = set()
+    while len(seen) < _FETCHES:
+        content = fetch()
+        found = md5(content)
+        if found == said[1]:
+            return content
+        if found in seen:
+            _without_md5.add(store.url.host)
+            return content
+        seen.add(found)
+    raise StorageError(
+        f"{store.url / stored.key} comes with other bytes each time it is read", "see to the network or the store"
+    )
 
 
 def check_listed(store: Store, stored: Stored) -> None:
@@ -211,7 +223,7 @@ def mirrored(
 
     They are used again by whoever has the same listing; those of an older one are removed. Raises what `mirror` does.
     """
-    home = cache_folder().resolve() / "sources" / hashlib.sha256(str(store.url).encode()).hexdigest()[:16]
+    home = cache_folder().resolve() / MIRRORS / hashlib.sha256(str(store.url).encode()).hexdigest()[:16]
     digest = hashlib.sha256()
     for stored in sorted(entries, key=lambda stored: stored.key):
         digest.update(repr((stored, wanted(stored.key))).encode("utf-8", "surrogateescape"))

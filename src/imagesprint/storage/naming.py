@@ -1,6 +1,7 @@
 """What messages call the copies, on this disk, of what the user named by a URL."""
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,10 +37,16 @@ class Naming:
         try:
             yield
         except ImagesprintError as error:
-            cause = system_error(error)
-            if cause is None or cause.errno not in _OF_THE_DISK:
+            if not _is_of_the_disk(error):
                 error.what, error.hint = self.said(error.what), self.said(error.hint)
                 error.args = (error.what,)
-            elif self._urls:
+            elif any(folder in error.what for folder in self._urls):
                 error.hint += "; --cache DIR keeps the copies elsewhere"
             raise
+
+
+def _is_of_the_disk(error: ImagesprintError) -> bool:
+    cause = system_error(error)
+    if cause is not None:
+        return cause.errno in _OF_THE_DISK
+    return any(error.what.endswith(os.strerror(number)) for number in _OF_THE_DISK)  # from a worker, without its cause

@@ -133,10 +133,10 @@ class OpenDalStore(Store):
 
         return self.call("read", key, get)
 
-    def changed(self, key: str) -> StorageError:
-        """The error that a file is no longer what it was."""
-        hint = "let nothing write it meanwhile, and give the same command again"
-        return StorageError(f"cannot read {self.where(key)}: it changed while it was read", hint)
+    def changed(self, key: str, operation: str = "read") -> StorageError:
+        """The error that a file or folder is no longer what it was."""
+        hint = "let nothing write there meanwhile, and give the same command again"
+        return StorageError(f"cannot {operation} {self.where(key)}: it changed while it was read", hint)
 
     def folders(self, folder: str = "") -> Sequence[str]:
         base = self._base(folder)
@@ -162,14 +162,16 @@ class OpenDalStore(Store):
         async def those_after(opened: Opened, done: int, last: str) -> AsyncIterator[Any]:
             """The entries after the first `done`. OpenDAL's own retries may leave some out once time was up for one."""
             can_begin_after = opened.capability.list_with_start_after and done > 0
-            begin = {"start_after": last} if can_begin_after else {}
+            begin = last if can_begin_after else None
             number = done if can_begin_after else 0
-            async for entry in await opened.lister.list(base, recursive=recursive, **begin):
+            async for entry in await opened.lister.list(base, recursive=recursive, start_after=begin):
                 number += 1
                 if number == done and entry.path != last:
-                    raise StorageError(f"cannot list {self.where(folder)}: it changed meanwhile", "do so again")
+                    raise self.changed(folder, "list")
                 if number > done:
                     yield entry
+            if number < done:
+                raise self.changed(folder, "list")
 
         def take(opened: Opened) -> Sequence[Any]:
             nonlocal entries

@@ -13,6 +13,7 @@ READ_ONLY: Final = ("http", "https")
 _KNOWN: Final = f"known are file://, {'://, '.join(SCHEMES)}://"
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/]*)(.*)", re.DOTALL)
 _HOSTS: Final = {"hdfs": "NAMENODE:PORT", "az": "CONTAINER", "http": "HOST", "https": "HOST"}  # else BUCKET
+_ADDRESS: Final = re.compile(r"(\[[^]]*\]|[^:]*)(:\d+)?")  # a host, or an IPv6 address in brackets, and a port
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -81,11 +82,13 @@ def parse_place(text: str) -> Place:
         return _local(text)
     if scheme not in SCHEMES:
         raise UsageError(f"{scheme}://{host}: there is no storage {scheme}://", _KNOWN)
-    if not host and scheme != "hdfs":
-        raise UsageError(f"{text} names no bucket or host", f"write {scheme}://{_HOSTS.get(scheme, 'BUCKET')}/FOLDER")
     if scheme in READ_ONLY and re.search(r"[?#]", host + rest):
         what = f"{scheme}://{re.split(r'[?#]', host + rest)[0]}?…: a URL with a query, such as a signed one, "
         raise UsageError(f"{what}would end up in logs", "download that file, and give its path")
+    if not host and scheme != "hdfs":
+        raise UsageError(f"{text} names no bucket or host", f"write {scheme}://{_HOSTS.get(scheme, 'BUCKET')}/FOLDER")
+    if scheme in ("hdfs", *READ_ONLY) and not _ADDRESS.fullmatch(host):
+        raise UsageError(f"{scheme}://{host}: the port is no number", f"write {scheme}://HOST:PORT/FOLDER")
     parts = [part for part in rest.split("/") if part]  # stores read a//b as a/b, or take it for another key
     if {".", ".."} & {*parts} or _CONTROLS.search(host + rest):
         raise UsageError(f"{text!r}: a key has no parts . or .. and no control characters", "write it without them")

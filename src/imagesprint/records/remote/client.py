@@ -84,8 +84,13 @@ class Connection:
         if self._wire is None:
             connection = connect()
             connection.settimeout(SILENCE_SECONDS)
-            self._wire = Wire(connection)
-            self._greet(self._wire)
+            wire = Wire(connection)
+            try:
+                self._greet(wire)
+            except BaseException:
+                wire.close()
+                raise
+            self._wire = wire
         return self._wire
 
     def _drop(self, is_hung: bool) -> None:

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from imagesprint.records.remote.shards import ABSENT, COMING, DAMAGED, THERE, UN
 from imagesprint.records.tfrecord import is_sound
 from imagesprint.storage.cache import cache_folder
 
-THREADS: Final = 32  # each waits for one answer of the store at a time
+THREADS: Final = 64  # each waits for one answer of the store at a time
 FILLING: Final = 8  # of them are kept for whole shards
 MOST_FILLING: Final = 16  # and no more fill where nothing else is wanted: their pieces lie in memory
 PIECE_BYTES: Final = 4 << 20  # at most in one request: 16 of them are 64 MB under way, 1 GB/s at a latency of 50 ms
@@ -41,12 +41,13 @@ _WEIGHT: Final = 0.1  # of the newest request in what is known of speed
 @dataclass(eq=False)
 class Wants:
     """What one Dataset wants of a split: `needed` now, `expected` in this order. `stash` has the records that are not
-    kept in the cache, until they are asked for.
+    kept in the cache, until they were asked for as often as they are `due`: a window may reach into the next epoch.
     """
 
     split: CachedSplit
     needed: deque[int] = field(default_factory=deque)
     expected: deque[int] = field(default_factory=deque)
+    due: Counter[int] = field(default_factory=Counter)
     stash: dict[int, bytes] = field(default_factory=dict)
     stash_bytes: int = 0
     error: ImagesprintError | None = None
@@ -56,6 +57,12 @@ class Wants:
         missing = sample_ids[self.split.state[sample_ids] < THERE]
         return missing if not self.stash else np.array([i for i in missing.tolist() if i not in self.stash], np.int64)
 
+    def expect(self, sample_ids: SampleIds) -> None:
+        """Expect these records after the others."""
+        self.expected.extend(sample_ids.tolist())
+        self.due.update(sample_ids.tolist())
+        self.split.wanted[sample_ids] = True
+
     def put(self, sample_id: int, record: bytes) -> None:
         """Put a record into the stash."""
         self.stash_bytes += len(record) - len(self.stash.get(sample_id, b""))
@@ -63,15 +70,20 @@ class Wants:
         self.split.wanted[sample_id] = False
 
     def take(self, sample_ids: SampleIds) -> dict[int, bytes]:
-        """Take those of the records that are there out of the stash."""
-        taken = {i: self.stash.pop(i) for i in sample_ids.tolist() if i in self.stash}
-        self.stash_bytes -= sum(map(len, taken.values()))
+        """Return those of the records that lie in the stash; they leave it unless they are expected once more."""
+        taken = {i: self.stash[i] for i in sample_ids.tolist() if i in self.stash}
+        self.due.subtract(sample_ids.tolist())
+        for sample_id in sample_ids.tolist():
+            if self.due[sample_id] <= 0:
+                del self.due[sample_id]
+                self.stash_bytes -= len(self.stash.pop(sample_id, b""))
         return taken
 
     def forget(self) -> None:
         """Want nothing any more."""
         self.split.wanted[list(self.expected)] = False
         self.expected.clear()
+        self.due.clear()
         self.stash.clear()
         self.stash_bytes = 0
 
@@ -144,8 +156,7 @@ class Downloads:
         with self.lock:
             if anew:
                 wants.forget()
-            wants.expected.extend(sample_ids.tolist())
-            wants.split.wanted[sample_ids] = True
+            wants.expect(sample_ids)
             self._work_came.notify_all()
 
     def fill(self, split: CachedSplit) -> None:

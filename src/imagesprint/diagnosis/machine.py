@@ -14,7 +14,8 @@ from typing import Final
 
 from imagesprint.diagnosis.check import Check, failure, ok, warning
 from imagesprint.images.native import is_available, library
-from imagesprint.records.dataset import OPEN_SHARE, Root
+from imagesprint.records.dataset import Root
+from imagesprint.records.shard_files import OPEN_SHARE
 
 _MIB: Final = 1 << 20
 GIB: Final = 1 << 30

@@ -18,8 +18,9 @@ from imagesprint.prepare.shard_writing import writing
 from imagesprint.prepare.sources.remote import open_source_place
 from imagesprint.prepare.sources.source import Listing, Source
 from imagesprint.prepare.workers import count_workers
-from imagesprint.records.dataset import FULL, check_shard_size, is_variant_name, reading, variant_size
+from imagesprint.records.dataset import FULL, is_variant_name, reading, variant_size
 from imagesprint.records.manifest import FILE_NAME, IMAGE_FORMATS, SPLITS, Manifest
+from imagesprint.records.shard_files import check_shard_size
 from imagesprint.storage.naming import Naming
 from imagesprint.storage.url import Place, Url, parse_place
 

@@ -1,12 +1,9 @@
 """A prepared ROOT and its datasets: random access to encoded images, labels, sizes and boxes."""
 
-import os
-import resource
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +15,8 @@ from imagesprint.records.image_record import ImageRecord
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import FILE_NAME, Manifest, split_name
 from imagesprint.records.remote import client
-from imagesprint.records.tfrecord import damaged, file_crc, read_record
+from imagesprint.records.shard_files import Places, Shards, check_shard_size, see_verify
+from imagesprint.records.tfrecord import file_crc, read_record
 from imagesprint.storage.cache import Lease
 from imagesprint.storage.url import Place, Url, parse_place
 
@@ -26,7 +24,6 @@ _T = TypeVar("_T")
 
 PARTS = ".parts"  # the folder in which an unfinished `prepare` keeps its state
 FULL = "full"  # the variant of the original size
-OPEN_SHARE = 4  # a dataset keeps open a quarter of what a process may: a run has a few datasets open at a time
 
 
 def is_variant_name(name: str) -> bool:
@@ -179,7 +176,7 @@ class Dataset:
             client.hold_index(path, folder, manifest, split)
         self._index = _read_index(folder, path, manifest, split)
         self.remote = client.RemoteSplit(path, folder, split, self._index) if isinstance(path, Url) else None
-        self._shards = _Shards([path / name for name in self._index.shard_names], self.remote)
+        self._shards = Shards([path / name for name in self._index.shard_names], self.remote)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -218,7 +215,7 @@ class Dataset:
         record = ImageRecord.from_example(self._read_payload(sample_id), self._first_label)
         return replace(record, height=int(self._index.height[sample_id]), width=int(self._index.width[sample_id]))
 
-    def places(self, sample_ids: npt.NDArray[np.int64]) -> "Places":
+    def places(self, sample_ids: npt.NDArray[np.int64]) -> Places:
         """Return where the records of samples lie in files that stay open as long as the answer is held; those of a URL
         are waited for.
 
@@ -296,101 +293,6 @@ class Dataset:
         return read_record(fd, offset, int(self._index.length[sample_id]), path)
 
 
-@dataclass(frozen=True, eq=False)
-class Places:
-    """Where N records lie: `fds` int32[N] of files; int64[N] each, in bytes, where the record begins in its file, how
-    long its payload is, where image/encoded begins in that and how long it is.
-
-    They are of `shards`, `numbers` int32[N] of these, and begin there at `in_shards`, whatever file they are read from.
-    """
-
-    held: object
-    shards: "Sequence[Place]"
-    numbers: npt.NDArray[np.int32]
-    in_shards: npt.NDArray[np.int64]
-    fds: npt.NDArray[np.int32]
-    offsets: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
-    encoded_offsets: npt.NDArray[np.int64]
-    encoded_lengths: npt.NDArray[np.int64]
-
-    def path(self, row: int) -> Place:
-        """Return the shard of a record."""
-        return self.shards[int(self.numbers[row])]
-
-    def read(self, row: int) -> memoryview:
-        """Return the encoded image of a record. Raises as `payload` does."""
-        start = int(self.encoded_offsets[row])
-        return memoryview(self.payload(row))[start : start + int(self.encoded_lengths[row])]
-
-    def payload(self, row: int) -> bytes:
-        """Return the payload of a record. Raises RecordError, naming shard and record, if it is damaged."""
-        fd, offset, length = int(self.fds[row]), int(self.offsets[row]), int(self.lengths[row])
-        return read_record(fd, offset, length, self.path(row), int(self.in_shards[row]))
-
-    def damaged(self, row: int, what: str) -> RecordError:
-        """Return the error that says what is wrong with a record."""
-        return damaged(self.path(row), int(self.in_shards[row]), what)
-
-
-class _OpenShard:
-    """A file descriptor that lives as long as somebody reads from it."""
-
-    def __init__(self, open_shard: Callable[[], int], path: Place) -> None:
-        self.fd = -1
-        try:
-            self.fd = open_shard()
-        except OSError as error:
-            raise unreadable(path, f"cannot open shard {path}: {error.strerror}") from error
-
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-
-
-def _may_open(shards: int) -> int:
-    """Return how many of `shards` may be open at a time. Raises this process's soft limit if all could be then: many
-    systems have 1,024, for the sake of programs that call select.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = shards * OPEN_SHARE
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(8, shards if soft == resource.RLIM_INFINITY else soft // OPEN_SHARE)
-
-
-class _Shards:
-    """The shards of a dataset, opened when first read; the oldest are closed where the system's limit nears.
-
-    No lock: the methods of OrderedDict that are used are atomic, and a shard that is dropped while another thread
-    reads from it is closed by the last reference to it. A lock could be held by another thread at a fork.
-    """
-
-    def __init__(self, paths: Sequence[Place], remote: client.RemoteSplit | None) -> None:
-        self.paths = paths
-        self._remote = remote
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
-        self._limit = _may_open(len(paths))
-
-    def open(self, number: int) -> _OpenShard:
-        shard = self._open.get(number)
-        if shard is None:
-            path = self.paths[number]
-            shard = self._open[number] = _OpenShard(partial(self._descriptor, number, path), path)
-            if len(self._open) > self._limit:
-                self._open.popitem(last=False)
-        return shard
-
-    def _descriptor(self, number: int, path: Place) -> int:
-        if self._remote is not None:
-            return self._remote.open_shard(number)
-        return os.open(str(path), os.O_RDONLY | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        self._open.clear()
-
-
 def _reopen(path: Place, split: str, fingerprint: str) -> Dataset:
     dataset = Dataset(path, split)
     if dataset.fingerprint != fingerprint:
@@ -408,41 +310,16 @@ def _read_index(folder: Path, path: Place, manifest: Manifest, split: str) -> In
     try:
         crc = file_crc(file)
     except OSError as error:
-        raise RecordError(f"cannot read index {index_path}: {error.strerror}", _verify(path)) from error
+        raise RecordError(f"cannot read index {index_path}: {error.strerror}", see_verify(path)) from error
     if crc != info.index_crc32c:
-        raise RecordError(f"index {index_path} does not match its checksum in {FILE_NAME}", _verify(path))
+        raise RecordError(f"index {index_path} does not match its checksum in {FILE_NAME}", see_verify(path))
     index = Index.read(file, index_path)
     if len(index) and int(index.label.max()) >= len(manifest.classes):
         raise RecordError(
             f"index {index_path} has label {index.label.max()}, but there are {len(manifest.classes)} classes",
-            _verify(path),
+            see_verify(path),
         )
     if isinstance(path, Path):
         for name, size in zip(index.shard_names, index.shard_sizes.tolist(), strict=True):
             check_shard_size(path / name, size)
     return index
-
-
-def check_shard_size(path: Path, size: int) -> None:
-    """Raise RecordError if the shard at `path` is missing or not `size` bytes long."""
-    try:
-        found = path.stat().st_size
-    except OSError as error:
-        raise unreadable(path, f"shard {path} cannot be read: {error.strerror}") from error
-    if found != size:
-        raise RecordError(f"shard {path} is {found} bytes long, not {size}", _verify(path.parent))
-
-
-def _verify(path: Place) -> str:
-    return f"imagesprint verify {path} lists all damage; prepare that folder again, or copy sound shards into it"
-
-
-def unreadable(path: Place, what: str) -> RecordError:
-    """Return the error of a shard that cannot be opened; it may be a link that `index` made, to what was moved."""
-    if isinstance(path, Url) or not path.is_symlink() or path.exists():
-        return RecordError(what, _verify(path.parent))
-    return RecordError(
-        f"shard {path} is a link to {os.readlink(path)}, which is not there",
-        f"bring it back, or delete {path.parent} and index the shards where they are now: "
-        f"imagesprint index DATA --index-dir {path.parent.parent}",
-    )

@@ -12,10 +12,11 @@ import numpy as np
 
 from imagesprint.console import Console, Progress
 from imagesprint.errors import ImageError, RecordError
-from imagesprint.records.dataset import is_variant_name, open_root, reading, unreadable, variant_size
+from imagesprint.records.dataset import is_variant_name, open_root, reading, variant_size
 from imagesprint.records.image_record import ENCODED_NAMES, ImageRecord, locate_bytes
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import FILE_NAME, SPLITS, Manifest
+from imagesprint.records.shard_files import unreadable
 from imagesprint.records.shared_content import Digests, SharedContent, digest, find_shared
 from imagesprint.records.tfrecord import FRAME_BYTES, file_crc, iter_records, read_record
 from imagesprint.storage.url import Place, Url, parse_place

@@ -104,10 +104,13 @@ def test_a_cache_that_was_deleted_is_empty_also_for_a_fetcher_that_knew_it(root_
     assert everything(root_url) == everything(photo_root)
 
 
-def test_damage_in_the_cache_is_fetched_again(root_url: Url, photo_root: Path) -> None:
-    dataset = open_dataset(root_url, "full", "train")
-    fill_whole(dataset)
-    (shard, *_) = cached("train-*-of-*")
+def test_damage_in_the_cache_is_fetched_again(
+    root_url: Url, photo_root: Path, kill_fetcher: Callable[[], bool]
+) -> None:
+    fill_whole(open_dataset(root_url, "full", "train"))
+    shard, cut, _ = cached("train-*-of-*")
+    os.truncate(cut, 700)
+    kill_fetcher()
     with shard.open("r+b") as file:
         file.seek(500)
         file.write(b"damage")

@@ -20,10 +20,11 @@ from typing import Any, Final
 import numpy as np
 
 from imagesprint.errors import FileError, ImagesprintError
-from imagesprint.records.remote.downloads import BEAT_SECONDS, Downloads, Wants
+from imagesprint.records.remote.downloads import BEAT_SECONDS, Downloads
 from imagesprint.records.remote.meeting import locked
 from imagesprint.records.remote.metadata import find_variants, hold_index, hold_variant
 from imagesprint.records.remote.shards import CachedSplit
+from imagesprint.records.remote.wants import Wants
 from imagesprint.records.remote.wire import WAITING, GoneError, Message, Wire, of_error
 from imagesprint.storage.cache import Lease
 from imagesprint.storage.store import Store, open_store

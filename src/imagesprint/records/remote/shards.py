@@ -78,7 +78,9 @@ class CachedSplit:
             if size_of(self._path(shard)) == size:
                 self.whole[shard] = self.kept[shard] = True
                 self.state[slice(*self.rows(shard))] = THERE
-            elif size_of(self._partial(shard)) == size:
+                continue
+            self._path(shard).unlink(missing_ok=True)  # whatever it is, it is not the shard
+            if size_of(self._partial(shard)) == size:
                 self.kept[shard] = True
                 self.state[slice(*self.rows(shard))] = UNKNOWN
         missing = np.flatnonzero(~self.kept).tolist()

@@ -77,9 +77,7 @@ def compiled(kernel: Any, flags: tuple[str, ...]) -> Any:
     if "float64" in flags:  # but for eps, which Triton takes as float32
         types = {name: re.sub(r"^\*(fp32|bf16)$", "*fp64", kind) for name, kind in types.items()}
     places = enumerate(kernel.arg_names)
-    aligned = [
-        place for place, name in places if types[name][0] in "*i" and name not in fused_kernels.UNSPECIALISED
-    ]
+    aligned = [place for place, name in places if types[name][0] in "*i" and name not in fused_kernels.UNSPECIALISED]
     source = ASTSource(
         kernel,
         {name: types[name] for name in kernel.arg_names},

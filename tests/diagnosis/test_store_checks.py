@@ -58,7 +58,8 @@ def test_speeds_are_kept_a_bucket_and_a_damaged_file_counts_as_none(tmp_path: Pa
     assert kept_speed(url, WriteSpeed) == WriteSpeed("2026-11-29", 1e6)
     for file in (tmp_path / "imagesprint/calibrations").iterdir():
         file.write_text(json.dumps({"made": "2026-11-29"}))
-    assert kept_speed(url, ReadSpeed) is kept_speed(url, WriteSpeed) is None
+    assert kept_speed(url, ReadSpeed) is None
+    assert kept_speed(url, WriteSpeed) is None
 
 
 def test_records_come_as_fast_as_requests_or_bytes_allow() -> None:

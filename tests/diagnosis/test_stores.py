@@ -79,7 +79,7 @@ def test_a_plan_counts_what_comes_and_train_says_it(
     assert data["price"] is sent["price"] is None  # nobody knows what this server asks for them
     assert list(open_store(run).list()) == []  # the file that was written to measure is gone
 
-    assert main(["train", *map(str, places)]) == 0
+    assert main(["train", *map(str, places), "--stop-after", "2"]) == 0
     told = " ".join(capsys.readouterr().err.split())
     assert f"data {root_url}: {sum(sizes) / 1e6:,.1f} MB, " in told
     assert f"run {run}: " in told

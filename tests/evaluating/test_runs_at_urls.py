@@ -95,7 +95,9 @@ def test_report_predict_export_inspect_doctor_and_recipes_take_its_url(
 
     shown = imagesprint("inspect", photo_root, "--run", s3.url, "--step", 3, "--output", tmp_path / "x.png", "--json")
     assert len(shown.json["ids"]) == 16
-    assert "narrowest" in imagesprint("doctor", s3.url).stdout
+    checks = imagesprint("doctor", s3.url, "--json")
+    assert str(s3.url) in checks.stdout
+    assert str(tmp_path) not in checks.stdout + checks.stderr
     toml = imagesprint("recipes", "show", s3.url / "recipe.toml", "--toml")
     assert toml.stdout == (trained / "recipe.toml").read_text()
     assert not copies(tmp_path)

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             return _show(args, of_store, None)
         with local_run(place, console, newest=True) as path:
             found = diagnose_run(path, args.data)
-            checks = found.checks + accuracy_checks(path, args.data)
+            checks = [check.naming(path, place) for check in found.checks + accuracy_checks(path, args.data)]
         return _show(args, [*checks, *of_store], found.bottleneck, phases=found.phases)
     recipe = _recipe(args)
     if is_launcher(args.processes):

@@ -21,6 +21,7 @@ EXAMPLES = """\
   imagesprint evaluate RUN/checkpoints/step-0000660.pt OTHER_RUN --data ROOT --json
   imagesprint evaluate RUN --data ROOT --processes 8              # the checkpoints side by side
   imagesprint evaluate RUN --data ROOT --watch                    # beside a training, until it ends
+  imagesprint evaluate s3://bucket/runs/first --data ROOT
   imagesprint evaluate RUN --data ROOT --flip --sizes 224,256,288 --per-class"""
 
 DESCRIPTION = """\

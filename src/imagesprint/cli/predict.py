@@ -20,6 +20,7 @@ EXAMPLES = """\
   imagesprint predict RUN photo.jpg
   imagesprint predict RUN/checkpoints/step-0000660.pt holiday 'more/**/*.png' --top 3 --csv > found.csv
   find photos -name '*.jpg' -print0 | imagesprint predict RUN - -0 --json
+  imagesprint predict s3://bucket/runs/first photo.jpg
   imagesprint predict RUN --top 1 -- -name-with-a-dash.jpg"""
 
 DESCRIPTION = """\

@@ -14,6 +14,7 @@ EXAMPLES = """\
   imagesprint report RUN
   imagesprint report RUN --data ROOT                    # with pictures of the worst mistakes
   imagesprint report RUN --reference minutes104 --price 24.50
+  imagesprint report s3://bucket/runs/first             # written there
   imagesprint report RUN OTHER_RUN THIRD_RUN            # side by side"""
 
 DESCRIPTION = """\

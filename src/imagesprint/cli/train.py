@@ -33,6 +33,7 @@ EXAMPLES = """\
   imagesprint train small --data ROOT --output RUN --set init=other/checkpoints/step-0000660.pt
   imagesprint train my.toml --data ROOT --output RUN --dry-run
   imagesprint train small --data ROOT --output RUN --checkpoint-every 500 --keep last:3,best
+  imagesprint train small --data ROOT --output s3://bucket/runs/first
   imagesprint train small --data ROOT --output RUN     # again, after a crash: goes on where it stopped"""
 
 

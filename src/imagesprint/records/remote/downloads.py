@@ -56,7 +56,7 @@ class Downloads:
         self.counts = Counts()
         self.notices: list[str] = []  # for people, by way of every client
         self._came = threading.Condition(self.lock)  # for who waits for records
-        self._work_came = threading.Condition(self.lock)  # for threads without work
+        self._work_came = threading.Condition(self.lock)  # for threads without work: wakes one
         self._wants: deque[Wants] = deque()
         self._fillings: list[Filling] = []
         self._threads_filling = self._threads_fetching = 0
@@ -84,14 +84,14 @@ class Downloads:
             if anew:
                 wants.forget()
             wants.expect(sample_ids)
-            self._work_came.notify_all()
+            self._work_came.notify()
 
     def fill(self, split: CachedSplit) -> None:
         """Have all shards of the split come that are kept, after those that were to come before."""
         with self.lock:
             if all(filling.split is not split for filling in self._fillings):
                 self._fillings.append(Filling(split))
-            self._work_came.notify_all()
+            self._work_came.notify()
 
     def await_all(self, wants: Wants, sample_ids: SampleIds, beat: Callable[[], None]) -> dict[int, bytes]:
         """Wait until all of these records are there; return those that are not kept in the cache.
@@ -104,18 +104,18 @@ class Downloads:
                 while len(missing := wants.missing(sample_ids)):
                     if wants.error is not None:
                         raise wants.error
-                    wants.needed = deque(missing.tolist())
+                    wants.needed, wants.awaited = deque(missing.tolist()), set(missing.tolist())
                     if (wants.split.state[missing] <= ABSENT).any():
-                        self._work_came.notify_all()
+                        self._work_came.notify()
                     self._came.wait(BEAT_SECONDS)
                     if time.monotonic() - beaten > BEAT_SECONDS:
                         beaten = time.monotonic()
                         beat()
             finally:
-                wants.needed = deque()
+                wants.needed, wants.awaited = deque(), set()
             taken = wants.take(sample_ids)
             if taken:
-                self._work_came.notify_all()  # there is room for more
+                self._work_came.notify()  # there is room for more
             return taken
 
     def renew(self, split: CachedSplit, sample_id: int) -> bool:
@@ -224,6 +224,7 @@ class Downloads:
                 while (piece := self._next()) is None:
                     self._work_came.wait(PAUSE_SECONDS)
                 piece.split.state[piece.sample_ids] = COMING
+                self._work_came.notify()  # there may be more: one wakes the next, not one all
                 self._count(piece, 1)
             try:
                 self._carry_out(piece)
@@ -318,8 +319,9 @@ class Downloads:
             self._fill_again(piece.split)
             if piece.wants is not None:
                 for wants in self._wants:
-                    if wants.split is piece.split and not set(wants.needed).isdisjoint(piece.sample_ids.tolist()):
+                    if wants.split is piece.split and not wants.awaited.isdisjoint(piece.sample_ids.tolist()):
                         wants.error = error
+                        wants.needed = deque()  # or threads would try on until who waits gets the lock
 
     def _fill_again(self, split: CachedSplit) -> None:
         """Look anew whether something of a split is to be filled: records that were on their way did not come."""

@@ -18,6 +18,7 @@ class Wants:
 
     split: CachedSplit
     needed: deque[int] = field(default_factory=deque)
+    awaited: set[int] = field(default_factory=set)  # all of the records that are needed, also those on their way
     expected: deque[int] = field(default_factory=deque)
     due: Counter[int] = field(default_factory=Counter)
     stash: dict[int, bytes] = field(default_factory=dict)

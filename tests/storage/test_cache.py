@@ -8,7 +8,15 @@ import pytest
 
 from imagesprint.cli.parsing import Parser, add_cache_flags
 from imagesprint.errors import UsageError
-from imagesprint.storage.cache import Lease, cache_folder, cache_limit, capacity, make_room, parse_size, size_on_disk
+from imagesprint.storage.cache import (
+    CacheHold,
+    cache_folder,
+    cache_limit,
+    capacity,
+    make_room,
+    parse_size,
+    size_on_disk,
+)
 
 
 def dataset(folders: Path, name: str, num_bytes: int, age: float) -> Path:
@@ -56,7 +64,7 @@ def test_what_was_used_longest_ago_goes_first_and_what_is_held_stays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("IMAGESPRINT_CACHE_LIMIT", "1000")
-    held = Lease(dataset(tmp_path, "held", 300, age=900))
+    held = CacheHold(dataset(tmp_path, "held", 300, age=900))
     os.utime(held.folder, (1, 1))
     dataset(tmp_path, "old", 300, age=600)
     dataset(tmp_path, "new", 300, age=300)
@@ -75,7 +83,7 @@ def test_what_was_used_longest_ago_goes_first_and_what_is_held_stays(
 
 def test_a_sparse_file_reserves_its_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("IMAGESPRINT_CACHE_LIMIT", "1000000")
-    lease = Lease(tmp_path / "dataset")
+    lease = CacheHold(tmp_path / "dataset")
     with (lease.folder / "shard.part").open("wb") as file:
         file.truncate(900_000)
     assert make_room(tmp_path, 500_000) == 100_000
@@ -84,7 +92,7 @@ def test_a_sparse_file_reserves_its_room(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_a_lease_of_a_folder_that_was_deleted_is_not_valid(tmp_path: Path) -> None:
-    lease = Lease(tmp_path / "dataset")
+    lease = CacheHold(tmp_path / "dataset")
     (tmp_path / "dataset").rmdir()
     assert not lease.is_valid
-    assert Lease(tmp_path / "dataset").is_valid
+    assert CacheHold(tmp_path / "dataset").is_valid

@@ -12,7 +12,7 @@ from typing import Final
 from imagesprint.checkpoints.naming import FOLDER
 from imagesprint.errors import UsageError
 from imagesprint.files import naming, shown_as
-from imagesprint.storage.cache import Lease, cache_folder, make_room
+from imagesprint.storage.cache import CacheHold, cache_folder, make_room
 from imagesprint.storage.store import Store, Stored, open_store
 from imagesprint.storage.url import Place, Url
 
@@ -42,7 +42,7 @@ def cached_copy(store: Store, key: str, stored: Stored) -> Iterator[Path]:
     url = store.url / key if key else store.url
     content = f"{url} {stored.etag or stored.modified} {stored.num_bytes}"
     folder = cache_folder() / "models" / hashlib.sha256(content.encode()).hexdigest()[:16]
-    file, held = folder / url.name, Lease(folder)
+    file, held = folder / url.name, CacheHold(folder)
     with _alone(folder / ".lock"):
         if not file.exists():
             make_room(folder.parent, stored.num_bytes)

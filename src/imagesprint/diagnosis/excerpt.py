@@ -7,7 +7,7 @@ import numpy as np
 from imagesprint.console import Console
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import Dataset, Root
-from imagesprint.storage.cache import Lease
+from imagesprint.storage.cache import CacheHold
 from imagesprint.storage.url import Place
 
 _LEAST: Final = 1024  # images: enough for decoding to see different ones, and soon here
@@ -27,7 +27,7 @@ class Excerpt(Root):
 
 
 class _Part(Dataset):
-    def __init__(self, path: Place, split: str, held: Lease | None, count: int) -> None:
+    def __init__(self, path: Place, split: str, held: CacheHold | None, count: int) -> None:
         super().__init__(path, split, held)
         self._count = count
 

@@ -17,7 +17,7 @@ from imagesprint.records.manifest import FILE_NAME, Manifest, split_name
 from imagesprint.records.remote import client
 from imagesprint.records.shard_files import Places, Shards, check_shard_size, see_verify
 from imagesprint.records.tfrecord import file_crc, read_record
-from imagesprint.storage.cache import Lease
+from imagesprint.storage.cache import CacheHold
 from imagesprint.storage.url import Place, Url, parse_place
 
 _T = TypeVar("_T")
@@ -119,7 +119,7 @@ class Root:
     URL.
     """
 
-    def __init__(self, path: Place, variants: tuple[str, ...], held: Mapping[str, Lease] | None = None) -> None:
+    def __init__(self, path: Place, variants: tuple[str, ...], held: Mapping[str, CacheHold] | None = None) -> None:
         self.path = path
         self.variants = variants
         self._held = held or {}
@@ -161,7 +161,7 @@ class Dataset:
     it is fetched), and `remote` has the records come; where all lie on this machine anyway it is None.
     """
 
-    def __init__(self, path: Place, split: str, held: Lease | None = None) -> None:
+    def __init__(self, path: Place, split: str, held: CacheHold | None = None) -> None:
         self.path = path
         self._held = client.hold_variant(path) if held is None and isinstance(path, Url) else held
         folder = self._held.folder if self._held is not None else Path(str(path))

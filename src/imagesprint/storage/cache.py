@@ -1,7 +1,7 @@
 """The cache: a folder of this machine for what was brought here from stores, how large it may be, and what goes first.
 
 Below it lies a folder for each kind of content. What this module counts and evicts are the folders of one kind, such as
-`shards/FINGERPRINT`: whole, the one that was used longest ago first, and none that a process holds by a `Lease`. Files
+`shards/FINGERPRINT`: whole, the one that was used longest ago first, and none that a process holds (`CacheHold`). Files
 count with their size, also where they are sparse: a file that is being filled reserves the room that it will take.
 """
 
@@ -52,7 +52,7 @@ def cache_limit() -> int | None:
     return parse_size(text) if text else None
 
 
-class Lease:
+class CacheHold:
     """Holds a folder of the cache, made if it is not there: as long as one process does, none evicts it.
 
     The lock is the kernel's: it ends with its holder, however that ends.

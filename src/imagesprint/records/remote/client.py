@@ -20,7 +20,7 @@ from imagesprint.records.manifest import Manifest
 from imagesprint.records.remote.meeting import connect, kill, last_words, meeting_place
 from imagesprint.records.remote.wire import ERROR, WAITING, GoneError, Message, SilentError, Wire, to_error
 from imagesprint.records.tfrecord import FRAME_BYTES, file_crc
-from imagesprint.storage.cache import Lease, size_on_disk
+from imagesprint.storage.cache import CacheHold, size_on_disk
 from imagesprint.storage.url import Url
 
 PARTIAL: Final = ".part"  # what is behind the name of a shard in the cache until all of its records are there
@@ -109,7 +109,7 @@ def answer(wire: Wire) -> tuple[Message, bytearray]:
             return message, body
 
 
-def find_variants(url: Url) -> dict[str, Lease]:
+def find_variants(url: Url) -> dict[str, CacheHold]:
     """Return the variants of the ROOT at `url`, by name, with the folders of the cache that hold their dataset.json.
 
     Raises what `open_root` does, and StorageError.
@@ -117,7 +117,7 @@ def find_variants(url: Url) -> dict[str, Lease]:
     return _ask_once(url, {"find": str(url)})
 
 
-def hold_variant(url: Url) -> Lease:
+def hold_variant(url: Url) -> CacheHold:
     """Return the cache's folder with dataset.json of the variant at `url`. Raises RecordError, StorageError."""
     return _ask_once(url, {"variant": str(url)})[str(url)]
 
@@ -129,11 +129,11 @@ def hold_index(url: Url, folder: Path, manifest: Manifest, split: str) -> None:
         _ask_once(url, {"index": split, "url": str(url), "folder": str(folder)})
 
 
-def _ask_once(url: Url, message: Message) -> dict[str, Lease]:
+def _ask_once(url: Url, message: Message) -> dict[str, CacheHold]:
     """Ask by a connection of its own; the folders of the answer are held before it ends, as the fetcher does until."""
     connection = Connection(url, lambda _: None)
     try:
-        return {name: Lease(Path(folder)) for name, folder in connection.ask(message)[0]["folders"].items()}
+        return {name: CacheHold(Path(folder)) for name, folder in connection.ask(message)[0]["folders"].items()}
     finally:
         connection.close()
 

@@ -12,7 +12,7 @@ from imagesprint.errors import RecordError
 from imagesprint.records.dataset import PARTS, is_variant_name, no_root, not_finished
 from imagesprint.records.manifest import FILE_NAME, SPLITS, Manifest
 from imagesprint.records.remote.metadata import FOLDER
-from imagesprint.storage.cache import Lease, cache_folder
+from imagesprint.storage.cache import CacheHold, cache_folder
 from imagesprint.storage.store import open_store
 from imagesprint.storage.url import READ_ONLY, Url
 
@@ -26,7 +26,7 @@ class Copies:
         self._url, self._store = url, open_store(url)
 
     def __enter__(self) -> Self:
-        self._lease = Lease(cache_folder() / FOLDER / f"{_PREFIX}{secrets.token_hex(8)}")
+        self._lease = CacheHold(cache_folder() / FOLDER / f"{_PREFIX}{secrets.token_hex(8)}")
         return self
 
     def __exit__(

@@ -26,7 +26,7 @@ from imagesprint.records.remote.metadata import find_variants, hold_index, hold_
 from imagesprint.records.remote.shards import CachedSplit
 from imagesprint.records.remote.wants import Wants
 from imagesprint.records.remote.wire import WAITING, GoneError, Message, Wire, of_error
-from imagesprint.storage.cache import Lease
+from imagesprint.storage.cache import CacheHold
 from imagesprint.storage.store import Store, open_store
 from imagesprint.storage.url import Url
 
@@ -93,7 +93,7 @@ class Client:
         self._wants: Wants | None = None
         self._told_whole = np.empty(0, np.bool_)
         self._told_notices = 0
-        self._leases: list[Lease] = []
+        self._leases: list[CacheHold] = []
 
     def serve(self) -> None:
         """Answer until the other side is gone: then GoneError."""
@@ -130,7 +130,7 @@ class Client:
             found = {message["variant"]: hold_variant(self._fetcher.store(message["variant"]))}
         self._send_folders(found)
 
-    def _send_folders(self, found: dict[str, Lease]) -> None:
+    def _send_folders(self, found: dict[str, CacheHold]) -> None:
         self._leases += found.values()  # until the other side has its own
         self._wire.send({"folders": {name: str(lease.folder) for name, lease in found.items()}})
 

@@ -18,7 +18,7 @@ from imagesprint.files import naming, write_atomically
 from imagesprint.records.dataset import PARTS, is_variant_name, no_root, not_finished, one_variant
 from imagesprint.records.manifest import FILE_NAME, Manifest
 from imagesprint.records.tfrecord import file_crc
-from imagesprint.storage.cache import Lease, cache_folder
+from imagesprint.storage.cache import CacheHold, cache_folder
 from imagesprint.storage.store import Store
 from imagesprint.storage.url import READ_ONLY
 
@@ -30,7 +30,7 @@ _TOGETHER: Final = 16  # variants that are looked for at a time
 _USUAL: Final = ("full", *(str(side) for side in range(32, 545, 32)))
 
 
-def find_variants(store: Store) -> dict[str, Lease]:
+def find_variants(store: Store) -> dict[str, CacheHold]:
     """Return the variants of the ROOT that `store` is, by name, with the folders that hold their dataset.json.
 
     Raises UsageError where there is none, RecordError for a damaged one, StorageError.
@@ -51,7 +51,7 @@ def find_variants(store: Store) -> dict[str, Lease]:
     raise no_root(url)
 
 
-def hold_variant(store: Store, name: str = "") -> Lease:
+def hold_variant(store: Store, name: str = "") -> CacheHold:
     """Return the folder of the cache that holds dataset.json of a variant, `name` below `store`, or the one that it is.
 
     Raises RecordError where it is damaged, StorageError.
@@ -60,7 +60,7 @@ def hold_variant(store: Store, name: str = "") -> Lease:
     place = store.url / name if name else store.url
     data = store.read(key)
     Manifest.parse(data, place)
-    lease = Lease(cache_folder() / FOLDER / hashlib.sha256(data).hexdigest()[:_DIGITS])
+    lease = CacheHold(cache_folder() / FOLDER / hashlib.sha256(data).hexdigest()[:_DIGITS])
     file = lease.folder / FILE_NAME
     with _writing, naming("read", file):
         if not (file.is_file() and file.read_bytes() == data):

@@ -21,7 +21,7 @@ from imagesprint.records.index import Index
 from imagesprint.records.manifest import FILE_NAME, Manifest
 from imagesprint.records.remote.client import PARTIAL, SampleIds, size_of
 from imagesprint.records.tfrecord import FRAME_BYTES, is_sound
-from imagesprint.storage.cache import Lease, make_room
+from imagesprint.storage.cache import CacheHold, make_room
 from imagesprint.storage.store import Store
 
 # What a record is: perhaps in a file that an earlier fetcher left; not here; on its way; here; here, but damaged
@@ -55,7 +55,7 @@ class CachedSplit:
         self.wanted = np.zeros(len(index), np.bool_)
         self.kept = np.zeros(len(self.names), np.bool_)
         self.whole = np.zeros(len(self.names), np.bool_)
-        self.lease = Lease(folder)
+        self.lease = CacheHold(folder)
         self._find_files()
 
     def _path(self, shard: int) -> Path:

@@ -168,10 +168,10 @@ class Sender:
         damaged = {key.removesuffix(_DAMAGED) for key in self._there if key.endswith(_DAMAGED)} & self.checkpoints
         for key in sorted(self._surplus | damaged):
             step = step_of(key)
-            if (self._folder / key).exists() or (step is not None and key not in self.checkpoints):
-                self._surplus.discard(key)  # it was written again, or never came there
-            elif key in damaged or step is None or step < newest:
-                self._store.delete(key)
+            if (self._folder / key).exists():
+                continue  # it was written again, or will be removed here in a moment
+            if key in damaged or step is None or step < newest:
+                self._store.delete(key)  # also one that never came: it may have, without our hearing of it
                 self._surplus.discard(key)
                 self.checkpoints.discard(key)
 

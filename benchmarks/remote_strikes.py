@@ -2,11 +2,11 @@
 
     python benchmarks/remote_strikes.py [--strikes 100] [--seed 0] [--processes 1,2] [--kinds KIND,…] [--images 150]
 
-Trains a ResNet-20 on 150 of scikit-learn's digits, 98 steps, with `--data s3://…` and `--output s3://…`, in one and in
-two processes by turns, every other run with a cache that has no room for the data. A proxy stands before the store. Each
-command is struck at random moments, by one strike after another, until it ends; then the same words are given again,
-until the run is done. Then all that lies at its URL is held against an undisturbed run from and to a disk. Prints tables
-in Markdown; exits 3 where a promise is broken.
+Trains a ResNet-20 on 150 of scikit-learn's digits, 98 steps, with `--data s3://…` and `--output s3://…`, in one and
+in two processes by turns, two of four runs with a cache that has no room for the data. A proxy stands before the store.
+Each command is struck at random moments, by one strike after another, until it ends; then the same words are given
+again, until the run is done. Then all that lies at its URL is held against an undisturbed run from and to a disk.
+Prints tables in Markdown, also after Ctrl-C, which leaves the run under way unjudged; exits 3 where a promise is broken.
 
 The cache lies on a tmpfs of 48 MB, which `cache disk full` fills for a while: it needs the rights to mount one.
 """
@@ -233,7 +233,7 @@ def train(place: Place, run: Url, processes: int, flags: tuple[str, ...], next_k
             strike(place, command, kind, draw)
         code, printed = command.finish()
         judge(place, command, code, printed)
-        print(f"{run} {code} {command.strikes}", file=sys.stderr, flush=True)
+        print(f"{run} {code} {command.strikes} {printed.splitlines()[-2:]}", file=sys.stderr, flush=True)
         if code == 0:
             return
         unstruck += not command.strikes
@@ -328,7 +328,8 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> Place:
                 code, printed = reference.finish()
                 assert code == 0, printed
                 place.references[processes] = scratch / f"reference-{processes}"
-            spend(place, arguments)
+            with suppress(KeyboardInterrupt):
+                spend(place, arguments)
     finally:
         subprocess.run(["umount", "--lazy", str(scratch / "disk")], check=False)
         server.kill()

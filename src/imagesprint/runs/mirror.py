@@ -343,11 +343,13 @@ def _have_newest(run: Path, there: Iterable[str], fetch: Callable[[str], None]) 
     """
     keys = {*there, *(f"checkpoints/{file.name}" for file in list_checkpoints(run))}
     for key in sorted(keys, key=lambda key: step_of(Path(key)), reverse=True):
-        if not (run / key).exists():
-            fetch(key)
-        with suppress(CheckpointError):
-            read_training_checkpoint(run / key)
-            return
+        is_here = (run / key).exists()
+        for _ in range(1 if is_here else 2):  # one that comes damaged may be whole where it comes from
+            if not is_here:
+                fetch(key)
+            with suppress(CheckpointError):
+                read_training_checkpoint(run / key)
+                return
 
 
 def _as_error(message: Mapping[str, Any]) -> ImagesprintError:

@@ -6,7 +6,7 @@ Trains a ResNet-20 on 150 of scikit-learn's digits, 98 steps, with `--data s3://
 in two processes by turns, two of four runs with a cache that has no room for the data. A proxy stands before the store.
 Each command is struck at random moments, by one strike after another, until it ends; then the same words are given
 again, until the run is done. Then all that lies at its URL is held against an undisturbed run from and to a disk.
-Prints tables in Markdown, also after Ctrl-C, which leaves the run under way unjudged; exits 3 where a promise is broken.
+Prints tables in Markdown, also after Ctrl-C, which leaves the last run unjudged; exits 3 where a promise is broken.
 
 The cache lies on a tmpfs of 48 MB, which `cache disk full` fills for a while: it needs the rights to mount one.
 """

@@ -28,28 +28,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from chaos_invariants import broken_promises, rows
 from digits import prepare_digits
+from remote_strikes_checks import EVERY, KEPT, broken_at
 
 sys.path.insert(0, str(Path(__file__).with_name("servers")))
 
 from fault_proxy import FaultProxy, Faults
-from imagesprint.checkpoints.format import read_training_checkpoint
-from imagesprint.checkpoints.naming import list_checkpoints, step_of
-from imagesprint.errors import CheckpointError
-from imagesprint.runs.sending import is_hidden
 from imagesprint.storage.store import open_store
 from imagesprint.storage.url import Url
 from s3_server import S3Server
 
 DISK_BYTES = 48 << 20
 SMALL_CACHE = "40KB"  # less than the two shards of a variant have
-KEPT = 3  # --keep last:3,best
 # Seconds for a command to end after its last strike. It may take a request (40: `attempts.LIMIT`) at its start, another
 # one for a record, the end of a run that was stopped (60: `mirror.STOP_SECONDS`), and the training itself.
 PATIENCE = 240
 MOST_COMMANDS = 20  # in one run, after its last strike
-EXPIRED = (403, "ExpiredToken")
 FAULTS = {  # for two to eight seconds
     "answers late": Faults(latency=0.5),
     "500": Faults(error_share=0.4, error=(500, "InternalError")),
@@ -59,7 +53,7 @@ FAULTS = {  # for two to eight seconds
     "bits flipped": Faults(corrupt_share=0.3),
     "no answers": Faults(hang=True),
     "refused": Faults(refuse=True),
-    "credentials expired": Faults(error_share=1.0, error=EXPIRED),
+    "credentials expired": Faults(error_share=1.0, error=(403, "ExpiredToken")),
 }
 KILLS = ("kill -9 of a trainer", "kill -9 of all", "kill -9 of all, cache emptied")
 HELPERS = {"kill -9 of the fetcher": "records.remote.fetcher", "kill -9 of the mirror": "runs.mirror_process"}
@@ -94,7 +88,7 @@ class Command:
         self._stderr = (place.scratch / "stderr").open("w+")
         words = ["train", "demo", "--data", str(data), "--output", str(output), "--processes", str(processes)]
         words += ["--set", "phases.*.batch_size=16", "--set", "phases.*.micro_batch=4", "--device", "cpu", "--quiet"]
-        words += ["--checkpoint-every", "5", "--keep", f"last:{KEPT},best", "--cache", str(place.cache), *flags]
+        words += ["--checkpoint-every", str(EVERY), "--keep", f"last:{KEPT},best", "--cache", str(place.cache), *flags]
         own = {"OMP_NUM_THREADS": "1", "TMPDIR": str(place.scratch / "tmp"), "STRIKES_MARK": self._mark}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "imagesprint", *words],
@@ -240,48 +234,6 @@ def train(place: Place, run: Url, processes: int, flags: tuple[str, ...], next_k
     place.broken.append(f"{run}: not done after {MOST_COMMANDS} commands")
 
 
-def check(place: Place, run: Url, reference: Path) -> list[str]:
-    """What is not right about the finished run at its URL, in words."""
-    store, folder = open_store(run), place.scratch / "fetched"
-    for stored in store.list():
-        if not is_hidden(stored.key):
-            (folder / stored.key).parent.mkdir(parents=True, exist_ok=True)
-            store.download(stored.key, folder / stored.key)
-    broken = []
-    if not (folder / "result.json").exists():
-        return ["no result.json"]
-    broken += broken_promises(folder, reference)
-    expected = {row["step"]: row["loss"] for row in _windows(reference)}
-    broken += [
-        f"another loss at step {row['step']}"
-        for row in _windows(folder)
-        if row["step"] in expected and row["loss"] != expected[row["step"]]
-    ]
-    checkpoints = list_checkpoints(folder)
-    for file in checkpoints:
-        try:
-            read_training_checkpoint(file)
-        except CheckpointError as error:
-            broken.append(error.what)
-    best = max(rows(folder / "evaluations.jsonl"), key=lambda row: (row["top1"], row["step"]))
-    if best["checkpoint"] and not (folder / best["checkpoint"]).exists():
-        broken.append(f"the best checkpoint is missing: {best['checkpoint']}")
-    if not KEPT <= len(checkpoints) <= KEPT + 1:
-        broken.append(f"checkpoints of steps {[step_of(file) for file in checkpoints]}")
-    broken += [f"left in the cache: {file}" for file in (place.cache / "runs").glob("*/*")]
-    shutil.rmtree(folder)
-    for stored in store.list():
-        store.delete(stored.key)
-    return broken
-
-
-def _windows(run: Path) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl that cover five steps: others end at a strike."""
-    found = rows(run / "metrics.jsonl")
-    before = [0, *(row["step"] for row in found)]
-    return [row for row, start in zip(found, before, strict=False) if row["step"] - start == 5 and start % 5 == 0]
-
-
 def spend(place: Place, arguments: argparse.Namespace) -> None:
     """Spend the strikes on one run after another."""
     draw = random.Random(arguments.seed)
@@ -299,7 +251,8 @@ def spend(place: Place, arguments: argparse.Namespace) -> None:
         run, number = Url(f"s3://tests/run-{number}"), number + 1
         flags = ("--cache-limit", SMALL_CACHE) if (number // len(arguments.processes)) % 2 else ()
         train(place, run, processes, flags, next_kind, draw)
-        found = check(place, run, place.references[processes])
+        found = broken_at(run, place.references[processes], place.scratch / "fetched")
+        found += [f"left in the cache: {file}" for file in (place.cache / "runs").glob("*/*")]
         place.broken += [f"{run} on {processes} processes: {what}" for what in found]
         shutil.rmtree(place.cache, ignore_errors=True)
         done = f"{place.struck.total()} of {arguments.strikes} strikes, run {number}"

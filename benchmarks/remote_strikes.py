@@ -55,7 +55,7 @@ FAULTS = {  # for two to eight seconds
     "refused": Faults(refuse=True),
     "credentials expired": Faults(error_share=1.0, error=(403, "ExpiredToken")),
 }
-KILLS = ("kill -9 of a trainer", "kill -9 of all", "kill -9 of all, cache emptied")
+KILLS = ("kill -9 of a trainer", "kill -9 of all", "kill -9 of all with the cache")
 HELPERS = {"kill -9 of the fetcher": "records.remote.fetcher", "kill -9 of the mirror": "runs.mirror_process"}
 KINDS = (*KILLS, *HELPERS, "SIGTERM", "store killed", "cache disk full", *FAULTS)
 
@@ -161,7 +161,7 @@ def strike(place: Place, command: Command, kind: str, draw: random.Random) -> No
         _kill(draw.sample(trainers, 1) if (trainers := command.trainers()) else [])
     elif kind in KILLS:
         _kill(command.family())
-        if kind.endswith("emptied"):
+        if kind.endswith("with the cache"):
             shutil.rmtree(place.cache, ignore_errors=True)
     elif kind in HELPERS:
         _kill(command.helpers(HELPERS[kind]))

@@ -85,6 +85,18 @@ def test_what_keep_removes_goes_once_a_newer_one_is_there(store: Store, folder: 
     assert checkpoint_keys(store) == ["checkpoints/step-0000012.pt"]
 
 
+def test_what_is_forgotten_before_it_is_removed_here_goes_all_the_same(store: Store, folder: Path) -> None:
+    sender = Sender(store, folder)
+    send_all(sender)
+    sender.forget(["checkpoints/step-0000004.pt"])
+    sender.delete_surplus()
+    (folder / "checkpoints" / "step-0000004.pt").unlink()
+    store.write("checkpoints/step-0000002.pt", b"came, but the answer did not")
+    sender.forget(["checkpoints/step-0000002.pt"])
+    sender.delete_surplus()
+    assert checkpoint_keys(store) == ["checkpoints/step-0000008.pt"]
+
+
 def test_one_that_is_damaged_is_set_aside_there_too(store: Store, folder: Path) -> None:
     send_all(Sender(store, folder))
     newest = folder / "checkpoints" / "step-0000008.pt"

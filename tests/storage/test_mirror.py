@@ -1,13 +1,16 @@
 import os
 import secrets
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from fault_proxy import FaultProxy
 from imagesprint.console import Console
 from imagesprint.errors import DataError, StorageError
-from imagesprint.storage.mirror import check_names, fetch_checked, mirror, mirrored
+from imagesprint.storage.mirror import check_names, fetch_checked, mirror, mirrored, read_present
 from imagesprint.storage.store import Store, Stored, open_store
 from imagesprint.storage.url import Url
 from s3_server import S3
@@ -141,3 +144,22 @@ def test_content_is_held_against_the_etag(etag: str, fetched: list[str], times: 
 def test_content_that_is_another_each_time(store: Store) -> None:
     with pytest.raises(StorageError, match=f"{store.url}/a comes with other bytes each time"):
         fetch_checked(store, Stored("a", 1, 0, SUM), iter("abcd").__next__, str)
+
+
+def test_what_is_written_meanwhile_is_read_as_one_of_its_contents(s3: S3, fault_proxy: FaultProxy) -> None:
+    store, contents = open_store(s3.url), [b"row\n" * 100 * i for i in range(1, 11)]
+    store.write("rows", contents[0])
+    fault_proxy.faults.corrupt_share = 0.05
+
+    def grow() -> None:
+        for content in contents:
+            open_store(s3.url).write("rows", content)
+            time.sleep(0.1)
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    while writer.is_alive():
+        assert read_present(store, "rows") in contents
+    writer.join()
+    assert read_present(store, "rows") == contents[-1]
+    assert read_present(store, "none") is None

@@ -146,6 +146,7 @@ class _MirroredCopy(RunCopy):
         self._url, self._console = url, console
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         self._there: set[str] = set()  # checkpoints at the URL
+        self._forgotten: set[str] = set()  # of these, what need not stay: another process that sends must know, too
         self._left: dict[str, Any] = {"count": 0, "bytes": 0, "names": []}
         self._moved = 0.0  # when a file arrived last, by time.monotonic
         self._failure = ""  # what the store says, while it fails
@@ -199,6 +200,8 @@ class _MirroredCopy(RunCopy):
             ranks.barrier()
 
     def begin(self, step: int) -> None:
+        # What is there of later steps is damaged, and must not count among the last that stay.
+        self._there = {key for key in self._there if (step_of(Path(key)) or 0) <= step}
         self._say("begin", step=step)
 
     def surplus(self, keep: Retention, schedule: Schedule, top1: Callable[[], Mapping[int, float]]) -> list[Path]:
@@ -207,6 +210,7 @@ class _MirroredCopy(RunCopy):
         steps = keep.dispensable(sorted(there.union(here)), schedule, top1() if keep.best else {})
         keys = [str(checkpoint_path(Path(), step)) for step in steps]  # also those that are on their way
         if keys:
+            self._forgotten.update(keys)
             self._say("forget", keys=keys)
             self._there.difference_update(keys)
         return [here[step] for step in steps if step in here]
@@ -241,6 +245,7 @@ class _MirroredCopy(RunCopy):
             if self._closing.wait(RESTART_SECONDS):
                 return
             self._start("go-on")
+            self._say("forget", keys=sorted(self._forgotten.copy()))
             if self._is_finishing:
                 self._say("finish")
 
@@ -338,11 +343,13 @@ def _have_newest(run: Path, there: Iterable[str], fetch: Callable[[str], None]) 
     """
     keys = {*there, *(f"checkpoints/{file.name}" for file in list_checkpoints(run))}
     for key in sorted(keys, key=lambda key: step_of(Path(key)), reverse=True):
-        if not (run / key).exists():
-            fetch(key)
-        with suppress(CheckpointError):
-            read_training_checkpoint(run / key)
-            return
+        is_here = (run / key).exists()
+        for _ in range(1 if is_here else 2):  # one that comes damaged may be whole where it comes from
+            if not is_here:
+                fetch(key)
+            with suppress(CheckpointError):
+                read_training_checkpoint(run / key)
+                return
 
 
 def _as_error(message: Mapping[str, Any]) -> ImagesprintError:

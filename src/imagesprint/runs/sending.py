@@ -23,6 +23,7 @@ from typing import Final
 
 from imagesprint.errors import RunError, StorageError, UsageError
 from imagesprint.files import append_lines, naming, remove, whole_lines, write_atomically
+from imagesprint.storage.mirror import read_present
 from imagesprint.storage.store import Store, Stored
 
 RECIPE: Final = "recipe.toml"
@@ -72,7 +73,7 @@ def merge_lines(store: Store, key: str, change: Callable[[list[bytes]], list[byt
     """
     for _ in range(_TRIES):
         seen = store.stat(key)
-        there = [] if seen is None else whole_lines(store.read(key))
+        there = whole_lines(read_present(store, key) or b"")
         lines = change(list(there))
         if lines == there:
             return
@@ -168,10 +169,10 @@ class Sender:
         damaged = {key.removesuffix(_DAMAGED) for key in self._there if key.endswith(_DAMAGED)} & self.checkpoints
         for key in sorted(self._surplus | damaged):
             step = step_of(key)
-            if (self._folder / key).exists() or (step is not None and key not in self.checkpoints):
-                self._surplus.discard(key)  # it was written again, or never came there
-            elif key in damaged or step is None or step < newest:
-                self._store.delete(key)
+            if (self._folder / key).exists():
+                continue  # it was written again, or will be removed here in a moment
+            if key in damaged or step is None or step < newest:
+                self._store.delete(key)  # also one that never came: it may have, without our hearing of it
                 self._surplus.discard(key)
                 self.checkpoints.discard(key)
 
@@ -276,12 +277,12 @@ def pull(store: Store, folder: Path) -> None:
             f"{store.url} holds no run any more, but its copy on this machine has what was never sent",
             f"remove {folder} to begin anew, or copy it to {store.url} to go on",
         )
-    commands = store.read(COMMANDS) if COMMANDS in listed else b""
+    commands = read_present(store, COMMANDS) or b""
     if not _begins_with(folder / COMMANDS, whole_lines(commands)):
         clear(folder)
     download(store, [key for key in listed if is_log(key) and not (folder / key).exists()], folder)
     if EVALUATIONS in listed:
-        _add_lines(folder / EVALUATIONS, whole_lines(store.read(EVALUATIONS)))
+        _add_lines(folder / EVALUATIONS, whole_lines(read_present(store, EVALUATIONS) or b""))
 
 
 def _add_lines(path: Path, lines: list[bytes]) -> None:
@@ -306,13 +307,9 @@ def download(store: Store, keys: Iterable[str], folder: Path) -> None:
         path = folder / key
         with naming("write", path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            data = store.read(key)
-        except StorageError:
-            if store.stat(key) is None:
-                return
-            raise
-        write_atomically(path, lambda file: file.write(data))
+        data = read_present(store, key)
+        if data is not None:
+            write_atomically(path, lambda file: file.write(data))
 
     with ThreadPoolExecutor(_DOWNLOADS) as pool:
         for _ in pool.map(one, keys):

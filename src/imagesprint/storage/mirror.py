@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -166,6 +167,22 @@ def read_listed(store: Store, stored: Stored) -> bytes:
     if not stored.etag:
         check_listed(store, stored)
     return data
+
+
+def read_present(store: Store, key: str) -> bytes | None:
+    """The bytes of a small file as it is now, also where it is written meanwhile; None where there is none.
+
+    Bits that flip on the way are noticed where the etag tells of them. Raises StorageError.
+    """
+    tries = 0
+    while (stored := store.stat(key)) is not None:
+        tries += 1
+        try:
+            return fetch_checked(store, stored, partial(store.read, key, etag=stored.etag), _md5_of_bytes)
+        except StorageError:
+            if tries == _FETCHES or store.stat(key) == stored:
+                raise
+    return None
 
 
 def _md5_of_bytes(data: bytes) -> str:

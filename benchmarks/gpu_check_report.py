@@ -134,7 +134,7 @@ def _machine_line(result: Row) -> str:
 
 
 def _steps(result: Row) -> list[str]:
-    lines = []
+    lines = [_steps_line(result)] if result["not_fused"] else []
     for row in result["phases"]:
         speed = f"{row['images_per_second']:,.0f} images/s"
         lines += [f"{' px, '.join(_shape(row))}, {result['variant']}, {result['precision']}: {speed}."]
@@ -165,6 +165,8 @@ def _share(kernel: Row) -> str:
 
 
 def _steps_line(result: Row) -> str:
+    if result["not_fused"]:
+        return f"{result['variant']}, our kernels do not train: {result['not_fused']}"
     rows = (f"{row['image_size']} px {row['images_per_second']:,.0f} images/s" for row in result["phases"])
     return f"{result['variant']}, {', '.join(rows)}"
 
@@ -206,7 +208,7 @@ def _evaluation_line(result: Row) -> str:
 
 
 def _losses(result: Row) -> list[str]:
-    rows = [[name, f"{far:.4f}"] for name, far in result["distances"].items()]
+    rows = [[name, f"{far:.4f}"] for name, far in result["distances"].items() if name != "reference"]
     windows = [[name, *(f"{value:.4f}" for value in values)] for name, values in result["windows"].items()]
     numbers = [str(number) for number in range(1, len(windows[0]))]
     return [
@@ -219,6 +221,8 @@ def _losses(result: Row) -> list[str]:
 
 
 def _losses_line(result: Row) -> str:
+    if "agrees" not in result:
+        return f"{', '.join(result['windows'])} alone: too few to judge `fast`"
     agrees = "agrees" if result["agrees"] else "does NOT agree"
     return (
         f"`fast` {agrees}: {result['distances']['fast']:.4f} from the reference, the spread is {result['spread']:.4f}"

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.autograd import DeviceType
@@ -30,9 +31,11 @@ from imagesprint.diagnosis.bench_step import CLASSES, VARIANTS, WARM_UP, measure
 from imagesprint.diagnosis.machine import processor, versions
 from imagesprint.diagnosis.roofline import count_work, measure_ceilings
 from imagesprint.diagnosis.step_timing import TimedTraining, device_name, synthetic_batches
+from imagesprint.evaluating import evaluation
 from imagesprint.evaluating.evaluation import blank_table, judge
 from imagesprint.images.decoders import describe_decoder
 from imagesprint.model.building import build_model
+from imagesprint.model.fusing import is_fused
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.runs.ranks import Ranks, open_ranks
@@ -56,11 +59,10 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=8)
     args = parser.parse_args()
     with open_ranks(args.device) as ranks:
-        MEASURES[args.what](load_recipe(args.recipe), ranks, args)
-    return 0
+        return MEASURES[args.what](load_recipe(args.recipe), ranks, args)
 
 
-def measure_machine(recipe: Recipe, ranks: Ranks, _: argparse.Namespace) -> None:
+def measure_machine(recipe: Recipe, ranks: Ranks, _: argparse.Namespace) -> int:
     """What the figures belong to, and what the device can do at best."""
     about = {
         "bench": "machine",
@@ -72,19 +74,30 @@ def measure_machine(recipe: Recipe, ranks: Ranks, _: argparse.Namespace) -> None
     say(about)
     recipe = replace(recipe, precision=best_precision(ranks.device))
     say(about | {"ceilings": measure_ceilings(recipe, ranks.device)})
+    return 0
 
 
-def measure_steps(recipe: Recipe, ranks: Ranks, args: argparse.Namespace) -> None:
-    """How fast steps are in one of VARIANTS, and which kernels take the most of them."""
+def measure_steps(recipe: Recipe, ranks: Ranks, args: argparse.Namespace) -> int:
+    """How fast steps are in one of VARIANTS, and which kernels take the most of them.
+
+    Fails where our kernels were to train and do not: the figures would be those of another variant.
+    """
     compilation, fused = VARIANTS[args.variant]
     training = TimedTraining(recipe, CLASSES, ranks, compilation, fused)
     rows: list[dict[str, Any]] = []
+    result = {"bench": "steps", "variant": args.variant, "precision": training.recipe.precision, "phases": rows}
+    result["not_fused"] = None
+    if fused and not is_fused(training.state.network):
+        why = training.state.not_fused or f"they are not for {training.recipe.precision} on {ranks.device}"
+        say({**result, "not_fused": why})
+        return 1
     for phase in first_phases(recipe, args.pixels):
         speed = measure_speed(training, phase, args.steps, Console.silent())
         rows.append({**vars(speed), "flops_per_image": count_work(training.recipe, phase, CLASSES).flops})
         for found in ({}, profile_step(training, phase)):
             rows[-1] |= found
-            say({"bench": "steps", "variant": args.variant, "precision": training.recipe.precision, "phases": rows})
+            say(result)
+    return 0
 
 
 def first_phases(recipe: Recipe, pixels: str) -> list[Phase]:
@@ -125,7 +138,7 @@ def dearest_kernels(events: Iterable[Any], device: torch.device) -> dict[str, An
     return {"kernels": kernels, "kernel_calls": calls.total(), "kernel_seconds": total}
 
 
-def measure_evaluation(recipe: Recipe, ranks: Ranks, args: argparse.Namespace) -> None:
+def measure_evaluation(recipe: Recipe, ranks: Ranks, args: argparse.Namespace) -> int:
     """How fast a batch is judged in each of EVALUATIONS."""
     device, rows, size = ranks.device, recipe.eval_batch_size, recipe.eval_image_size
     names = tuple(str(label) for label in range(CLASSES))
@@ -139,15 +152,19 @@ def measure_evaluation(recipe: Recipe, ranks: Ranks, args: argparse.Namespace) -
             laps = Stopwatch(device).laps(lambda: judge(model, [next(batches)], table), args.steps)
         speeds[precision] = rows / median(laps)
         say({"bench": "evaluation", "image_size": size, "batch_size": rows, "images_per_second": speeds})
+    return 0
 
 
 @contextmanager
 def computing_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Inside, convolutions and matrix products compute in fp32, tf32 or bf16."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    """Inside, convolutions and matrix products compute in fp32, tf32 or bf16, also those of `judge`."""
+    before, is_tf32 = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32), precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = is_tf32
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with (
+            mock.patch.object(evaluation, "evaluation_precision", return_value="tf32" if is_tf32 else "fp32"),
+            torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
+        ):
             yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
@@ -158,7 +175,7 @@ def say(value: dict[str, Any]) -> None:
     print(to_json(value), flush=True)
 
 
-MEASURES: dict[str, Callable[[Recipe, Ranks, argparse.Namespace], None]] = {
+MEASURES: dict[str, Callable[[Recipe, Ranks, argparse.Namespace], int]] = {  # to the exit code
     "machine": measure_machine,
     "steps": measure_steps,
     "evaluation": measure_evaluation,

@@ -2,8 +2,9 @@
 
     python benchmarks/kernel_registers.py
 
-A line for each in each form that a ResNet-50 trains with: registers a thread, bytes that did not fit into them, bytes
-of shared memory a program, and how many programs of eight warps a multiprocessor then holds.
+A line for each in each form that a ResNet-50 trains with, and one in float64, which only tests use: registers a thread,
+bytes that did not fit into them, bytes of shared memory a program, of which an H200 gives one 232,448 at most, and how
+many programs of eight warps a multiprocessor then holds.
 """
 
 import re
@@ -32,18 +33,23 @@ KINDS: Final = {
 }
 TYPES: Final = {name: kind for kind, names in KINDS.items() for name in names.split()}
 FLAGS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {  # that are true, in each form
-    "statistics_kernel": ((), ("parts is 1",)),
-    "combine_kernel": ((), ("parts is 1",)),
-    "normalise_kernel": ((), ("RELU",), ("ADD", "RELU", "KEEP")),
-    "normalise_pool_kernel": ((),),
-    "gradient_sums_kernel": ((), ("MASK_BY_X",), ("MASK_BY_BITS",), ("MASK_BY_X", "POOLED"), ("parts is 1",)),
-    "total_kernel": ((), ("parts is 1",)),
-    "input_gradient_kernel": ((), ("MASK_BY_X",), ("MASK_BY_X", "POOLED")),
-    "product_statistics_kernel": (("64 columns",), ("128 columns",)),
-    "product_gradient_kernel": tuple(
-        (columns, *flags)
-        for columns in ("64 columns", "128 columns")
-        for flags in ((), ("MASK_BY_BITS",), ("MASK_BY_BITS", "ADD"))
+    "statistics_kernel": ((), ("float64",)),
+    "combine_kernel": ((), ("float64",)),
+    "normalise_kernel": ((), ("RELU",), ("ADD", "RELU", "KEEP"), ("ADD", "RELU", "KEEP", "float64")),
+    "normalise_pool_kernel": ((), ("float64",)),
+    "gradient_sums_kernel": (
+        (), ("MASK_BY_X",), ("MASK_BY_BITS",), ("MASK_BY_X", "POOLED"), ("MASK_BY_X", "POOLED", "float64")
+    ),
+    "total_kernel": ((), ("float64",)),
+    "input_gradient_kernel": ((), ("MASK_BY_X",), ("MASK_BY_X", "POOLED"), ("MASK_BY_X", "POOLED", "float64")),
+    "product_statistics_kernel": (("64 columns",), ("128 columns",), ("64 columns", "float64")),
+    "product_gradient_kernel": (
+        *(
+            (columns, *flags)
+            for columns in ("64 columns", "128 columns")
+            for flags in ((), ("MASK_BY_BITS",), ("MASK_BY_BITS", "ADD"))
+        ),
+        ("64 columns", "MASK_BY_BITS", "ADD", "float64"),
     ),
 }  # fmt: skip
 
@@ -52,15 +58,14 @@ def constants_of(kernel: Any, flags: tuple[str, ...]) -> dict[str, Any]:
     """Return what is compiled into a form of `kernel`."""
     rows = fused_kernels.POOL_TILE if "pool" in f"{kernel.__name__} {flags}".lower() else fused_kernels.TILE
     given: dict[str, Any] = {name: name in flags for name in kernel.arg_names if name.isupper()}
-    given |= {"F": tl.float32, "BLOCK_CHANNELS": 128, "BLOCK_ROWS": rows // 128}
+    wide = "float64" in flags
+    given |= {"F": tl.float64 if wide else tl.float32, "BLOCK_CHANNELS": 128, "BLOCK_ROWS": rows // 128}
     if kernel.__name__ in ("combine_kernel", "total_kernel"):
         given |= {"BLOCK_CHANNELS": fused_kernels.COMBINED_CHANNELS, "BLOCK_PARTS": fused_kernels.COMBINED_PARTS}
     if kernel.__name__.startswith("product"):
-        columns = 64 if "64 columns" in flags else product_kernels.MAX_PRODUCT_COLUMNS
-        given |= {"BLOCK_ROWS": fused_kernels.PRODUCT_ROWS, "BLOCK_COLUMNS": columns}
-        given |= {"BLOCK_DEPTH": product_kernels.PRODUCT_DEPTH}
-    if "parts is 1" in flags:
-        given["parts"] = 1
+        columns = next(int(flag.split()[0]) for flag in flags if flag.endswith(" columns"))
+        depth = product_kernels.FLOAT64_DEPTH if wide else product_kernels.PRODUCT_DEPTH
+        given |= {"BLOCK_ROWS": fused_kernels.PRODUCT_ROWS, "BLOCK_COLUMNS": columns, "BLOCK_DEPTH": depth}
     return {name: value for name, value in given.items() if name in kernel.arg_names}
 
 
@@ -69,7 +74,10 @@ def compiled(kernel: Any, flags: tuple[str, ...]) -> Any:
     constants = constants_of(kernel, flags)
     weight = "*bf16" if kernel.__name__.startswith("product") else "*fp32"
     types = TYPES | {"weight": weight} | dict.fromkeys(constants, "constexpr")
-    aligned = [place for place, name in enumerate(kernel.arg_names) if types[name][0] in "*i"]
+    if "float64" in flags:  # but for eps, which Triton takes as float32
+        types = {name: re.sub(r"^\*(fp32|bf16)$", "*fp64", kind) for name, kind in types.items()}
+    places = enumerate(kernel.arg_names)
+    aligned = [place for place, name in places if types[name][0] in "*i" and name not in fused_kernels.UNSPECIALISED]
     source = ASTSource(
         kernel,
         {name: types[name] for name in kernel.arg_names},

@@ -2,10 +2,12 @@
 
 import json
 import os
+import secrets
 import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,13 +19,20 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from fault_proxy import FaultProxy
+from hdfs_server import Hdfs, HdfsServer, is_hdfs_there
 from imagesprint.console import Console
 from imagesprint.files import append_row, write_text
 from imagesprint.prepare.preparing import prepare
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.serialization import to_toml
 from imagesprint.records.image_record import Pieces, bytes_feature, encode_example, float_feature, int64_feature
+from imagesprint.records.remote.meeting import fetcher_pid, meeting_place
 from imagesprint.records.tfrecord import frame
+from imagesprint.storage.store import open_store
+from imagesprint.storage.url import Url
+from s3_server import S3, S3Server
+from server_process import shared
 
 
 def pytest_configure() -> None:
@@ -46,12 +55,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what is marked `gpu` where there is none."""
+    """Skip what is marked `gpu` or `hdfs` where there is none, and what is marked `remote` if that is not asked for."""
     if item.get_closest_marker("gpu") is not None:
         import torch  # slow, and most tests of the lower floors do without
 
         if not torch.cuda.is_available():
             pytest.skip("needs a GPU")
+    is_asked_for = "remote" in item.config.option.markexpr
+    if item.get_closest_marker("remote") is not None and not is_asked_for:
+        pytest.skip("`make remote-check` runs it")
+    if item.get_closest_marker("hdfs") is not None and not is_asked_for and not is_hdfs_there():
+        pytest.skip("needs Java and `make .hadoop/whole`")
 
 
 @dataclass(frozen=True)
@@ -276,3 +290,111 @@ def write_run(tiny_recipe: Recipe) -> Callable[..., Path]:
         return run
 
     return write
+
+
+@pytest.fixture(scope="session")
+def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where servers lie that all of xdist's workers share (`server_process.shared`)."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def s3_server(servers_folder: Path) -> Iterator[S3Server]:
+    """The S3 server of all tests. Those that end, pause or fill it start one of their own."""
+    server = shared(servers_folder / "s3", S3Server)
+    server.make_bucket("tests")
+    yield server
+    server.release()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> S3:
+    """A fresh place in S3; what it takes to reach it and an empty cache are in the environment."""
+    use_s3(s3_server, tmp_path, monkeypatch)
+    return S3(Url(f"s3://tests/{request.node.name}-{secrets.token_hex(4)}"), s3_server)
+
+
+@pytest.fixture(scope="session")
+def hdfs_server(servers_folder: Path) -> Iterator[HdfsServer]:
+    """The NameNode and DataNode of all tests; those that use it are marked `hdfs`."""
+    server = shared(servers_folder / "hdfs", HdfsServer)
+    yield server
+    server.release()
+
+
+@pytest.fixture
+def hdfs(
+    hdfs_server: HdfsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Hdfs:
+    """A fresh place in HDFS; what it takes to reach it and an empty cache are in the environment."""
+    for name, value in {**hdfs_server.environment, "IMAGESPRINT_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    return Hdfs(Url(f"{hdfs_server.url}/{request.node.name}-{secrets.token_hex(4)}"), hdfs_server)
+
+
+@pytest.fixture
+def own_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """As `s3`, with a server of this test's own, to `kill`, `start`, `pause` and `resume` (`server_process.py`)."""
+    folder = tmp_path / "s3"
+    folder.mkdir()
+    server = S3Server(folder)
+    use_s3(server, tmp_path, monkeypatch)
+    yield S3(Url(f"s3://{server.make_bucket('own')}/place"), server)
+    server.kill()
+
+
+def use_s3(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the environment for a test that uses `server`."""
+    for name, value in {**server.environment, "IMAGESPRINT_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def fault_proxy(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """What stands between this test and its `s3`; `fault_proxy.faults` says what goes wrong (`fault_proxy.py`)."""
+    with FaultProxy(s3.server.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        yield proxy
+
+
+@pytest.fixture
+def upload() -> Callable[[Path, Url], Url]:
+    """Puts all files of a folder where a URL is, and returns that."""
+
+    def put(folder: Path, url: Url) -> Url:
+        store = open_store(url)
+        for file in folder.rglob("*"):
+            if file.is_file():
+                store.upload(file, str(file.relative_to(folder)))
+        return url
+
+    return put
+
+
+@pytest.fixture
+def kill_fetcher() -> Iterator[Callable[[], bool]]:
+    """Kills the fetcher of this environment; whether there was one. The last one ends with the test."""
+
+    def kill() -> bool:
+        place = meeting_place()
+        pid = fetcher_pid(place)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+            while fetcher_pid(place) is not None:
+                time.sleep(0.01)
+        return pid is not None
+
+    yield kill
+    kill()
+
+
+@pytest.fixture
+def root_url(
+    s3: S3,
+    photo_root: Path,
+    upload: Callable[[Path, Url], Url],
+    kill_fetcher: Callable[[], bool],  # noqa: ARG001 (which ends the last one before the server and the cache are gone)
+) -> Url:
+    """`photo_root`, in S3."""
+    return upload(photo_root, s3.url)

@@ -36,7 +36,7 @@ def optional_modules() -> list[str]:
     names = [
         need.partition(">=")[0] for extra, needs in extras.items() if extra not in ("dev", "interop") for need in needs
     ]
-    return [{"scikit-learn": "sklearn"}.get(name, name) for name in names]
+    return [{"scikit-learn": "sklearn", "hdfs-native": "hdfs_native"}.get(name, name) for name in names]
 
 
 def run_bare(*commands: tuple[object, ...]) -> tuple[list[str], str]:
@@ -53,7 +53,9 @@ def run_bare(*commands: tuple[object, ...]) -> tuple[list[str], str]:
 
 
 def test_extras_are_those_of_users() -> None:
-    assert {"sklearn", "scipy", "matplotlib", "pyarrow", "onnxruntime"} <= set(optional_modules())
+    assert {"sklearn", "scipy", "matplotlib", "pyarrow", "onnxruntime", "opendal", "hdfs_native"} <= set(
+        optional_modules()
+    )
 
 
 def test_training_evaluating_reporting_and_predicting_need_no_extra(

@@ -57,6 +57,11 @@ def duration(seconds: float) -> str:
     return f"{minutes}:{rest:02d} min" if hours == 0 else f"{hours}:{minutes:02d}:{rest:02d} h"
 
 
+def size(num_bytes: float) -> str:
+    """Bytes as people write them: 1.20 GB, 3.4 MB."""
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
+
+
 def write_result(text: str) -> None:
     """Write `text` to standard output, at once. An OSError says that it was there; what follows it goes nowhere."""
     try:
@@ -88,12 +93,17 @@ class Console:
         self._living = False  # the living line stands there
         self._next_live = 0.0
         self._log: TextIO | None = None
+        self._names: dict[str, str] = {}
         self.warnings: list[str] = []  # all that were given so far
 
     @classmethod
     def silent(cls) -> "Console":
         """A console that says nothing at all: for the ranks that are not the main one."""
         return cls(io.StringIO(), quiet=True)
+
+    def show_as(self, path: Path, name: object) -> None:
+        """From now on, show `name` in place of `path`, which is a copy of it on this machine."""
+        self._names[str(path)] = str(name)
 
     def log_to(self, path: Path) -> None:
         """From now on, append every line and warning (not the living line) to the file at `path`."""
@@ -112,21 +122,21 @@ class Console:
 
     def line(self, text: str = "") -> None:
         """Show one finished line."""
-        text = printable(text)
+        text = self._shown(text)
         self._record(text)
         if not self._quiet:
             self._write(f"{text}\n")
 
     def warn(self, text: str) -> None:
         """Show a warning, even when quiet."""
-        text = printable(text)
+        text = self._shown(text)
         self.warnings.append(text)
         self._record(f"warning: {text}")
         self._write(f"warning: {text}\n")
 
     def note(self, text: str) -> None:
         """Write to the log file alone; `text` may have several lines."""
-        self._record(printable_lines(text))
+        self._record("\n".join(map(self._shown, text.split("\n"))))
 
     def live(self, text: str, *more: str, short: str = "", last: bool = False) -> None:
         """Show progress: redrawn in place on a terminal, a plain line now and then elsewhere.
@@ -140,9 +150,14 @@ class Console:
             return
         self._next_live = now + (LIVE_INTERVAL if self._is_terminal else PLAIN_INTERVAL)
         if not self._is_terminal or last:
-            self._write(f"{printable('  '.join([text, *more]))}\n")
+            self._write(f"{self._shown('  '.join([text, *more]))}\n")
             return
-        self._write(_fitted(self._columns() - 1, *map(printable, (text, short, *more))), living=True)
+        self._write(_fitted(self._columns() - 1, *map(self._shown, (text, short, *more))), living=True)
+
+    def _shown(self, text: str) -> str:
+        for path, name in self._names.items():
+            text = text.replace(path, name)
+        return printable(text)
 
     def _columns(self) -> int:
         """The columns of the terminal: what COLUMNS says, else the terminal itself, else 80."""

@@ -9,6 +9,9 @@ ImagesprintError            exit 1   something failed
 │   ├── ImageError                   bytes that are no image, or a damaged one
 │   └── RecordError                  a damaged or missing record, shard, index or dataset.json
 ├── FileError               exit 1   a file that the system does not let us read or write; an OSError, too
+├── StorageError            exit 1   a store (S3, HDFS, …) that refuses, fails or does not answer
+│   ├── HeldError                    another process works at that place
+│   └── LostLeaseError               another process has taken that place over from this one
 ├── RunError                exit 1   the run directory, a resume, a loss that is not finite
 │   ├── CheckpointError              a checkpoint or weight file that cannot be used
 │   ├── LostRankError                another rank is gone (exit 75, which --processes turns into 1)
@@ -87,6 +90,18 @@ class FileError(ImagesprintError, OSError):
         found = cls(f"cannot {operation} {path}: {reason}", hint or FILE_HINT)
         found.errno, found.strerror, found.filename = error.errno, reason, str(path)
         return found
+
+
+class StorageError(ImagesprintError):
+    pass
+
+
+class HeldError(StorageError):
+    pass
+
+
+class LostLeaseError(StorageError):
+    pass
 
 
 class RunError(ImagesprintError):

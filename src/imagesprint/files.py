@@ -4,13 +4,13 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
-from imagesprint.errors import FileError, RunError
+from imagesprint.errors import FileError, ImagesprintError, RunError
 
 TEMPORARY_PATTERN = ".*.tmp"  # files that `write_atomically` had not finished when its process was killed
 Row = TypeVar("Row")
@@ -30,6 +30,22 @@ def naming(operation: str, path: Path, hint: str = "") -> Iterator[None]:
         raise
     except OSError as error:
         raise FileError.of(operation, path, error, hint) from error
+
+
+@contextmanager
+def shown_as(path: Path, name: object) -> Iterator[None]:
+    """Have errors of the block speak of `name` where they speak of what lies at `path`, a copy of it on this machine.
+
+    What the copy's own disk refuses is said of the copy.
+    """
+    try:
+        yield
+    except ImagesprintError as error:
+        if not isinstance(error, FileError) and system_error(error.__cause__) is None:
+            error.what = error.what.replace(str(path), str(name))
+            error.hint = error.hint.replace(str(path), str(name))
+            error.args = (error.what,)
+        raise
 
 
 def system_error(error: BaseException | None) -> OSError | None:
@@ -89,7 +105,7 @@ def parse_rows(path: Path, parse: Callable[[Any], Row], hint: str = "repair or d
     ValueError.
     """
     with naming("read", path):
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        lines = whole_lines(path.read_bytes()) if path.exists() else []
     rows = []
     for number, line in enumerate(lines, 1):
         try:
@@ -98,6 +114,11 @@ def parse_rows(path: Path, parse: Callable[[Any], Row], hint: str = "repair or d
         except (ValueError, RecursionError) as error:
             raise RunError(f"{path} is damaged in line {number}: {error}", hint) from error
     return rows
+
+
+def whole_lines(content: bytes) -> list[bytes]:
+    """The lines of a .jsonl file without their ends; what follows the last end was cut short and is none."""
+    return content.split(b"\n")[:-1]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -130,13 +151,18 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
     A last line that was cut short, by a kill or a full disk, gives way to the new one. Raises FileError.
     """
+    append_lines(path, [json.dumps(row).encode()])
+
+
+def append_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """As `append_row`: lines as they stand in another such file, without their ends."""
     with naming("write", path), path.open("ab+", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)  # or one could take another's line, half written, for cut short
         except OSError as error:
             raise no_lock(path, error) from error
         os.ftruncate(file.fileno(), _end_of_last_line(file))  # goes on after a signal; file.truncate does not
-        rest = memoryview((json.dumps(row) + "\n").encode())
+        rest = memoryview(b"".join(line + b"\n" for line in lines))
         while rest:
             rest = rest[file.write(rest) :]
         os.fsync(file.fileno())

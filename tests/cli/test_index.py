@@ -54,3 +54,11 @@ def test_errors(imagesprint: Callable[..., Any], write_foreign: WriteForeign, tm
     assert damaged.code == 1
     assert damaged.json["error"] == f"shard {path}: the record at byte 0 has a damaged header"
     assert "Traceback" not in damaged.stderr
+
+
+def test_url_is_refused(imagesprint: Callable[..., Any]) -> None:
+    for words in (["s3://bucket/imagenet"], ["imagenet", "--index-dir", "s3://bucket/root"]):
+        done = imagesprint("index", *words)
+        assert done.code == 2
+        assert done.stderr.startswith(f"error: {words[-1]} is no folder of this machine")
+        assert "hint: copy them to a disk" in done.stderr

@@ -11,6 +11,7 @@ from PIL import Image
 
 from imagesprint.cli.main import main
 from imagesprint.diagnosis import stage_costs
+from imagesprint.diagnosis.disturbance import Disturbance
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
 
@@ -22,6 +23,7 @@ def tiny(tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """A recipe; calibrations of it are quick, and kept in the test's own folder."""
     for name in ("STEP_SECONDS", "LOADING_SECONDS", "EVALUATION_SECONDS"):
         monkeypatch.setattr(stage_costs, name, 0.1)
+    monkeypatch.setattr(Disturbance, "share", lambda _: 0.0)  # other tests may run beside it
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "tiny.toml"
     path.write_text(to_toml(tiny_recipe))

@@ -1,13 +1,19 @@
 """The projection of `bench step`, and the reference's figures in the README, by the same arithmetic."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from imagesprint.diagnosis.bench_step import project
-from imagesprint.diagnosis.step_timing import shape_of
+from imagesprint.diagnosis.bench_step import VARIANTS, project
+from imagesprint.diagnosis.step_timing import TimedTraining, shape_of
+from imagesprint.model import fusing
 from imagesprint.recipes.library import load_recipe
+from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
+from imagesprint.runs.ranks import Ranks
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -33,3 +39,18 @@ def test_the_references_speeds_come_to_what_the_readme_says() -> None:
         shape_of(phase): 4_130 if phase.batch_size == 1568 else cited[phase.image_size] for phase in recipe.phases
     }
     assert f"{project(recipe, Schedule(recipe, 1_281_167), speeds).seconds:,.0f} s that way" in README
+
+
+def test_our_kernels_are_tried_for_the_variant_that_has_them(
+    tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial compiles them, which takes a GPU's machine half a minute: not where they are not to train."""
+    monkeypatch.setattr(fusing, "FUSED_DEVICE", "cpu")
+    monkeypatch.setitem(sys.modules, "imagesprint.model.fused_resnet", None)
+    recipe, ranks = replace(tiny_recipe, precision="bf16"), Ranks(0, 1, 0, 1, torch.device("cpu"))
+    said = {
+        name: TimedTraining(recipe, 2, ranks, compilation, fused).state.not_fused
+        for name, (compilation, fused) in VARIANTS.items()
+    }
+    assert (said["eager"], said["compiled"]) == (None, None)
+    assert str(said["fused"]).startswith("Triton cannot be imported")

@@ -9,7 +9,7 @@ import pytest
 
 from imagesprint.cli.main import main
 from imagesprint.console import Console
-from imagesprint.diagnosis import bench_step, doctor, planning, stage_costs
+from imagesprint.diagnosis import bench_step, calibrations, doctor, planning, stage_costs
 from imagesprint.diagnosis.stage_costs import LoadingSpeed, TrainingCosts, measure_costs
 from imagesprint.diagnosis.step_timing import TimedTraining
 from imagesprint.recipes.recipe import Recipe
@@ -73,7 +73,7 @@ def test_phases_of_one_kind_are_measured_once(tiny_recipe: Recipe, photo_root: P
     assert (costs.evaluation, costs.checkpoint.size) == (0.0, 0)  # which were not asked for
     with_loaders = replace(costs.phases[1], loaders=(LoadingSpeed(1, 0.1, {"jpeg": 1.0}),))
     costs = replace(costs, phases=(costs.phases[0], with_loaders, costs.phases[2]))
-    assert planning._costs(json.loads(json.dumps(asdict(costs)))) == costs  # as it is kept
+    assert calibrations._costs(json.loads(json.dumps(asdict(costs)))) == costs  # as it is kept
 
 
 def test_a_long_step_is_measured_by_its_micro_batches(

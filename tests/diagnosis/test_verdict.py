@@ -14,6 +14,7 @@ from imagesprint.runs.rows import MetricsRow, RankSeconds, StageSeconds
 HEALTHY = Figures(images=512, step=0.1, load=0.06, read_share=0.1, jpeg_share=0.7, copy=0.01, checkpoint=0.001)
 
 PLANTED = {
+    "storage": replace(HEALTHY, step=0.3, load=0.3, storage_share=0.8, data_wait=0.2),
     "compute": HEALTHY,
     "decode": replace(HEALTHY, step=0.3, load=0.3, data_wait=0.2),
     "read": replace(HEALTHY, step=0.3, load=0.3, read_share=0.9, data_wait=0.2),
@@ -169,3 +170,13 @@ def test_a_run_without_stages_says_so(tmp_path: Path) -> None:
     append_row(run.metrics_file, {key: value for key, value in asdict(row(10, 0)).items() if key not in later})
     with pytest.raises(UsageError, match="a version that noted no stages"):
         read_figures(run)
+
+
+def test_waiting_for_a_store_is_no_work_of_this_machine() -> None:
+    figures = Figures(images=512, step=1.0, load=1.0, storage_share=0.6, read_share=0.25, undisturbed=0.4)
+    assert (figures.storage, figures.read, figures.decode) == pytest.approx((0.6, 0.1, 0.3))
+    assert saved_by(figures, {"storage": 0.6}) == 0  # the step takes as long, for loading still goes on beside it
+    assert saved_by(figures, {"storage": 0.6, "decode": 0.3, "read": 0.1}) == pytest.approx(0.6)
+    (limit,) = [limit for limit in find_limits([(figures, 1)]) if limit.name == "storage"]
+    assert limit.images_per_second is None
+    assert phase_figures(0, [window([1.0], [0.5], storage=0.6)]).figures.storage_share == pytest.approx(0.6)

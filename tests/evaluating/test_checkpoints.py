@@ -12,7 +12,8 @@ import pytest
 
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
-from imagesprint.evaluating.checkpoints import evaluate_checkpoints, find_checkpoints, watch_runs
+from imagesprint.evaluating.checkpoints import evaluate_checkpoints, watch_runs
+from imagesprint.evaluating.places import find_checkpoints
 from imagesprint.evaluating.views import PLAIN, chosen_views
 from imagesprint.files import read_rows
 

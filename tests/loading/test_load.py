@@ -125,7 +125,7 @@ def test_bad_rows_are_told_in_order_and_the_others_decoded(
     load = whole(write_root(train_records))
     expected = pixels(load, decoder)
     root = load.dataset.path.parent
-    shutil.rmtree(root)
+    shutil.rmtree(str(root))
     for number, encoded in {4: train_records[4].encoded[:200], 9: b"<html>", 13: b""}.items():
         train_records[number] = replace(train_records[number], encoded=encoded)
     out = np.zeros_like(expected)

@@ -38,7 +38,7 @@ def damage(root: Path, sample_id: int) -> None:
     dataset = open_dataset(root, "full", "train")
     ids = np.array([sample_id])
     places = dataset.places(ids)
-    with places.path(0).open("r+b") as file:
+    with Path(str(places.path(0))).open("r+b") as file:
         file.seek(int(places.offsets[0] + places.lengths[0] // 2))
         byte = file.read(1)[0]
         file.seek(-1, 1)

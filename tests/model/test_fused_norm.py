@@ -20,7 +20,7 @@ def test_the_kernels_compute_what_torch_does(device: str, cases: str) -> None:
 
 
 def test_the_kernels_compile_for_sm_90_and_fit_into_its_registers(tmp_path: Path) -> None:
-    """In each form that training uses; with an argument that is one, too: Triton makes a constant of it."""
+    """In each form that training uses, and in float64, as the cases above have it; without spilling."""
     from imagesprint.model import fused_kernels, product_kernels
 
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
@@ -31,5 +31,7 @@ def test_the_kernels_compile_for_sm_90_and_fit_into_its_registers(tmp_path: Path
     named = {name for module in (fused_kernels, product_kernels) for name in vars(module) if name.endswith("_kernel")}
     assert {row[0] for row in rows} == named
     assert len(named) == 9
-    for kernel, form, used, spilt, _, programs in rows:
+    assert {row[0] for row in rows if "float64" in row[1]} == named
+    for kernel, form, used, spilt, shared, programs in rows:
+        assert int(shared) <= 232_448, (kernel, form)  # of an H100 or H200: CUDA's programming guide, table of limits
         assert (int(spilt), int(programs) >= 1) == (0, True), (kernel, form, used)

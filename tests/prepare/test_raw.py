@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
@@ -17,6 +18,7 @@ from imagesprint.loading.loader import Loader
 from imagesprint.prepare.preparing import Summary, prepare
 from imagesprint.recipes.recipe import Phase
 from imagesprint.records.dataset import Dataset, open_dataset
+from imagesprint.records.shard_files import Places
 from imagesprint.records.tfrecord import iter_records
 from imagesprint.records.verify import verify
 
@@ -34,6 +36,11 @@ class _Lossless(Dataset):
         record, file = self.read_record(sample_id), io.BytesIO()
         Image.frombytes("RGB", (record.width, record.height), record.encoded).save(file, "PNG")
         return memoryview(file.getvalue())
+
+    def places(self, sample_ids: npt.NDArray[np.int64]) -> Places:
+        found = super().places(sample_ids)
+        object.__setattr__(found, "read", lambda row: self.read(int(sample_ids[row])))
+        return found
 
 
 def make(source: Path, root: Path, **options: Any) -> Summary:

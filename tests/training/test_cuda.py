@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from imagesprint.loading.batch import Batch
+from imagesprint.model.resnet import ARCHITECTURES, Architecture
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.prefetch import on_device
@@ -35,7 +36,9 @@ Batches = Callable[[int], list[Batch]]
 
 
 @pytest.fixture
-def gpu() -> Ranks:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Ranks:
+    """The GPU, for a network of two blocks, soon compiled: in half precision with the same kernels as a ResNet-50."""
+    monkeypatch.setitem(ARCHITECTURES, "resnet20", Architecture((1, 1), bottleneck=True, widths=(64, 128)))
     return Ranks(0, 1, 0, 1, torch.device("cuda", 0))
 
 
@@ -76,6 +79,7 @@ def test_a_step_never_waits_for_the_gpu(
     gpu: Ranks, batches: Batches, precision: str, loss_scale: float, compiled: bool
 ) -> None:
     state = TrainingState(replace(RECIPE, precision=precision, loss_scale=loss_scale), CLASSES, gpu.device)
+    assert state.not_fused is None
     step, feed = TrainingStep(state, gpu, compiled), on_gpu(batches(12), gpu)
     step(feed, RECIPE.phases[0], 0.1)  # what is made once may wait: momentum, the loss scale, graphs
     torch.cuda.synchronize()

@@ -140,7 +140,7 @@ def root(photo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root whose record 11 is bad in the variant 32, the one that is trained on at first."""
     root = Path(shutil.copytree(photo_root, tmp_path_factory.mktemp("bad-records") / "root"))
     places = open_dataset(root, "32", "train").places(np.array([BAD]))
-    shard = places.path(0)
+    shard = Path(str(places.path(0)))
     content = bytearray(shard.read_bytes())
     content[int(places.offsets[0] + places.lengths[0] // 2)] ^= 1
     shard.write_bytes(content)

@@ -13,6 +13,7 @@ from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.runs.ranks import Ranks
+from imagesprint.training import micro_batch_size
 from imagesprint.training.micro_batch_size import CPU_LIMIT, settle_micro_batches
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
@@ -64,13 +65,15 @@ def held_memory() -> int:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_what_fits_is_found_by_trying() -> None:
+def test_on_a_gpu_what_fits_is_found_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 2.5 GB of its memory, into which 256 images of 128 px do not fit: as a whole, an H200 holds any batch here."""
+    monkeypatch.setattr(micro_batch_size, "MEMORY_SHARE", 2.5e9 / torch.cuda.mem_get_info()[1])
     whole = load_recipe("minutes104")
-    recipe = replace(whole, precision="bf16", phases=(replace(whole.phases[-1], epochs=(0, 1), micro_batch=0),))
+    first = replace(whole.phases[0], epochs=(0, 1), batch_size=256, micro_batch=0)
+    recipe = replace(whole, precision="bf16", phases=(first,))
     ranks, before = replace(ALONE, device=torch.device("cuda", 0)), held_memory()
     (phase,) = settle_micro_batches(recipe, None, CLASSES, ranks, Console(quiet=True)).phases
-    assert phase.batch_size % phase.micro_batch == 0
-    assert phase.micro_batch >= 1
+    assert phase.micro_batch in (8, 16, 32, 64, 128)
     # The trial left nothing behind: weights and gradients alone are 190 MB. What cuBLASLt may keep is 32 MB a stream.
     assert held_memory() - before < 2**26
 

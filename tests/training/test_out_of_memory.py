@@ -152,6 +152,31 @@ def test_all_shapes_are_captured_on_one_stream_in_one_pool_once_all_are_warm(mon
     }  # fmt: skip
 
 
+def dead_cycle() -> "weakref.ref[Tensor]":
+    """A tensor that only collecting frees, as those of autograd's nodes and of functions may be."""
+    tensor = torch.zeros(1)
+    cycle: list[object] = [tensor]
+    cycle.append(cycle)
+    return weakref.ref(tensor)
+
+
+def test_garbage_is_collected_before_a_capture_and_not_within(monkeypatch: pytest.MonkeyPatch) -> None:
+    Gpu(monkeypatch)
+    before, inside = dead_cycle(), list["weakref.ref[Tensor]"]()
+
+    def run() -> None:
+        assert before() is None
+        inside.append(dead_cycle())
+        kept = [[number] for number in range(50_000)]  # so many would have it collected
+        assert len(kept) == 50_000
+        assert inside[0]() is not None
+
+    step._Capture(ALONE.device).graph(run, ())  # type: ignore[arg-type]
+    assert gc.isenabled()
+    gc.collect()
+    assert inside[0]() is None
+
+
 class Small:
     """Stands in for a GPU's MicroBatch: `room` pixels fit, more are an `error`; a `tensor` is alive as long as it."""
 
@@ -166,10 +191,7 @@ class Small:
         return rows, size
 
     def __call__(self, rows: int, size: int) -> None:
-        tensor = torch.zeros(1)
-        cycle: list[object] = [tensor]
-        cycle.append(cycle)  # as autograd's nodes and functions may be
-        self.held.append(weakref.ref(tensor))
+        self.held.append(dead_cycle())
         if rows * size**2 > self.room:
             raise self.error()
 

@@ -18,7 +18,7 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Final
+from typing import IO, Any, BinaryIO, ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -86,13 +86,13 @@ def check_seal(path: Path) -> bool:
     return True
 
 
-def checkpoint_hash(path: Path) -> str:
+def checkpoint_hash(path: Path, content: IO[bytes] | None = None) -> str:
     """A hash over the names, sizes and CRC-32s of all that the archive `path` holds, without reading the tensors.
 
-    Raises CheckpointError where it is no archive.
+    `content` is read in its place where it is given. Raises CheckpointError where it is no archive.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(content or path) as archive:
             entries = [(entry.filename, entry.file_size, entry.CRC) for entry in archive.infolist()]
     except (
         OSError,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from imagesprint.checkpoints.cached import cached, last_url
 from imagesprint.checkpoints.format import check_values, load_weights, read_training_checkpoint
 from imagesprint.checkpoints.naming import last_checkpoint
 from imagesprint.checkpoints.weight_files import Inert, no_plain_tensor, read_foreign
@@ -16,6 +17,7 @@ from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
 from imagesprint.model.building import build_model, normalize
 from imagesprint.recipes.recipe import Recipe
+from imagesprint.storage.url import Place, parse_place
 
 # A head holds the names of the classes in its shape: torchvision calls it fc, timm head or classifier.
 HEAD_PREFIXES = ("fc.", "head.", "classifier.")
@@ -67,14 +69,20 @@ class TrainedModel(nn.Module):
         return logits
 
 
-def load_model(path: str | Path, weights: str = "") -> TrainedModel:
-    """The trained model of a checkpoint, or of the last checkpoint of a run directory, in evaluation mode on the CPU.
+def load_model(path: str | Place, weights: str = "") -> TrainedModel:
+    """The trained model of a checkpoint, or of the last checkpoint of a run, in evaluation mode on the CPU.
 
+    Either may be named by its URL; the file is then kept in the cache (`storage.cache.cache_folder`).
     `weights` is "model" for those of the last step, "ema" for their moving average, or "" for the average where the
     recipe keeps one (`ema_decay`), else those of the last step. Raises UsageError where nothing is there or no average
     is kept, CheckpointError where the file is damaged.
     """
-    file = last_checkpoint(Path(path))
+    place = parse_place(path) if isinstance(path, str) else path
+    with cached(last_checkpoint(place) if isinstance(place, Path) else last_url(place)) as file:
+        return _load_model(file, weights)
+
+
+def _load_model(file: Path, weights: str) -> TrainedModel:
     held = read_training_checkpoint(file)
     if weights == "ema" and held.ema is None:
         raise UsageError(f"{file} holds no moving average of the weights", "train with --set ema_decay=0.9999")
@@ -86,14 +94,21 @@ def load_model(path: str | Path, weights: str = "") -> TrainedModel:
     return TrainedModel(network, held.recipe, held.classes, held.num_train, held.step, held.class_texts).eval()
 
 
-def start_from(model: nn.Module, path: Path, console: Console | None = None) -> list[str]:
+def start_from(model: nn.Module, place: Place, console: Console | None = None) -> list[str]:
     """Load the weights at `path` into `model`, all but a head of another size; returns the keys left as they were.
 
-    `path` is what torch.save or safetensors wrote of a network with these names (torchvision's and timm's ResNets have
-    ours): a state dict, alone or inside what a training program saves; of several, a moving average. What was taken and
-    what was left goes to `console`. Raises CheckpointError where anything but the head does not fit, and where several
-    fit alike; the model is then as it was.
+    At `place`, a path or a URL, lies what torch.save or safetensors wrote of a network with these names (torchvision's
+    and timm's ResNets have ours): a state dict, alone or inside what a training program saves; of several, a moving
+    average. What was taken and what was left goes to `console`. Raises CheckpointError where anything but the head does
+    not fit, and where several fit alike; the model is then as it was.
     """
+    with cached(place) as path:
+        if console is not None and path != place:
+            console.show_as(path, place)
+        return _start_from(model, path, console)
+
+
+def _start_from(model: nn.Module, path: Path, console: Console | None) -> list[str]:
     content, own = read_foreign(path), model.state_dict()
     found = _choose(list(_find(content, own)), own, content, path)
     heads = {key for key in own if key.startswith(HEAD_PREFIXES)}

@@ -9,20 +9,22 @@ from imagesprint.cli import bench_predict
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import (
     Parser,
+    add_cache_flags,
     add_compile_flag,
     add_device_flags,
     add_set_flag,
     add_verb,
     check_plot,
     positive,
+    recipe_named,
 )
 from imagesprint.console import Console, duration, printable
-from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.runs.environment import is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
+from imagesprint.storage.url import parse_place
 
 if TYPE_CHECKING:
     from imagesprint.diagnosis import bench_data as of_data
@@ -188,10 +190,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     inner = group.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
 
     data = add_verb(inner, "data", DATA_DESCRIPTION, DATA_EXAMPLES, run_data)
-    data.add_argument("--data", type=Path, required=True, metavar="ROOT", help="a prepared ROOT")
+    data.add_argument("--data", type=parse_place, required=True, metavar="ROOT", help="a prepared ROOT")
     data.add_argument("--variant", metavar="V", help="full, 320, …; default: the largest that ROOT has")
     data.add_argument("--image-size", type=positive, default=224, metavar="PX", help="side of the crops; default 224")
     data.add_argument("--threads", type=positive, metavar="N", help="default: one a core")
+    add_cache_flags(data)
 
     step = add_verb(inner, "step", STEP_DESCRIPTION, STEP_EXAMPLES, run_step)
     _add_step_flags(step)
@@ -205,8 +208,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     )
 
     train = add_verb(inner, "train", TRAIN_DESCRIPTION, TRAIN_EXAMPLES, run_train)
-    train.add_argument("--data", type=Path, required=True, metavar="ROOT", help="a prepared ROOT")
+    train.add_argument("--data", type=parse_place, required=True, metavar="ROOT", help="a prepared ROOT")
     _add_step_flags(train)
+    add_cache_flags(train)
     for parser in (data, step, train):
         parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the result, too")
     bench_predict.add_command(inner)
@@ -259,7 +263,7 @@ def run_train(args: argparse.Namespace, console: Console) -> int:
 
 def _recipe(args: argparse.Namespace) -> Recipe:
     """The recipe to measure; what is wrong with it, the ranks or the plot is better known now than after minutes."""
-    recipe = apply_overrides(load_recipe(args.recipe), args.set)
+    recipe = apply_overrides(recipe_named(args.recipe), args.set)
     check_world_size(recipe, args.processes)
     check_plot(args)
     return recipe

@@ -7,11 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show, table
-from imagesprint.cli.parsing import Parser, add_compile_flag, add_device_flags, add_set_flag, add_verb
+from imagesprint.cli.parsing import (
+    Parser,
+    add_cache_flags,
+    add_compile_flag,
+    add_device_flags,
+    add_set_flag,
+    add_verb,
+    recipe_named,
+)
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
 from imagesprint.runs.environment import is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
+from imagesprint.storage.url import Place, parse_place
 
 if TYPE_CHECKING:
     from imagesprint.diagnosis.check import Check
@@ -23,6 +32,8 @@ EXAMPLES = """\
   imagesprint doctor --data ROOT           # also whether its shards fit the limit of open files
   imagesprint doctor small --data ROOT     # measure each stage of this training: which is the narrowest?
   imagesprint doctor minutes104 --data ROOT --processes 8
+  imagesprint doctor --data s3://BUCKET/ROOT   # also the store: credentials, clock, speed, and the cache's room
+  imagesprint doctor s3://BUCKET/RUN       # a run in a store, or a place for one: also whether it can be written
   imagesprint doctor RUN                   # the same from a run's logs, also while it runs; and what costs it accuracy
   imagesprint doctor RUN --data ROOT       # also by a look at the images that it was trained on"""
 
@@ -46,8 +57,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
         metavar="RECIPE|RUN",
         help="a built-in's name or a .toml file, or the --output of a training",
     )
-    parser.add_argument("--data", type=Path, metavar="ROOT", help="what is or was trained on")
+    parser.add_argument("--data", type=parse_place, metavar="ROOT", help="what is or was trained on")
     add_device_flags(parser)
+    add_cache_flags(parser)
     add_compile_flag(parser)
     add_set_flag(parser)
 
@@ -58,13 +70,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from imagesprint.diagnosis.installation import machine_checks
 
         return _show(args, machine_checks(Path.cwd(), args.data), None)
-    if _is_run(Path(args.target)):
+    place = parse_place(args.target)
+    if _is_run(place):
         from imagesprint.diagnosis.accuracy import accuracy_checks  # imports torch
         from imagesprint.diagnosis.doctor import diagnose_run
+        from imagesprint.diagnosis.store_checks import run_store_checks
+        from imagesprint.runs.local_run import local_run
 
-        found = diagnose_run(Path(args.target), args.data)
-        checks = found.checks + accuracy_checks(Path(args.target), args.data)
-        return _show(args, checks, found.bottleneck, phases=found.phases)
+        of_store, is_run = ([], True) if isinstance(place, Path) else run_store_checks(place)
+        if not is_run:
+            return _show(args, of_store, None)
+        with local_run(place, console, newest=True) as path:
+            found = diagnose_run(path, args.data)
+            checks = [check.naming(path, place) for check in found.checks + accuracy_checks(path, args.data)]
+        return _show(args, [*checks, *of_store], found.bottleneck, phases=found.phases)
     recipe = _recipe(args)
     if is_launcher(args.processes):
         return run_ranks(args.processes, args.words)
@@ -76,15 +95,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return _show(args, found.checks, found.bottleneck, phases=found.phases, data=args.data, **vars(setup))
 
 
-def _is_run(target: Path) -> bool:
-    """Whether that names a run: a folder, but for one that only happens to be called like a recipe."""
+def _is_run(target: Place) -> bool:
+    """Whether that names a run: a folder, but for one that only happens to be called like a recipe, or its URL."""
     from imagesprint.recipes.library import builtin_names
 
+    if not isinstance(target, Path):
+        return target.suffix != ".toml"
     return target.is_dir() and (str(target) not in builtin_names() or (target / "recipe.toml").exists())
 
 
 def _recipe(args: argparse.Namespace) -> "Recipe":
-    from imagesprint.recipes.library import load_recipe
     from imagesprint.recipes.serialization import apply_overrides
     from imagesprint.recipes.validation import check_world_size
 
@@ -93,7 +113,7 @@ def _recipe(args: argparse.Namespace) -> "Recipe":
             f"{args.target} is neither a run nor a recipe",
             "a run is the --output of a training; a recipe ends in .toml",
         )
-    recipe = apply_overrides(load_recipe(args.target), args.set)
+    recipe = apply_overrides(recipe_named(args.target), args.set)
     if args.data is None:
         raise UsageError(f"doctor {args.target}: there is no data to measure with", "add --data ROOT")
     check_world_size(recipe, args.processes)

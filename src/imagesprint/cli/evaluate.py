@@ -2,15 +2,15 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show, table
-from imagesprint.cli.parsing import Parser, add_device_flags, add_verb, positive
+from imagesprint.cli.parsing import Parser, add_cache_flags, add_device_flags, add_verb, positive
 from imagesprint.console import Console
 from imagesprint.errors import RunError
 from imagesprint.runs.environment import is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
+from imagesprint.storage.url import parse_place
 
 if TYPE_CHECKING:
     from imagesprint.evaluating.evaluator import EvaluatedCheckpoint
@@ -21,6 +21,7 @@ EXAMPLES = """\
   imagesprint evaluate RUN/checkpoints/step-0000660.pt OTHER_RUN --data ROOT --json
   imagesprint evaluate RUN --data ROOT --processes 8              # the checkpoints side by side
   imagesprint evaluate RUN --data ROOT --watch                    # beside a training, until it ends
+  imagesprint evaluate s3://bucket/runs/first --data ROOT
   imagesprint evaluate RUN --data ROOT --flip --sizes 224,256,288 --per-class"""
 
 DESCRIPTION = """\
@@ -35,9 +36,12 @@ SHOWN = 10  # classes and pairs in the text; --json has all
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "evaluate", DESCRIPTION, EXAMPLES, run)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="RUN|CHECKPOINT", help="all of a run's, or named ones")
-    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="what imagesprint prepare made")
+    parser.add_argument(
+        "paths", nargs="+", type=parse_place, metavar="RUN|CHECKPOINT", help="all of a run's, or named ones; also URLs"
+    )
+    parser.add_argument("--data", type=parse_place, required=True, metavar="ROOT", help="what imagesprint prepare made")
     add_device_flags(parser)
+    add_cache_flags(parser)
     add = parser.add_argument
     add("--watch", action="store_true", help="go on with each new checkpoint until the training ends")
     add("--weights", choices=("model", "ema"), default="", help="also the last step's weights, or their moving average")
@@ -57,7 +61,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Judge each checkpoint; print a table of all and the best."""
     if is_launcher(args.processes):
         return run_ranks(args.processes, args.words)
-    from imagesprint.evaluating.checkpoints import evaluate_checkpoints, find_checkpoints, watch_runs  # imports torch
+    from imagesprint.evaluating.checkpoints import evaluate_checkpoints, watch_runs  # imports torch
+    from imagesprint.evaluating.places import find_checkpoints
     from imagesprint.evaluating.views import chosen_views
 
     views = chosen_views(args.weights, args.recalibrate, args.flip, args.sizes, args.rectangular)

@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 from imagesprint.cli.output import show
-from imagesprint.cli.parsing import Parser, add_verb
+from imagesprint.cli.parsing import Parser, add_cache_flags, add_verb
 from imagesprint.console import Console, printable
 from imagesprint.inference import SUFFIXES
+from imagesprint.storage.url import parse_place
 
 EXAMPLES = """\
   imagesprint export RUN model.onnx
@@ -23,9 +24,12 @@ is written, and the exit code is 3. ONNX and safetensors need: pip install 'imag
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "export", DESCRIPTION, EXAMPLES, run)
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a run, for its last checkpoint, or a checkpoint")
+    parser.add_argument(
+        "model", type=parse_place, metavar="MODEL", help="a run, for its last checkpoint, or a checkpoint"
+    )
     parser.add_argument("file", type=Path, metavar="FILE", help="what to write")
     parser.add_argument("--format", choices=tuple(SUFFIXES), help="default: what the name of FILE ends in")
+    add_cache_flags(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

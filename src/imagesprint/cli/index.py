@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from imagesprint.cli.output import show
 from imagesprint.cli.parsing import Parser, add_verb, positive
 from imagesprint.console import Console, printable
+from imagesprint.errors import UsageError
+from imagesprint.storage.url import Url, parse_place
 
 if TYPE_CHECKING:
     from imagesprint.prepare.foreign.indexing import IndexedVariant
@@ -28,14 +30,25 @@ shards. Labels may count from 0 or 1: look at the first classes that are shown."
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "index", DESCRIPTION, EXAMPLES, run)
-    parser.add_argument("data", metavar="DATA", type=Path, help="the folder of the TFRecords")
+    parser.add_argument("data", metavar="DATA", type=_folder, help="the folder of the TFRecords")
     parser.add_argument(
         "--index-dir",
         metavar="DIR",
-        type=Path,
+        type=_folder,
         help="make DIR the ROOT instead, with links to the shards: for shards where one cannot write",
     )
     parser.add_argument("--workers", metavar="N", type=positive, help="processes, default: as many as there are cores")
+
+
+def _folder(text: str) -> Path:
+    """An argparse type: a folder of this machine, as the links to shards are."""
+    place = parse_place(text)
+    if isinstance(place, Url):
+        raise UsageError(
+            f"{place} is no folder of this machine: shards that others wrote are indexed where they lie, by links",
+            "copy them to a disk, and index them there",
+        )
+    return place
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show
-from imagesprint.cli.parsing import Parser, add_verb, positive
+from imagesprint.cli.parsing import Parser, add_cache_flags, add_verb, positive
 from imagesprint.console import Console, printable
 from imagesprint.errors import UsageError
+from imagesprint.storage.url import parse_place
 
 if TYPE_CHECKING:
     from imagesprint.records.dataset import Root
@@ -21,16 +22,19 @@ EXAMPLES = """\
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "inspect", "Show samples, or those of a training step, in one PNG.", EXAMPLES, run)
-    parser.add_argument("data", type=Path, metavar="ROOT", help="what imagesprint prepare made")
+    parser.add_argument("data", type=parse_place, metavar="ROOT", help="what imagesprint prepare made")
     parser.add_argument("--ids", metavar="ID,…", help="sample ids, as an error names them")
-    parser.add_argument("--run", dest="run_directory", type=Path, metavar="RUN", help="with --step: of which training")
+    parser.add_argument(
+        "--run", dest="run_directory", type=parse_place, metavar="RUN", help="with --step: of which training"
+    )
     parser.add_argument("--step", type=positive, metavar="STEP", help="its step, from 1, as in metrics.jsonl")
     parser.add_argument("--variant", help="default: what the step read; with --ids the largest")
     parser.add_argument("--split", default="train", choices=("train", "validation"), help="default: train")
     parser.add_argument("--output", type=Path, default=Path("samples.png"), metavar="FILE", help="default: samples.png")
+    add_cache_flags(parser)
 
 
-def run(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001
+def run(args: argparse.Namespace, console: Console) -> int:
     """Write the picture; print where it is."""
     from imagesprint.records.dataset import open_root
     from imagesprint.report.pictures import write_contact_sheet  # numpy: not for --help
@@ -41,7 +45,10 @@ def run(args: argparse.Namespace, console: Console) -> int:  # noqa: ARG001
     if args.ids is not None:
         variant, ids = args.variant or root.variants[0], _numbers(args.ids)
     else:
-        variant, ids = _of_step(args.run_directory, args.step, root)
+        from imagesprint.runs.local_run import local_run
+
+        with local_run(args.run_directory, console) as directory:
+            variant, ids = _of_step(directory, args.step, root)
         variant = args.variant or variant
     write_contact_sheet(root.dataset(variant, args.split), ids, args.output)
     value = {"output": args.output, "variant": variant, "ids": ids}

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from imagesprint.console import printable, printable_lines, width, write_result
+from imagesprint.storage.url import Url
 
 
 def show(args: argparse.Namespace, value: Any, text: str) -> None:
@@ -23,7 +24,7 @@ def show(args: argparse.Namespace, value: Any, text: str) -> None:
 def to_json(value: Any) -> str:
     """`value` as strict JSON on one line, in ASCII, so that it is valid in every locale and for every file name.
 
-    Dataclasses become objects, paths text, numbers that are not finite null.
+    Dataclasses become objects, paths and URLs text, numbers that are not finite null.
     """
     return json.dumps(_plain(value), allow_nan=False)
 
@@ -31,6 +32,8 @@ def to_json(value: Any) -> str:
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
+    if isinstance(value, Url):
+        return str(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

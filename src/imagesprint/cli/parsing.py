@@ -3,10 +3,15 @@
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from imagesprint.console import Console, write_result
-from imagesprint.errors import UsageError, needing
+from imagesprint.errors import RecipeError, UsageError, needing
+from imagesprint.storage.cache import FOLDER_VARIABLE, LIMIT_VARIABLE, parse_size
+from imagesprint.storage.url import Url, parse_place
+
+if TYPE_CHECKING:
+    from imagesprint.recipes.recipe import Recipe
 
 COMMON_FLAGS = ("--json", "--quiet", "--verbose")
 
@@ -121,6 +126,56 @@ def add_set_flag(parser: Parser) -> None:
         metavar="KEY=VALUE",
         help="change the recipe: seed=3, phases.2.lr=0.1,0.01",
     )
+
+
+class _Setting(argparse.Action):
+    """Puts the flag's value, once `type` has passed it, into the environment variable `const`, for every process."""
+
+    def __call__(self, _: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, *__: object) -> None:
+        os.environ[str(self.const)] = value
+        setattr(namespace, self.dest, value)
+
+
+def add_cache_flags(parser: Parser) -> None:
+    """Add --cache and --cache-limit, which `storage.cache` reads from the environment, in ranks and helpers, too."""
+    add = parser.add_argument_group("where data or runs are named by a URL (s3://, hdfs://, …)").add_argument
+    add("--cache", action=_Setting, const=FOLDER_VARIABLE, metavar="DIR", help="kept here; ~/.cache/imagesprint")
+    add(
+        "--cache-limit",
+        action=_Setting,
+        const=LIMIT_VARIABLE,
+        type=_size,
+        metavar="SIZE",
+        help="of the shards kept there: 300GB; default: what is free, but for a reserve",
+    )
+
+
+def _size(text: str) -> str:
+    parse_size(text)
+    return text
+
+
+def recipe_named(text: str) -> "Recipe":
+    """The recipe that RECIPE on a command line names: a built-in's, that of a .toml file, or of one at a URL.
+
+    Raises RecipeError, StorageError.
+    """
+    from imagesprint.recipes.library import load_recipe
+    from imagesprint.recipes.serialization import from_toml
+
+    place = parse_place(text)
+    if not isinstance(place, Url):
+        return load_recipe(text if "://" not in text else place)
+    from imagesprint.storage.store import open_store
+
+    store = open_store(place)
+    if store.stat("") is None:
+        raise RecipeError(f"cannot read the recipe {place}: there is no such file", "name RUN/recipe.toml")
+    try:
+        content = store.read("").decode("utf-8-sig")
+    except ValueError:
+        raise RecipeError(f"{place}: not a text file in UTF-8", "save it as UTF-8") from None
+    return from_toml(content, text)
 
 
 def check_plot(args: argparse.Namespace) -> None:

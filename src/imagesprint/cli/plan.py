@@ -9,19 +9,21 @@ from imagesprint.cli.bench import rate
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import (
     Parser,
+    add_cache_flags,
     add_compile_flag,
     add_device_flags,
     add_set_flag,
     add_verb,
     check_plot,
     positive,
+    recipe_named,
 )
-from imagesprint.console import Console, duration, printable
+from imagesprint.console import Console, duration, printable, size
 from imagesprint.errors import UsageError
-from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.runs.processes import is_launcher, run_ranks
+from imagesprint.storage.url import parse_place
 
 if TYPE_CHECKING:
     from imagesprint.diagnosis.planning import CalibrationFile, Plan, PlannedCheckpoints, PlannedPhase
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 def plan_text(plan: "Plan", price: float | None = None) -> str:
     """Return the result of `plan`."""
+    from imagesprint.diagnosis.storage_text import storage_lines  # numpy: not for --help
+
     plural = "s" if plan.ranks > 1 else ""
     machine = f"{plan.ranks} × {plan.machine}"
     if plan.calibration is not None:
@@ -42,6 +46,7 @@ def plan_text(plan: "Plan", price: float | None = None) -> str:
         *(_besides(plan) if plan.calibration is not None else ()),
         _disk(plan.checkpoints),
         _total(plan.total_seconds, price),
+        *storage_lines(plan.storage),
         *_reached(plan),
         *(_sources(plan) if plan.calibration is None else _calibration(plan.calibration)),
     ]
@@ -73,7 +78,7 @@ def _besides(plan: "Plan") -> list[str]:
 
 
 def _disk(checkpoints: "PlannedCheckpoints") -> str:
-    each, together = _size(checkpoints.bytes), _size(checkpoints.bytes_on_disk)
+    each, together = size(checkpoints.bytes), size(checkpoints.bytes_on_disk)
     return f"disk        {checkpoints.count:,} checkpoints of {each}: {together} if all are kept"
 
 
@@ -96,9 +101,11 @@ def _reached(plan: "Plan") -> list[str]:
 
 
 def _calibration(calibration: "CalibrationFile") -> list[str]:
-    if calibration.is_new:
-        return ["speeds      measured just now, and kept in", f"            {calibration.file}"]
-    return [f"speeds      measured on {calibration.made}; to measure again, delete", f"            {calibration.file}"]
+    when = "just now" if calibration.is_new else f"on {calibration.made}"
+    if calibration.disturbed:
+        return [f"speeds      measured {when},", f"            {calibration.disturbed}"]
+    rest = ", and kept in" if calibration.is_new else "; to measure again, delete"
+    return [f"speeds      measured {when}{rest}", f"            {calibration.file}"]
 
 
 def _sources(plan: "Plan") -> list[str]:
@@ -114,13 +121,10 @@ def _sources(plan: "Plan") -> list[str]:
     ]
 
 
-def _size(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
-
-
 EXAMPLES = """\
   imagesprint plan small --data ROOT
   imagesprint plan small --data ROOT --processes 2 --price 4.00 --plot plan.png
+  imagesprint plan minutes104 --data s3://BUCKET/ROOT --output s3://BUCKET/RUN
   imagesprint plan minutes104 --gpus 8 --gpu h200 --price 32.00
   imagesprint plan my.toml --gpus 4 --gpu a100 --num-train 50000 --json"""
 
@@ -128,15 +132,19 @@ DESCRIPTION = """\
 Say what a training will take: steps, time, memory, disk and cost, what limits each phase, and when a reference's
 accuracies are reached. With --data it measures some steps of each phase, an evaluation and a checkpoint on this machine
 in about half a minute, and keeps that below ~/.cache/imagesprint (or $XDG_CACHE_HOME) for the next time and for
-`train`. With --gpu it takes speeds that were published for such GPUs, or follow from those."""
+`train`. Where ROOT or RUN is a URL, it also measures that store, and says how much is fetched and sent, how long that
+takes, what of it the cache has room for, and what the requests cost. With --gpu it takes speeds that were published for
+such GPUs, or follow from those."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "plan", DESCRIPTION, EXAMPLES, run)
     parser.add_argument("recipe", metavar="RECIPE", help="a built-in's name or a .toml file")
-    parser.add_argument("--data", type=Path, metavar="ROOT", help="what imagesprint prepare made")
+    parser.add_argument("--data", type=parse_place, metavar="ROOT", help="what imagesprint prepare made")
+    parser.add_argument("--output", type=parse_place, metavar="RUN", help="where the run is to lie, if that is a URL")
     add_device_flags(parser)
+    add_cache_flags(parser)
     add_compile_flag(parser)
     add_set_flag(parser)
     parser.add_argument("--gpu", metavar="NAME", help="another machine's GPUs: v100, a100, h100, h200")
@@ -158,7 +166,7 @@ def _price(text: str) -> float:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Plan, on this machine in one process or in several, or for another one; print the plan."""
-    recipe = apply_overrides(load_recipe(args.recipe), args.set)
+    recipe = apply_overrides(recipe_named(args.recipe), args.set)
     _check(args)
     check_world_size(recipe, args.processes)
     if is_launcher(args.processes):
@@ -166,9 +174,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from imagesprint.diagnosis.planning import plan_elsewhere, plan_here  # imports torch
 
     if args.gpu is not None:
-        plan: Plan | None = plan_elsewhere(recipe, args.num_train, args.data, args.gpu.lower(), args.gpus)
+        places = args.data, args.output
+        plan: Plan | None = plan_elsewhere(recipe, args.num_train, *places, args.gpu.lower(), args.gpus)
     else:
-        plan = plan_here(recipe, args.data, args.device, args.compile, console)
+        plan = plan_here(recipe, args.data, args.output, args.device, args.compile, console)
     if plan is None:  # another rank prints it
         return 0
     value = plan.as_json()

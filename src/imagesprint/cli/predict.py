@@ -5,13 +5,13 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show, write_csv
-from imagesprint.cli.parsing import Parser, add_device_flag, add_verb, positive
+from imagesprint.cli.parsing import Parser, add_cache_flags, add_device_flag, add_verb, positive
 from imagesprint.console import Console, printable
 from imagesprint.errors import UsageError
+from imagesprint.storage.url import parse_place
 
 if TYPE_CHECKING:
     from imagesprint.inference.prediction import Prediction
@@ -20,6 +20,7 @@ EXAMPLES = """\
   imagesprint predict RUN photo.jpg
   imagesprint predict RUN/checkpoints/step-0000660.pt holiday 'more/**/*.png' --top 3 --csv > found.csv
   find photos -name '*.jpg' -print0 | imagesprint predict RUN - -0 --json
+  imagesprint predict s3://bucket/runs/first photo.jpg
   imagesprint predict RUN --top 1 -- -name-with-a-dash.jpg"""
 
 DESCRIPTION = """\
@@ -30,7 +31,9 @@ evaluation. What is no image is named on standard error; the rest goes on, and t
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "predict", DESCRIPTION, EXAMPLES, run)
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a run, for its last checkpoint, or a checkpoint")
+    parser.add_argument(
+        "model", type=parse_place, metavar="MODEL", help="a run, for its last checkpoint, or a checkpoint"
+    )
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="files, folders with all below them, patterns, or - for stdin"
     )
@@ -38,6 +41,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument("--top", type=positive, default=5, metavar="K", help="how many classes; default 5")
     parser.add_argument("--csv", action="store_true", help="print a table with commas: one row an image and class")
     add_device_flag(parser)
+    add_cache_flags(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

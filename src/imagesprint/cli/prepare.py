@@ -4,14 +4,14 @@ import argparse
 import itertools
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show, table
-from imagesprint.cli.parsing import Parser, add_verb
+from imagesprint.cli.parsing import Parser, add_cache_flags, add_verb
 from imagesprint.console import Console, printable
 from imagesprint.prepare import IMAGE_FORMAT, MAX_REJECTED, QUALITY, SOURCES, VARIANTS
 from imagesprint.runs.environment import rank_variable
+from imagesprint.storage.url import parse_place
 
 if TYPE_CHECKING:
     from imagesprint.prepare.preparing import Summary
@@ -24,6 +24,7 @@ EXAMPLES = """\
   imagesprint prepare photos data --workers 8         # after an interruption: goes on where it stopped
   imagesprint prepare photos data --variants 160 --format raw  # pixels instead of JPEGs: larger, faster to read
   imagesprint prepare photos data --part 0:256        # on one of four machines, of 1,024 train shards
+  imagesprint prepare s3://bucket/photos hdfs://namenode:8020/data  # from one store to another, shard by shard
   torchrun --nproc-per-node 4 -m imagesprint prepare photos data  # each rank prepares its share"""
 
 DESCRIPTION = """\
@@ -39,8 +40,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "prepare", DESCRIPTION, EXAMPLES, run)
     add = parser.add_argument
-    add("source", metavar="SOURCE", type=Path, help="class folders, ImageNet's files, WebDataset, parquet or tars")
-    add("root", metavar="ROOT", type=Path, help="the folder to make")
+    add(
+        "source",
+        metavar="SOURCE",
+        type=parse_place,
+        help="class folders, ImageNet's files, WebDataset, parquet or tars: a folder or URL",
+    )
+    add("root", metavar="ROOT", type=parse_place, help="the folder to make, or a URL")
     add("--variants", metavar="LIST", default=",".join(VARIANTS), help="what to make, default %(default)s")
     add("--format", metavar="jpeg|raw", default=IMAGE_FORMAT, help="what they store, default %(default)s")
     add("--shards", metavar="N", type=int, help="training shards; default: of about 128 MB, 1,024 for ImageNet")
@@ -59,6 +65,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
         help="part that may be no image, default %(default)s",
     )
     add("--seed", metavar="N", type=int, default=0, help="of the order and of --val-fraction, default %(default)s")
+    add_cache_flags(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -97,7 +104,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _to_value(done: "Summary") -> dict[str, object]:
     per_image = {name: size / max(1, sum(done.images.values())) for name, size in done.variants.items()}
     return {
-        "root": done.root,
+        "root": str(done.root),
         "images": done.images,
         "classes": done.classes,
         "rejected": sum(done.rejected.values()),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from imagesprint.cli.output import show, table, write_csv
-from imagesprint.cli.parsing import Parser, add_verb, positive
+from imagesprint.cli.parsing import Parser, add_verb, positive, recipe_named
 from imagesprint.console import Console, printable, write_result
 from imagesprint.errors import UsageError
 from imagesprint.recipes.library import builtin_names, builtin_notes, differences, load_recipe
@@ -54,7 +54,7 @@ def run_show(args: argparse.Namespace, console: Console) -> int:
         raise UsageError("--toml and --json exclude each other", "leave one out")
     if args.schedule is not None and args.num_train is None:
         raise UsageError("--schedule needs the number of training images", "add --num-train 1281167 for ImageNet")
-    recipe = load_recipe(args.recipe)
+    recipe = recipe_named(args.recipe)
     schedule = Schedule(recipe, args.num_train) if args.num_train is not None else None
     if args.schedule is not None and schedule is not None:
         _write_schedule(schedule, args.schedule)
@@ -71,7 +71,7 @@ def run_show(args: argparse.Namespace, console: Console) -> int:
 
 def run_diff(args: argparse.Namespace, _: Console) -> int:
     """Print every key in which two recipes differ, but for their names."""
-    a, b = load_recipe(args.a), load_recipe(args.b)
+    a, b = recipe_named(args.a), recipe_named(args.b)
     found = [difference for difference in differences(a, b) if difference.key != "name"]
     value = {"a": a.name, "b": b.name, "differences": found}
     rows = [(item.key, _value_text(item.a), _value_text(item.b)) for item in found]

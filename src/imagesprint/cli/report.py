@@ -1,17 +1,20 @@
 """`imagesprint report`."""
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 
 from imagesprint.cli.output import show
-from imagesprint.cli.parsing import Parser, add_verb
+from imagesprint.cli.parsing import Parser, add_cache_flags, add_verb
 from imagesprint.console import Console, printable
 from imagesprint.errors import UsageError
+from imagesprint.storage.url import parse_place
 
 EXAMPLES = """\
   imagesprint report RUN
   imagesprint report RUN --data ROOT                    # with pictures of the worst mistakes
   imagesprint report RUN --reference minutes104 --price 24.50
+  imagesprint report s3://bucket/runs/first             # written there
   imagesprint report RUN OTHER_RUN THIRD_RUN            # side by side"""
 
 DESCRIPTION = """\
@@ -23,25 +26,39 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "report", DESCRIPTION, EXAMPLES, run)
     add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="the --output of a training; of several, a comparison")
+    add("runs", nargs="+", type=parse_place, metavar="RUN", help="the --output of a training; of several, a comparison")
     add(
         "--reference",
         metavar="NAME|RUN",
         help="minutes104, classic, torchvision, ffcv or a run; default on ImageNet: that of the recipe",
     )
-    add("--data", type=Path, metavar="ROOT", help="what the run was evaluated on, for pictures")
+    add("--data", type=parse_place, metavar="ROOT", help="what the run was evaluated on, for pictures")
+    add_cache_flags(parser)
     add("--price", type=float, metavar="AMOUNT", help="what an hour of the machine costs")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Write the report; print where it lies."""
     from imagesprint.report.report import write_comparison, write_report  # these import torch
+    from imagesprint.runs.local_run import local_run
 
-    if len(args.runs) == 1:
-        report = write_report(args.runs[0], console, args.reference, args.data, args.price)
-    elif (args.reference, args.data, args.price) == (None, None, None):
-        report = write_comparison(args.runs, console)
-    else:
+    if len(args.runs) > 1 and (args.reference, args.data, args.price) != (None, None, None):
         raise UsageError("--reference, --data and --price are for the report of one run", "name one run, or leave them")
-    show(args, {"report": report}, printable(f"report      {report}"))
+    with ExitStack() as stack:
+        runs = [stack.enter_context(local_run(run, console, newest=True)) for run in args.runs]
+        if len(runs) > 1:
+            report = write_comparison(runs, console)
+        else:
+            reference = _reference(args.reference, stack, console)
+            report = write_report(runs[0], console, reference, args.data, args.price)
+        place = args.runs[0] / report.name
+    show(args, {"report": str(place)}, printable(f"report      {place}"))
     return 0
+
+
+def _reference(name: str | None, stack: ExitStack, console: Console) -> str | None:
+    """The name of a published run as it is, that of a run as a path."""
+    from imagesprint.runs.local_run import local_run
+
+    place = parse_place(name or "")
+    return name if isinstance(place, Path) else str(stack.enter_context(local_run(place, console)))

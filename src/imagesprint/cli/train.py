@@ -1,18 +1,27 @@
 """`imagesprint train`."""
 
 import argparse
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from imagesprint.cli.output import show
-from imagesprint.cli.parsing import Parser, add_compile_flag, add_device_flags, add_set_flag, add_verb, positive
+from imagesprint.cli.parsing import (
+    Parser,
+    add_cache_flags,
+    add_compile_flag,
+    add_device_flags,
+    add_set_flag,
+    add_verb,
+    positive,
+    recipe_named,
+)
 from imagesprint.console import Console, duration, printable
-from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.runs.environment import command_age, is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
+from imagesprint.storage.url import Place, parse_place
 
 if TYPE_CHECKING:
     from imagesprint.records.dataset import Root
@@ -24,6 +33,7 @@ EXAMPLES = """\
   imagesprint train small --data ROOT --output RUN --set init=other/checkpoints/step-0000660.pt
   imagesprint train my.toml --data ROOT --output RUN --dry-run
   imagesprint train small --data ROOT --output RUN --checkpoint-every 500 --keep last:3,best
+  imagesprint train small --data ROOT --output s3://bucket/runs/first
   imagesprint train small --data ROOT --output RUN     # again, after a crash: goes on where it stopped"""
 
 
@@ -31,8 +41,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "train", "Train a recipe on prepared data; resumes what was begun.", EXAMPLES, run)
     parser.add_argument("recipe", metavar="RECIPE", help="a built-in's name or a .toml file")
-    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="what imagesprint prepare made")
-    parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="the run directory")
+    parser.add_argument("--data", type=parse_place, required=True, metavar="ROOT", help="what imagesprint prepare made")
+    parser.add_argument("--output", type=parse_place, required=True, metavar="RUN", help="a run directory, or a URL")
     add_device_flags(parser)
     add_set_flag(parser)
     parser.add_argument(
@@ -59,6 +69,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     )
     add_compile_flag(parser)
     parser.add_argument("--stop-after", type=positive, metavar="STEPS", help="end after this step of the run, saved")
+    add_cache_flags(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and end")
 
 
@@ -71,7 +82,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from imagesprint.checkpoints.retention import Retention
     from imagesprint.records.dataset import open_root  # numpy: not for --help
 
-    recipe, keep = apply_overrides(load_recipe(args.recipe), args.set), Retention.parse(args.keep)
+    recipe, keep = apply_overrides(recipe_named(args.recipe), args.set), Retention.parse(args.keep)
     root = open_root(args.data)
     if is_launcher(args.processes):
         check_world_size(recipe, args.processes)
@@ -85,7 +96,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     options = TrainingOptions(
         args.device, args.resume, args.checkpoint_every, args.stop_after, keep, args.rank_timeout, args.compile
     )
-    result = train(recipe, args.data, args.output, options, console, known_plan, command_age())
+    planner = partial(known_plan, output=args.output, checkpoint_every=args.checkpoint_every)
+    result = train(recipe, args.data, args.output, options, console, planner, command_age())
     if is_main_rank():
         show(args, result, summary(args.output, result))
     return 0
@@ -94,17 +106,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _dry_run(args: argparse.Namespace, recipe: Recipe, root: "Root", console: Console) -> int:
     from imagesprint.recipes.schedule import Schedule
     from imagesprint.runs.directory import RunDirectory, check_run, resolve_precision
+    from imagesprint.runs.local_run import local_run
     from imagesprint.training.progress import show_recipe
 
-    check_run(args.output, resolve_precision(recipe, RunDirectory(args.output), recipe.precision), args.resume)
+    with local_run(args.output, console, newest=True) as path:
+        check_run(path, resolve_precision(recipe, RunDirectory(path), recipe.precision), args.resume)
     schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
     show_recipe(console, recipe, schedule, args.processes)
     text = f"nothing was trained: leave --dry-run away to train {schedule.total_steps:,} steps into {args.output}"
-    show(args, {"dry_run": True, "steps": schedule.total_steps, "output": args.output}, printable(text))
+    show(args, {"dry_run": True, "steps": schedule.total_steps, "output": str(args.output)}, printable(text))
     return 0
 
 
-def summary(run: Path, result: dict[str, Any]) -> str:
+def summary(run: Place, result: dict[str, Any]) -> str:
     """What a training came to and what to do next, for a person."""
     seconds, speed = result["wall_seconds"], result["images_per_second"]
     lines = [

@@ -1,13 +1,13 @@
 """`imagesprint verify DATA`."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show, table
-from imagesprint.cli.parsing import Parser, add_verb
+from imagesprint.cli.parsing import Parser, add_cache_flags, add_verb
 from imagesprint.console import Console, printable
 from imagesprint.errors import CheckError
+from imagesprint.storage.url import Place, parse_place
 
 if TYPE_CHECKING:
     from imagesprint.records.shared_content import RecordPlace, SharedContent
@@ -27,7 +27,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
 Check every checksum of prepared or indexed data, that shards, index and labels agree, and that train and validation
 share no image. Exits 3 if not."""
     parser = add_verb(subparsers, "verify", description, EXAMPLES, run)
-    parser.add_argument("data", metavar="DATA", type=Path, help="a prepared ROOT or one of its variants")
+    parser.add_argument("data", metavar="DATA", type=parse_place, help="a prepared ROOT or one of its variants")
+    add_cache_flags(parser)
     parser.add_argument("--decode", action="store_true", help="decode every image as well")
 
 
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     raise failure
 
 
-def _failure(data: Path, found: "Verification") -> CheckError:
+def _failure(data: Place, found: "Verification") -> CheckError:
     if found.problems:
         return CheckError(
             f"{data} is damaged: {_line(found.problems[0])}",

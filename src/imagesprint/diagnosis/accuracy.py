@@ -13,6 +13,7 @@ from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import Root, open_root, variant_size
 from imagesprint.report.run_record import RunRecord, read_run
+from imagesprint.storage.url import Place
 
 SIZES_GAINED: Final = (8 / 7, 9 / 7)  # evaluated over trained, as in 256 and 288 px for 224
 _LARGEST_RATIO: Final = 1.5
@@ -31,7 +32,7 @@ _MANY_OVERFLOWS: Final = 0.01  # of the steps
 _MANY_BAD: Final = 0.001  # of the images: what `prepare --max-rejected` takes for too many
 
 
-def accuracy_checks(run: Path, data: Path | None) -> list[Check]:
+def accuracy_checks(run: Path, data: Place | None) -> list[Check]:
     """One check an effect, for the run in the directory `run`, which may be under way.
 
     With `data`, the ROOT that it was trained on, some of its images are looked at. Raises UsageError where there is no

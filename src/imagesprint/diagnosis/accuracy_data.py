@@ -125,7 +125,9 @@ def _colours(record: RunRecord, images: Sequence[NDArray[np.uint8]]) -> Check:
 def _some(dataset: Dataset) -> list[NDArray[np.uint8]]:
     """Images that lie evenly over the split, uint8 [H, W, 3]; those that are damaged are left out."""
     images = []
-    for sample_id in np.unique(np.linspace(0, len(dataset) - 1, _LOOKED_AT).astype(int)).tolist():
+    sample_ids = np.unique(np.linspace(0, len(dataset) - 1, _LOOKED_AT).astype(np.int64))
+    dataset.expect(sample_ids, anew=True)
+    for sample_id in sample_ids.tolist():
         try:
             encoded = read_encoded(dataset, sample_id)
             image = encoded if isinstance(encoded, np.ndarray) else np.asarray(to_rgb(open_image(bytes(encoded))))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from imagesprint.diagnosis.verdict import Figures, PhaseFigures, saved_by
+from imagesprint.diagnosis.verdict import LOADING, Figures, PhaseFigures, saved_by
 from imagesprint.recipes.recipe import Phase
 from imagesprint.records.dataset import Root, variant_size
 
@@ -90,8 +90,7 @@ def _smaller_variants(figures: Figures, setting: Setting) -> list[Advice]:
     advice = []
     for variant in setting.smaller:
         if variant.is_raw == source.is_raw:
-            left = variant.mean_bytes / source.mean_bytes
-            freed = {"read": figures.read * (1 - left), "decode": figures.decode * (1 - left)}
+            freed = _all_but(figures, variant.mean_bytes / source.mean_bytes)
             what = f"--set phases.{setting.phase}.source={variant.name}, which {ANOTHER_RESULT}"
             advice.append(Advice(what, saved_by(figures, freed)))
     return advice
@@ -106,8 +105,12 @@ def _variant_to_prepare(figures: Figures, setting: Setting) -> list[Advice]:
     if source is None:
         return [Advice(f"{what}, which {ANOTHER_RESULT}", None)]
     left = min(1.0, _SIDES[name] ** 2 * 4 / 3 / source.mean_pixels)  # of 4:3, as most photos are
-    freed = {"read": figures.read * (1 - left), "decode": figures.decode * (1 - left)}
-    return [Advice(f"{what}, which {ANOTHER_RESULT}", saved_by(figures, freed))]
+    return [Advice(f"{what}, which {ANOTHER_RESULT}", saved_by(figures, _all_but(figures, left)))]
+
+
+def _all_but(figures: Figures, left: float) -> dict[str, float]:
+    """What of each part of loading is saved where so much of the bytes is left."""
+    return {stage: figures.seconds_of(stage) * (1 - left) for stage in LOADING}
 
 
 def _is_larger(setting: Setting, side: int) -> bool:
@@ -122,9 +125,18 @@ def _raw(figures: Figures, setting: Setting) -> Advice | None:
     if setting.source is None or setting.source.is_raw or figures.jpeg_share == 0:
         return None
     growth = setting.source.mean_pixels * 3 / setting.source.mean_bytes
-    freed = {"read": figures.read * (1 - growth), "decode": figures.load * figures.jpeg_share}
+    freed = {"read": figures.read * (1 - growth), "decode": figures.own_load * figures.jpeg_share}
     what = f"a ROOT with variant {setting.variant} in raw, {growth:.1f} times the bytes: imagesprint prepare SOURCE "
     return Advice(f"{what}ROOT --variants {setting.variant} --format raw", saved_by(figures, freed))
+
+
+def _storage(figures: Figures, setting: Setting) -> list[Advice]:
+    what = (
+        "train in the store's region; where the cache holds the whole variant (--cache, --cache-limit) later epochs "
+        "wait for nothing: `imagesprint plan` says how large it is, `imagesprint doctor --data URL` what the store does"
+    )
+    rest = _smaller_variants(figures, setting)
+    return [Advice(what, saved_by(figures, {"storage": figures.storage})), *rest]
 
 
 def _read(figures: Figures, setting: Setting) -> list[Advice]:
@@ -182,6 +194,7 @@ def _evaluation(figures: Figures, _: Setting) -> list[Advice]:
 
 
 _BY_STAGE: Final[Mapping[str, Callable[[Figures, Setting], list[Advice]]]] = {
+    "storage": _storage,
     "read": _read,
     "decode": _decode,
     "copy": _copy,

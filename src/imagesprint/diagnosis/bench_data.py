@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from imagesprint.console import Console
@@ -28,6 +27,7 @@ from imagesprint.diagnosis.machine import processor, versions
 from imagesprint.diagnosis.stage_costs import thread_counts
 from imagesprint.images.decoders import decoder_name, use_native
 from imagesprint.records.dataset import Dataset, open_root
+from imagesprint.storage.url import Place, Url
 
 BATCH_SIZE: Final = 256
 ROUNDS: Final = 5  # beside others
@@ -73,8 +73,8 @@ class AtThreads:
 
 @dataclass(frozen=True)
 class Inside:
-    """Where one thread's time goes: microseconds an image of each of `stages`, and `entropy` decoding alone, None where
-    no image is a JPEG.
+    """Where one thread's time goes: microseconds an image of each of `stages` (of data in a store, `storage` is waiting
+    for it, which is nothing once the cache has all), and `entropy` decoding alone, None where no image is a JPEG.
     """
 
     stages: dict[str, float]
@@ -90,7 +90,7 @@ class DataBench:
 
     device: str
     versions: dict[str, str]
-    data: Path
+    data: Place
     image_format: str
     images: int
     mean_bytes: float
@@ -113,7 +113,7 @@ class DataBench:
 
 
 def bench_data(
-    root: Path,
+    root: Place,
     variant: str | None,
     image_size: int,
     threads: int | None,
@@ -173,7 +173,7 @@ def _own_programs(work: LoadingWork, dataset: Dataset) -> dict[str, Open]:
     return programs
 
 
-def work_of(root: Path, variant: str, image_size: int, threads: int) -> LoadingWork:
+def work_of(root: Place, variant: str, image_size: int, threads: int) -> LoadingWork:
     """Return as many batches of the training images as the loader makes in PASS_SECONDS."""
     images = len(open_root(root).dataset(variant, "train"))
     batch_size = min(BATCH_SIZE, images)
@@ -231,7 +231,8 @@ def _inside(work: LoadingWork, own: PassTimes) -> Inside:
     def microseconds(key: str) -> float:
         return 1e6 * float(statistics.median(one.extra[key] for one in own[TIMED]))
 
-    stages = {key: microseconds(key) for key in ("read", "crc")}
+    names = ("storage", "read", "crc") if isinstance(work.root, Url) else ("read", "crc")
+    stages = {key: microseconds(key) for key in names}
     decoding = microseconds("jpeg")
     entropy: dict[str, float] | None = None
     if ENTROPY in own:

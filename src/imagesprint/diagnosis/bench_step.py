@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from statistics import median
 from typing import Final
 
@@ -32,6 +31,7 @@ from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import Root, open_root
 from imagesprint.runs.ranks import Ranks, open_ranks
+from imagesprint.storage.url import Place
 from imagesprint.training.prefetch import Mark, Stopwatch, on_device
 from imagesprint.training.state import TrainingState
 
@@ -330,7 +330,7 @@ class TrainBench:
     """The result of `bench train`: medians of `rounds` rounds of `steps` steps."""
 
     setup: Setup
-    data: Path
+    data: Place
     decoder: str
     steps: int
     rounds: int
@@ -342,7 +342,7 @@ class TrainBench:
         return {"bench": "train", **vars(self.setup), **figures}
 
 
-def bench_train(recipe: Recipe, data: Path, device: str, compilation: str, steps: int, console: Console) -> TrainBench:
+def bench_train(recipe: Recipe, data: Place, device: str, compilation: str, steps: int, console: Console) -> TrainBench:
     """Measure each kind of steps of `recipe` on auto, cpu or cuda, compiled or not (auto, on or off): `steps` steps on
     images of the root `data`, in turns with as many on noise. Every rank returns the result.
 

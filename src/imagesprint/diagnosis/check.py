@@ -1,7 +1,7 @@
 """What `doctor` says of one thing that it looked at."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 OK: Final = "ok"
@@ -17,6 +17,11 @@ class Check:
     status: str
     detail: str
     hint: str = ""
+
+    def naming(self, path: object, name: object) -> "Check":
+        """The same, said of `name` where it speaks of what lies at `path`, a copy of it on this machine."""
+        detail, hint = (text.replace(str(path), str(name)) for text in (self.detail, self.hint))
+        return replace(self, detail=detail, hint=hint)
 
 
 def ok(name: str, detail: str, hint: str = "") -> Check:

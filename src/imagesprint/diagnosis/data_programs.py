@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +25,7 @@ from imagesprint.loading.loader import AHEAD, Loader
 from imagesprint.loading.ring import Ring
 from imagesprint.loading.sampling import BatchSpec
 from imagesprint.records.dataset import open_dataset
+from imagesprint.storage.url import Place
 
 LoadImage = Callable[[Encoded, list[int], bool, int], NDArray[np.uint8]]  # image, box, flip, size
 
@@ -47,7 +47,7 @@ class HeldBatch:
 class LoadingWork:
     """`steps` batches of the training images of one variant: random-resized crops, mirrored at random, antialiased."""
 
-    root: Path
+    root: Place
     variant: str
     image_size: int
     batch_size: int
@@ -222,7 +222,8 @@ def _decoders_entropy_seconds(data: Encoded, rows: int) -> float:
 
 def timed_loader(work: LoadingWork) -> Pass:
     """Return a pass of the native loader with one thread and a clock inside it: seconds an image of each of STAGES and
-    of "python", the CPU time of all that is not native code, over TIMED_BATCHES or more.
+    of "python", the CPU time of all that is not native code, and for how long a store was waited for ("storage"), over
+    TIMED_BATCHES or more.
     """
     work = replace(work, steps=max(work.steps, TIMED_BATCHES))
     loader = work.loader()
@@ -232,12 +233,12 @@ def timed_loader(work: LoadingWork) -> Pass:
         buffers = [
             Buffer(work.batch_size, work.batch_size * work.image_size**2 * 3, 0, False) for _ in range(AHEAD + 1)
         ]
-        start = time.process_time()
-        for _ in Ring(loader.loads(), buffers, lambda load, buffer: buffer.fill(load, decoder), decoder.close):
-            pass
+        start, storage = time.process_time(), 0.0
+        for filled in Ring(loader.loads(), buffers, lambda load, buffer: buffer.fill(load, decoder), decoder.close):
+            storage += filled.storage
         python = time.process_time() - start - decoder.seconds
         stages = dict(zip(STAGES, (decoder.stages * 1e-9 / work.images).tolist(), strict=True))
-        return {**stages, "python": python / work.images}
+        return {**stages, "python": python / work.images, "storage": storage / work.images}
 
     return run
 

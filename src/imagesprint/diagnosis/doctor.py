@@ -20,6 +20,7 @@ from imagesprint.records.dataset import Root, open_root
 from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.ranks import open_ranks
 from imagesprint.runs.rows import Began
+from imagesprint.storage.url import Place
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Diagnosis:
     phases: list[PhaseDiagnosis]
 
 
-def diagnose_run(path: Path, data: Path | None) -> Diagnosis:
+def diagnose_run(path: Path, data: Place | None) -> Diagnosis:
     """Return what `doctor RUN` says of the limits of the run at `path`, finished or not, trained on `data`.
 
     Raises UsageError where there is no run, or no such ROOT.
@@ -87,7 +88,7 @@ def diagnose_run(path: Path, data: Path | None) -> Diagnosis:
 
 
 def diagnose_recipe(
-    recipe: Recipe, data: Path, device: str, compilation: str, console: Console
+    recipe: Recipe, data: Place, device: str, compilation: str, console: Console
 ) -> tuple[Diagnosis, Setup]:
     """Return, on every rank, what `doctor RECIPE --data ROOT` says, and what it is said of. Each kind of step is
     described once, as the first phase that has it.
@@ -186,6 +187,8 @@ def _detail(figures: Figures, limit: Limit) -> str:
     if limit.name in _SUBJECTS:
         return f"{_SUBJECTS[limit.name]} {figures.images / limit.seconds:,.0f} images/s, {overall}"
     share = f"{limit.seconds / figures.wall:.0%} of the time ({1e3 * limit.seconds:,.1f} ms a step)"
+    if limit.name == "storage":
+        return f"the loader waits {share} for records that the store has yet to send"
     if limit.name == "straggler":
         return f"the others wait {share} for rank {figures.straggling_rank}"
     if limit.name == "reduction":

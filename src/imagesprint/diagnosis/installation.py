@@ -20,11 +20,13 @@ from PIL import features
 from imagesprint.diagnosis import machine
 from imagesprint.diagnosis.check import FAILURE, Check, failure, ok, warning
 from imagesprint.diagnosis.machine import core_limit, memory_limit, threads
+from imagesprint.diagnosis.store_checks import data_store_checks
 from imagesprint.errors import RankError, UsageError
 from imagesprint.images.decoders import VARIABLE, chosen_decoder, describe_decoder
 from imagesprint.images.native import LIBRARY, library
 from imagesprint.records.dataset import open_root
 from imagesprint.runs.environment import STORE_VARIABLE, RankEnvironment, is_launched, keeps_store, rank_environment
+from imagesprint.storage.url import Place, Url
 
 _PACKAGE: Final = "imagesprint"
 _FOR_DEVELOPERS: Final = ("dev", "interop")  # extras that no verb needs
@@ -41,13 +43,17 @@ _OTHERS: Final = {
 }
 
 
-def machine_checks(folder: Path, data: Path | None) -> list[Check]:
+def machine_checks(folder: Path, data: Place | None) -> list[Check]:
     """One check a thing. Takes a few seconds, and for a moment 64 MiB in `folder`.
 
-    `folder` is where a run is to be written, `data` the ROOT to be trained on, if it is known. Raises as `open_root`
-    does.
+    `folder` is where a run is to be written, `data` the ROOT to be trained on, if it is known. Where that lies in
+    a store, this is looked at, too, for a few seconds; where it is a folder, it raises as `open_root` does.
     """
-    root = open_root(data) if data is not None else None
+    of_store: list[Check] = []
+    if isinstance(data, Url):
+        of_store, root = data_store_checks(data)
+    else:
+        root = open_root(data) if data is not None else None
     of_torch = pytorch()
     on_devices, gpus = _devices() if of_torch.status != FAILURE else ([], 0)
     return [
@@ -65,6 +71,7 @@ def machine_checks(folder: Path, data: Path | None) -> list[Check]:
         machine.disk(folder),
         machine.open_files(root, *resource.getrlimit(resource.RLIMIT_NOFILE)),
         *rank_checks(len(os.sched_getaffinity(0))),
+        *of_store,
     ]
 
 

@@ -14,8 +14,8 @@ from typing import Final
 
 from imagesprint.diagnosis.check import Check, failure, ok, warning
 from imagesprint.images.native import is_available, library
-from imagesprint.records.dataset import OPEN_SHARE, Root
-from imagesprint.records.manifest import Manifest
+from imagesprint.records.dataset import Root
+from imagesprint.records.shard_files import OPEN_SHARE
 
 _MIB: Final = 1 << 20
 GIB: Final = 1 << 30
@@ -25,6 +25,11 @@ def processor() -> str:
     """Return the processor's name and the number of cores that this process may use."""
     cores = len(os.sched_getaffinity(0))
     return f"{_cpu('model name') or platform.machine()}, {cores} core{'' if cores == 1 else 's'}"
+
+
+def kept_measurements() -> Path:
+    """Return the folder of what was measured here and is kept for the next time; it need not be there yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagesprint/calibrations"
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -230,7 +235,7 @@ def open_files(root: Root | None, soft: int, hard: int) -> Check:
     found = f"at most {_count(soft)}, which this process may raise to {_count(hard)}"
     if root is None:
         return ok(name, found)
-    shards = max(len(Manifest.read(root.path / variant).splits["train"].shards) for variant in root.variants)
+    shards = max(len(root.manifest(variant).splits["train"].shards) for variant in root.variants)
     needed = shards * OPEN_SHARE
     if hard >= needed or resource.RLIM_INFINITY in (soft, hard):  # reading raises the soft limit by itself
         return ok(name, f"{found}; the {shards:,} shards stay open")

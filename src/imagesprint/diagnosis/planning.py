@@ -1,34 +1,38 @@
 """`plan`: what a training will take, on this machine by costs measured once and kept, on others by published speeds."""
 
 import bisect
-import hashlib
-import json
-import os
 import tempfile
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
 from imagesprint.console import Console
-from imagesprint.diagnosis.machine import versions
+from imagesprint.diagnosis.calibrations import DISTURBED, KeptCalibration, disturbed_by, told
+from imagesprint.diagnosis.excerpt import local_part
 from imagesprint.diagnosis.published_speeds import NUM_CLASSES, gpu_names, published_plan
-from imagesprint.diagnosis.stage_costs import LoadingCost, LoadingSpeed, StageCosts, TrainingCosts, measure_costs
-from imagesprint.diagnosis.step_timing import CheckpointTime, TimedTraining, device_name
-from imagesprint.diagnosis.verdict import Figures, PhaseFigures
+from imagesprint.diagnosis.stage_costs import LoadingCost, TrainingCosts, measure_costs
+from imagesprint.diagnosis.step_timing import TimedTraining, device_name
+from imagesprint.diagnosis.storage_plan import Storage
+from imagesprint.diagnosis.storage_text import storage_lines
+from imagesprint.diagnosis.stores import (
+    NO_STORES,
+    Stores,
+    known_stores,
+    look_at_stores,
+    plan_stores,
+    stores_elsewhere,
+)
 from imagesprint.errors import UsageError
-from imagesprint.files import write_text
-from imagesprint.images.decoders import decoder_name
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
-from imagesprint.recipes.serialization import to_dict
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.records.dataset import Root, open_root
 from imagesprint.report.run_record import Reference, published_reference
 from imagesprint.runs.ranks import Ranks, open_ranks
+from imagesprint.storage.url import Place
 from imagesprint.training.metering import Cadence
 from imagesprint.training.micro_batch_size import settle_micro_batches
 from imagesprint.training.optimizer import best_precision
@@ -80,17 +84,26 @@ class PlannedCheckpoints:
 
 @dataclass(frozen=True)
 class CalibrationFile:
-    """Where the costs that were measured are kept, the day they were `made`, and whether that was just now."""
+    """Where the costs that were measured are kept, the day they were `made`, whether that was just now, and which share
+    of the cores' time other processes took meanwhile.
+    """
 
     file: Path
     made: str
     is_new: bool
+    disturbance: float
+
+    @property
+    def disturbed(self) -> str:
+        """Return what is said of it where that share is too large to go by it again; empty where it is not."""
+        return disturbed_by(self.disturbance)
 
 
 @dataclass(frozen=True)
 class Plan:
     """The result of `plan`, in seconds; `calibration` is None for another machine. `accuracies` are the points of
-    `reference` that the training comes to, each with the `seconds` after which it does.
+    `reference` that the training comes to, each with the `seconds` after which it does. `storage` is None where data
+    and run lie on this machine.
     """
 
     recipe: str
@@ -109,6 +122,7 @@ class Plan:
     reference: str | None
     accuracies: list[dict[str, float]]
     not_included: tuple[str, ...]
+    storage: Storage | None
 
     def as_json(self) -> dict[str, object]:
         """Return the object that `plan --json` prints, but for the price."""
@@ -118,9 +132,12 @@ class Plan:
         return vars(self) | {"phases": rows}
 
 
-def plan_here(recipe: Recipe, data: Path, device: str, compilation: str, console: Console) -> Plan | None:
-    """Plan a training of `recipe` on the root `data` and this machine: by the costs that are kept, else by those that
-    are measured now. None on ranks but 0. Raises the errors of `train`.
+def plan_here(
+    recipe: Recipe, data: Place, output: Place | None, device: str, compilation: str, console: Console
+) -> Plan | None:
+    """Plan a training of `recipe` on the root `data` and this machine, into `output` where that is known: by the costs
+    that are kept, else by those that are measured now. Stores are measured each time. None on ranks but 0. Raises the
+    errors of `train`.
     """
     root = open_root(data)
     with open_ranks(device) as ranks:
@@ -130,22 +147,24 @@ def plan_here(recipe: Recipe, data: Path, device: str, compilation: str, console
             recipe = replace(recipe, precision=best_precision(ranks.device))
         recipe = settle_micro_batches(recipe, None, root.classes, ranks, console)
         schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
+        stores = look_at_stores(root, recipe, output, console) if ranks.is_main else NO_STORES
         kept = KeptCalibration(recipe, root, ranks, wants_compiled(compilation, ranks.device))
         found = kept.read() if ranks.is_main else None
-        is_new = not ranks.total(found is not None)
-        if is_new:
-            costs = _calibrate(recipe, root, ranks, compilation, console)
-            found = costs, kept.keep(costs, console) if ranks.is_main else ""
-        if found is None or not ranks.is_main:
+        measured = None
+        if not ranks.total(found is not None and found[0].disturbance <= DISTURBED):
+            measured = _calibrate(recipe, root, ranks, compilation, console)
+            found = kept.keep(measured, console) if ranks.is_main else None
+        if found is None:
             return None
         costs, made = found
         plan = _forecast(
             recipe,
             schedule,
             _time_plan(costs, made),
+            stores,
             machine=device_name(ranks),
             ranks=ranks.world_size,
-            calibration=CalibrationFile(kept.path, made, is_new),
+            calibration=CalibrationFile(kept.path, made, costs is measured, costs.disturbance),
             num_classes=len(root.classes),
             checkpoint_bytes=costs.checkpoint.size,
         )
@@ -157,20 +176,28 @@ def plan_here(recipe: Recipe, data: Path, device: str, compilation: str, console
 
 
 def _calibrate(recipe: Recipe, root: Root, ranks: Ranks, compilation: str, console: Console) -> TrainingCosts:
-    """Measure all that a plan is made of. A checkpoint lies in the folder for temporary files for a moment."""
-    return measure_costs(
+    """Measure all that a plan is made of, but for stores: of data in one, on a part that is here. A checkpoint lies in
+    the folder for temporary files for a moment.
+    """
+    part = local_part(root, recipe, console)
+    costs = measure_costs(
         TimedTraining(recipe, len(root.classes), ranks, compilation),
-        root,
+        part,
         console,
         threads=(1, max(2, ranks.threads)),  # two speeds fix two costs
         evaluation=True,
         checkpoint=Path(tempfile.gettempdir()),
     )
+    judged, there = (len(each.dataset(each.nearest(recipe.eval_source), "validation")) for each in (root, part))
+    return replace(costs, evaluation=costs.evaluation * judged / there)
 
 
-def plan_elsewhere(recipe: Recipe, num_train: int | None, data: Path | None, gpu: str, gpus: int) -> Plan:
+def plan_elsewhere(
+    recipe: Recipe, num_train: int | None, data: Place | None, output: Place | None, gpu: str, gpus: int
+) -> Plan:
     """Plan a training of `recipe` on `gpus` GPUs of that name by published speeds, on the images of the root `data`, or
-    on `num_train`; without either on ImageNet, where that is what the recipe is for.
+    on `num_train`; without either on ImageNet, where that is what the recipe is for. How fast stores are from there is
+    not known.
 
     Raises UsageError for a GPU that nothing is known of, and where the number of images is missing.
     """
@@ -191,6 +218,7 @@ def plan_elsewhere(recipe: Recipe, num_train: int | None, data: Path | None, gpu
         recipe,
         Schedule(recipe, num_train),
         times,
+        stores_elsewhere(root, recipe, output),
         machine=gpu,
         ranks=gpus,
         calibration=None,
@@ -203,10 +231,30 @@ def plan_elsewhere(recipe: Recipe, num_train: int | None, data: Path | None, gpu
     return replace(plan, phases=phases)
 
 
-def known_plan(recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> TimePlan | None:
-    """Return what is known of a training without measuring anything: by the costs that are kept, else by published
-    speeds of this GPU; None where there is neither. It is a `Planner`.
+def known_plan(
+    recipe: Recipe,
+    root: Root,
+    ranks: Ranks,
+    compiled: bool,
+    output: Place | None = None,
+    checkpoint_every: int | None = None,
+) -> tuple[TimePlan | None, list[str]]:
+    """Return what is known of a training without measuring anything: by the costs and the stores' speeds that are kept,
+    else by published speeds of this GPU, None where there are neither; and what there is to say of stores. It is a
+    `Planner`.
     """
+    plan = _known_times(recipe, root, ranks, compiled)
+    stores = known_stores(root, recipe, output)
+    if stores == NO_STORES:
+        return plan, []
+    schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
+    work = Timetable(Cadence(schedule, recipe.eval_every, checkpoint_every, schedule.total_steps), 0).whole()
+    num_bytes = 0 if stores.run is None else _checkpoint_bytes(recipe, len(root.classes))
+    plan, storage = plan_stores(stores, recipe, schedule, plan, work, num_bytes)
+    return plan, storage_lines(storage)
+
+
+def _known_times(recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> TimePlan | None:
     found = KeptCalibration(recipe, root, ranks, compiled).read()
     if found is not None:
         return _time_plan(*found)
@@ -223,7 +271,7 @@ def _time_plan(costs: TrainingCosts, made: str) -> TimePlan:
         costs.evaluation,
         costs.checkpoint.waited + costs.checkpoint.taken,
         tuple(each.limit for each in costs.phases),
-        f"calibrated on this machine on {made}",
+        told(costs, made),
     )
 
 
@@ -231,6 +279,7 @@ def _forecast(
     recipe: Recipe,
     schedule: Schedule,
     plan: TimePlan,
+    stores: Stores,
     *,
     machine: str,
     ranks: int,
@@ -240,6 +289,7 @@ def _forecast(
 ) -> Plan:
     timetable = Timetable(Cadence(schedule, recipe.eval_every, None, schedule.total_steps), 0)
     work = timetable.whole()
+    plan, storage = plan_stores(stores, recipe, schedule, plan, work, checkpoint_bytes)
     phases = [
         PlannedPhase(
             steps=steps,
@@ -269,11 +319,17 @@ def _forecast(
         phases=phases,
         evaluations=PlannedEvaluations(work.evaluations, work.evaluations * plan.evaluation),
         checkpoints=PlannedCheckpoints(count, count * plan.checkpoint, checkpoint_bytes, count * checkpoint_bytes),
-        total_seconds=plan.start_up + plan.seconds(work),
+        total_seconds=plan.start_up + plan.seconds(work) + _sending(storage),
         reference=None if reference is None else reference.name,
         accuracies=[] if reference is None else _accuracies(schedule, plan, timetable, reference),
         not_included=() if calibration is not None else ("start-up", "evaluations", "checkpoints"),
+        storage=storage,
     )
+
+
+def _sending(storage: Storage | None) -> float:
+    """Seconds for which a run in a store is still being sent when all else is done."""
+    return 0.0 if storage is None or storage.run is None else storage.run.seconds_at_the_end or 0.0
 
 
 def _accuracies(
@@ -300,74 +356,3 @@ def _accuracies(
 def _checkpoint_bytes(recipe: Recipe, num_classes: int) -> int:
     state = TrainingState(recipe, tuple(map(str, range(num_classes))), torch.device("cpu"))
     return sum(tensor.nbytes for tensor in state.checkpoint_like())
-
-
-_FORMAT: Final = 3  # a calibration of another one is not read
-_NO_MATTER: Final = ("name", "seed", "init", "eval_every", "phases")  # of a recipe, for how long its parts take
-
-
-class KeptCalibration:
-    """The place of one calibration, the costs of `recipe`, whose precision and micro-batches are settled, on this
-    hardware, with these versions and data.
-    """
-
-    def __init__(self, recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> None:
-        self._facts = _facts(recipe, root, ranks, compiled)
-        name = hashlib.sha256(json.dumps(self._facts, sort_keys=True).encode()).hexdigest()[:16]
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.path = cache / "imagesprint/calibrations" / f"{recipe.name.replace('/', '-')}-{name}.json"
-
-    def read(self) -> tuple[TrainingCosts, str] | None:
-        """Return the costs and the day they were measured; None where there is none, or a damaged one."""
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            return _costs(content["calibration"]), content["made"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def keep(self, costs: TrainingCosts, console: Console) -> str:
-        """Write it, and return the day; where that is not possible, say so."""
-        made = time.strftime("%Y-%m-%d")
-        content = {"made": made, "calibration": asdict(costs), "facts": self._facts}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self.path, json.dumps(content, indent=1) + "\n")
-        except OSError as error:
-            console.warn(f"{self.path} cannot be written ({error.strerror}): the calibration is not kept")
-        return made
-
-
-def _facts(recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> dict[str, object]:
-    variants = [(root.nearest(phase.source), "train") for phase in recipe.phases]
-    variants.append((root.nearest(recipe.eval_source), "validation"))
-    fields = to_dict(recipe)
-    return {
-        "format": _FORMAT,
-        "device": device_name(ranks),
-        "ranks": [ranks.world_size, ranks.local_world_size, ranks.threads],
-        "versions": versions("torch", "triton", "numpy", "pillow"),
-        "compiled": compiled,
-        "decoder": decoder_name(),
-        "data": sorted(
-            {f"{variant} {split} {root.dataset(variant, split).fingerprint}" for variant, split in variants}
-        ),
-        "recipe": {key: value for key, value in fields.items() if key not in _NO_MATTER},
-        "phases": [
-            [phase.image_size, phase.batch_size, phase.micro_batch, phase.source, phase.min_area]
-            for phase in recipe.phases
-        ],
-    }
-
-
-def _costs(content: dict[str, Any]) -> TrainingCosts:
-    """What `asdict` made of them."""
-
-    def phase(row: dict[str, Any]) -> StageCosts:
-        figures = Figures(**row["together"]["figures"])
-        loaders = tuple(LoadingSpeed(**speed) for speed in row["loaders"])
-        return StageCosts(
-            **row | {"together": PhaseFigures(**row["together"] | {"figures": figures}), "loaders": loaders}
-        )
-
-    phases = tuple(map(phase, content["phases"]))
-    return TrainingCosts(**content | {"phases": phases, "checkpoint": CheckpointTime(**content["checkpoint"])})

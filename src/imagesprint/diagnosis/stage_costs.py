@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from imagesprint.checkpoints.weights import TrainedModel
 from imagesprint.console import Console
+from imagesprint.diagnosis.disturbance import Disturbance
 from imagesprint.diagnosis.step_timing import (
     CheckpointTime,
     TimedTraining,
@@ -36,6 +37,7 @@ from imagesprint.recipes.recipe import Phase
 from imagesprint.records.dataset import Root
 from imagesprint.runs.environment import command_age
 from imagesprint.runs.ranks import Ranks
+from imagesprint.storage.url import Url
 from imagesprint.training.metering import StageTimes
 from imagesprint.training.prefetch import Stopwatch, on_device
 
@@ -44,6 +46,8 @@ STEP_SECONDS: Final = 4.0  # of steps of each kind that are measured, over all r
 LOADING_SECONDS: Final = 1.0  # with each number of threads, over all rounds
 EVALUATION_SECONDS: Final = 3.0
 _MOST: Final = 100  # steps at a time
+_FEW: Final = 3  # steps from which it follows how many there is time for
+_FEW_FROM_STORE: Final = _FEW + 2 * AHEAD + 2  # what the loader had ready in time says nothing of a slow store
 _ENDLESS: Final = 1_000_000  # steps that a loader is ready to go on for
 _REDUCTIONS: Final = 5
 
@@ -127,13 +131,15 @@ class StageCosts:
 class TrainingCosts:
     """`start_up`: seconds from the command to where a training could begin. `phases` has the costs of each phase, the
     same ones for phases of one kind, whose `together.phase` is the first of them. `evaluation`: seconds of one of the
-    whole split. It and the figures of `checkpoint` are 0 where they were not asked for.
+    whole split. It and the figures of `checkpoint` are 0 where they were not asked for. `disturbance` is the share of
+    the cores' time that other processes took meanwhile.
     """
 
     start_up: float
     phases: tuple[StageCosts, ...]
     evaluation: float
     checkpoint: CheckpointTime
+    disturbance: float
 
     @property
     def kinds(self) -> list[StageCosts]:
@@ -162,7 +168,7 @@ def measure_costs(
     for phase in training.recipe.phases:
         kinds.setdefault(_kind(phase), phase)
     compiling = {kind: training.compile(phase) for kind, phase in kinds.items()}
-    start_up, evaluations = command_age(), list[float]()
+    start_up, evaluations, disturbance = command_age(), list[float](), Disturbance(training.ranks)
     with ExitStack() as stack:
         timers = {}
         for kind, phase in kinds.items():
@@ -180,10 +186,11 @@ def measure_costs(
         training.ranks.barrier()
         loaders = measure_loading(partial(training_loader, training, phase, root, _ENDLESS), threads)
         found[kind] = timers[kind].result(compiling[kind], loaders, reduction)
+    share = disturbance.share()
     written = CheckpointTime() if checkpoint is None else time_checkpoint(training, checkpoint)
     console.live(f"measured    {len(found)} kinds of steps in {ROUNDS} rounds", last=True)
     phases = tuple(found[_kind(phase)] for phase in training.recipe.phases)
-    return TrainingCosts(start_up, phases, median(evaluations) if evaluation else 0.0, written)
+    return TrainingCosts(start_up, phases, median(evaluations) if evaluation else 0.0, written, share)
 
 
 def _kind(phase: Phase) -> object:
@@ -202,7 +209,9 @@ class _StepTimer:
         start_peak(device)
         few = replace(phase, batch_size=phase.micro_batch * ranks.world_size)
         with training_loader(training, few, root, _ENDLESS) as loader:
-            first, *_, following = training.seconds(on_device(iter(loader), device), few, 3, 0)
+            few_steps = _FEW_FROM_STORE if isinstance(root.path, Url) else _FEW
+            first, *others = training.seconds(on_device(iter(loader), device), few, few_steps, 0)
+        following = max(others[_FEW - 2 :])
         self._first, self._peak_memory = max(0.0, first - following), peak_memory(device)
         following = _agreed(ranks, following)
         passes = phase.micro_batches // ranks.world_size

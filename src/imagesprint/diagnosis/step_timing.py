@@ -18,7 +18,6 @@ from imagesprint.console import Console
 from imagesprint.diagnosis.machine import processor, versions
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import AHEAD, Loader
-from imagesprint.model.fusing import unfuse
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.records.dataset import Root
@@ -107,9 +106,8 @@ class TimedTraining:
         precision = best_precision(ranks.device) if recipe.precision == "auto" else recipe.precision
         self.recipe = replace(recipe, precision=precision, zero_init=False)
         self.ranks = ranks
-        self.state = TrainingState(self.recipe, tuple(str(label) for label in range(num_classes)), ranks.device)
-        if not fused:
-            unfuse(self.state.network)
+        classes = tuple(str(label) for label in range(num_classes))
+        self.state = TrainingState(self.recipe, classes, ranks.device, fused=fused)
         self.is_compiled = wants_compiled(compilation, ranks.device)
         self.eager_step = TrainingStep(self.state, ranks)
         self.step = TrainingStep(self.state, ranks, compiled=True) if self.is_compiled else self.eager_step

@@ -18,7 +18,7 @@ from imagesprint.training.metering import PAUSES
 
 # The stages of a training. All other names for where its time goes are parts of theirs: the decoder's clocks divide
 # LOADING, those of an eager step `compute` and `reduction` (PARTS of bench_step.py).
-LOADING: Final = ("read", "decode")
+LOADING: Final = ("storage", "read", "decode")
 WITHIN_STEP: Final = ("compute", "reduction", "straggler")
 STAGES: Final = (*LOADING, "copy", *WITHIN_STEP, *PAUSES)
 LIMITS: Final = ("data", "copy", "compute", "reduction")  # of a plan, which sees LOADING as one
@@ -34,8 +34,9 @@ class Figures:
     which rank `straggling_rank` of several came later than the others, of `reduction`, the rest of the time in which
     they waited for one another and for sums on their way, and of the work itself.
 
-    Beside the step: `load`, for which the loader works on a step's batches, `read_share` of it on reading and checking
-    records, `jpeg_share` on what libjpeg does; `copy`, for which they are copied. Between steps: `checkpoint` and
+    Beside the step: `load`, for which the loader works on a step's batches, `storage_share` of it waiting for records
+    that a store had yet to send; of the rest `read_share` on reading and checking records, `jpeg_share` on what libjpeg
+    does; `copy`, for which they are copied. Between steps: `checkpoint` and
     `evaluation`; `checkpoint_writing` goes on beside them. `undisturbed`, where it was measured, is what a step takes
     where loading costs nothing: on a CPU, which both share, less than what it takes beside it.
     """
@@ -43,6 +44,7 @@ class Figures:
     images: float
     step: float
     load: float
+    storage_share: float = 0.0
     read_share: float = 0.0
     jpeg_share: float = 0.0
     copy: float = 0.0
@@ -67,14 +69,24 @@ class Figures:
         return max(0.0, self.step - self.data_wait - self.copy_wait)
 
     @property
+    def storage(self) -> float:
+        """Return what of `load` is waiting for a store; 0 where the data lie on this machine."""
+        return self.load * self.storage_share
+
+    @property
+    def own_load(self) -> float:
+        """Return the rest of `load`, in which this machine works."""
+        return self.load - self.storage
+
+    @property
     def read(self) -> float:
-        """Return what of `load` is reading and checking records."""
-        return self.load * self.read_share
+        """Return what of `own_load` is reading and checking records."""
+        return self.own_load * self.read_share
 
     @property
     def decode(self) -> float:
-        """Return the rest of `load`: decoding, cropping and resizing."""
-        return self.load * (1 - self.read_share)
+        """Return the rest of `own_load`: decoding, cropping and resizing."""
+        return self.own_load * (1 - self.read_share)
 
     @property
     def compute(self) -> float:
@@ -90,8 +102,8 @@ class Figures:
 @dataclass(frozen=True)
 class Limit:
     """One of STAGES: the `seconds` that it takes, those `saved` were it free (`compute`: twice as fast), by which share
-    the training would be faster then (`gain`: 0.25 for 25%), and the speed that it would allow alone, None where it
-    takes no time.
+    the training would be faster then (`gain`: 0.25 for 25%), and the speed that it would allow alone: None where it
+    takes no time, and for `storage`, of which only the waiting is known.
     """
 
     name: str
@@ -116,7 +128,8 @@ def find_limits(parts: Sequence[tuple[Figures, float]]) -> list[Limit]:
         notable = {stage: value if value > NOTABLE * wall else 0.0 for stage, value in saved.items()}
         order.append(max(notable, key=lambda stage: (notable[stage], seconds[stage])))
     alone = {stage: _saved(parts, [stage]) for stage in STAGES}
-    speeds = {stage: images / taken if taken > 0 else None for stage, taken in seconds.items()}
+    is_known = {stage: taken > 0 and stage != "storage" for stage, taken in seconds.items()}
+    speeds = {stage: images / seconds[stage] if is_known[stage] else None for stage in STAGES}
     return [Limit(stage, seconds[stage], alone[stage], gain(wall, alone[stage]), speeds[stage]) for stage in order]
 
 
@@ -145,8 +158,9 @@ def saved_by(figures: Figures, freed: Mapping[str, float]) -> float:
     load = min(figures.load, figures.step) - loading
     copy = min(figures.copy, figures.step) - freed.get("copy", 0.0)
     busy = figures.busy - sum(freed.get(stage, 0.0) for stage in WITHIN_STEP)
-    if figures.undisturbed is not None and figures.load > 0:
-        busy -= max(0.0, figures.busy - figures.undisturbed) * loading / figures.load
+    if figures.undisturbed is not None and figures.own_load > 0:  # waiting disturbs nobody
+        freed_work = loading - freed.get("storage", 0.0)
+        busy -= max(0.0, figures.busy - figures.undisturbed) * freed_work / figures.own_load
     pauses = figures.wall - figures.step - sum(freed.get(stage, 0.0) for stage in PAUSES)
     saved = figures.wall - max(load, copy, busy, 0.0) - pauses
     return max(0.0, min(sum(freed.values()), saved))
@@ -240,6 +254,7 @@ def _figures(windows: Sequence[Window], steps: float) -> Figures:
         images=sum(window.images_per_second * window.seconds for window in windows) / steps,
         step=step,
         load=total("load"),
+        storage_share=min(1.0, max(0.0, total("storage") / total("load"))) if total("load") > 0 else 0.0,
         read_share=(parts["read"] + parts["crc"]) / whole,
         jpeg_share=parts["jpeg"] / whole,
         copy=total("copy"),

@@ -3,16 +3,17 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from imagesprint.checkpoints.cached import cached
 from imagesprint.checkpoints.weights import load_model
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
 from imagesprint.evaluating.evaluation import COLUMNS, accuracy, check_classes, evaluation_precision, judge, read_table
+from imagesprint.evaluating.places import CheckpointPlaces
 from imagesprint.evaluating.results import Details, Result, ResultsKept, details
 from imagesprint.evaluating.views import View, rectangular_batches
 from imagesprint.loading.batch import Batch
@@ -21,6 +22,7 @@ from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import Dataset, Root
 from imagesprint.runs.ranks import Ranks
+from imagesprint.storage.url import Place
 
 MOST_BYTES = 16 << 30  # of one process; ImageNet's 50,000 at 288 px take 12 GB
 SHARE_OF_FREE = 0.25  # of the machine's free memory, for all its ranks together
@@ -58,18 +60,20 @@ class EvaluatedCheckpoint:
     details: Details
 
     @classmethod
-    def of(cls, path: Path, plain: Result, *others: Result) -> "EvaluatedCheckpoint":
+    def of(cls, place: Place, plain: Result, *others: Result) -> "EvaluatedCheckpoint":
         """From the results of all views, that of the plain one first."""
         figures = plain["num_images"], plain["top1"], plain["top5"], plain["loss"], plain["precision"]
         views = (ViewFigures(one["view"], one["num_images"], one["top1"], one["top5"], one["loss"]) for one in others)
-        return cls(str(path), plain["step"], plain["epoch"], *figures, tuple(views), plain["details"])
+        return cls(str(place), plain["step"], plain["epoch"], *figures, tuple(views), plain["details"])
 
 
 class Evaluator:
     """Judges checkpoints by `views` on the validation split of `root`. All ranks call the same with the same."""
 
-    def __init__(self, root: Root, views: tuple[View, ...], ranks: Ranks, console: Console) -> None:
-        self._root, self._views, self._ranks, self._console = root, views, ranks, console
+    def __init__(
+        self, root: Root, views: tuple[View, ...], ranks: Ranks, console: Console, places: CheckpointPlaces
+    ) -> None:
+        self._root, self._views, self._ranks, self._console, self._places = root, views, ranks, console, places
         self._kept = ResultsKept(root, ranks.device)
         self._images = EvaluationImages(ranks)
         self._sets: dict[tuple[str, str], Dataset] = {}
@@ -80,46 +84,49 @@ class Evaluator:
         """Images that were left to Pillow, on all ranks."""
         return self._ranks.total(self._images.fallbacks)
 
-    def judge(self, paths: Sequence[Path]) -> Iterator[EvaluatedCheckpoint]:
+    def judge(self, places: Sequence[Place]) -> Iterator[EvaluatedCheckpoint]:
         """Yield the checkpoints in order as they are judged; on rank 0 alone, the others only work.
 
         What was judged before comes from the run. A checkpoint whose file goes away meanwhile is left out.
         """
-        if not paths:
+        if not places:
             return
-        found = [[self._find(path, view) for view in self._views] for path in paths]
+        found = [self._find(place) for place in places]
         missing = torch.tensor([[result is None for result in results] for results in found], dtype=torch.int64)
         missing *= self._ranks.is_main  # it decides: the others' disks may show them something else
         missing = missing.to(self._ranks.device)
         self._ranks.sum(missing)
         wanted = self._ranks.read(missing)
-        queue = [i for i in range(len(paths)) if any(wanted[i])]
+        queue = [i for i in range(len(places)) if any(wanted[i])]
         done = 0
         for size in _rounds(len(queue), self._ranks.world_size):
-            places, queue = queue[:size], queue[size:]
-            for i in places:
-                self._console.live(f"evaluating  {i + 1}/{len(paths)}  {paths[i].name}", f"in {paths[i].parent}")
-            for i, results in zip(places, self._round([(paths[i], wanted[i]) for i in places]), strict=True):
+            turn, queue = queue[:size], queue[size:]
+            for i in turn:
+                self._console.live(f"evaluating  {i + 1}/{len(places)}  {places[i].name}", f"in {places[i].parent}")
+            for i, results in zip(turn, self._round([(places[i], wanted[i]) for i in turn]), strict=True):
                 found[i] = [old or new for old, new in zip(found[i], results, strict=True)]
-            ready = queue[0] if queue else len(paths)
-            yield from self._complete(paths[done:ready], found[done:ready])
+            ready = queue[0] if queue else len(places)
+            yield from self._complete(places[done:ready], found[done:ready])
             done = ready
-        yield from self._complete(paths[done:], found[done:])
+        yield from self._complete(places[done:], found[done:])
 
-    def _find(self, path: Path, view: View) -> Result | None:
-        return self._kept.find(path, view) if self._ranks.is_main and path.exists() else None
+    def _find(self, place: Place) -> list[Result | None]:
+        content = self._places.content(place) if self._ranks.is_main else None
+        if content is None:
+            return [None] * len(self._views)
+        return [self._kept.find(self._places.path(place), view, content) for view in self._views]
 
-    def _complete(self, paths: Sequence[Path], found: list[list[Result | None]]) -> Iterator[EvaluatedCheckpoint]:
+    def _complete(self, places: Sequence[Place], found: list[list[Result | None]]) -> Iterator[EvaluatedCheckpoint]:
         if not self._ranks.is_main:
             return
-        for path, results in zip(paths, found, strict=True):
+        for place, results in zip(places, found, strict=True):
             whole = [result for result in results if result is not None]
             if len(whole) == len(results):
-                yield EvaluatedCheckpoint.of(path, *whole)
+                yield EvaluatedCheckpoint.of(place, *whole)
             else:
-                self._console.warn(f"{path} went away before it was judged")
+                self._console.warn(f"{place} went away before it was judged")
 
-    def _round(self, jobs: list[tuple[Path, list[bool]]]) -> list[list[Result | None]]:
+    def _round(self, jobs: list[tuple[Place, list[bool]]]) -> list[list[Result | None]]:
         """Judge one checkpoint a rank or, where there are fewer, each by all ranks; the results, on rank 0 alone."""
         ranks = self._ranks
         tables = torch.zeros(
@@ -128,10 +135,10 @@ class Evaluator:
         facts = torch.zeros(len(jobs), 3, dtype=torch.float64, device=ranks.device)  # step, epoch, variant
         whole = len(jobs) == ranks.world_size
         share = (0, 1) if whole else (ranks.rank, ranks.world_size)
-        for number, (path, wanted) in enumerate(jobs):
+        for number, (place, wanted) in enumerate(jobs):
             if whole and number != ranks.rank:
                 continue
-            found = self._fill(path, wanted, tables[number], share)
+            found = self._fill(place, wanted, tables[number], share)
             if found is not None and (whole or ranks.is_main):
                 facts[number] = torch.tensor(found, dtype=torch.float64)
         ranks.sum(tables)
@@ -140,25 +147,26 @@ class Evaluator:
         if not ranks.is_main:
             return [[None] * len(self._views)] * len(jobs)
         return [
-            [self._result(path, view, table, fact) for view, table in zip(self._views, of_views, strict=True)]
-            for (path, _), of_views, fact in zip(jobs, tables, said, strict=True)
+            [self._result(place, view, table, fact) for view, table in zip(self._views, of_views, strict=True)]
+            for (place, _), of_views, fact in zip(jobs, tables, said, strict=True)
         ]
 
     def _fill(
-        self, path: Path, wanted: list[bool], tables: Tensor, share: tuple[int, int]
+        self, place: Place, wanted: list[bool], tables: Tensor, share: tuple[int, int]
     ) -> tuple[int, float, int] | None:
         """Judge this rank's share by the wanted views; the checkpoint's step, epoch and variant, None if it is gone."""
         try:
-            model = load_model(path).to(self._ranks.device)
-            check_classes(self._root, model)
-            variant = self._root.nearest(model.recipe.eval_source)
-            for view, table, is_wanted in zip(self._views, tables, wanted, strict=True):
-                if is_wanted:
-                    judged = view.model(path, model, lambda: self._dataset(variant, "train"))
-                    batches = self._images.batches(self._dataset(variant, "validation"), model.recipe, view, share)
-                    judge(view.logits(judged), batches, table)
+            with cached(place) as path:
+                model = load_model(path).to(self._ranks.device)
+                check_classes(self._root, model)
+                variant = self._root.nearest(model.recipe.eval_source)
+                for view, table, is_wanted in zip(self._views, tables, wanted, strict=True):
+                    if is_wanted:
+                        judged = view.model(path, model, lambda: self._dataset(variant, "train"))
+                        batches = self._images.batches(self._dataset(variant, "validation"), model.recipe, view, share)
+                        judge(view.logits(judged), batches, table)
         except (UsageError, CheckpointError):
-            if path.exists():
+            if self._places.exists(place):
                 raise
             return None
         epoch = Schedule(model.recipe, model.num_train).epochs_done(model.step)
@@ -169,7 +177,7 @@ class Evaluator:
             self._sets[variant, split] = self._root.dataset(variant, split)
         return self._sets[variant, split]
 
-    def _result(self, path: Path, view: View, table: Tensor, facts: list[float]) -> Result | None:
+    def _result(self, place: Place, view: View, table: Tensor, facts: list[float]) -> Result | None:
         outcomes = read_table(table)
         if outcomes is None:
             return None
@@ -189,9 +197,9 @@ class Evaluator:
             "data": data,
         }
         try:
-            self._kept.keep(path, view, result)
+            self._kept.keep(self._places.path(place), view, result, self._places.content(place) or "")
         except OSError as error:
-            self._console.warn(f"{path.parent.parent} cannot be written ({error.strerror}): the result is not kept")
+            self._console.warn(f"{place.parent.parent} cannot be written ({error.strerror}): the result is not kept")
         return result
 
 

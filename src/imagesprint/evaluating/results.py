@@ -165,22 +165,25 @@ class ResultsKept:
         self._machine += [precision] * (precision != "fp32")  # once there was no other, and its results are still found
         self._data: dict[str, str] = {}
 
-    def find(self, checkpoint: Path, view: View) -> Result | None:
-        """What `keep` was given for the same checkpoint, view and data; None where there is nothing."""
-        file = self._file(checkpoint, view)
+    def find(self, checkpoint: Path, view: View, content: str = "") -> Result | None:
+        """What `keep` was given for the same checkpoint, view and data; None where there is nothing.
+
+        `content` is its `checkpoint_hash`, where that is known and the file itself may not be here.
+        """
+        file = self._file(checkpoint, view, content)
         if file is None or not file.exists():
             return None
         result = read_result(file)
         same = result is not None and result["data"] == self.data(result["data"]["variant"])
         return result if same else None
 
-    def keep(self, checkpoint: Path, view: View, result: Result) -> None:
+    def keep(self, checkpoint: Path, view: View, result: Result, content: str = "") -> None:
         """Write `result`. Raises OSError."""
-        file = self._file(checkpoint, view)
+        file = self._file(checkpoint, view, content)
         if file is not None:
             file.parent.mkdir(exist_ok=True)
-            content = {"checkpoint": checkpoint.name, **result}
-            write_text(file, json.dumps(content | {_SEAL: _seal(content)}) + "\n")
+            row = {"checkpoint": checkpoint.name, **result}
+            write_text(file, json.dumps(row | {_SEAL: _seal(row)}) + "\n")
 
     def data(self, variant: str) -> KeptData | None:
         """What says which images those of a variant are; None where the root has no such variant."""
@@ -190,11 +193,11 @@ class ResultsKept:
             self._data[variant] = self._root.dataset(variant, "validation").fingerprint
         return {"variant": variant, "fingerprint": self._data[variant], "variants": list(self._root.variants)}
 
-    def _file(self, checkpoint: Path, view: View) -> Path | None:
+    def _file(self, checkpoint: Path, view: View, content: str = "") -> Path | None:
         run = run_of(checkpoint)
         if run is None:
             return None
-        key = json.dumps([*self._machine, view.describe(), checkpoint_hash(checkpoint)])
+        key = json.dumps([*self._machine, view.describe(), content or checkpoint_hash(checkpoint)])
         return run.path / FOLDER / f"{checkpoint.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 

@@ -133,8 +133,10 @@ def rectangular_batches(
     rank, world_size = share
     ratios = dataset.sizes[:, 1] / dataset.sizes[:, 0]
     order = np.argsort(ratios, kind="stable")
+    starts = range(rank * batch_size, len(order), world_size * batch_size)
+    dataset.expect(np.concatenate([order[:0], *(order[start : start + batch_size] for start in starts)]), anew=True)
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(rank * batch_size, len(order), world_size * batch_size):
+        for start in starts:
             ids = order[start : start + batch_size]
             height, width = _shape(float(ratios[ids].mean()), size)
             boxes = _central(dataset.sizes[ids], resize, height, width)

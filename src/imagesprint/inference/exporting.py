@@ -17,6 +17,7 @@ from imagesprint.inference import SUFFIXES
 from imagesprint.inference.formats import FORMATS, Format, Infer, describe, in_torch
 from imagesprint.inference.image_files import sample_images
 from imagesprint.inference.prediction import ImageReader
+from imagesprint.storage.url import Place
 
 LIMIT: Final = 1e-3  # between logits; probabilities then differ by half of it at most
 
@@ -45,8 +46,8 @@ def format_of(file: Path, name: str | None) -> str:
     )
 
 
-def export(model_path: Path, file: Path, name: str | None, console: Console) -> Exported:
-    """Write the model of a run or checkpoint to `file`; safetensors gets FILE.json beside it.
+def export(model_place: Place, file: Path, name: str | None, console: Console) -> Exported:
+    """Write the model of a run or checkpoint, or of the URL of one, to `file`; safetensors gets FILE.json beside it.
 
     The file takes its name only after it was read again in its own runtime and gave our logits. Raises CheckError
     where they differ by more than LIMIT, UsageError for a file that cannot be written or a package that is missing,
@@ -58,7 +59,7 @@ def export(model_path: Path, file: Path, name: str | None, console: Console) -> 
         wrong = "it is a folder" if file.is_dir() else f"there is no folder {file.parent}"
         raise UsageError(f"cannot write {file}: {wrong}", "choose another file")
     made.check_packages()
-    model = load_model(model_path)
+    model = load_model(model_place)
     console.line(f"exporting   {model.recipe.model}, {len(model.classes):,} classes, after step {model.step:,}")
     differences: list[float] = []
 

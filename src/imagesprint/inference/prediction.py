@@ -22,6 +22,7 @@ from imagesprint.images.decoding import DecodeRequest
 from imagesprint.loading.ring import Ring
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.runs.ranks import open_ranks
+from imagesprint.storage.url import Place
 
 _SLOTS: Final = (0, 1)  # batches in being: one is decoded while the model works on the other
 
@@ -44,8 +45,8 @@ class Prediction:
     error: str = ""
 
 
-def predict_files(model: Path, images: Sequence[Path], top: int, device: str, console: Console) -> list[Prediction]:
-    """Predict `images` with the model of a run or checkpoint on `device` (auto, cpu or cuda).
+def predict_files(model: Place, images: Sequence[Path], top: int, device: str, console: Console) -> list[Prediction]:
+    """Predict `images` with the model of a run or checkpoint, or of the URL of one, on `device` (auto, cpu or cuda).
 
     The arithmetic is that of `evaluate`. Raises as `load_model` and `open_ranks` do.
     """

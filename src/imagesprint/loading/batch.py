@@ -14,7 +14,6 @@ from imagesprint.errors import DataError, ImageError, RecordError
 from imagesprint.images.decoding import Decoder, DecodeRequest, Records
 from imagesprint.images.native import Encoded
 from imagesprint.records.dataset import Dataset
-from imagesprint.records.tfrecord import damaged
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +68,14 @@ class Load:
 class Filled:
     """A batch, and the errors of the bad records in whose place others stand in it.
 
-    `seconds` is how long it took to make, `stages` what the decoder counted meanwhile (`Decoder.stages`).
+    `seconds` is how long it took to make, `storage` for how long of that records were waited for that a store had yet
+    to send, and `stages` what the decoder counted in the rest (`Decoder.stages`).
     """
 
     batch: Batch
     bad: list[DataError]
     seconds: float
+    storage: float
     stages: NDArray[np.int64]
 
 
@@ -99,7 +100,8 @@ class Buffer:
         Raises RecordError for a damaged record, ImageError for an image that cannot be decoded, where no other may
         stand in; both say which.
         """
-        began, stages = time.perf_counter(), decoder.stages.copy()
+        began, stages, remote = time.perf_counter(), decoder.stages.copy(), load.dataset.remote
+        waited = 0.0 if remote is None else remote.waited
         self._take_shape((load.rows, load.image_size, load.draws.shape[1]))
         images, labels, sample_ids, mask, draws = self._arrays
         real = len(load.sample_ids)
@@ -112,7 +114,8 @@ class Buffer:
             images[real:], labels[real:], sample_ids[real:], mask[real:], draws[real:] = 0, 0, -1, False, 0
         pixels, of_images, ids, real_rows, numbers = self._tensors
         batch = Batch(pixels, of_images, ids, real_rows, load.step, numbers)
-        return Filled(batch, bad, time.perf_counter() - began, decoder.stages - stages)
+        storage = 0.0 if remote is None else remote.waited - waited
+        return Filled(batch, bad, time.perf_counter() - began, storage, decoder.stages - stages)
 
     def _take_shape(self, shape: tuple[int, int, int]) -> None:
         """Have views of this memory for so many rows, pixels a side and draws, as tensors and, the same memory, as
@@ -169,7 +172,27 @@ def decode_load(load: Load, decoder: Decoder, out: NDArray[np.uint8]) -> dict[in
     records = _records(load.dataset, load.sample_ids)
     request = DecodeRequest(records, load.crops, load.flips, load.antialias, out, load.to_end)
     failures = decoder.load(request)
+    if load.dataset.remote is not None and failures:
+        failures = _without_renewed(load, decoder, out, failures)
     return {row: _located(error, load.dataset, int(load.sample_ids[row])) for row, error in failures.items()}
+
+
+def _without_renewed(
+    load: Load, decoder: Decoder, out: NDArray[np.uint8], failures: dict[int, DataError]
+) -> dict[int, DataError]:
+    """The failures but for those of records that were damaged on their way, or in the cache, and are sound once they
+    are fetched again.
+    """
+    rows = [row for row, error in failures.items() if isinstance(error, RecordError)]
+    for row in np.array(rows, np.int64)[load.dataset.renew(load.sample_ids[rows])].tolist():
+        del failures[row]
+        one = load.part(row, 1)
+        records = _records(one.dataset, one.sample_ids)
+        request = DecodeRequest(records, one.crops, one.flips, one.antialias, out[row : row + 1], one.to_end)
+        again = decoder.load(request)
+        if again:
+            failures[row] = again[0]
+    return dict(sorted(failures.items()))
 
 
 def _records(dataset: Dataset, sample_ids: NDArray[np.int64]) -> Records:
@@ -181,14 +204,17 @@ def _records(dataset: Dataset, sample_ids: NDArray[np.int64]) -> Records:
         places.encoded_offsets,
         places.encoded_lengths,
         raw_sizes=np.ascontiguousarray(dataset.sizes[sample_ids]) if dataset.image_format == "raw" else None,
-        read=lambda row: read_encoded(dataset, int(sample_ids[row])),
-        damaged=lambda row, what: damaged(places.path(row), int(places.offsets[row]), what),
+        read=lambda row: _shaped(dataset, int(sample_ids[row]), places.read(row)),
+        damaged=places.damaged,
     )
 
 
 def read_encoded(dataset: Dataset, sample_id: int) -> Encoded:
     """Return the encoded image of a sample, or its raw pixels, uint8[H, W, 3]. Raises RecordError if it is damaged."""
-    data = dataset.read(sample_id)
+    return _shaped(dataset, sample_id, dataset.read(sample_id))
+
+
+def _shaped(dataset: Dataset, sample_id: int, data: memoryview) -> Encoded:
     if dataset.image_format != "raw":
         return data
     height, width = dataset.sizes[sample_id].tolist()

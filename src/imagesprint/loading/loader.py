@@ -4,10 +4,9 @@ import itertools
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -26,6 +25,7 @@ from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.recipes.validation import check_world_size, validate
 from imagesprint.records.dataset import Dataset, Root, open_root
+from imagesprint.storage.url import Place
 
 AHEAD: Final = 2  # batches ready before they are asked for: one hides the decoding, the second its unevenness
 
@@ -48,7 +48,8 @@ class _BatchLoader(ABC):
         # Over all passes, up to the batch that the consumer holds:
         self.wait_seconds = 0.0  # that it has waited for batches
         self.load_seconds = 0.0  # that making them took, beside the consumer
-        self.stages = np.zeros(len(STAGES), np.int64)  # how that divides: see `Decoder.stages`
+        self.storage_seconds = 0.0  # of these, for which they waited for records that a store had yet to send
+        self.stages = np.zeros(len(STAGES), np.int64)  # how the rest divides: see `Decoder.stages`
         self.bad_records = 0  # how often a record was bad and another stood in
         self.first_bad_record = ""  # which, and why
         self.fallbacks = 0  # images that the native decoder left to Pillow, over all passes that have ended
@@ -90,6 +91,7 @@ class _BatchLoader(ABC):
             self.first_bad_record = filled.bad[0].what
         self.bad_records += len(filled.bad)
         self.load_seconds += filled.seconds
+        self.storage_seconds += filled.storage
         self.stages += filled.stages
 
     def close(self) -> None:
@@ -127,7 +129,7 @@ class Loader(_BatchLoader):
 
     def __init__(
         self,
-        source: Root | Dataset | str | Path,
+        source: Root | Dataset | str | Place,
         spec: BatchSpec | Sequence[BatchSpec] | Recipe | Phase,
         rank: int = 0,
         world_size: int = 1,
@@ -150,7 +152,7 @@ class Loader(_BatchLoader):
                 raise UsageError(f"{len(specs)} specs with the seeds {sorted(seeds)}", "give specs of one seed")
         _check_rank(rank, world_size)
         self.notes: list[str] = []
-        self._datasets = self._open(open_root(source) if isinstance(source, str | Path) else source)
+        self._datasets = self._open(source if isinstance(source, Root | Dataset) else open_root(source))
         num_train = len(self._datasets[0])
         if isinstance(recipe, Recipe):
             Schedule(recipe, num_train)  # raises the error that names the phase whose batch is too large
@@ -187,6 +189,11 @@ class Loader(_BatchLoader):
             )
         return datasets
 
+    def take_notices(self) -> list[str]:
+        """Return what people should hear of that happened to data in a store since the last call."""
+        remotes = {id(dataset.remote): dataset.remote for dataset in self._datasets if dataset.remote is not None}
+        return [notice for remote in remotes.values() for notice in remote.take_notices()]
+
     def _runs(self) -> list[tuple[BatchSpec, range]]:
         """The specs of this pass, each with its steps."""
         first, stop = self._steps.start, self._steps.stop
@@ -205,17 +212,53 @@ class Loader(_BatchLoader):
 
     def loads(self) -> Iterator[Load]:
         sampler = Sampler(self._course, self.specs[0].seed)
+        windows = list(self._windows())
+        announce = self._announcer() if any(dataset.remote for dataset in self._datasets) else None
+        for number, steps in enumerate(windows):
+            if announce is not None:  # one window ahead: its records come while those of this one are decoded
+                for ahead in windows[:2] if number == 0 else windows[number + 1 : number + 2]:
+                    announce(ahead)
+            yield from self._drawn_together(sampler, steps)
+
+    def _windows(self) -> Iterator[range]:
+        """The steps of the pass, so many at a time as are drawn together."""
         for spec, steps in self._runs():
             count = max(1, DRAWN_TOGETHER * self._world_size // spec.batch_size)
             for start in range(steps.start, steps.stop, count):
-                yield from self._drawn_together(sampler, range(start, min(start + count, steps.stop)))
+                yield range(start, min(start + count, steps.stop))
+
+    def _announcer(self) -> Callable[[range], None]:
+        """Return what tells a dataset that is not on this machine which samples some steps will need.
+
+        The first time it also asks for all that the pass will read, in order, and forgets what a pass before expected.
+        """
+        sampler = Sampler(self._course, self.specs[0].seed)  # one of its own: it is an epoch ahead at times
+        datasets = [self._datasets[self._course.phase_index(steps.start)] for _, steps in self._runs()]
+        begun: list[Dataset] = []
+
+        def announce(steps: range) -> None:
+            dataset = self._datasets[self._course.phase_index(steps.start)]
+            ids = np.concatenate([sampler.micro_batch(*place) for place in self._places(steps)])
+            dataset.expect(ids, anew=dataset not in begun)
+            if not begun:
+                for each in datasets:
+                    each.fill()
+            if dataset not in begun:
+                begun.append(dataset)
+
+        return announce
+
+    def _places(self, steps: range) -> list[tuple[int, int]]:
+        """This rank's micro-batches in `steps`, which are of one spec: the step and the number in it."""
+        indices = range(self._rank, self._course.phase(steps.start).micro_batches, self._world_size)
+        return list(itertools.product(steps, indices))
 
     def _drawn_together(self, sampler: Sampler, steps: range) -> Iterator[Load]:
         """The loads of `steps`, which are of one spec."""
         spec = self._course.phase(steps.start)
-        indices = range(self._rank, spec.micro_batches, self._world_size)
-        places = list(itertools.product(steps, indices))
-        epochs = np.repeat([self._course.position(step).epoch for step in steps], len(indices) * spec.micro_batch)
+        places = self._places(steps)
+        of_steps = [self._course.position(step).epoch for step in steps]
+        epochs = np.repeat(of_steps, len(places) // len(steps) * spec.micro_batch)
         ids = np.concatenate([sampler.micro_batch(*place) for place in places])
         together = self._draw(steps.start, epochs, ids)
         for number, (step, index) in enumerate(places):
@@ -281,10 +324,15 @@ class EvaluationLoader(_BatchLoader):
     def _largest(self) -> tuple[int, int, int]:
         return self._batch_size, self._batch_size * self._image_size**2 * 3, 0
 
+    def _ids(self, number: int) -> NDArray[np.int64]:
+        start = number * self._batch_size
+        return np.arange(start, min(start + self._batch_size, len(self._dataset)))
+
     def loads(self) -> Iterator[Load]:
+        if self._dataset.remote is not None:
+            self._dataset.expect(np.concatenate([np.empty(0, np.int64), *map(self._ids, self._numbers)]), anew=True)
         for number in self._numbers:
-            start = number * self._batch_size
-            ids = np.arange(start, min(start + self._batch_size, len(self._dataset)))
+            ids = self._ids(number)
             crops = evaluation_crops(self._dataset.sizes[ids], self._resize, self._image_size)
             yield Load(
                 dataset=self._dataset,

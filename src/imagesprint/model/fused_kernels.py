@@ -23,6 +23,9 @@ WARPS: Final = 8
 PRODUCT_ROWS: Final = 128  # of a tile of product_kernels.py, which gives the statistics of as many rows
 COMBINED_PARTS: Final = 256  # partial results that are combined at once,
 COMBINED_CHANNELS: Final = 16  # and a program's share of the channels: a tile
+# Triton compiles a kernel anew for an argument that is one, that 16 divides and that it does not: of these no address's
+# alignment depends, so one kernel does for all.
+UNSPECIALISED: Final = ("rows", "pooled_rows", "parts", "height", "width")
 
 
 @triton.jit
@@ -49,7 +52,7 @@ def _rows_of(part, parts, rows, BLOCK_ROWS: tl.constexpr):
     return whole - tl.where((blocks - 1) % parts == part, blocks * BLOCK_ROWS - rows, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALISED)
 def statistics_kernel(
     x, means, deviations, rows, channels, parts, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, F: tl.constexpr
 ):  # fmt: skip
@@ -74,7 +77,7 @@ def statistics_kernel(
     tl.store(deviations + here, tl.sum(squares, axis=0) - moved * moved * count, mask=columns < channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALISED)
 def combine_kernel(
     means, deviations, mean, variance, inverse, rows, channels, parts, eps,
     BLOCK_ROWS: tl.constexpr, BLOCK_PARTS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, F: tl.constexpr,
@@ -129,7 +132,7 @@ def kept_tile(kept, row, columns, rows, channels, BLOCK_ROWS: tl.constexpr, BLOC
     return tl.reshape(bits, (BLOCK_ROWS, BLOCK_CHANNELS)) != 0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALISED)
 def normalise_kernel(
     x, residual, mean, inverse, weight, bias, out, kept, rows, channels, ADD: tl.constexpr, RELU: tl.constexpr,
     KEEP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, F: tl.constexpr,
@@ -157,7 +160,7 @@ def normalise_kernel(
     tl.store(out + offsets, value.to(out.dtype.element_ty), mask=exists)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALISED)
 def normalise_pool_kernel(
     x, mean, inverse, weight, bias, out, places, pooled_rows, channels, height, width,
     BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, F: tl.constexpr,
@@ -215,7 +218,7 @@ def _unpooled(
     return g
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALISED)
 def gradient_sums_kernel(
     gradient, x, kept, places, mean, inverse, weight, bias, masked, sums, rows, channels, parts, height, width,
     MASK_BY_X: tl.constexpr, MASK_BY_BITS: tl.constexpr, POOLED: tl.constexpr,
@@ -253,7 +256,7 @@ def gradient_sums_kernel(
     tl.store(sums + here + channels, tl.sum(product, axis=0), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALISED)
 def total_kernel(
     partial, inverse, sums, weight_gradient, bias_gradient, channels, parts,
     BLOCK_PARTS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, F: tl.constexpr,
@@ -277,7 +280,7 @@ def total_kernel(
     tl.store(weight_gradient + columns, (of_product * scale).to(weight_gradient.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALISED)
 def input_gradient_kernel(
     gradient, x, places, mean, inverse, weight, bias, sums, out, rows, channels, height, width,
     MASK_BY_X: tl.constexpr, POOLED: tl.constexpr,

@@ -19,6 +19,8 @@ from imagesprint.model.fused_norm import (
     statistics,
 )
 from imagesprint.model.product_kernels import (
+    FLOAT64_COLUMNS,
+    FLOAT64_DEPTH,
     MAX_PRODUCT_COLUMNS,
     PRODUCT_DEPTH,
     PRODUCT_STAGES,
@@ -154,12 +156,14 @@ class _ProductTiles:
     def __init__(self, x: Tensor, columns: int, most: int) -> None:
         self.rows = x.numel() // x.shape[1]
         self.row_blocks = triton.cdiv(self.rows, PRODUCT_ROWS)
+        wide = x.dtype == torch.float64
+        most = min(most, FLOAT64_COLUMNS) if wide else most
         block_columns = min(max(triton.next_power_of_2(columns), 16), most)
         self.programs = (self.row_blocks * triton.cdiv(columns, block_columns),)
         self.constants: dict[str, Any] = {
             "BLOCK_ROWS": PRODUCT_ROWS,
             "BLOCK_COLUMNS": block_columns,
-            "BLOCK_DEPTH": PRODUCT_DEPTH,
+            "BLOCK_DEPTH": FLOAT64_DEPTH if wide else PRODUCT_DEPTH,
             "F": float_type(x),
             "num_warps": WARPS,
             "num_stages": PRODUCT_STAGES,

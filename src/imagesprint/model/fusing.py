@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from imagesprint.model.batch_norm import batch_norms
-from imagesprint.model.resnet import ResNet
 
 FUSED_DEVICE = "cuda"  # for which the kernels were written
 _IMAGES, _PIXELS = 16, 64  # of the trial: each kernel once, in the blocks that training has
@@ -40,12 +39,9 @@ def fuse_where_it_works(network: nn.Module, dtype: torch.dtype | None) -> str | 
     return None
 
 
-def unfuse(network: nn.Module) -> None:
-    """Have it train by torch's own kernels again."""
-    for norm in batch_norms(network):
-        norm.fused = None
-    if isinstance(network, ResNet):
-        network.fused = None
+def is_fused(network: nn.Module) -> bool:
+    """Whether `network` trains by our own kernels."""
+    return any(norm.fused is not None for norm in batch_norms(network))
 
 
 def _gradients(network: nn.Module, device: torch.device, dtype: torch.dtype | None) -> Tensor:

@@ -12,11 +12,14 @@ from typing import Final
 import triton
 import triton.language as tl
 
-from imagesprint.model.fused_kernels import kept_tile, scaled
+from imagesprint.model.fused_kernels import UNSPECIALISED, kept_tile, scaled
 
 MAX_PRODUCT_COLUMNS: Final = 128
 PRODUCT_DEPTH: Final = 64
 PRODUCT_STAGES: Final = 3  # loads under way, 96 KiB of a multiprocessor's 227
+# Of float64 those would be 256 KiB, and more registers than there are.
+FLOAT64_COLUMNS: Final = 64
+FLOAT64_DEPTH: Final = 32
 
 
 @triton.jit
@@ -48,7 +51,7 @@ def _product(
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALISED)
 def product_statistics_kernel(
     x, weight, out, means, deviations, rows, inputs, outputs,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, BLOCK_DEPTH: tl.constexpr, F: tl.constexpr,
@@ -70,7 +73,7 @@ def product_statistics_kernel(
     tl.store(deviations + here, tl.sum(apart * apart, axis=0), mask=column < outputs)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALISED)
 def product_gradient_kernel(
     gradient, weight, added, kept, x, mean, inverse, norm_weight, norm_bias, masked, sums, rows, inputs, outputs,
     ADD: tl.constexpr, MASK_BY_BITS: tl.constexpr,

@@ -8,7 +8,8 @@ from pathlib import Path
 from imagesprint.console import Console, Progress
 from imagesprint.errors import DataError
 from imagesprint.files import read_rows, write_rows
-from imagesprint.prepare.parts import NO_IMAGE, Parts, Rejection, ShardResult
+from imagesprint.prepare.parts import CONVERTED, NO_IMAGE, REJECTED, Parts, Rejection, ShardResult
+from imagesprint.prepare.places import RootPlace
 from imagesprint.prepare.plan import Shard, ShardPlan, without_validation
 from imagesprint.prepare.shard_writing import ShardJob, write_shard, writing
 from imagesprint.prepare.sources.source import Source
@@ -16,21 +17,26 @@ from imagesprint.prepare.workers import run_jobs
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import FIRST_LABEL, SPLITS, Manifest, write_split
 
-_REJECTED = "rejected.jsonl"
-_CONVERTED = "converted.jsonl"
 _MOST_ADVISED = 0.05  # of the files to be rejected: a twentieth of them is no accident
 
 
 class Assembly:
-    """The shards of `plan`, made from `source` in `workers` processes.
+    """The shards of `plan`, made from `source` for `place` in `workers` processes.
 
     Where more than `max_rejected` of all files are rejected, every method that finds out raises DataError.
     """
 
     def __init__(
-        self, plan: ShardPlan, source: Source, quality: int, workers: int, max_rejected: float, console: Console
+        self,
+        plan: ShardPlan,
+        source: Source,
+        place: RootPlace,
+        quality: int,
+        workers: int,
+        max_rejected: float,
+        console: Console,
     ) -> None:
-        self.plan, self._source, self._quality = plan, source, quality
+        self.plan, self._source, self._place, self._quality = plan, source, place, quality
         self._workers, self._max_rejected, self._console = workers, max_rejected, console
         self._results: dict[str, ShardResult] = {}
         self.images_per_second = 0.0  # of this process's own writing
@@ -81,6 +87,7 @@ class Assembly:
             parts.sweep_variants()
             for variant in parts.variants:
                 self.finish_variant(parts, variant)
+        self._place.finish(parts.variants)
 
     def _reject_duplicates(self, parts: Parts) -> None:
         """Write the train shards again that hold images of validation, unless they have been already."""
@@ -103,8 +110,8 @@ class Assembly:
             shards = tuple(result.variants[variant] for result in self.results if result.split == split)
             index = Index.concatenate([Index.read(parts.index_path(variant, shard.name)) for shard in shards])
             splits[split] = write_split(folder, split, index, shards)
-        write_rows(folder / _REJECTED, [dict(row) for row in self._rejected])
-        write_rows(folder / _CONVERTED, self._converted)
+        write_rows(folder / REJECTED, [dict(row) for row in self._rejected])
+        write_rows(folder / CONVERTED, self._converted)
         plan = self.plan
         Manifest(variant, parts.image_format, FIRST_LABEL, plan.classes, splits, dict(plan.made_by)).write(folder)
 
@@ -126,10 +133,12 @@ class Assembly:
     def _run(self, jobs: Sequence[ShardJob], progress: Progress) -> None:
         def finish(result: ShardResult) -> None:
             self._results[result.name] = result
+            self._place.publish(result)
             self._check_max_rejected()
 
         if jobs:
             run_jobs(write_shard, jobs, self._workers, progress.add, finish)
+            self._place.drain()
 
     def _check_max_rejected(self, duplicates: Sequence[Rejection] = ()) -> None:
         """Raise DataError as soon as too many are rejected: an hour before the end is better than then.
@@ -201,7 +210,7 @@ def check_rejected(
             "give it images that can be decoded, or remove its folder; then prepare into another ROOT",
         )
     for variant in finished:
-        before = {row["file"] for row in read_rows(root / variant / _REJECTED)}
+        before = {row["file"] for row in read_rows(root / variant / REJECTED)}
         changed = sorted(before ^ {row["file"] for row in rejected})
         if changed:
             raise DataError(
@@ -227,9 +236,9 @@ def rejection_kind(reason: str) -> str:
 
 def count_rejected(folder: Path) -> dict[str, int]:
     """Return how many files were rejected in a variant, by the kind of reason, the most frequent first."""
-    return dict(Counter(rejection_kind(row["reason"]) for row in read_rows(folder / _REJECTED)).most_common())
+    return dict(Counter(rejection_kind(row["reason"]) for row in read_rows(folder / REJECTED)).most_common())
 
 
 def count_converted(folder: Path) -> dict[str, int]:
     """Return how many files were no JPEG in RGB or grey, by what they were, the most frequent first."""
-    return dict(Counter(row["was"] for row in read_rows(folder / _CONVERTED)).most_common())
+    return dict(Counter(row["was"] for row in read_rows(folder / CONVERTED)).most_common())

@@ -160,8 +160,12 @@ def _cannot_write(root: Path, error: OSError) -> UsageError:
 CONTENT_BYTES = 16  # of a source image's hash
 NO_IMAGE = bytes(CONTENT_BYTES)  # instead of the hash of a file that is none
 
-_PLAN = "plan.json"
+PLAN = "plan.json"
 _SHARD_NAME = re.compile(r"(train|validation)-\d+-of-\d+")
+
+
+REJECTED = "rejected.jsonl"  # in a variant's folder: a Rejection a line
+CONVERTED = "converted.jsonl"
 
 
 class Rejection(TypedDict):
@@ -216,7 +220,7 @@ def _read_plan(root: Path) -> tuple[tuple[str, ...], dict[str, object]]:
 
     Raises RecordError if it is damaged, FileError.
     """
-    path = root / PARTS / _PLAN
+    path = root / PARTS / PLAN
     with naming("read", path):
         try:
             content = path.read_bytes()
@@ -276,7 +280,7 @@ class Parts:
                         "choose another ROOT, or move that folder away",
                     )
             self.clear()
-            write_text(self.folder / _PLAN, json.dumps(now, indent=1) + "\n")
+            write_text(self.folder / PLAN, json.dumps(now, indent=1) + "\n")
         for variant in self.variants:
             with naming("write", self.root / variant):
                 (self.root / variant).mkdir(exist_ok=True)

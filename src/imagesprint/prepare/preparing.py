@@ -11,13 +11,18 @@ from imagesprint.console import Console
 from imagesprint.errors import RankError, UsageError
 from imagesprint.prepare import IMAGE_FORMAT, MAX_REJECTED, QUALITY, VARIANTS
 from imagesprint.prepare.assembly import Assembly, count_converted, count_rejected, rejection_kind
-from imagesprint.prepare.parts import Lock, Parts, ShardResult, open_lock, unfinished_variants
+from imagesprint.prepare.parts import Parts, ShardResult, unfinished_variants
+from imagesprint.prepare.places import RootPlace, check_writable, open_root_place
 from imagesprint.prepare.plan import Part, Shard, ShardPlan, differences, make_plan, parse_part, share
 from imagesprint.prepare.shard_writing import writing
-from imagesprint.prepare.sources import open_source
+from imagesprint.prepare.sources.remote import open_source_place
+from imagesprint.prepare.sources.source import Listing, Source
 from imagesprint.prepare.workers import count_workers
-from imagesprint.records.dataset import FULL, check_shard_size, is_variant_name, reading, variant_size
+from imagesprint.records.dataset import FULL, is_variant_name, reading, variant_size
 from imagesprint.records.manifest import FILE_NAME, IMAGE_FORMATS, SPLITS, Manifest
+from imagesprint.records.shard_files import check_shard_size
+from imagesprint.storage.naming import Naming
+from imagesprint.storage.url import Place, Url, parse_place
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Summary:
     this call, 0 where it had nothing to do.
     """
 
-    root: Path
+    root: Place
     classes: int
     images: dict[str, int]
     rejected: dict[str, int]
@@ -47,8 +52,8 @@ class Summary:
 
 
 def prepare(
-    source: str | Path,
-    root: str | Path,
+    source: str | Place,
+    root: str | Place,
     *,
     console: Console,
     source_kind: str | None = None,
@@ -70,59 +75,91 @@ def prepare(
     files or "raw" pixels. `part` "A:B" prepares train shards A up to B and the validation shards that belong to them;
     without it, rank `rank` of `world_size` prepares its share. A root with the shards of all parts becomes a dataset.
     `workers` processes work at it (default: the cores that this process may use); the bytes written do not depend on
-    their number, nor on the parts.
+    their number, nor on the parts. Either place may be a URL; the bytes do not depend on where they lie, either.
 
     Raises UsageError for options that make no sense or another plan than the root was prepared with, DataError for what
-    is wrong with the images.
+    is wrong with the images, StorageError where a store refuses or does not answer: what is finished stays.
     """
     begun = time.monotonic()
-    source, root = Path(source), Path(root)
+    source, root = _to_place(source), _to_place(root)
     variants = _check_variants(variants, image_format)
     workers = count_workers(workers)
     _check_options(quality, max_rejected, rank, world_size)
-    opened = open_source(source, source_kind)
-    _check_apart(source, root)
-    if opened.path != source:
-        console.warn(f"{source} is not the source itself: {opened.path} is taken")
-    console.line(f"listing {opened.path} ({opened.kind})")  # minutes where it holds millions of images
+    _check_urls(source, root)
+    check_writable(root)
+    names = Naming()
+    with names.errors(), open_source_place(source, source_kind, names, console) as opened:
+        if isinstance(source, Path) and isinstance(root, Path):
+            _check_apart(source, root)
+        listing = _scan(opened, source, names, console)
+        plan = make_plan(listing, opened.kind, shards, quality, val_fraction, seed)
+        own = share(plan, rank, world_size) if part is None else parse_part(part, plan)
+        for note in plan.notes:
+            console.warn(note)
+        with open_root_place(root, names, console) as place:
+            assembly = Assembly(plan, opened, place, quality, workers, max_rejected, console)
+            written = _make(place, variants, image_format, own, assembly, console)
+            unfinished = assembly.unfinished if written else ()
+            counts = _count_parts(assembly.results) if unfinished else _count_finished(place.path, variants)
+    return _summarise(root, assembly, counts, () if unfinished else written, unfinished, begun)
+
+
+def _to_place(place: str | Place) -> Place:
+    return parse_place(place) if isinstance(place, str) else place
+
+
+def _scan(opened: Source, source: Place, names: Naming, console: Console) -> Listing:
+    """List the images of a source, and say what there is to say of it."""
+    said = names.said(opened.path)
+    if said != str(source):
+        console.warn(f"{source} is not the source itself: {said} is taken")
+    console.line(f"listing {said} ({opened.kind})")  # minutes where it holds millions of images
     listing = opened.scan()
     for note in listing.notes:  # before the plan: what it misses may be among what was left out
-        console.warn(note)
-    plan = make_plan(listing, opened.kind, shards, quality, val_fraction, seed)
-    own = share(plan, rank, world_size) if part is None else parse_part(part, plan)
-    for note in plan.notes:
-        console.warn(note)
-    assembly = Assembly(plan, opened, quality, workers, max_rejected, console)
-    with open_lock(root) as lock:
-        lock.take_beginning(console)
-        lock.take_part(own.first, own.end)
-        finished = _find_finished(root, plan, variants, image_format)
-        written = tuple(name for name in variants if name not in finished)
-        if written:
-            _write_part(Parts(root, written, image_format), plan, own, assembly, lock)
-            if assembly.unfinished:
-                return _summarise(root, assembly, _count_parts(assembly.results), (), assembly.unfinished, begun)
-        lock.release_all()
-        lock.take_all()  # of several that find all shards finished the first joins them
-        finished = _find_finished(root, plan, variants, image_format)
-        missing = tuple(name for name in variants if name not in finished)
-        if missing:
-            assembly.join(Parts(root, missing, image_format), finished)
-        if not unfinished_variants(root):
-            with writing():
-                Parts(root, (), image_format).clear()
-    return _summarise(root, assembly, _count_finished(root, variants), written, (), begun)
+        console.warn(names.said(note))
+    return listing
 
 
-def _write_part(parts: Parts, plan: ShardPlan, own: Part, assembly: Assembly, lock: Lock) -> None:
+def _make(
+    place: RootPlace, variants: tuple[str, ...], image_format: str, own: Part, assembly: Assembly, console: Console
+) -> tuple[str, ...]:
+    """Write what is missing of `own` and, where that makes all parts finished, join them; return the variants that were
+    not finished before.
+    """
+    path, plan = place.path, assembly.plan
+    place.lock.take_beginning(console)
+    place.lock.take_part(own.first, own.end)
+    place.pull()
+    finished = _find_finished(path, plan, variants, image_format)
+    written = tuple(name for name in variants if name not in finished)
+    if written:
+        _write_part(place, Parts(path, written, image_format), own, assembly)
+        if assembly.unfinished:
+            return written
+    place.lock.release_all()
+    place.lock.take_all()  # of several that find all shards finished the first joins them
+    place.pull()
+    finished = _find_finished(path, plan, variants, image_format)
+    missing = tuple(name for name in variants if name not in finished)
+    if missing:
+        assembly.join(Parts(path, missing, image_format), finished)
+    if not unfinished_variants(path):
+        with writing():
+            place.clear(Parts(path, (), image_format))
+    return written
+
+
+def _write_part(place: RootPlace, parts: Parts, own: Part, assembly: Assembly) -> None:
     """Begin, or go on, and write the shards of `own` that are not finished."""
-    shards = own.shards(plan)
+    shards = own.shards(assembly.plan)
     with writing():
-        parts.begin(plan.made_by, {shard.name for shard in shards})
-    lock.release_beginning()
+        parts.begin(assembly.plan.made_by, {shard.name for shard in shards})
+    place.begun()
+    place.lock.release_beginning()
     assembly.look(parts)
     assembly.write(parts, shards)
     if assembly.unfinished:
+        place.pull()
         assembly.look(parts)  # again: others may have written them meanwhile
 
 
@@ -150,6 +187,12 @@ def _check_options(quality: int, max_rejected: float, rank: int, world_size: int
         raise UsageError(f"--max-rejected {max_rejected} is not between 0 and 1", "0.01 allows one file in a hundred")
     if not 0 <= rank < world_size:
         raise RankError(f"there is no rank {rank} among {world_size}", "start the ranks with torchrun, or give --part")
+
+
+def _check_urls(source: Place, root: Place) -> None:
+    """Raise UsageError for a ROOT below the URL of the source. What lies under two names in a store is not noticed."""
+    if isinstance(source, Url) and isinstance(root, Url) and f"{root}/".startswith(f"{source}/"):
+        raise UsageError(f"ROOT {root} lies in the source {source}", "choose a ROOT outside of the source")
 
 
 def _check_apart(source: Path, root: Path) -> None:
@@ -218,7 +261,12 @@ def _count_parts(results: Sequence[ShardResult]) -> _Counts:
 
 
 def _summarise(
-    root: Path, assembly: Assembly, counts: _Counts, written: tuple[str, ...], unfinished: Sequence[Shard], begun: float
+    root: Place,
+    assembly: Assembly,
+    counts: _Counts,
+    written: tuple[str, ...],
+    unfinished: Sequence[Shard],
+    begun: float,
 ) -> Summary:
     missing = {split: _ranges([shard.number for shard in unfinished if shard.split == split]) for split in SPLITS}
     return Summary(

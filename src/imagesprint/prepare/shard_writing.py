@@ -102,8 +102,9 @@ def write_shard(job: ShardJob, on_images: Callable[[int], None]) -> ShardResult:
     images = _Images(job)
     with ExitStack() as stack:
         writers = {variant: stack.enter_context(_ShardWriter(parts, variant, shard.name)) for variant in variants}
-        for position, sample in enumerate(shard.samples):
-            for variant, image in images.store(position).items():
+        files = zip(shard.samples, job.source.read_all(shard.samples), strict=True)
+        for position, (sample, data) in enumerate(files):
+            for variant, image in images.store(position, data).items():
                 record = _to_record(sample, job.classes[sample.label], image, parts.image_format)
                 writers[variant].add(record, sample.label)
                 images.meter.lap(variant)
@@ -126,10 +127,9 @@ class _Images:
         self._contents = [NO_IMAGE] * len(job.shard.samples)
         self.meter = CpuMeter()
 
-    def store(self, position: int) -> dict[str, StoredImage]:
-        """Return what each variant stores of the image at `position`; nothing if it is rejected."""
+    def store(self, position: int, data: bytes) -> dict[str, StoredImage]:
+        """Return what each variant stores of the image at `position`, of the file `data`; nothing if it is rejected."""
         job, parts = self._job, self._job.parts
-        data = job.source.read(job.shard.samples[position])
         content = sha256(data).digest()[:CONTENT_BYTES]  # processors have instructions for it
         if position in job.duplicates:
             self._contents[position] = content

@@ -1,14 +1,11 @@
 """A prepared ROOT and its datasets: random access to encoded images, labels, sizes and boxes."""
 
-import os
-import resource
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +14,16 @@ from imagesprint.errors import DataError, RecordError, UsageError
 from imagesprint.records.image_record import ImageRecord
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import FILE_NAME, Manifest, split_name
+from imagesprint.records.remote import client
+from imagesprint.records.shard_files import Places, Shards, check_shard_size, see_verify
 from imagesprint.records.tfrecord import file_crc, read_record
+from imagesprint.storage.cache import CacheHold
+from imagesprint.storage.url import Place, Url, parse_place
+
+_T = TypeVar("_T")
 
 PARTS = ".parts"  # the folder in which an unfinished `prepare` keeps its state
 FULL = "full"  # the variant of the original size
-OPEN_SHARE = 4  # a dataset keeps open a quarter of what a process may: a run has a few datasets open at a time
 
 
 def is_variant_name(name: str) -> bool:
@@ -45,41 +47,63 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def open_root(path: str | Path) -> "Root":
-    """Open a prepared ROOT: a folder with one folder a variant.
+def open_root(place: str | Place) -> "Root":
+    """Open a prepared ROOT: a folder with one folder a variant, or the URL of such a one in a store.
 
-    Raises UsageError if there is no prepared dataset at `path`, DataError if it cannot be read, RecordError if one is
-    damaged.
+    Raises UsageError if there is no prepared dataset at `place`, DataError if it cannot be read, RecordError if one is
+    damaged, StorageError where the store does not give it.
     """
-    path = Path(path)
-    with reading(path):
-        return Root(path, _find_variants(path))
+    place = parse_place(place) if isinstance(place, str) else place
+    if isinstance(place, Url):
+        held = _by_size(client.find_variants(place))
+        return Root(place, tuple(held), held)
+    with reading(place):
+        return Root(place, tuple(_by_size(dict.fromkeys(_find_variants(place)))))
 
 
-def _find_variants(path: Path) -> tuple[str, ...]:
-    """Return the finished variants of a ROOT, the largest first. Raises UsageError if there is none, OSError."""
-    prepare = f"imagesprint prepare SOURCE {path}"
+def _by_size(variants: dict[str, _T]) -> dict[str, _T]:
+    """The variants, the largest first."""
+    return dict(sorted(variants.items(), key=lambda item: variant_size(item[0]), reverse=True))
+
+
+def _find_variants(path: Path) -> list[str]:
+    """Return the finished variants of a ROOT. Raises UsageError if there is none, OSError."""
     if not path.is_dir():
-        raise UsageError(f"there is no folder {path}", f"{prepare} makes it from a folder of images")
+        raise UsageError(f"there is no folder {path}", f"{_prepare(path)} makes it from a folder of images")
     if (path / FILE_NAME).is_file():
-        raise UsageError(
-            f"{path} is one variant of a prepared dataset", f"pass the folder that holds it: {path.parent}"
-        )
+        raise one_variant(path)
     names = [entry.name for entry in path.iterdir() if is_variant_name(entry.name) and (entry / FILE_NAME).is_file()]
     if not names:
-        if (path / PARTS).exists():
-            raise UsageError(
-                f"{path} is not finished: its `imagesprint prepare` was interrupted, or parts are missing",
-                "give the same prepare command again, without --part; it goes on where it stopped",
-            )
-        raise UsageError(
-            f"{path} holds no prepared dataset",
-            f"{prepare} makes one from images, and `imagesprint index {path}` of TFRecords that lie there",
-        )
-    return tuple(sorted(names, key=variant_size, reverse=True))
+        raise not_finished(path) if (path / PARTS).exists() else no_root(path)
+    return names
 
 
-def open_dataset(root: str | Path, variant: str, split: str) -> "Dataset":
+def _prepare(place: Place) -> str:
+    return f"imagesprint prepare SOURCE {place}"
+
+
+def one_variant(place: Place) -> UsageError:
+    """Return the error that `place` is not a ROOT but one of its variants."""
+    return UsageError(f"{place} is one variant of a prepared dataset", f"pass the folder that holds it: {place.parent}")
+
+
+def not_finished(place: Place) -> UsageError:
+    """Return the error that at `place` a `prepare` has begun and not ended."""
+    return UsageError(
+        f"{place} is not finished: its `imagesprint prepare` was interrupted, or parts are missing",
+        "give the same prepare command again, without --part; it goes on where it stopped",
+    )
+
+
+def no_root(place: Place) -> UsageError:
+    """Return the error that there is nothing at `place` to train on."""
+    return UsageError(
+        f"{place} holds no prepared dataset",
+        f"{_prepare(place)} makes one from images, and `imagesprint index {place}` of TFRecords that lie there",
+    )
+
+
+def open_dataset(root: str | Place, variant: str, split: str) -> "Dataset":
     """Open one split ("train" or "validation") of one variant of a prepared ROOT.
 
     Raises UsageError if ROOT has no such variant, RecordError if what is there is damaged.
@@ -88,18 +112,26 @@ def open_dataset(root: str | Path, variant: str, split: str) -> "Dataset":
 
 
 class Root:
-    """A prepared ROOT, which lies at `path`.
+    """A prepared ROOT, which lies at `path`, a folder or a URL.
 
     `variants` are the names of its variants, the largest first; `classes` are those of the classes in the order of
-    their labels, and `class_texts` the words that describe them.
+    their labels, and `class_texts` the words that describe them. `held` are the variants' folders in the cache, for a
+    URL.
     """
 
-    def __init__(self, path: Path, variants: tuple[str, ...]) -> None:
+    def __init__(self, path: Place, variants: tuple[str, ...], held: Mapping[str, CacheHold] | None = None) -> None:
         self.path = path
         self.variants = variants
-        classes = Manifest.read(path / variants[0]).classes
+        self._held = held or {}
+        classes = self.manifest(variants[0]).classes
         self.classes = tuple(entry.name for entry in classes)
         self.class_texts = tuple(entry.text for entry in classes)
+
+    def manifest(self, variant: str) -> Manifest:
+        """Return what dataset.json of a variant says. Raises RecordError if it is damaged."""
+        if isinstance(self.path, Url):
+            return Manifest.read(self._held[variant].folder, self.path / variant)
+        return Manifest.read(self.path / variant)
 
     def dataset(self, variant: str, split: str) -> "Dataset":
         """Open one split of one variant. Raises UsageError if it is not there, RecordError if it is damaged."""
@@ -108,7 +140,7 @@ class Root:
                 f"{self.path} has no variant {variant!r}; it has {', '.join(self.variants)}",
                 f"imagesprint prepare SOURCE {self.path} --variants {variant} adds it",
             )
-        return Dataset(self.path / variant, split_name(split))
+        return Dataset(self.path / variant, split_name(split), self._held.get(variant))
 
     def nearest(self, variant: str) -> str:
         """Return the variant to use where `variant` is wanted: it, else the nearest larger one, else the largest."""
@@ -124,19 +156,27 @@ class Dataset:
     `labels` is int32 [N], from 0; `sizes` is int32 [N, 2], height and width in pixels; `encoded_lengths`, int32 [N], is
     in bytes; `classes` names the labels; `image_format` is "jpeg" or "raw", as in `Manifest`; `fingerprint` is the same
     for the same classes and bytes. Any thread may read, also after a fork or in another process that got it pickled.
+
+    `path` is the variant's folder or URL. Of a URL, `held` is the folder of the cache with its dataset.json (by default
+    it is fetched), and `remote` has the records come; where all lie on this machine anyway it is None.
     """
 
-    def __init__(self, path: Path, split: str) -> None:
-        manifest = Manifest.read(path)
+    def __init__(self, path: Place, split: str, held: CacheHold | None = None) -> None:
         self.path = path
+        self._held = client.hold_variant(path) if held is None and isinstance(path, Url) else held
+        folder = self._held.folder if self._held is not None else Path(str(path))
+        manifest = Manifest.read(folder, path)
         self.variant = manifest.variant
         self.image_format = manifest.image_format
         self.split = split
         self.classes = tuple(entry.name for entry in manifest.classes)
         self.fingerprint = manifest.fingerprint(split)
         self._first_label = manifest.first_label
-        self._index = _read_index(path, manifest, split)
-        self._shards = _Shards([path / name for name in self._index.shard_names])
+        if isinstance(path, Url):
+            client.hold_index(path, folder, manifest, split)
+        self._index = _read_index(folder, path, manifest, split)
+        self.remote = client.RemoteSplit(path, folder, split, self._index) if isinstance(path, Url) else None
+        self._shards = Shards([path / name for name in self._index.shard_names], self.remote)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -175,24 +215,49 @@ class Dataset:
         record = ImageRecord.from_example(self._read_payload(sample_id), self._first_label)
         return replace(record, height=int(self._index.height[sample_id]), width=int(self._index.width[sample_id]))
 
-    def places(self, sample_ids: npt.NDArray[np.int64]) -> "Places":
-        """Return where the records of samples lie in files that stay open as long as the answer is held.
+    def places(self, sample_ids: npt.NDArray[np.int64]) -> Places:
+        """Return where the records of samples lie in files that stay open as long as the answer is held; those of a URL
+        are waited for.
 
-        Raises RecordError for a shard that cannot be opened.
+        Raises RecordError for a shard that cannot be opened, StorageError for what cannot be fetched.
         """
-        numbers = self._index.shard[sample_ids]
-        shards = {number: self._shards.open(number) for number in set(numbers.tolist())}
-        fds = np.empty(len(self._index.shard_names), np.int32)
-        fds[list(shards)] = [shard.fd for shard in shards.values()]
+        numbers, offsets = self._index.shard[sample_ids], self._index.offset[sample_ids]
+        streamed = self.remote.need(sample_ids) if self.remote is not None else None
+        filed = numbers if streamed is None else np.delete(numbers, streamed.rows)
+        shards = {number: self._shards.open(number) for number in set(filed.tolist())}
+        by_number = np.empty(len(self._index.shard_names), np.int32)
+        by_number[list(shards)] = [shard.fd for shard in shards.values()]
+        fds, places = by_number[numbers], offsets
+        if streamed is not None:
+            places = offsets.copy()
+            fds[streamed.rows], places[streamed.rows] = streamed.fd, streamed.offsets
         return Places(
-            shards=shards,
+            held=(shards, streamed),
+            shards=self._shards.paths,
             numbers=numbers,
-            fds=fds[numbers],
-            offsets=self._index.offset[sample_ids],
+            in_shards=offsets,
+            fds=fds,
+            offsets=places,
             lengths=self._index.length[sample_ids].astype(np.int64),
             encoded_offsets=self._index.encoded_offset[sample_ids].astype(np.int64),
             encoded_lengths=self._index.encoded_length[sample_ids].astype(np.int64),
         )
+
+    def expect(self, sample_ids: npt.NDArray[np.int64], anew: bool = False) -> None:
+        """Have records come before they are needed, in this order, after those that were expected before or, `anew`, in
+        their place. Nothing happens where they lie on this machine.
+        """
+        if self.remote is not None:
+            self.remote.expect(sample_ids, anew)
+
+    def fill(self) -> None:
+        """Have all records come, beside those that are expected. Nothing happens where they lie on this machine."""
+        if self.remote is not None:
+            self.remote.fill()
+
+    def renew(self, sample_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Fetch damaged records again; which of them are sound now: none where there is nothing to fetch them from."""
+        return np.zeros(len(sample_ids), np.bool_) if self.remote is None else self.remote.renew(sample_ids)
 
     def describe(self, sample_id: int) -> str:
         """Return where a sample lies, for messages: shard, record and, where it can be read, the file name."""
@@ -205,135 +270,56 @@ class Dataset:
             return where
 
     def close(self) -> None:
-        """Close the shards' files; a later read opens them again."""
+        """Close the shards' files and the connection to the fetcher; a later read opens them again."""
         self._shards.close()
+        if self.remote is not None:
+            self.remote.close()
 
     def _read_payload(self, sample_id: int) -> bytes:
         if not 0 <= sample_id < len(self):
             raise IndexError(f"sample {sample_id} of {len(self)}")
-        shard = self._shards.open(int(self._index.shard[sample_id]))
-        return read_record(shard.fd, int(self._index.offset[sample_id]), int(self._index.length[sample_id]), shard.path)
-
-
-@dataclass(frozen=True, eq=False)
-class Places:
-    """Where N records lie: `fds` int32[N] of their shards; int64[N] each, in bytes, where the record begins in its
-    shard, how long its payload is, where image/encoded begins in that and how long it is.
-    """
-
-    shards: "dict[int, _OpenShard]"
-    numbers: npt.NDArray[np.int32]
-    fds: npt.NDArray[np.int32]
-    offsets: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
-    encoded_offsets: npt.NDArray[np.int64]
-    encoded_lengths: npt.NDArray[np.int64]
-
-    def path(self, row: int) -> Path:
-        """Return the shard of a record."""
-        return self.shards[int(self.numbers[row])].path
-
-
-class _OpenShard:
-    """A file descriptor that lives as long as somebody reads from it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path: Path = path
         try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            self.fd = -1
-            raise unreadable(path, f"cannot open shard {path}: {error.strerror}") from error
+            return self._read_once(sample_id)
+        except RecordError:
+            if not self.renew(np.array([sample_id])).all():
+                raise
+            return self._read_once(sample_id)
 
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-
-
-def _may_open(shards: int) -> int:
-    """Return how many of `shards` may be open at a time. Raises this process's soft limit if all could be then: many
-    systems have 1,024, for the sake of programs that call select.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = shards * OPEN_SHARE
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(8, shards if soft == resource.RLIM_INFINITY else soft // OPEN_SHARE)
+    def _read_once(self, sample_id: int) -> bytes:
+        if self.remote is not None:
+            return self.places(np.array([sample_id])).payload(0)
+        number, offset = int(self._index.shard[sample_id]), int(self._index.offset[sample_id])
+        fd, path = self._shards.open(number).fd, self._shards.paths[number]
+        return read_record(fd, offset, int(self._index.length[sample_id]), path)
 
 
-class _Shards:
-    """The shards of a dataset, opened when first read; the oldest are closed where the system's limit nears.
-
-    No lock: the methods of OrderedDict that are used are atomic, and a shard that is dropped while another thread
-    reads from it is closed by the last reference to it. A lock could be held by another thread at a fork.
-    """
-
-    def __init__(self, paths: list[Path]) -> None:
-        self._paths = paths
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
-        self._limit = _may_open(len(paths))
-
-    def open(self, number: int) -> _OpenShard:
-        shard = self._open.get(number)
-        if shard is None:
-            shard = self._open[number] = _OpenShard(self._paths[number])
-            if len(self._open) > self._limit:
-                self._open.popitem(last=False)
-        return shard
-
-    def close(self) -> None:
-        self._open.clear()
-
-
-def _reopen(path: Path, split: str, fingerprint: str) -> Dataset:
+def _reopen(path: Place, split: str, fingerprint: str) -> Dataset:
     dataset = Dataset(path, split)
     if dataset.fingerprint != fingerprint:
         raise RecordError(f"{path} was prepared again while it was in use", "start again")
     return dataset
 
 
-def _read_index(path: Path, manifest: Manifest, split: str) -> Index:
-    """Return the index of a split once it agrees with dataset.json and with the shards' sizes."""
+def _read_index(folder: Path, path: Place, manifest: Manifest, split: str) -> Index:
+    """Return the index of a split, in `folder`, once it agrees with dataset.json and with the shards' sizes.
+
+    `path` is the variant for messages: its URL, where `folder` is a copy without all of the shards.
+    """
     info = manifest.splits[split]
-    index_path = path / info.index
+    file, index_path = folder / info.index, path / info.index
     try:
-        crc = file_crc(index_path)
+        crc = file_crc(file)
     except OSError as error:
-        raise RecordError(f"cannot read index {index_path}: {error.strerror}", _verify(path)) from error
+        raise RecordError(f"cannot read index {index_path}: {error.strerror}", see_verify(path)) from error
     if crc != info.index_crc32c:
-        raise RecordError(f"index {index_path} does not match its checksum in {FILE_NAME}", _verify(path))
-    index = Index.read(index_path)
+        raise RecordError(f"index {index_path} does not match its checksum in {FILE_NAME}", see_verify(path))
+    index = Index.read(file, index_path)
     if len(index) and int(index.label.max()) >= len(manifest.classes):
         raise RecordError(
             f"index {index_path} has label {index.label.max()}, but there are {len(manifest.classes)} classes",
-            _verify(path),
+            see_verify(path),
         )
-    for name, size in zip(index.shard_names, index.shard_sizes.tolist(), strict=True):
-        check_shard_size(path / name, size)
+    if isinstance(path, Path):
+        for name, size in zip(index.shard_names, index.shard_sizes.tolist(), strict=True):
+            check_shard_size(path / name, size)
     return index
-
-
-def check_shard_size(path: Path, size: int) -> None:
-    """Raise RecordError if the shard at `path` is missing or not `size` bytes long."""
-    try:
-        found = path.stat().st_size
-    except OSError as error:
-        raise unreadable(path, f"shard {path} cannot be read: {error.strerror}") from error
-    if found != size:
-        raise RecordError(f"shard {path} is {found} bytes long, not {size}", _verify(path.parent))
-
-
-def _verify(path: Path) -> str:
-    return f"imagesprint verify {path} lists all damage; prepare that folder again, or copy sound shards into it"
-
-
-def unreadable(path: Path, what: str) -> RecordError:
-    """Return the error of a shard that cannot be opened; it may be a link that `index` made, to what was moved."""
-    if not path.is_symlink() or path.exists():
-        return RecordError(what, _verify(path.parent))
-    return RecordError(
-        f"shard {path} is a link to {os.readlink(path)}, which is not there",
-        f"bring it back, or delete {path.parent} and index the shards where they are now: "
-        f"imagesprint index DATA --index-dir {path.parent.parent}",
-    )

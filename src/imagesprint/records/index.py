@@ -16,6 +16,7 @@ import numpy.typing as npt
 from imagesprint.errors import FILE_HINT, RecordError
 from imagesprint.files import write_atomically
 from imagesprint.records.tfrecord import FRAME_BYTES
+from imagesprint.storage.url import Place
 
 # The layout, declared once: every array of the file, its type, and what one row is.
 _PER_RECORD = {
@@ -61,22 +62,25 @@ class Index:
         write_atomically(path, lambda file: file.write(content))
 
     @classmethod
-    def read(cls, path: Path) -> "Index":
-        """Read the index at `path`. Raises RecordError if it is missing, damaged or inconsistent."""
+    def read(cls, path: Path, shown: Place | None = None) -> "Index":
+        """Read the index at `path`. Raises RecordError if it is missing, damaged or inconsistent, which names `shown`
+        where `path` is a copy.
+        """
+        place = shown or path
         try:
             content = path.read_bytes()  # whole: zipfile calls a file damaged that its disk does not give
         except FileNotFoundError as error:
-            raise RecordError(f"index {path} is missing", _hint(path)) from error
+            raise RecordError(f"index {place} is missing", _hint(place)) from error
         except OSError as error:
             raise RecordError(f"cannot read index {path}: {error.strerror}", FILE_HINT) from error
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in (*_PER_RECORD, *_OTHERS, _SHARD_NAMES)}
         except Exception as error:  # a damaged zip or header makes zipfile and numpy raise nearly anything
-            raise RecordError(f"index {path} is damaged: {error}", _hint(path)) from error
+            raise RecordError(f"index {place} is damaged: {error}", _hint(place)) from error
         problem = _find_misfit(arrays) or _find_impossible(arrays)
         if problem:
-            raise RecordError(f"index {path} is damaged: {problem}", _hint(path))
+            raise RecordError(f"index {place} is damaged: {problem}", _hint(place))
         names = tuple(name.decode("utf-8", "replace") for name in arrays.pop(_SHARD_NAMES).tolist())
         return cls(shard_names=names, **arrays)
 
@@ -164,5 +168,5 @@ def _find_impossible(arrays: dict[str, npt.NDArray[Any]]) -> str:
     return ""
 
 
-def _hint(path: Path) -> str:
+def _hint(path: Place) -> str:
     return f"delete the folder {path.parent} and prepare it again"

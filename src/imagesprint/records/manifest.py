@@ -16,6 +16,7 @@ from imagesprint.errors import RecordError, UsageError
 from imagesprint.files import write_text
 from imagesprint.records.index import Index
 from imagesprint.records.tfrecord import file_crc
+from imagesprint.storage.url import Place, Url
 
 FILE_NAME = "dataset.json"
 FORMAT_VERSION = 1
@@ -84,14 +85,27 @@ class Manifest:
         write_text(folder / FILE_NAME, json.dumps(content, indent=1) + "\n")
 
     @classmethod
-    def read(cls, folder: Path) -> "Manifest":
+    def read(cls, folder: Path, shown: Place | None = None) -> "Manifest":
         """Read `folder`/dataset.json.
 
-        Raises RecordError if it is damaged, made by a newer imagesprint, or of a variant other than the folder's name.
+        Raises RecordError if it is damaged, made by a newer imagesprint, or of a variant other than the folder's name;
+        it names `shown` where `folder` is a copy.
         """
+        place = shown or folder
+        try:
+            data = (folder / FILE_NAME).read_bytes()
+        except OSError as error:
+            raise RecordError(
+                f"cannot read {place / FILE_NAME}: {error.strerror}", f"imagesprint verify {place}"
+            ) from error
+        return cls.parse(data, place)
+
+    @classmethod
+    def parse(cls, data: bytes, folder: Place) -> "Manifest":
+        """Return what `data`, the content of `folder`/dataset.json, says. Raises RecordError as `read` does."""
         path = folder / FILE_NAME
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(data.decode())
             version = content.pop("format_version")
             if version != FORMAT_VERSION:
                 raise RecordError(
@@ -103,13 +117,12 @@ class Manifest:
             manifest = from_plain(cls, {**content, "classes": classes, "splits": splits})
             if manifest.image_format not in IMAGE_FORMATS or manifest.first_label not in (0, 1):
                 raise ValueError(f"image format {manifest.image_format!r}, first label {manifest.first_label}")
-        except OSError as error:
-            raise RecordError(f"cannot read {path}: {error.strerror}", f"imagesprint verify {folder}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RecordError(
                 f"{path} is damaged: {error!r}", f"delete the folder {folder} and prepare it again"
             ) from error
-        name = os.path.basename(os.path.abspath(folder))  # not of what a link leads to
+        # Not of what a link leads to.
+        name = folder.name if isinstance(folder, Url) else os.path.basename(os.path.abspath(folder))
         if manifest.variant != name:
             raise RecordError(
                 f"{path} is of variant {manifest.variant!r}, but its folder is named {name!r}",

@@ -1,7 +1,8 @@
 """Images that are in both splits: the same content in training and validation makes the accuracy look better."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +56,14 @@ def digest(encoded: bytes) -> bytes:
     return hashlib.sha256(encoded).digest()[:_DIGEST_BYTES]
 
 
-def find_shared(folder: Path, indexes: Mapping[str, Index], digests: Mapping[str, Digests]) -> list[SharedContent]:
-    """Return the images that train and validation of the variant in `folder` share, in the order of training samples.
+def find_shared(
+    folder: Path,
+    indexes: Mapping[str, Index],
+    digests: Mapping[str, Digests],
+    shard: Callable[[str], AbstractContextManager[None]],
+) -> list[SharedContent]:
+    """Return the images that train and validation of the variant in `folder` share, in the order of training samples;
+    `shard` has one of its shards be there while it is entered.
 
     Raises RecordError if a record of theirs can no longer be read.
     """
@@ -70,18 +77,20 @@ def find_shared(folder: Path, indexes: Mapping[str, Index], digests: Mapping[str
     pairs = [(row, first.get(train[row].tobytes())) for row in rows]
     return [
         SharedContent(
-            train=_place(folder, indexes["train"], int(train_ids[row])),
-            validation=_place(folder, indexes["validation"], int(validation_ids[other])),
+            train=_place(folder, indexes["train"], int(train_ids[row]), shard),
+            validation=_place(folder, indexes["validation"], int(validation_ids[other]), shard),
         )
         for row, other in pairs
         if other is not None
     ]
 
 
-def _place(folder: Path, index: Index, sample_id: int) -> RecordPlace:
+def _place(
+    folder: Path, index: Index, sample_id: int, opened: Callable[[str], AbstractContextManager[None]]
+) -> RecordPlace:
     shard, offset, length = (int(column[sample_id]) for column in (index.shard, index.offset, index.length))
     path = folder / index.shard_names[shard]
-    with path.open("rb") as file:
+    with opened(path.name), path.open("rb") as file:
         payload = read_record(file.fileno(), offset, length, path)
     record = sample_id - int(np.searchsorted(index.shard, shard))
     return RecordPlace(path.name, record, ImageRecord.from_example(payload).filename)

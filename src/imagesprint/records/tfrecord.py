@@ -16,6 +16,7 @@ import google_crc32c
 
 from imagesprint.errors import RecordError
 from imagesprint.files import naming
+from imagesprint.storage.url import Place
 
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
@@ -44,34 +45,37 @@ def frame_pieces(payload: bytes) -> tuple[bytes, bytes, bytes]:
     return length + _CRC.pack(masked_crc(length)), payload, _CRC.pack(masked_crc(payload))
 
 
-def iter_records(path: Path) -> Iterator[tuple[int, bytes]]:
+def iter_records(path: Path, shown: Place | None = None) -> Iterator[tuple[int, bytes]]:
     """Yield (byte offset of the record, payload) for every record of the shard at `path`, in order.
 
-    Raises RecordError, naming shard and byte offset, at the first record that is cut short or whose CRC is wrong.
+    Raises RecordError, naming shard (`shown`, where `path` is a copy) and byte offset, at the first record that is cut
+    short or whose CRC is wrong.
     """
+    place = shown or path
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise RecordError(f"cannot read shard {path}: {error.strerror}") from error
+        raise RecordError(f"cannot read shard {place}: {error.strerror}") from error
     try:
         with naming("read", path):
             size = os.fstat(fd).st_size
         offset = 0
         while offset < size:
-            payload = read_record(fd, offset, _read_length(fd, offset, size, path), path)
+            payload = read_record(fd, offset, _read_length(fd, offset, size, place), place)
             yield offset, payload
             offset += FRAME_BYTES + len(payload)
     finally:
         os.close(fd)
 
 
-def read_record(fd: int, offset: int, length: int, path: Path) -> bytes:
+def read_record(fd: int, offset: int, length: int, path: Place, in_shard: int | None = None) -> bytes:
     """Return the payload of the record at byte `offset` of the open shard, known to be `length` bytes long.
 
-    One pread, whatever other threads read from `fd` meanwhile. Both CRCs are checked. `path` is for messages.
-    Raises RecordError naming shard and byte offset.
+    One pread, whatever other threads read from `fd` meanwhile. Both CRCs are checked. `path` is for messages, and
+    `in_shard` where the record lies in it, if `fd` is another file. Raises RecordError naming shard and byte offset.
     """
     data = _bytes_of(fd, offset, length + FRAME_BYTES, path)
+    offset = offset if in_shard is None else in_shard
     if len(data) < length + FRAME_BYTES:
         raise damaged(path, offset, f"is cut short: {len(data)} of {length + FRAME_BYTES} bytes are there")
     _check_header(data, offset, path)
@@ -95,6 +99,15 @@ def is_header(data: bytes) -> bool:
     return len(data) == HEADER_BYTES and _CRC.unpack_from(data, _LENGTH.size)[0] == masked_crc(data[: _LENGTH.size])
 
 
+def is_sound(record: memoryview) -> bool:
+    """Return whether `record` is a whole record, from its header to its footer, and both of its CRCs are right."""
+    length = len(record) - FRAME_BYTES
+    if not is_header(bytes(record[:HEADER_BYTES])) or _LENGTH.unpack_from(record)[0] != length:
+        return False
+    found: int = _CRC.unpack_from(record, HEADER_BYTES + length)[0]
+    return found == masked_crc(bytes(record[HEADER_BYTES : HEADER_BYTES + length]))
+
+
 def file_crc(path: Path) -> int:
     """Return the plain CRC-32C of a whole file. Raises FileError."""
     crc = 0
@@ -104,7 +117,7 @@ def file_crc(path: Path) -> int:
     return crc
 
 
-def _bytes_of(fd: int, offset: int, size: int, path: Path) -> bytes:
+def _bytes_of(fd: int, offset: int, size: int, path: Place) -> bytes:
     """Return the `size` bytes of the record at `offset`, fewer only where the shard ends. Raises RecordError."""
     try:
         data = os.pread(fd, size, offset)
@@ -118,7 +131,7 @@ def _bytes_of(fd: int, offset: int, size: int, path: Path) -> bytes:
     return data
 
 
-def _read_length(fd: int, offset: int, size: int, path: Path) -> int:
+def _read_length(fd: int, offset: int, size: int, path: Place) -> int:
     """Return the payload length that the header at `offset` announces, once its CRC and the shard's end allow it."""
     header = _bytes_of(fd, offset, HEADER_BYTES, path)
     if len(header) < HEADER_BYTES:
@@ -130,12 +143,12 @@ def _read_length(fd: int, offset: int, size: int, path: Path) -> int:
     return length
 
 
-def _check_header(data: bytes, offset: int, path: Path) -> None:
+def _check_header(data: bytes, offset: int, path: Place) -> None:
     if _CRC.unpack_from(data, _LENGTH.size)[0] != masked_crc(data[: _LENGTH.size]):
         raise damaged(path, offset, "has a damaged header (its length does not match its CRC-32C)")
 
 
-def damaged(path: Path, offset: int, what: str) -> RecordError:
+def damaged(path: Place, offset: int, what: str) -> RecordError:
     """Return the error that says what is wrong with the record at byte `offset` of a shard."""
     return RecordError(
         f"shard {path}: the record at byte {offset} {what}",

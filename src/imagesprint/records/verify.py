@@ -3,19 +3,26 @@
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from imagesprint.console import Console, Progress
 from imagesprint.errors import ImageError, RecordError
-from imagesprint.records.dataset import is_variant_name, open_root, reading, unreadable, variant_size
+from imagesprint.records.dataset import is_variant_name, open_root, reading, variant_size
 from imagesprint.records.image_record import ENCODED_NAMES, ImageRecord, locate_bytes
 from imagesprint.records.index import Index
 from imagesprint.records.manifest import FILE_NAME, SPLITS, Manifest
+from imagesprint.records.shard_files import unreadable
 from imagesprint.records.shared_content import Digests, SharedContent, digest, find_shared
 from imagesprint.records.tfrecord import FRAME_BYTES, file_crc, iter_records, read_record
+from imagesprint.storage.url import Place, Url, parse_place
+
+if TYPE_CHECKING:
+    from imagesprint.records.remote.copies import Copies
 
 # Decodes an image and returns its height and width; raises ImageError. (The images package lies beside this one.)
 CheckImage = Callable[[bytes], tuple[int, int]]
@@ -34,12 +41,24 @@ class Problem:
 
 @dataclass(frozen=True)
 class _Variant:
-    """A variant to check: with `check_image` every image is decoded, `with_digests` looked for in the other split."""
+    """A variant to check: with `check_image` every image is decoded, `with_digests` looked for in the other split.
+
+    It lies at `place`; where that is a URL, `folder` has copies, those of shards while `shard` is entered.
+    """
 
     folder: Path
+    place: Place
+    copies: "Copies | None"
     manifest: Manifest
     check_image: CheckImage | None
     with_digests: bool
+
+    def shard(self, name: str) -> AbstractContextManager[None]:
+        """Have a shard in `folder` while inside."""
+        place = self.place / name
+        if self.copies is None or not isinstance(place, Url):
+            return nullcontext()
+        return self.copies.shard(place, self.folder / name)
 
 
 class _ShardCheck:
@@ -57,23 +76,30 @@ class _ShardCheck:
         self._variant, self._split, self._number, self._index = variant, split, number, index
         self._manifest = variant.manifest
         self._path = variant.folder / self.info.name
+        self._shown = variant.place / self.info.name
 
     def run(self) -> "_ShardCheck":
-        """Check, once; return itself."""
-        try:
-            size = self._path.stat().st_size
-            if size != self.info.bytes:
-                self._report(None, f"shard {self._path} is {size} bytes long, not {self.info.bytes}")
-            if self._index is None:
-                self._check_alone()
-            else:
-                self._check_rows(self._index, size)
-            # A damaged record has been told of already, and it alone would explain another checksum.
-            if not self.problems and file_crc(self._path) != self.info.crc32c:
-                self._report(None, f"shard {self._path} does not match its checksum in {FILE_NAME}")
-        except OSError as error:
-            self._report(None, unreadable(self._path, f"shard {self._path} cannot be read: {error.strerror}").what)
+        """Check, once; return itself. Raises StorageError."""
+        with self._variant.shard(self.info.name):
+            try:
+                self._check()
+            except OSError as error:
+                self._report(
+                    None, unreadable(self._shown, f"shard {self._shown} cannot be read: {error.strerror}").what
+                )
         return self
+
+    def _check(self) -> None:
+        size = self._path.stat().st_size
+        if size != self.info.bytes:
+            self._report(None, f"shard {self._shown} is {size} bytes long, not {self.info.bytes}")
+        if self._index is None:
+            self._check_alone()
+        else:
+            self._check_rows(self._index, size)
+        # A damaged record has been told of already, and it alone would explain another checksum.
+        if not self.problems and file_crc(self._path) != self.info.crc32c:
+            self._report(None, f"shard {self._shown} does not match its checksum in {FILE_NAME}")
 
     def _report(self, record: int | None, what: str) -> None:
         self.problems.append(Problem(self._manifest.variant, self._split, self.info.name, record, what))
@@ -82,7 +108,7 @@ class _ShardCheck:
         """Check the shard without an index, up to its first damaged record."""
         record = 0
         try:
-            for _, payload in iter_records(self._path):
+            for _, payload in iter_records(self._path, self._shown):
                 ImageRecord.from_example(payload)
                 record += 1
         except RecordError as error:
@@ -104,7 +130,7 @@ class _ShardCheck:
                     self._report(record, f"the shard is cut short here: {len(rows) - record} records are missing")
                     return
                 try:
-                    self._check_record(index, row, record, read_record(fd, offset, length, self._path))
+                    self._check_record(index, row, record, read_record(fd, offset, length, self._shown))
                 except RecordError as error:
                     self._report(record, error.what)
         finally:
@@ -173,7 +199,7 @@ class SplitCounts:
 class Verification:
     """What was found. `shared_content` is of the largest variant: the others are made from the same images."""
 
-    path: Path
+    path: Place
     splits: list[SplitCounts] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     shared_content: list[SharedContent] = field(default_factory=list)
@@ -183,31 +209,49 @@ class Verification:
         return not self.problems and not self.shared_content
 
 
-def verify(path: str | Path, console: Console, check_image: CheckImage | None = None) -> Verification:
-    """Check a ROOT or the folder of one variant; with `check_image`, decode every image too.
+def verify(path: str | Place, console: Console, check_image: CheckImage | None = None) -> Verification:
+    """Check a ROOT or the folder of one variant, on this machine or in a store; with `check_image`, decode every image
+    too.
 
     Returns all problems, not only the first. Raises UsageError if there is no prepared dataset at `path`, DataError if
-    it cannot be read.
+    it cannot be read, StorageError.
     """
-    path = Path(path)
-    found = Verification(path)
-    with reading(path):
-        folders = _variant_folders(path)
-    manifests: dict[Path, Manifest] = {}
-    for folder in folders:
+    place = parse_place(path) if isinstance(path, str) else path
+    if isinstance(place, Url):
+        from imagesprint.records.remote.copies import Copies  # what opens a store, for those who have one
+
+        with Copies(place) as copies:
+            return _verify(place, dict(copies.variants()), copies, console, check_image)
+    with reading(place):
+        folders = _variant_folders(place)
+    return _verify(place, {folder: folder for folder in folders}, None, console, check_image)
+
+
+def _verify(
+    place: Place,
+    folders: Mapping[Path, Place],
+    copies: "Copies | None",
+    console: Console,
+    check_image: CheckImage | None,
+) -> Verification:
+    """Check the variants in `folders`, which lie at their values, the largest first."""
+    found = Verification(place)
+    variants: list[_Variant] = []
+    for folder in sorted(folders, key=lambda folder: variant_size(folder.name), reverse=True):
+        shown = folders[folder]
         try:
-            manifests[folder] = Manifest.read(folder)
+            variants.append(_Variant(folder, shown, copies, Manifest.read(folder, shown), check_image, not variants))
         except RecordError as error:
             found.problems.append(Problem(folder.name, "", "", None, error.what))
     progress = Progress(console, "verifying")
-    progress.begin(sum(manifest.splits[split].num_records for manifest in manifests.values() for split in SPLITS), 0)
+    total = sum(variant.manifest.splits[split].num_records for variant in variants for split in SPLITS)
+    progress.begin(total, 0)
     labels: dict[str, dict[str, list[int]]] = {split: {} for split in SPLITS}
-    for number, (folder, manifest) in enumerate(manifests.items()):
-        variant = _Variant(folder, manifest, check_image, with_digests=number == 0)
+    for variant in variants:
         for split, index in _VariantCheck(variant, progress, found).run().items():
-            labels[split][folder.name] = index.label.tolist()
+            labels[split][variant.folder.name] = index.label.tolist()
     progress.end()
-    classes = {folder.name: manifest.classes for folder, manifest in manifests.items()}
+    classes = {variant.folder.name: variant.manifest.classes for variant in variants}
     found.problems += _unlike("", classes, "its classes are not those of variant {}: labels do not agree")
     for split, of_variants in labels.items():
         found.problems += _unlike(split, of_variants, "its labels are not those of variant {}: sample ids do not agree")
@@ -229,8 +273,7 @@ def _variant_folders(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir() or not any(is_variant_name(entry.parent.name) for entry in path.glob(f"*/{FILE_NAME}")):
         open_root(path)  # raises the UsageError that says what is there instead
-    folders = [entry for entry in path.iterdir() if is_variant_name(entry.name) and entry.is_dir()]
-    return sorted(folders, key=lambda folder: variant_size(folder.name), reverse=True)
+    return [entry for entry in path.iterdir() if is_variant_name(entry.name) and entry.is_dir()]
 
 
 class _VariantCheck:
@@ -252,7 +295,7 @@ class _VariantCheck:
             self._check_shards(split, index)
         if self._variant.with_digests and len(indexes) == len(SPLITS):
             try:
-                self._found.shared_content = find_shared(self._folder, indexes, self._digests)
+                self._found.shared_content = find_shared(self._folder, indexes, self._digests, self._variant.shard)
             except RecordError as error:
                 self._report("", error.what)
         return indexes
@@ -263,7 +306,7 @@ class _VariantCheck:
     def _read_index(self, split: str) -> Index | None:
         info = self._manifest.splits[split]
         try:
-            index = Index.read(self._folder / info.index)
+            index = Index.read(self._folder / info.index, self._variant.place / info.index)
             if file_crc(self._folder / info.index) != info.index_crc32c:
                 self._report(split, f"index {info.index} does not match its checksum in {FILE_NAME}")
         except RecordError as error:

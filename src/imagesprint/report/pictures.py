@@ -38,6 +38,7 @@ def write_contact_sheet(dataset: Dataset, sample_ids: Sequence[int], path: Path)
                 f"there is no sample {sample_id} in {dataset.path}, {dataset.split}",
                 f"sample ids are 0 to {len(dataset) - 1:,}",
             )
+    dataset.expect(np.array(sample_ids, np.int64), anew=True)
     columns = min(_MAX_COLUMNS, len(sample_ids))
     rows = -(-len(sample_ids) // columns)
     sheet = Image.new("RGB", (columns * TILE, rows * (TILE + _CAPTION)), "white")
@@ -80,7 +81,9 @@ def validation_images(root: Root, data: KeptData) -> Dataset | None:
 
 def show_mistakes(dataset: Dataset, mistakes: list[Mistake]) -> Markup:
     """The surest mistakes with their pictures. Raises DataError where one cannot be read."""
-    return Markup(f"<div class=pictures>{''.join(_figure(dataset, mistake) for mistake in mistakes[:SHOWN])}</div>")
+    shown = mistakes[:SHOWN]
+    dataset.expect(np.array([mistake["sample_id"] for mistake in shown], np.int64), anew=True)
+    return Markup(f"<div class=pictures>{''.join(_figure(dataset, mistake) for mistake in shown)}</div>")
 
 
 def _figure(dataset: Dataset, mistake: Mistake) -> str:

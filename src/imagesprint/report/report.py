@@ -22,6 +22,7 @@ from imagesprint.report.sections import (
     summary,
     training_section,
 )
+from imagesprint.storage.url import Place
 
 SECTIONS = ("data", "training", "metrics", "inference", "misc")
 
@@ -30,7 +31,7 @@ def write_report(
     path: Path,
     console: Console,
     reference: str | None = None,
-    data: Path | None = None,
+    data: Place | None = None,
     price: float | None = None,
 ) -> Path:
     """Write report.html and model-card.md into the run directory `path`, and its plots; returns where the report lies.
@@ -69,7 +70,7 @@ def _plots(record: RunRecord, console: Console) -> None:
         console.line(f"plots       not drawn: {error.what}; {error.hint}")
 
 
-def _images(record: RunRecord, data: Path | None, console: Console) -> Dataset | None:
+def _images(record: RunRecord, data: Place | None, console: Console) -> Dataset | None:
     if data is None:
         return None
     root = open_root(data)

@@ -241,8 +241,23 @@ def run_lock(run: Path) -> Iterator[None]:
         raise UsageError(
             f"--output {run} cannot be written: {error.filename}: {error.strerror}", "choose another --output"
         ) from error
+    with _held(file, run / LOCK, run):
+        yield
+
+
+@contextmanager
+def hold_lock(path: Path, what: object) -> Iterator[None]:
+    """Hold the lock that is the file at `path`. Raises UsageError where another process does, saying that of `what`."""
+    with naming("write", path):
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    with _held(file, path, what):
+        yield
+
+
+@contextmanager
+def _held(file: int, path: Path, what: object) -> Iterator[None]:
     try:
-        _take(file, run)
+        _take(file, path, what)
         yield
     finally:
         with suppress(OSError):  # the lock is gone all the same, and in the file is nothing that a run needs
@@ -259,18 +274,18 @@ def is_locked(run: Path) -> bool:
     return False
 
 
-def _take(file: int, run: Path) -> None:
+def _take(file: int, path: Path, what: object) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
-            refused = no_lock(run / LOCK, error)
+            refused = no_lock(path, error)
             raise UsageError(refused.what, refused.hint) from error
-        with naming("read", run / LOCK):
+        with naming("read", path):
             holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "another process"
         raise UsageError(
-            f"{run} is in use by {holder}", "wait for it, stop it (a SIGTERM saves first), or choose another --output"
+            f"{what} is in use by {holder}", "wait for it, stop it (a SIGTERM saves first), or choose another --output"
         ) from error
-    with naming("write", run / LOCK), os.fdopen(os.dup(file), "w") as out:
+    with naming("write", path), os.fdopen(os.dup(file), "w") as out:
         os.ftruncate(file, 0)
         out.write(f"process {os.getpid()} on {socket.gethostname()}\n")

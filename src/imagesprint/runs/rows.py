@@ -33,8 +33,9 @@ _NAMES: Final = {int: "a whole number", float: "a number", bool: "true or false"
 class StageSeconds:
     """What the stages of a window of steps took.
 
-    Of the median rank: how long its loader worked for these steps (`load`), how its decoder's `threads` divide that
-    (`read`, `crc`, `jpeg`, `resize`: see `Decoder.stages`), what copies to the device took (`copy`) and how long the
+    Of the median rank: how long its loader worked for these steps (`load`), for how long of that it waited for records
+    that a store had yet to send (`storage`), how its decoder's `threads` divide the rest (`read`, `crc`, `jpeg`,
+    `resize`: see `Decoder.stages`), what copies to the device took (`copy`) and how long the
     host waited for them (`copy_wait`). Of rank 0, since the row before: how long training stood still for `checkpoint`
     and `evaluation`, and how long checkpoints were written beside it.
     """
@@ -50,6 +51,7 @@ class StageSeconds:
     evaluation: Difference = 0.0
     threads: Number = 1
     checkpoint_writing: Difference = 0.0
+    storage: Difference = 0.0
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ class BadRecords:
 
 
 PAUSES: Final = ("checkpoint", "evaluation")
-_COUNTED: Final = ("load", *STAGES, "copy", "copy_wait")  # of each rank, since the loader began
+_COUNTED: Final = ("load", "storage", *STAGES, "copy", "copy_wait")  # of each rank, since the loader began
 _DIGITS: Final = 6  # of the seconds that are logged
 
 
@@ -157,8 +157,9 @@ class StageTimes:
         self._counts = self._counted()
 
     def _counted(self) -> list[float]:
-        copies = self._batches.copies
-        return [self._loader.load_seconds, *(self._loader.stages * 1e-9).tolist(), copies.copying, copies.waited]
+        loader, copies = self._loader, self._batches.copies
+        decoder = (loader.stages * 1e-9).tolist()
+        return [loader.load_seconds, loader.storage_seconds, *decoder, copies.copying, copies.waited]
 
     def start_window(self) -> None:
         """Forget what ranks waited for since the last row; what loaders and copies did meanwhile counts."""

@@ -17,6 +17,7 @@ from imagesprint.evaluating.evaluation import Accuracy, evaluation_row
 from imagesprint.images.decoders import describe_decoder
 from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.logs import DONE, History, RunLogs, interruptions, mend_tensorboard
+from imagesprint.runs.mirror import RunCopy
 from imagesprint.runs.ranks import Ranks
 from imagesprint.runs.rows import MetricsRow, RunResult
 from imagesprint.training.metering import Cadence
@@ -34,7 +35,7 @@ class Recorder:
 
     def __init__(
         self,
-        run: RunDirectory,
+        copy: RunCopy,
         state: TrainingState,
         cadence: Cadence,
         keeper: TimeKeeper,
@@ -44,7 +45,8 @@ class Recorder:
         since: float,
     ) -> None:
         self.time, self.console = keeper, console
-        self._run, self._state, self._cadence, self._ranks = run, state, cadence, ranks
+        run = RunDirectory(copy.path)
+        self._copy, self._run, self._state, self._cadence, self._ranks = copy, run, state, cadence, ranks
         self._content, self._since, self._start_step = content, since, state.step
         self._progress = ProgressLine(console, cadence.schedule, keeper)
         self._row: MetricsRow | None = None
@@ -76,6 +78,7 @@ class Recorder:
                 run.rewind(step)
                 if mend_tensorboard(run, step):
                     self.console.warn(f"{run.tensorboard} lacked logged steps: it is made anew from the rows")
+                self._copy.begin(step)
                 self._logs = stack.enter_context(RunLogs(run, purge_after=step))
                 self._checkpoints = stack.enter_context(self._checkpoint_writer(keep))
             yield
@@ -87,7 +90,7 @@ class Recorder:
         size, due = sum(tensor.nbytes for tensor in like), len(cadence.checkpoints(self._state.step))
         keep.check_space(run.path, size, due, cadence.schedule.epochs_done(cadence.until))
         return CheckpointWriter(
-            run.path, like, self.console, lambda: keep.surplus(run.path, cadence.schedule, run.top1)
+            run.path, like, self.console, lambda: self._copy.surplus(keep, cadence.schedule, run.top1)
         )
 
     def evaluation_is_missing(self) -> bool:
@@ -116,6 +119,7 @@ class Recorder:
         if self.time.steps(row):
             show_plan(self.console, self.time)
         if self._checkpoints is not None:
+            self._copy.look()
             self._checkpoints.look()
             assert row.stages is not None
             row = replace(row, stages=replace(row.stages, checkpoint_writing=self._checkpoints.take_seconds()))

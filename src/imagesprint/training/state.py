@@ -10,7 +10,6 @@ after the first iteration, so a resumed run sums in another order than an uninte
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from imagesprint.recipes.library import differences
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_dict
 from imagesprint.runs.ranks import Ranks
+from imagesprint.storage.url import parse_place
 from imagesprint.training.optimizer import AUTOCAST, build_optimizer, loss_scaler, restore_optimizer, weight_dtype
 
 METRICS = ("loss", "correct1", "correct5", "images")
@@ -41,11 +41,17 @@ class TrainingState:
     `train_seconds` is the time spent on steps so far, `compile_seconds` that on compiling them, `wall_seconds` that on
     everything but compiling; `bad_records` is how often another record stood in for a bad one, on all ranks;
     `overflows` how many steps' fp16 gradients overflowed. All of them count over all
-    interruptions. `not_fused` is why a GPU trains without our own kernels, if it does.
+    interruptions. `not_fused` is why a GPU trains without our own kernels, if it does though it was to: without `fused`
+    they are not even tried.
     """
 
     def __init__(
-        self, recipe: Recipe, classes: tuple[str, ...], device: torch.device, class_texts: tuple[str, ...] = ()
+        self,
+        recipe: Recipe,
+        classes: tuple[str, ...],
+        device: torch.device,
+        class_texts: tuple[str, ...] = (),
+        fused: bool = True,
     ) -> None:
         self.recipe = recipe
         self.classes = classes
@@ -58,7 +64,7 @@ class TrainingState:
         self.overflows = 0
         network = build_model(recipe, len(classes))
         self.network = network.to(device, weight_dtype(recipe)).train()
-        self.not_fused = fuse_where_it_works(self.network, AUTOCAST.get(recipe.precision))
+        self.not_fused = fuse_where_it_works(self.network, AUTOCAST.get(recipe.precision)) if fused else None
         self.sums = StepSums(self.network)
         self.optimizer = build_optimizer(recipe, self.network)
         self.scaler = loss_scaler(recipe, device)
@@ -69,7 +75,7 @@ class TrainingState:
     def start(self, console: Console) -> None:
         """Take the weights that the recipe's `init` names, if any, and tell which."""
         if self.recipe.init:
-            start_from(self.network, Path(self.recipe.init), console)
+            start_from(self.network, parse_place(self.recipe.init), console)
             for key, value in self.average.items():
                 value.copy_(self._averaged[key])
 

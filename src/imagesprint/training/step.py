@@ -9,6 +9,7 @@ micro-batch (gradients, statistics, metrics: `StepSums`) is allocated before, ou
 is captured only adds to it. Replaying a graph four times is then the same work as four eager micro-batches.
 """
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -215,7 +216,8 @@ class _Capture:
         """The kernels of one `run` on `inputs`, which was warmed. What eager runs took is given back before."""
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on: the loader's pins memory, NCCL's looks at events.
-        with self._in_turn(), torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+        captured = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        with self._in_turn(), _garbage_kept(), captured:
             run(*inputs)
         return _Graph(graph, inputs)
 
@@ -226,6 +228,21 @@ class _Capture:
         self._stream.wait_stream(current)
         yield
         current.wait_stream(self._stream)
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Collect cycles before, and none inside: among them may be a graph of a training before (a MicroBatch holds its
+    own method), and a capture fails where one is destroyed meanwhile.
+    """
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _Graph:

@@ -36,8 +36,9 @@ class TimePlan:
         return steps + work.evaluations * self.evaluation + work.checkpoints * self.checkpoint
 
 
-# For a recipe whose precision and micro-batches are settled, and whether its steps are compiled.
-Planner = Callable[[Recipe, Root, Ranks, bool], TimePlan | None]
+# For a recipe whose precision and micro-batches are settled, and whether its steps are compiled: what is known of its
+# time, and lines for people on what it asks of the stores that data and run lie in.
+Planner = Callable[[Recipe, Root, Ranks, bool], tuple[TimePlan | None, list[str]]]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from imagesprint.checkpoints.naming import newest_whole, set_aside
@@ -21,12 +20,14 @@ from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.recipes.validation import check_world_size, largest_world_size
 from imagesprint.records.dataset import Root, open_root
-from imagesprint.runs.directory import RunDirectory, check_run, create_run, resolve_precision, run_lock
+from imagesprint.runs.directory import RunDirectory, check_run, create_run, resolve_precision
 from imagesprint.runs.environment import StopSignals
 from imagesprint.runs.logs import failure_log, remarks, run_log
 from imagesprint.runs.meeting import RANK_TIMEOUT
+from imagesprint.runs.mirror import RunCopy, run_copy
 from imagesprint.runs.ranks import Ranks, StopVote, open_ranks
 from imagesprint.runs.rows import RunResult
+from imagesprint.storage.url import Place
 from imagesprint.training.metering import BadRecords, Cadence, Meter, StageTimes
 from imagesprint.training.micro_batch_size import settle_micro_batches, with_stored_sizes
 from imagesprint.training.optimizer import best_precision, l2_loss
@@ -53,14 +54,16 @@ class TrainingOptions:
 
 def train(
     recipe: Recipe,
-    data: Path,
-    output: Path,
+    data: Place,
+    output: Place,
     options: TrainingOptions,
     console: Console,
     planner: Planner | None = None,
     elapsed: float = 0.0,
 ) -> dict[str, Any]:
     """Train `recipe` on the root `data` into the run directory `output`, or go on where it stopped.
+
+    Where `output` is a URL, its files are there when this returns (`runs.mirror.run_copy`).
 
     Returns, on every rank, what `train --json` prints: steps, epochs, images_per_second, wall_seconds, compile_seconds
     (on top of the former), bad_records, overflows, interruptions, top1, top5, loss and checkpoint, of the whole run;
@@ -70,7 +73,24 @@ def train(
     before stays usable. SIGINT, SIGTERM, SIGUSR1 and SIGHUP end it with a StoppedError, after a checkpoint.
     """
     began = time.monotonic() - elapsed
-    root, run = open_root(data), RunDirectory(output)
+    with run_copy(output, console) as copy:
+        result = _train(recipe, data, output, copy, options, console, planner, began)
+    # With the checkpoint's path from here: a run directory may be moved, so it holds relative ones.
+    return {} if result is None else asdict(result) | {"checkpoint": str(output / result.checkpoint)}
+
+
+def _train(
+    recipe: Recipe,
+    data: Place,
+    output: Place,
+    copy: RunCopy,
+    options: TrainingOptions,
+    console: Console,
+    planner: Planner | None,
+    began: float,
+) -> RunResult | None:
+    """As `train`, in the folder of `copy`; None on a rank that stood by."""
+    root, run = open_root(data), RunDirectory(copy.path)
 
     def fitting(started: int) -> int:
         return largest_world_size(with_stored_sizes(recipe, run.recipe()), started)
@@ -78,37 +98,39 @@ def train(
     with open_ranks(options.device, options.rank_timeout, fitting) as ranks:
         if ranks.stands_by:
             ranks.stand_by()
-            return {}
+            return None
         check_world_size(recipe, ranks.world_size)
         console = console if ranks.is_main else Console.silent()
+        copy.share(ranks)
         recipe = resolve_precision(recipe, run, best_precision(ranks.device))
         recipe = settle_micro_batches(recipe, run.recipe(), root.classes, ranks, console)
         if ranks.is_main:
-            check_run(output, recipe, options.resume)
+            check_run(run.path, recipe, options.resume)
         ranks.barrier()  # from here on every rank reads what rank 0 has checked
         result = run.result() if run.recipe_file.exists() else None
         if result is not None:
             console.line(f"{output} is finished: {result.steps} steps, nothing to do")
         else:
-            plan = None
+            known: tuple[TimePlan | None, list[str]] = None, []
             if planner is not None and ranks.is_main:
-                plan = planner(recipe, root, ranks, wants_compiled(options.compile, ranks.device))
-            result = _go_on(recipe, root, run, options, ranks, console, plan, began)
-    # With the checkpoint's path from here: a run directory may be moved, so it holds relative ones.
-    return asdict(result) | {"checkpoint": str(output / result.checkpoint)}
+                known = planner(recipe, root, ranks, wants_compiled(options.compile, ranks.device))
+            result = _go_on(recipe, root, copy, options, ranks, console, *known, began)
+    return result
 
 
 def _go_on(
     recipe: Recipe,
     root: Root,
-    run: RunDirectory,
+    copy: RunCopy,
     options: TrainingOptions,
     ranks: Ranks,
     console: Console,
     plan: TimePlan | None,
+    of_stores: list[str],
     began: float,
 ) -> RunResult:
     """Do this command's share of the run, which began at `began` by time.monotonic()."""
+    run = RunDirectory(copy.path)
     schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
     until = min(options.stop_after or schedule.total_steps, schedule.total_steps)
     cadence = Cadence(schedule, recipe.eval_every, options.checkpoint_every, until)
@@ -116,6 +138,7 @@ def _go_on(
     judged = TrainedModel(build_model(recipe, len(root.classes)), recipe, root.classes, schedule.num_train)
     judged = judged.to(ranks.device)
     validation, fingerprint, since = evaluation_set(root, judged), _fingerprint(recipe, root), time.monotonic()
+    validation.fill()
 
     def judge() -> Accuracy:
         judged.network.load_state_dict(state.evaluated_weights())
@@ -123,7 +146,7 @@ def _go_on(
 
     with ExitStack() as stack:
         if ranks.is_main:
-            stack.enter_context(run_lock(run.path))
+            stack.enter_context(copy.lock())
             create_run(run, recipe)
             stack.enter_context(run_log(run.log_file, console))
         stack.enter_context(failure_log(run.log_file, ranks.rank))
@@ -134,8 +157,10 @@ def _go_on(
         console.line(f"decoder     {describe_decoder()}")
         _start_or_resume(state, run, fingerprint, ranks, console)
         content = partial(state.checkpoint, schedule.num_train, fingerprint, decoder_name())
+        for line in of_stores:
+            console.line(line)
         keeper = TimeKeeper(recipe, cadence, state.step, plan, began)
-        recorder = Recorder(run, state, cadence, keeper, ranks, console, content, since)
+        recorder = Recorder(copy, state, cadence, keeper, ranks, console, content, since)
         with recorder.history():
             missing = recorder.evaluation_is_missing()
             if missing or state.step < until:
@@ -182,6 +207,8 @@ def _loop(
                 stop = vote()
             if cadence.log(state.step) or stop:
                 recorder.row(meter.row(state.step, l2_loss(state.optimizer)), bad_records.count())
+                for notice in loader.take_notices():
+                    recorder.console.warn(notice)
             recorder.progress()
             saving, judging = cadence.checkpoint(state.step) or stop, cadence.evaluate(state.step) and not stop
             if saving:  # before the evaluation, which can be made up for

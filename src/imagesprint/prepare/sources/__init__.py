@@ -19,7 +19,14 @@ from imagesprint.prepare.sources.webdataset import WebDataset, are_samples
 from imagesprint.records.dataset import reading
 
 # The first that fits is taken.
-_KINDS: Final[tuple[type[Source], ...]] = (IlsvrcTars, KaggleTree, WebDataset, ParquetTables, SynsetTars, ClassFolders)
+SOURCE_KINDS: Final[tuple[type[Source], ...]] = (
+    IlsvrcTars,
+    KaggleTree,
+    WebDataset,
+    ParquetTables,
+    SynsetTars,
+    ClassFolders,
+)
 _UNPACKING: Final = {  # the archives of whole sources: how FILE is unpacked into FOLDER
     ".zip": "unzip {0} -d {1}",
     ".7z": "7z x {0} -o{1}",
@@ -34,7 +41,7 @@ def open_source(path: Path, kind: str | None = None) -> Source:
     Where `path` is one folder too many around a source, it is the source in it; its own `path` says so. Raises
     UsageError if there is none, or none of that kind; DataError if it cannot be looked at.
     """
-    candidates = [entry for entry in _KINDS if kind in (None, entry.kind)]
+    candidates = [entry for entry in SOURCE_KINDS if kind in (None, entry.kind)]
     if not candidates:
         raise UsageError(f"there is no kind of source {kind!r}", f"the kinds are {', '.join(SOURCES)}")
     hint = "a source is one of: " + "; ".join(entry.form for entry in candidates)

@@ -50,6 +50,7 @@ class ClassFolders(FolderSource):
     """Images in class folders below `path`."""
 
     kind = "class-folders"
+    files = tuple(f"*{name}" for name in (ANNOTATIONS, _WANTED, _WORDS))
     form = "class folders: train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg"
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Images that lie as files in folders: which folder holds which split of them, listing them, and reading them."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -9,7 +9,8 @@ from typing import Final
 from imagesprint.errors import DataError, UsageError
 from imagesprint.images.finding import Tally, Walk, is_litter, is_no_image, visible
 from imagesprint.prepare.names import SPLIT_WORDS, is_test, split_of
-from imagesprint.prepare.sources.source import Source, SourceImage, changed
+from imagesprint.prepare.sources.remote_images import RemoteImages
+from imagesprint.prepare.sources.source import Listing, Source, SourceImage, changed
 
 LAYOUT: Final = "the layout is SOURCE/train/CLASS/*.jpg and SOURCE/val/CLASS/*.jpg, or SOURCE/CLASS/*.jpg"
 _OF_MANY: Final = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar", ".parquet", ".arrow")
@@ -19,9 +20,22 @@ ANNOTATIONS: Final = "val_annotations.txt"  # Tiny ImageNet's classes of the fil
 
 
 class FolderSource(Source):
-    """A source whose images are files of their own, at `path`/`location`."""
+    """A source whose images are files of their own, at `path`/`location`; with `remote` they are read from a store."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.remote: RemoteImages | None = None
+
+    def scan(self) -> Listing:
+        listing = super().scan()
+        return self.remote.find(listing, self.path) if self.remote else listing
+
+    def read_all(self, samples: Sequence[SourceImage]) -> Iterator[bytes]:
+        return self.remote.read_all(samples) if self.remote else super().read_all(samples)
 
     def read(self, sample: SourceImage) -> bytes:
+        if self.remote:
+            return self.remote.read(sample)
         path = os.path.join(self.path, sample.location)
         try:
             with open(path, "rb", buffering=0) as file:

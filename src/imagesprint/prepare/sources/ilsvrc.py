@@ -49,6 +49,7 @@ class IlsvrcTars(TarSource):
 
     kind = "ilsvrc"
     form = f"ImageNet's official files: {_TRAIN}, {_VALIDATION}, {_DEVKIT}"
+    files = tuple(f"*{name}" for name in _FILES)
 
     def __init__(self, path: Path) -> None:
         super().__init__(_find_archives(path) or path)

@@ -33,6 +33,7 @@ class KaggleTree(FolderSource):
     """The tree in the folder `path`, which holds ILSVRC and the two tables."""
 
     kind = "kaggle"
+    files = (f"*{_MAPPING}", f"*{_SOLUTION}", "*Annotations/CLS-LOC/*.xml")
     form = f"Kaggle's ImageNet: {_IMAGES}/train/SYNSET/*.JPEG, {_IMAGES}/val/*.JPEG, {_MAPPING}, {_SOLUTION}"
 
     def __init__(self, path: Path) -> None:

@@ -34,6 +34,7 @@ class ParquetTables(Source):
     """The tables in or below the folder `path`. Each row group is a block; an image's `num_bytes` is the mean in it."""
 
     kind = "parquet"
+    files = ("*.parquet",)
     form = "parquet: train-*.parquet and validation-*.parquet with the columns image and label (or in data/)"
 
     def __init__(self, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,6 +10,7 @@ from typing import Final
 from imagesprint.errors import DataError
 from imagesprint.prepare.names import and_more
 from imagesprint.records.manifest import ClassInfo
+from imagesprint.storage.store import Stored
 
 GIVE_IMAGES: Final = "give it training images, or move it away"
 Box = tuple[float, float, float, float]  # ymin, xmin, ymax, xmax, each in 0..1
@@ -23,7 +24,7 @@ class SourceImage:
     name. `label` counts the source's classes from 0. `num_bytes` is the file's size, or an estimate where the source
     cannot know it without reading. `offset` is where it begins in a file that holds many (in bytes for a tar, in rows
     for a table). Images of one split with the same `block` ≥ 0 are cheap to read one after another and dear to read
-    apart (a row group of a table); −1: any order is as good.
+    apart (a row group of a table); −1: any order is as good. `stored` is the entry of a file that is read from a store.
     """
 
     location: str
@@ -32,6 +33,7 @@ class SourceImage:
     offset: int = 0
     boxes: tuple[Box, ...] = ()
     block: int = -1
+    stored: Stored | None = None
 
     @property
     def name(self) -> str:
@@ -56,11 +58,13 @@ class Listing:
 class Source(ABC):
     """A set of labelled images in the folder `path`. Small to pickle: each worker process gets it with each shard.
 
-    `kind` is its name, kept in dataset.json; `form` is what it looks like, one line for people.
+    `kind` is its name, kept in dataset.json; `form` is what it looks like, one line for people. `files` are patterns,
+    as of fnmatch, of the paths of files that it reads beside images: from a store these are fetched before.
     """
 
     kind: str
     form: str
+    files: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -93,6 +97,10 @@ class Source(ABC):
 
         Raises DataError if it cannot be read or has changed since the listing (`changed` makes the error).
         """
+
+    def read_all(self, samples: Sequence[SourceImage]) -> Iterator[bytes]:
+        """Yield what `read` returns for each of `samples`, in order."""
+        return map(self.read, samples)
 
 
 def changed(location: str, what: str) -> DataError:

@@ -135,6 +135,8 @@ class Tars:
 class TarSource(Source):
     """A source whose images lie in tars below `path`."""
 
+    files: tuple[str, ...] = ("*.tar",)
+
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._tars = Tars(path)

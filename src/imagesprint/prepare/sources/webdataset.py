@@ -42,6 +42,7 @@ class WebDataset(TarSource):
     """
 
     kind = "webdataset"
+    files = ("*.tar", *(f"*{name}" for name in _NAME_FILES))
     form = "WebDataset: NAME-train-0000.tar, … and NAME-val-0000.tar, … with KEY.jpg and KEY.cls or KEY.json"
 
     @staticmethod

@@ -1,0 +1,73 @@
+"""Files of weights that lie at a URL: brought into the cache `models/` once, under what tells their content."""
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from imagesprint.checkpoints.naming import FOLDER
+from imagesprint.errors import UsageError
+from imagesprint.files import naming, shown_as
+from imagesprint.storage.cache import CacheHold, cache_folder, make_room
+from imagesprint.storage.store import Store, Stored, open_store
+from imagesprint.storage.url import Place, Url
+
+_STEP: Final = re.compile(r"step-(\d+)\.pt")
+
+
+@contextmanager
+def cached(place: Place) -> Iterator[Path]:
+    """The file at `place`, for the time of the block: for a URL its copy in the cache, of which errors speak as of it.
+
+    Raises UsageError where there is no such file.
+    """
+    if isinstance(place, Path):
+        yield place
+        return
+    store = open_store(place)
+    stored = store.stat("")
+    if stored is None:
+        raise UsageError(f"there is no file {place}", "name a run or a checkpoint")
+    with cached_copy(store, "", stored) as file, shown_as(file, place):
+        yield file
+
+
+@contextmanager
+def cached_copy(store: Store, key: str, stored: Stored) -> Iterator[Path]:
+    """The copy in the cache of a file in a store, brought there unless it is; nothing evicts it during the block."""
+    url = store.url / key if key else store.url
+    content = f"{url} {stored.etag or stored.modified} {stored.num_bytes}"
+    folder = cache_folder() / "models" / hashlib.sha256(content.encode()).hexdigest()[:16]
+    file, held = folder / url.name, CacheHold(folder)
+    with _alone(folder / ".lock"):
+        if not file.exists():
+            make_room(folder.parent, stored.num_bytes)
+            store.download(key, file)
+    yield file
+    del held  # it is a lock, held until here
+
+
+def last_url(url: Url) -> Url:
+    """The last checkpoint of the run at a URL; the URL itself where that is a file. Raises UsageError for neither."""
+    store = open_store(url)
+    if store.stat("") is not None:
+        return url
+    steps = {int(found[1]): stored.key for stored in store.list(FOLDER) if (found := _STEP.fullmatch(stored.key))}
+    if not steps:
+        raise UsageError(f"{url} holds no checkpoints/step-*.pt", "name a run or a checkpoint")
+    return url / FOLDER / steps[max(steps)]
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time fetches; the others then find it there."""
+    with ExitStack() as stack:
+        with naming("lock", path):
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            stack.callback(os.close, file)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

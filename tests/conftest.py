@@ -35,6 +35,10 @@ from s3_server import S3, S3Server
 from server_process import shared
 
 
+LONGEST = ("test_demo.py", "test_chaos.py", "test_elastic.py", "test_bad_input.py", "test_ranks.py", "test_resuming.py",
+           "test_stopping.py", "test_remote_runs.py", "test_transforms.py")  # fmt: skip
+
+
 def pytest_configure() -> None:
     """Give each of xdist's workers, and all processes it starts, a core of its own.
 
@@ -51,7 +55,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files: begun last, they would keep the other workers waiting."""
-    items.sort(key=lambda item: item.path.name not in ("test_demo.py", "test_chaos.py", "test_elastic.py"))
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -158,6 +158,7 @@ def test_killed_and_gone_on_with_from_an_empty_disk(
     assert get(root) == large_root
 
 
+@pytest.mark.remote
 def test_two_parts_at_once(
     command: list[str], large_photos: Path, large_root: dict[str, bytes], s3: S3, tmp_path: Path
 ) -> None:
@@ -170,6 +171,7 @@ def test_two_parts_at_once(
     assert sum("missing: " in out for (out, _), _ in outcomes) <= 1
 
 
+@pytest.mark.remote
 def test_parts_that_touch_are_refused(command: list[str], large_photos: Path, s3: S3, tmp_path: Path) -> None:
     first = start(command, large_photos, s3.url, tmp_path / "one", "--workers", "1", "--part", "0:3")
     wait_for_shards(open_store(s3.url), 1)

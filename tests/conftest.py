@@ -34,7 +34,6 @@ from imagesprint.storage.url import Url
 from s3_server import S3, S3Server
 from server_process import shared
 
-
 LONGEST = ("test_demo.py", "test_chaos.py", "test_elastic.py", "test_bad_input.py", "test_ranks.py", "test_resuming.py",
            "test_stopping.py", "test_remote_runs.py", "test_transforms.py")  # fmt: skip
 

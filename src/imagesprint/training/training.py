@@ -243,8 +243,9 @@ def _start_or_resume(state: TrainingState, run: RunDirectory, data: str, ranks: 
     else:
         held, damaged = found
         state.restore(held, data, decoder, force_decoder=bool(chosen_decoder()))
+    recipe = hashlib.sha256(repr(state.recipe).encode()).hexdigest()[:8]
     ranks.check_agreement(
-        "where the run stands", f"step {state.step} of {state.recipe} on {data}, decoded by {decoder}"
+        "where the run stands", f"step {state.step} of {state.recipe.name} {recipe} on {data}, decoded by {decoder}"
     )
     if found is not None:
         if ranks.is_main:

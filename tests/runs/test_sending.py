@@ -172,6 +172,16 @@ def test_rows_behind_the_step_that_a_run_goes_on_from_are_dropped_there(store: S
     assert rows(store) == [row(4), row(8, 60.0)]
 
 
+def test_what_an_evaluator_says_before_trainings_first_row_stays(store: Store, folder: Path) -> None:
+    send_all(Sender(store, folder))
+    sender = Sender(store, folder)
+    sender.begin(4)  # drops the row of step 8
+    merge_lines(store, "evaluations.jsonl", partial(_added, json.dumps(row(8, 75.0)).encode()))
+    add_checkpoint(folder, 12)
+    send_all(sender)
+    assert [found["top1"] for found in rows(store) if found["step"] == 8][:1] == [75.0]
+
+
 def test_a_copy_is_used_unless_the_run_went_on_elsewhere(store: Store, folder: Path, tmp_path: Path) -> None:
     send_all(Sender(store, folder))
     (folder / "log.txt").write_text("not sent yet")

@@ -157,7 +157,7 @@ def test_a_store_that_stays_away_is_told_of_once(
 ) -> None:
     (tmp_path / "tiny.toml").write_text(to_toml(dataclasses.replace(tiny_recipe, precision="fp32")))
     words = ["train", str(tmp_path / "tiny.toml"), "--data", str(photo_root), "--output", str(own_s3.url)]
-    process = start(command, [*words, "--set", "phases.1.epochs=4,200", "--keep", "last:2"])
+    process = start(command, [*words, "--set", "phases.1.epochs=4,4000", "--keep", "last:2"])
     store = open_store(own_s3.url)
     until(lambda: store.stat("checkpoints/step-0000004.pt"))
     own_s3.server.kill()

@@ -119,6 +119,10 @@ class Sender:
         """Take it that the run goes on from `step`: of the steps behind it nothing counts any more that is there."""
         self._rewound, self._is_stale = step, True
         self._there.pop(EVALUATIONS, None)
+        # At once: later it would drop what an evaluator says of this command's own checkpoints.
+        with suppress(StorageError):  # then with the first rows that are sent
+            merge_lines(self._store, EVALUATIONS, self._still_counting)
+            self._rewound = None
 
     def forget(self, keys: Iterable[str]) -> None:
         """Have these deleted at the URL, once what came after them is there."""
@@ -189,8 +193,7 @@ class Sender:
 
         def merged(there: list[bytes]) -> list[bytes]:
             nonlocal stamp, held_back
-            if self._rewound is not None:
-                there = [line for line in there if _row_step(line) <= self._rewound]
+            there = self._still_counting(there)
             with naming("read", path):
                 own = whole_lines(path.read_bytes())
             others = [line for line in there if line not in own]
@@ -206,6 +209,9 @@ class Sender:
         self._rewound = None
         if stamp is not None and not held_back:
             self._note(EVALUATIONS, stamp, stamp[0])
+
+    def _still_counting(self, there: list[bytes]) -> list[bytes]:
+        return there if self._rewound is None else [line for line in there if _row_step(line) <= self._rewound]
 
     def _waits(self, line: bytes) -> bool:
         """Whether a row names a checkpoint that lies here and is not at the URL yet."""

@@ -34,8 +34,7 @@ from imagesprint.storage.url import Url
 from s3_server import S3, S3Server
 from server_process import shared
 
-LONGEST = ("test_demo.py", "test_chaos.py", "test_elastic.py", "test_bad_input.py", "test_ranks.py", "test_resuming.py",
-           "test_stopping.py", "test_remote_runs.py", "test_transforms.py")  # fmt: skip
+LONGEST = ("demo", "chaos", "elastic", "bad_input", "ranks", "resuming", "stopping", "remote_runs", "transforms")
 
 
 def pytest_configure() -> None:
@@ -54,7 +53,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files: begun last, they would keep the other workers waiting."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -4,12 +4,11 @@ import base64
 import hmac
 import json
 import shutil
-import socket
 import urllib.request
 from email.utils import formatdate
 from pathlib import Path
 
-from server_process import Server, free_ports
+from server_process import ListeningServer, free_ports
 
 INSTALLED = Path(__file__).parents[2] / ".remote"  # `make remote-check` fills it
 AZURE = "DefaultEndpointsProtocol=http;AccountName={name};AccountKey={key};BlobEndpoint={endpoint};"
@@ -18,20 +17,7 @@ ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
-class _Emulator(Server):
-    def __init__(self, words: list[str], folder: Path, port: int) -> None:
-        self._port = port
-        super().__init__(words, folder)
-
-    def is_ready(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self._port), timeout=5).close()
-        except OSError:
-            return False
-        return True
-
-
-class GcsServer(_Emulator):
+class GcsServer(ListeningServer):
     """`environment` has what a client needs to reach it."""
 
     def __init__(self, folder: Path) -> None:
@@ -53,7 +39,7 @@ class GcsServer(_Emulator):
         return name
 
 
-class AzureServer(_Emulator):
+class AzureServer(ListeningServer):
     """`environment` has what a client needs to reach it."""
 
     def __init__(self, folder: Path) -> None:

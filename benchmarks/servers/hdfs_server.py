@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagesprint.storage.url import Url
-from server_process import Server, free_ports
+from server_process import ListeningServer, free_ports
 
 JARS = Path(__file__).parents[2] / ".hadoop"  # `hadoop.py` fills it
 _PROPERTY = "<property><name>{}</name><value>{}</value></property>"
@@ -49,19 +48,8 @@ def _java(folder: Path, name: str, *words: str) -> list[str]:
     return ["java", *memory, *opened, "-cp", f"{folder}:{JARS}/*", program, *words]
 
 
-class _Listening(Server):
-    """It is ready once its port answers."""
-
-    def __init__(self, words: list[str], folder: Path, port: int) -> None:
-        self._port = port
-        super().__init__(words, folder, {"HADOOP_USER_NAME": "root", "HADOOP_CONF_DIR": str(folder)})
-
-    def is_ready(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self._port), timeout=5).close()
-        except OSError:
-            return False
-        return True
+def _started(words: list[str], folder: Path, port: int) -> ListeningServer:
+    return ListeningServer(words, folder, port, {"HADOOP_USER_NAME": "root", "HADOOP_CONF_DIR": str(folder)})
 
 
 class HdfsServer:
@@ -93,8 +81,8 @@ class HdfsServer:
         if not (folder / "data/name/current").exists():
             words = _java(parts[0], "namenode.NameNode", "-format", "-force", "-nonInteractive")
             subprocess.run(words, check=True, capture_output=True, env=os.environ | {"HADOOP_CONF_DIR": str(parts[0])})
-        self.namenode = _Listening(_java(parts[0], "namenode.NameNode"), parts[0], rpc)
-        self.datanode = _Listening(_java(parts[1], "datanode.DataNode"), parts[1], data)
+        self.namenode = _started(_java(parts[0], "namenode.NameNode"), parts[0], rpc)
+        self.datanode = _started(_java(parts[1], "datanode.DataNode"), parts[1], data)
         self._state = f"http://127.0.0.1:{name_http}/jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState"
         self.wait()
 

@@ -114,6 +114,21 @@ class Server(ABC):
         self._users.close()
 
 
+class ListeningServer(Server):
+    """A server that is ready once its `port` answers."""
+
+    def __init__(self, words: list[str], folder: Path, port: int, environment: dict[str, str] | None = None) -> None:
+        self._port = port
+        super().__init__(words, folder, environment)
+
+    def is_ready(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self._port), timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+
 class Shareable(Protocol):
     """What `shared` needs of a server: that it can be pickled, and"""
 

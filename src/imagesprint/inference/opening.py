@@ -49,7 +49,7 @@ class OpenModel:
     shorter side `resize` pixels long, cut to the centre square of `image_size` pixels. `step` counts the steps
     trained. `runtime` is a package and its version, `precision` its arithmetic: fp32, tf32 or int8. `batch_size` is
     what evaluation takes at once. `infer` takes uint8 RGB images [N, image_size, image_size, 3], N ≥ 1, and gives
-    float32 logits [N, classes]; one thread at a time may call it.
+    float32 logits [N, classes]; one thread at a time may call it. `description` is that of `formats.describe`.
     """
 
     place: Place
@@ -63,6 +63,7 @@ class OpenModel:
     runtime: str
     precision: str
     batch_size: int
+    description: Mapping[str, Any]
     infer: Infer
 
 
@@ -179,5 +180,6 @@ def _opened(
         runtime=runtime,
         precision=precision,
         batch_size=recipe.eval_batch_size,
+        description=description,
         infer=infer,
     )

@@ -136,9 +136,7 @@ class ImageReader:
         self.close()
 
 
-def _sizes(
-    encoded: Sequence[bytes], most_pixels: int | None
-) -> tuple[NDArray[np.int64], dict[int, DataError]]:
+def _sizes(encoded: Sequence[bytes], most_pixels: int | None) -> tuple[NDArray[np.int64], dict[int, DataError]]:
     """Height and width of each image, int64 [N, 2]; 1 × 1 where there is an error."""
     sizes, failures = np.ones((len(encoded), 2), np.int64), dict[int, DataError]()
     for row, data in enumerate(encoded):

@@ -1,5 +1,4 @@
-"""A client's connection: uvicorn's, with the limits that it lacks: of headers in time and size, of a request in time, and
-of connections in number.
+"""A client's connection: uvicorn's, with limits that it lacks: of headers, of a whole request's time, in number.
 
 uvicorn cuts a connection that is idle after an answer. Here one is also cut that sends no request at first, sends one
 without end or does not take its answer; and where there are too many, the one that has been idle for longest goes.

@@ -47,7 +47,9 @@ class Metrics:
         self._decode = Histogram(
             "imagesprint_decode_seconds", "Decoding what had queued", buckets=_SECONDS, registry=registry
         )
-        self._model = Histogram("imagesprint_model_seconds", "The model on a batch", buckets=_SECONDS, registry=registry)
+        self._model = Histogram(
+            "imagesprint_model_seconds", "The model on a batch", buckets=_SECONDS, registry=registry
+        )
         self._queue = Gauge("imagesprint_queue_images", "Images taken and not answered yet", registry=registry)
         self._step = Gauge("imagesprint_model_step", "Steps that the served model was trained", registry=registry)
         self._info = Info("imagesprint_model", "What is served", registry=registry)

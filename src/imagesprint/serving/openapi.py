@@ -101,7 +101,10 @@ PATHS: Final[_Object] = {
             ],
             "requestBody": {
                 "required": True,
-                "content": {**{kind: {"schema": _IMAGE} for kind in _FORMATS}, "multipart/form-data": {"schema": _FORM}},
+                "content": {
+                    **{kind: {"schema": _IMAGE} for kind in _FORMATS},
+                    "multipart/form-data": {"schema": _FORM},
+                },
             },
             "responses": {
                 "200": _json(

@@ -73,7 +73,7 @@ class _Server(uvicorn.Server):
     """uvicorn's, which is told of signals by us: its own way ends in another exit code than 0."""
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         yield
 
     def stop(self) -> None:

@@ -218,7 +218,7 @@ def _outputs(said: dict[str, Any]) -> Iterator[Output]:
     asked = _get(said, "outputs", list) or [{"name": name} for name in OUTPUTS]
     seen = set[str]()
     for output in asked:
-        name = output.get("name") if isinstance(output, dict) else output
+        name = output.get("name") if isinstance(output, dict) else None
         if name not in OUTPUTS or name in seen:
             raise _wrong(f"there is no output {shown(name)}, or it is asked for twice", f"there is {_LISTED}")
         seen.add(name)

@@ -36,7 +36,6 @@ from imagesprint.recipes.recipe import Recipe
 from imagesprint.runs.ranks import choose_device, open_ranks
 from imagesprint.storage.url import Place
 
-RUNTIMES: Final = ("auto", "torch", "onnx", "openvino")
 _PACKAGES: Final = {"openvino": "openvino", "onnx": "onnxruntime"}  # the fastest on a CPU first
 
 
@@ -49,7 +48,7 @@ class OpenModel:
     shorter side `resize` pixels long, cut to the centre square of `image_size` pixels. `step` counts the steps
     trained. `runtime` is a package and its version, `precision` its arithmetic: fp32, tf32 or int8. `batch_size` is
     what evaluation takes at once. `infer` takes uint8 RGB images [N, image_size, image_size, 3], N ≥ 1, and gives
-    float32 logits [N, classes]; one thread at a time may call it.
+    float32 logits [N, classes]; one thread at a time may call it. `description` is that of `formats.describe`.
     """
 
     place: Place
@@ -63,6 +62,7 @@ class OpenModel:
     runtime: str
     precision: str
     batch_size: int
+    description: Mapping[str, Any]
     infer: Infer
 
 
@@ -179,5 +179,6 @@ def _opened(
         runtime=runtime,
         precision=precision,
         batch_size=recipe.eval_batch_size,
+        description=description,
         infer=infer,
     )

@@ -89,7 +89,7 @@ WRONG = {
     "no image": (body(shape=[0, 2, 2, 3], data=[]), "shape of images is [0, 2, 2, 3]"),
     "negative": (body(shape=[-2, 2, 2, 3]), "shape of images is [-2, 2, 2, 3]"),
     "another size": (body(shape=[2, 4, 4, 3]), "shape of images is [2, 4, 4, 3]"),
-    "channels first": (body(shape=[2, 3, 2, 2]), "it is [-1, 2, 2, 3]"),
+    "channels first": (body(shape=[2, 3, 2, 2]), "it should be [-1, 2, 2, 3]"),
     "no batch": (body(shape=[2, 2, 3]), "shape of images is [2, 2, 3]"),
     "side of another kind": (body(shape=[2, 2.0, 2, 3]), "shape of images is [2, 2.0, 2, 3]"),
     "no data": (body(data=None), "either data or a binary_data_size"),

@@ -42,7 +42,7 @@ class Output:
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
+class InferenceRequest:
     """A request: either `pixels`, uint8 [N, S, S, 3], or `encoded`, N image files; N ≥ 1."""
 
     identifier: str | None
@@ -51,7 +51,7 @@ class Request:
     outputs: tuple[Output, ...]
 
 
-def read_request(body: bytes, json_length: str | None, image_size: int) -> Request:
+def read_request(body: bytes, json_length: str | None, image_size: int) -> InferenceRequest:
     """Read a request whose pixels are to be `image_size` a side.
 
     `json_length` is the header Inference-Header-Content-Length, None where there is none. Raises UsageError for
@@ -74,7 +74,7 @@ def read_request(body: bytes, json_length: str | None, image_size: int) -> Reque
         encoded = tuple(_elements(data, count) if isinstance(data, memoryview) else decode_files(data))
     else:
         raise _wrong(f"there is no input {shown(name)}", f"the inputs are {PIXELS} and {FILES}; one of them is given")
-    return Request(_get(said, "id", str), pixels, encoded, tuple(_outputs(said)))
+    return InferenceRequest(_get(said, "id", str), pixels, encoded, tuple(_outputs(said)))
 
 
 def write_answer(
@@ -133,7 +133,7 @@ def _get(holder: dict[str, Any], key: str, kind: type[_Value]) -> _Value | None:
     if value is None:
         return None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise _wrong(f"{key} is {shown(value)}", f"it is {_KINDS[kind]}")
+        raise _wrong(f"{key} is {shown(value)}", f"it should be {_KINDS[kind]}")
     return value
 
 
@@ -157,11 +157,11 @@ def _data(tensor: dict[str, Any], binary: memoryview) -> memoryview | list[Any]:
 def _shape(tensor: dict[str, Any], datatype: str, rest: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of an input that has `datatype`, and `rest` behind the size of the batch."""
     if (given := tensor.get("datatype")) != datatype:
-        raise _wrong(f"the datatype of {tensor['name']} is {shown(given)}", f"it is {datatype}")
+        raise _wrong(f"the datatype of {tensor['name']} is {shown(given)}", f"it should be {datatype}")
     shape = _get(tensor, "shape", list) or [0]
     if any(type(side) is not int for side in shape) or (*shape[1:],) != rest or shape[0] < 1:
         what = f"the shape of {tensor['name']} is {shown(shape)}"
-        raise _wrong(what, f"it is {[-1, *rest]}, with the number of images, 1 or more, for -1")
+        raise _wrong(what, f"it should be {[-1, *rest]} with the number of images, 1 or more, for -1")
     return tuple(shape)
 
 
@@ -236,7 +236,7 @@ def _output(name: str, parameters: dict[str, Any], all_binary: bool) -> Output:
         raise _wrong("an output is wanted in shared memory, which this server does not write", "take the data")
     binary, classes = _get(parameters, "binary_data", bool), _get(parameters, "classification", int)
     if classes is not None and classes < 1:
-        raise _wrong(f"classification is {classes}", "it is the number of classes, 1 or more")
+        raise _wrong(f"classification is {classes}", "it should be the number of classes, 1 or more")
     return Output(name, all_binary if binary is None else binary, classes or 0)
 
 

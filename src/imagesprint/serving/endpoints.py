@@ -110,7 +110,7 @@ def content_type_of(request: Request) -> str:
 async def _read_form(request: Request) -> list[File]:
     """The files of a form. Raises BadRequestError."""
     try:
-        form = await _FormParser(request.headers, request.stream(), max_files=MAX_IMAGES).parse()
+        form = await _FormParser(request.headers, request.stream()).parse()
     except MultiPartException as error:
         raise BadRequestError(f"the form cannot be read: {error.message}", _CURL) from None
     parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]

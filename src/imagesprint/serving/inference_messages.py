@@ -27,6 +27,9 @@ OUTPUTS: Final = ("logits", "probabilities")  # FP32 [N, classes], each
 
 _LENGTH: Final = struct.Struct("<I")  # of an element of a BYTES tensor, before it in binary data
 _MAX_DIGITS: Final = 18  # of a header that counts bytes
+# How often JSON may have these bytes: within half a second it is read, and refused, by the one thread that reads all
+# requests. As many numbers are six images of 224 pixels; names and objects are few in any request.
+_MOST: Final = {b",": 1 << 20, b"[": 1 << 19, b":": 10_000, b"{": 10_000}
 _KINDS: Final = {str: "a string", int: "a whole number", bool: "true or false", list: "a list", dict: "an object"}
 
 _Value = TypeVar("_Value", str, int, bool, list[Any], dict[str, Any])
@@ -117,7 +120,10 @@ def _split(body: bytes, json_length: str | None) -> tuple[dict[str, Any], memory
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """The JSON object that is a body. Raises UsageError."""
+    """The JSON object that is a body. Raises UsageError; nobody is kept waiting while a huge one is read."""
+    for mark, most in _MOST.items():
+        if body.count(mark) > most:
+            raise _wrong(f"the request's JSON has more than {most:,} of {mark.decode()!r}", "send binary data")
     try:
         said = json.loads(body)
     except (ValueError, RecursionError) as error:

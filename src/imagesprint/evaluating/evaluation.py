@@ -133,11 +133,16 @@ def judge(model: Callable[[Tensor], Tensor], batches: Iterable[Batch], table: Te
         rows = torch.where(batch.mask, batch.sample_ids, padding).to(table.device)
         with evaluation_arithmetic(table.device):
             logits = model(images).float()
-        probability, predicted = logits.softmax(1).max(1)
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        seen = torch.ones_like(losses)
-        columns = (seen, *hits(logits, labels).unbind(1), losses, predicted, probability)
-        table[rows] = torch.stack([column.double() for column in columns], dim=1)
+        note(logits, labels, rows, table)
+
+
+def note(logits: Tensor, labels: Tensor, rows: Tensor, table: Tensor) -> None:
+    """Write what `logits`, float32 [N, C], say of images with `labels`, int64 [N], into their `rows` of `table`."""
+    probability, predicted = logits.softmax(1).max(1)
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    seen = torch.ones_like(losses)
+    columns = (seen, *hits(logits, labels).unbind(1), losses, predicted, probability)
+    table[rows] = torch.stack([column.double() for column in columns], dim=1)
 
 
 @dataclass(frozen=True, eq=False)

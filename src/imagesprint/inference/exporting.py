@@ -104,10 +104,9 @@ def greatest_difference(model: TrainedModel, infer: Infer) -> float:
 
     They come as a batch at the size of evaluation, and one alone in another shape, which is a cut-out as it is.
     """
-    files = sample_images()
-    with ImageReader(model.recipe) as reader:
+    files, size = sample_images(), model.recipe.eval_image_size
+    with ImageReader(size, model.recipe.eval_resize) as reader:
         batch, _ = reader.decode(files)
-    size = model.recipe.eval_image_size
     cut_out = np.asarray(open_rgb(files[0]))[None, : size + 16, : size + 48]
     ours = in_torch(model)
     shapes = (batch, np.ascontiguousarray(cut_out))

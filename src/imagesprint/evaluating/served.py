@@ -1,0 +1,120 @@
+"""`evaluate --url`: the validation split through a running `imagesprint serve`, each image in a request of its own.
+
+A request is the image's stored bytes, as a program of a user would send them, and its answer the logits, exactly. Of
+these the figures are made as those of any evaluation, by `note`.
+"""
+
+import io
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from imagesprint.console import Console, Progress
+from imagesprint.errors import DataError, ServerError
+from imagesprint.evaluating.evaluation import accuracy, blank_table, note, read_table
+from imagesprint.evaluating.evaluator import EvaluatedCheckpoint
+from imagesprint.evaluating.results import details
+from imagesprint.evaluating.server import RefusedError, Server, ServedModel
+from imagesprint.records.dataset import Dataset, open_root
+from imagesprint.storage.url import Place, Url
+
+CLIENTS: Final = 16  # requests on their way at a time: a batch of the server's while it works on another one
+
+
+def evaluate_served(
+    url: Url, data: Place, variant: str | None, console: Console
+) -> tuple[EvaluatedCheckpoint, ServedModel]:
+    """Judge the model that the server at `url` serves on the validation split of `data`, and what it says of it.
+
+    The images are those of `variant`, by default the one that the model's recipe evaluates on. Each is answered once;
+    where the server has no room for one, it is sent again later. Raises ServerError for a server that is none of ours,
+    fails, is gone or takes another checkpoint meanwhile, DataError where its classes are not those of `data` or it
+    refuses an image, and as `open_root` and `Root.dataset` do.
+    """
+    root = open_root(data)
+    with Server(url) as server:
+        model = server.model()
+        if root.classes != model.classes:
+            raise DataError(
+                f"the server at {url} knows {len(model.classes)} classes, {root.path} holds {len(root.classes)}, "
+                "or they have other names",
+                "evaluate on data prepared from the same classes",
+            )
+        dataset = root.dataset(variant or root.nearest(model.eval_source), "validation")
+        console.line(f"server      {model.name} after step {model.step:,}, {model.runtime}, {model.precision}")
+        outcomes = read_table(_judged(server, dataset, console))
+        assert outcomes is not None, "an image was not answered"
+        if server.model() != model:
+            raise ServerError(
+                f"the server at {url} took another checkpoint while it was evaluated",
+                "evaluate it again, or serve without --watch",
+            )
+    figures = accuracy(outcomes, model.precision)
+    return EvaluatedCheckpoint(
+        path=model.checkpoint,
+        step=model.step,
+        epoch=model.epoch,
+        num_images=figures.num_images,
+        top1=figures.top1,
+        top5=figures.top5,
+        loss=figures.loss,
+        precision=figures.precision,
+        views=(),
+        details=details(outcomes, dataset.labels, root.classes),
+    ), model
+
+
+def _judged(server: Server, dataset: Dataset, console: Console) -> torch.Tensor:
+    """The table (`blank_table`) of all answers."""
+    table = blank_table(len(dataset), torch.device("cpu"))
+    labels = torch.from_numpy(dataset.labels.astype(np.int64))
+    progress = Progress(console, "evaluating")
+    progress.begin(len(dataset), 0)
+    for sample_id, logits in enumerate(_answers(server, dataset)):
+        rows = torch.tensor([sample_id])
+        note(torch.from_numpy(logits[None]), labels[rows], rows, table)
+        progress.add(1)
+    progress.end()
+    return table
+
+
+def _answers(server: Server, dataset: Dataset) -> Iterator[NDArray[np.float32]]:
+    """The logits of each image, float32 [C], in order."""
+
+    def ask(sample_id: int) -> NDArray[np.float32]:
+        try:
+            return server.logits(_encoded(dataset, sample_id))
+        except RefusedError as error:
+            raise DataError(f"{dataset.describe(sample_id)}: {error.what}", error.hint) from error
+
+    dataset.expect(np.arange(len(dataset)))
+    asked: deque[Future[NDArray[np.float32]]] = deque()
+    with ThreadPoolExecutor(CLIENTS, "imagesprint-client") as pool:
+        try:
+            for sample_id in range(len(dataset)):
+                asked.append(pool.submit(ask, sample_id))
+                if len(asked) == 2 * CLIENTS:
+                    yield asked.popleft().result()
+            while asked:
+                yield asked.popleft().result()
+        finally:  # what is still on its way, nobody waits for
+            pool.shutdown(wait=False, cancel_futures=True)
+            server.close()
+
+
+def _encoded(dataset: Dataset, sample_id: int) -> bytes:
+    """The stored bytes of an image; raw pixels as PNG, which has the same."""
+    stored = dataset.read(sample_id)
+    if dataset.image_format != "raw":
+        return bytes(stored)
+    height, width = dataset.sizes[sample_id].tolist()
+    pixels = np.frombuffer(stored, np.uint8).reshape(height, width, 3)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()

@@ -54,7 +54,11 @@ def test_while_the_model_loads_the_server_is_there_and_not_ready(start_server: C
         host, _, port = url.removeprefix("http://").rpartition(":")
         server = Server(command, host, int(port))
         assert server.ask("/health").json["status"] == "loading"
-        for path, body in (("/ready", None), ("/model", None), ("/predict", make_image())):
+        assert server.ask("/v2/health/live").json == {"live": True}
+        for path, body in (
+            *((path, None) for path in ("/ready", "/model", "/ping", "/v2/health/ready", "/v2/models/any/ready")),
+            *((path, make_image()) for path in ("/predict", "/invocations", "/v2/models/any/infer")),
+        ):
             answer = server.ask(path, body)
             assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
             assert answer.json["error"].endswith("/model.pt is being loaded")

@@ -24,6 +24,7 @@ const megabytes = (bytes) => `${Math.round(bytes / 2 ** 20)} MB`;
 const time = (ms) => (ms < 10 ? `${ms.toFixed(1)} ms` : ms < 1000 ? `${ms.toFixed(0)} ms` : `${(ms / 1000).toFixed(1)} s`);
 
 let largest = Infinity; // bytes that the server takes at once
+let nextLook; // timer, while the model is being loaded
 
 /** Why a photo has no answer: `message` for people, `detail` in the server's words, and whether to offer a second try. */
 class Failure extends Error {
@@ -182,7 +183,8 @@ async function describe() {
     if (found.status === "ready") showModel(found);
     else {
       trouble = "The model is being loaded.";
-      setTimeout(describe, AGAIN);
+      clearTimeout(nextLook);
+      nextLook = setTimeout(describe, AGAIN);
     }
   } catch {
     trouble = UNREACHED;

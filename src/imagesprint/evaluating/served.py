@@ -21,6 +21,7 @@ from imagesprint.evaluating.evaluation import accuracy, blank_table, note, read_
 from imagesprint.evaluating.evaluator import EvaluatedCheckpoint
 from imagesprint.evaluating.results import details
 from imagesprint.evaluating.server import RefusedError, Server, ServedModel
+from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import Dataset, open_root
 from imagesprint.storage.url import Place, Url
 
@@ -46,9 +47,9 @@ def evaluate_served(
                 "or they have other names",
                 "evaluate on data prepared from the same classes",
             )
-        dataset = root.dataset(variant or root.nearest(model.eval_source), "validation")
-        console.line(f"server      {model.name} after step {model.step:,}, {model.runtime}, {model.precision}")
-        outcomes = read_table(_judged(server, dataset, console))
+        dataset = root.dataset(variant or root.nearest(model.recipe.eval_source), "validation")
+        console.line(f"server      {model.recipe.model} after step {model.step:,}, {model.runtime}, {model.precision}")
+        outcomes = read_table(_judged(server, model, dataset, console))
         assert outcomes is not None, "an image was not answered"
         if server.model() != model:
             raise ServerError(
@@ -59,7 +60,7 @@ def evaluate_served(
     return EvaluatedCheckpoint(
         path=model.checkpoint,
         step=model.step,
-        epoch=model.epoch,
+        epoch=Schedule(model.recipe, model.num_train).epochs_done(model.step),
         num_images=figures.num_images,
         top1=figures.top1,
         top5=figures.top5,
@@ -70,13 +71,13 @@ def evaluate_served(
     ), model
 
 
-def _judged(server: Server, dataset: Dataset, console: Console) -> torch.Tensor:
+def _judged(server: Server, model: ServedModel, dataset: Dataset, console: Console) -> torch.Tensor:
     """The table (`blank_table`) of all answers."""
     table = blank_table(len(dataset), torch.device("cpu"))
     labels = torch.from_numpy(dataset.labels.astype(np.int64))
     progress = Progress(console, "evaluating")
     progress.begin(len(dataset), 0)
-    for sample_id, logits in enumerate(_answers(server, dataset)):
+    for sample_id, logits in enumerate(_answers(server, model, dataset)):
         rows = torch.tensor([sample_id])
         note(torch.from_numpy(logits[None]), labels[rows], rows, table)
         progress.add(1)
@@ -84,12 +85,12 @@ def _judged(server: Server, dataset: Dataset, console: Console) -> torch.Tensor:
     return table
 
 
-def _answers(server: Server, dataset: Dataset) -> Iterator[NDArray[np.float32]]:
+def _answers(server: Server, model: ServedModel, dataset: Dataset) -> Iterator[NDArray[np.float32]]:
     """The logits of each image, float32 [C], in order."""
 
     def ask(sample_id: int) -> NDArray[np.float32]:
         try:
-            return server.logits(_encoded(dataset, sample_id))
+            return server.logits(model, _encoded(dataset, sample_id))
         except RefusedError as error:
             raise DataError(f"{dataset.describe(sample_id)}: {error.what}", error.hint) from error
 

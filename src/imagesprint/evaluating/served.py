@@ -20,7 +20,7 @@ from imagesprint.errors import DataError, ServerError
 from imagesprint.evaluating.evaluation import accuracy, blank_table, note, read_table
 from imagesprint.evaluating.evaluator import EvaluatedCheckpoint
 from imagesprint.evaluating.results import details
-from imagesprint.evaluating.server import RefusedError, Server, ServedModel
+from imagesprint.evaluating.server import RefusedError, ServedModel, Server
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import Dataset, open_root
 from imagesprint.storage.url import Place, Url
@@ -104,9 +104,10 @@ def _answers(server: Server, model: ServedModel, dataset: Dataset) -> Iterator[N
                     yield asked.popleft().result()
             while asked:
                 yield asked.popleft().result()
-        finally:  # what is still on its way, nobody waits for
+        except BaseException:  # Ctrl-C, too: nobody waits for what is still on its way
             pool.shutdown(wait=False, cancel_futures=True)
             server.close()
+            raise
 
 
 def _encoded(dataset: Dataset, sample_id: int) -> bytes:

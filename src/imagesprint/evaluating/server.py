@@ -205,7 +205,7 @@ def _pause(retry_after: str) -> float:
 def _request(encoded: bytes) -> tuple[bytes, bytes]:
     """The JSON and the tensor of a request: one image as an element of BYTES, its length before it."""
     tensor = struct.pack("<I", len(encoded)) + encoded
-    image = {"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(tensor)}}
+    image = {"name": "encoded", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(tensor)}}
     logits = {"name": "logits", "parameters": {"binary_data": True}}
     return json.dumps({"inputs": [image], "outputs": [logits]}).encode(), tensor
 

@@ -236,7 +236,8 @@ def heading(arguments: argparse.Namespace) -> str:
         [
             "# `imagesprint serve` under load",
             "",
-            f"`python {' '.join(sys.argv)}`, commit {commit.strip()}, {processor()}, {len(os.sched_getaffinity(0))} cores.",
+            f"`python {' '.join(sys.argv)}`, commit {commit.strip()}, {processor()}, "
+            f"{len(os.sched_getaffinity(0))} cores.",
             f"Ours: {own}. Peers: {found or 'none'}; LitServe with max_batch_size {MAX_BATCH}, batch_timeout "
             f"{BATCH_TIMEOUT} s. {arguments.seconds:g} s a turn.",
         ]

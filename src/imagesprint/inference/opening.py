@@ -36,7 +36,6 @@ from imagesprint.recipes.recipe import Recipe
 from imagesprint.runs.ranks import choose_device, open_ranks
 from imagesprint.storage.url import Place
 
-RUNTIMES: Final = ("auto", "torch", "onnx", "openvino")
 _PACKAGES: Final = {"openvino": "openvino", "onnx": "onnxruntime"}  # the fastest on a CPU first
 
 

@@ -102,12 +102,15 @@ class ImageReader:
     """Decodes encoded images as evaluation does: antialiased, to their last row.
 
     The shorter side is made `resize` pixels long, the centre square has `image_size`. `threads` decode, by default one
-    a core. Raises UsageError as `open_decoder` does.
+    a core. An image of more than `most_pixels` pixels is too large. Raises UsageError as `open_decoder` does.
     """
 
-    def __init__(self, image_size: int, resize: int, threads: int | None = None) -> None:
+    def __init__(
+        self, image_size: int, resize: int, threads: int | None = None, most_pixels: int | None = None
+    ) -> None:
         self._image_size = image_size
         self._resize = resize
+        self._most_pixels = most_pixels
         self._decoder = open_decoder(threads or len(os.sched_getaffinity(0)))
 
     def decode(self, encoded: Sequence[bytes]) -> tuple[NDArray[np.uint8], dict[int, DataError]]:
@@ -116,9 +119,10 @@ class ImageReader:
         The pixels of such a row are unspecified.
         """
         pixels = np.zeros((len(encoded), self._image_size, self._image_size, 3), np.uint8)
-        sizes, failures = _sizes(encoded)
+        sizes, failures = _sizes(encoded, self._most_pixels)
         crops = evaluation_crops(sizes, self._resize, self._image_size)
-        request = DecodeRequest(encoded, crops, np.zeros(len(encoded), np.bool_), True, pixels, to_end=True)
+        files = [b"" if row in failures else data for row, data in enumerate(encoded)]  # which costs nothing to refuse
+        request = DecodeRequest(files, crops, np.zeros(len(files), np.bool_), True, pixels, to_end=True)
         return pixels, self._decoder.load(request) | failures
 
     def close(self) -> None:
@@ -132,12 +136,16 @@ class ImageReader:
         self.close()
 
 
-def _sizes(encoded: Sequence[bytes]) -> tuple[NDArray[np.int64], dict[int, DataError]]:
+def _sizes(encoded: Sequence[bytes], most_pixels: int | None) -> tuple[NDArray[np.int64], dict[int, DataError]]:
     """Height and width of each image, int64 [N, 2]; 1 × 1 where there is an error."""
     sizes, failures = np.ones((len(encoded), 2), np.int64), dict[int, DataError]()
     for row, data in enumerate(encoded):
         try:
-            sizes[row] = read_size(data)
+            height, width = read_size(data)
+            if most_pixels is not None and height * width > most_pixels:
+                raise ImageError(f"too large: {width} × {height} pixels, and {most_pixels:,} in all are taken")
         except ImageError as error:
             failures[row] = error
+        else:
+            sizes[row] = height, width
     return sizes, failures

@@ -1,0 +1,138 @@
+"""`/predict`, and what tells how the server is: `/health`, `/ready`, `/model`, `/metrics`, `/openapi.json`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from imagesprint.errors import ImagesprintError
+from imagesprint.inference.prediction import Prediction, candidates
+from imagesprint.serving.batcher import MAX_IMAGES
+from imagesprint.serving.gate import MAX_BODY
+from imagesprint.serving.metrics import CONTENT_TYPE
+from imagesprint.serving.openapi import describe
+from imagesprint.serving.refusals import BadRequestError, UnsupportedError
+from imagesprint.serving.service import Service
+
+DEFAULT_TOP: Final = 5
+_MULTIPART: Final = "multipart/form-data"
+_NO_IMAGES: Final = ("application/json", "text/")  # content types of what is certainly none
+_CURL: Final = "curl --data-binary @photo.jpg URL, or -F image=@photo.jpg for several"
+
+
+@dataclass(frozen=True)
+class _File:
+    """An image as it was sent, and its name where it has one."""
+
+    name: str | None
+    content: bytes
+
+
+class _FormParser(MultiPartParser):
+    """Keeps files in memory, which the limit of a body bounds, and not on a disk."""
+
+    spool_max_size = MAX_BODY + 1
+
+
+def routes(service: Service) -> list[Route]:
+    """The endpoints of this room."""
+
+    async def predict(request: Request) -> Response:
+        service.batcher  # noqa: B018 (where the model is not there yet, the body need not be read)
+        top = read_top(request)
+        if _content_type(request) == _MULTIPART:
+            files = await _read_form(request)
+            return JSONResponse(await _answers(service, files, top))
+        content = await read_image(request)
+        (answer,) = await _answers(service, [_File(None, content)], top)
+        return JSONResponse(answer)
+
+    async def health(_: Request) -> Response:
+        return JSONResponse(_health(service))
+
+    async def ready(_: Request) -> Response:
+        service.batcher  # noqa: B018 (raises LoadingError)
+        return JSONResponse({"status": "ready"})
+
+    async def model(_: Request) -> Response:
+        return JSONResponse(service.describe())
+
+    async def metrics(_: Request) -> Response:
+        return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(describe())
+
+    return [
+        Route("/predict", predict, methods=["POST"]),
+        Route("/health", health),
+        Route("/ready", ready),
+        Route("/model", model),
+        Route("/metrics", metrics),
+        Route("/openapi.json", openapi),
+    ]
+
+
+def read_top(request: Request) -> int:
+    """How many classes are asked for, by `?top=`. Raises BadRequestError."""
+    text = request.query_params.get("top", str(DEFAULT_TOP))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
+        raise BadRequestError(f"top={text[:40]!r} is not a whole number of at least 1", "/predict?top=5")
+    return int(text)
+
+
+async def read_image(request: Request) -> bytes:
+    """The body as the bytes of one image. Raises UnsupportedError where it says that it is something else."""
+    content_type = _content_type(request)
+    if content_type.startswith(_NO_IMAGES):
+        raise UnsupportedError(f"a body of {content_type[:60]!r} is no image", _CURL)
+    return await request.body()
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _read_form(request: Request) -> list[_File]:
+    """The files of a form. Raises BadRequestError."""
+    try:
+        form = await _FormParser(request.headers, request.stream(), max_files=MAX_IMAGES).parse()
+    except MultiPartException as error:
+        raise BadRequestError(f"the form cannot be read: {error.message}", _CURL) from None
+    parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    files = [_File(part.filename, await part.read()) for part in parts]
+    await form.close()
+    if not files:
+        raise BadRequestError("the form holds no file", _CURL)
+    return files
+
+
+async def _answers(service: Service, files: Sequence[_File], top: int) -> list[dict[str, Any]]:
+    """What `predict --json` prints of each file: its likeliest classes, or its error.
+
+    Raises the first error where no file has an answer.
+    """
+    answers = await service.batcher.predict([file.content for file in files])
+    errors = [answer for answer in answers if isinstance(answer, ImagesprintError)]
+    if len(errors) == len(answers):
+        raise errors[0]
+    logits = np.stack([answer for answer in answers if not isinstance(answer, ImagesprintError)])
+    found = iter(candidates(logits, service.model, top))
+    predictions = [
+        Prediction(Path(), (), answer.what) if isinstance(answer, ImagesprintError) else Prediction(Path(), next(found))
+        for answer in answers
+    ]
+    return [{**one.as_object(), "image": file.name} for one, file in zip(predictions, files, strict=True)]
+
+
+def _health(service: Service) -> dict[str, Any]:
+    """That the server is there, what it serves, in short, and what it takes."""
+    state = {"status": "ready", **service.summary()} if service.is_ready else {"status": "loading"}
+    return {**state, "max_body_bytes": MAX_BODY, "max_images": MAX_IMAGES}

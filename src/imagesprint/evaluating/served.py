@@ -17,7 +17,7 @@ from PIL import Image
 
 from imagesprint.console import Console, Progress
 from imagesprint.errors import DataError, ServerError
-from imagesprint.evaluating.evaluation import accuracy, blank_table, note, read_table
+from imagesprint.evaluating.evaluation import Outcomes, accuracy, blank_table, note, read_table
 from imagesprint.evaluating.evaluator import EvaluatedCheckpoint
 from imagesprint.evaluating.results import details
 from imagesprint.evaluating.server import RefusedError, ServedModel, Server
@@ -49,8 +49,7 @@ def evaluate_served(
             )
         dataset = root.dataset(variant or root.nearest(model.recipe.eval_source), "validation")
         console.line(f"server      {model.recipe.model} after step {model.step:,}, {model.runtime}, {model.precision}")
-        outcomes = read_table(_judged(server, model, dataset, console))
-        assert outcomes is not None, "an image was not answered"
+        outcomes = judge_served(server, model, dataset, console)
         if server.model() != model:
             raise ServerError(
                 f"the server at {url} took another checkpoint while it was evaluated",
@@ -71,8 +70,8 @@ def evaluate_served(
     ), model
 
 
-def _judged(server: Server, model: ServedModel, dataset: Dataset, console: Console) -> torch.Tensor:
-    """The table (`blank_table`) of all answers."""
+def judge_served(server: Server, model: ServedModel, dataset: Dataset, console: Console) -> Outcomes:
+    """What the answers to all images of `dataset` come to. Raises as `evaluate_served` does."""
     table = blank_table(len(dataset), torch.device("cpu"))
     labels = torch.from_numpy(dataset.labels.astype(np.int64))
     progress = Progress(console, "evaluating")
@@ -82,7 +81,9 @@ def _judged(server: Server, model: ServedModel, dataset: Dataset, console: Conso
         note(torch.from_numpy(logits[None]), labels[rows], rows, table)
         progress.add(1)
     progress.end()
-    return table
+    outcomes = read_table(table)
+    assert outcomes is not None, "an image was not answered"
+    return outcomes
 
 
 def _answers(server: Server, model: ServedModel, dataset: Dataset) -> Iterator[NDArray[np.float32]]:
@@ -90,7 +91,7 @@ def _answers(server: Server, model: ServedModel, dataset: Dataset) -> Iterator[N
 
     def ask(sample_id: int) -> NDArray[np.float32]:
         try:
-            return server.logits(model, _encoded(dataset, sample_id))
+            return server.logits(model, encoded_image(dataset, sample_id))
         except RefusedError as error:
             raise DataError(f"{dataset.describe(sample_id)}: {error.what}", error.hint) from error
 
@@ -110,7 +111,7 @@ def _answers(server: Server, model: ServedModel, dataset: Dataset) -> Iterator[N
             raise
 
 
-def _encoded(dataset: Dataset, sample_id: int) -> bytes:
+def encoded_image(dataset: Dataset, sample_id: int) -> bytes:
     """The stored bytes of an image; raw pixels as PNG, which has the same."""
     stored = dataset.read(sample_id)
     if dataset.image_format != "raw":

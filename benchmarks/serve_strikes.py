@@ -166,7 +166,7 @@ def strike_with_photos(record: Record, served: Served, photos: Sequence[bytes], 
     """Mutated photos, over kept connections; the server must refuse those that our decoder does."""
     recipe, kinds = RECIPES[MODEL], photos_of_all_formats(photos[0]) + list(photos[1:4])
     with (
-        ImageReader(recipe.eval_image_size, recipe.eval_resize, threads=1) as reader,
+        ImageReader(recipe.eval_image_size, recipe.eval_resize, 1, most_pixels=MAX_PIXELS) as reader,
         ThreadPoolExecutor(SENDERS) as pool,
     ):
         lock = threading.Lock()

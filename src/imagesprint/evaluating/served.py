@@ -17,19 +17,19 @@ from PIL import Image
 
 from imagesprint.console import Console, Progress
 from imagesprint.errors import DataError, ServerError
-from imagesprint.evaluating.evaluation import Outcomes, accuracy, blank_table, note, read_table
+from imagesprint.evaluating.evaluation import Outcomes, accuracy, blank_table, check_classes, note, read_table
 from imagesprint.evaluating.evaluator import EvaluatedCheckpoint
 from imagesprint.evaluating.results import details
 from imagesprint.evaluating.server import RefusedError, ServedModel, Server
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import Dataset, open_root
-from imagesprint.storage.url import Place, Url
+from imagesprint.storage.url import Place
 
 CLIENTS: Final = 16  # requests on their way at a time: a batch of the server's while it works on another one
 
 
 def evaluate_served(
-    url: Url, data: Place, variant: str | None, console: Console
+    url: Place, data: Place, variant: str | None, console: Console
 ) -> tuple[EvaluatedCheckpoint, ServedModel]:
     """Judge the model that the server at `url` serves on the validation split of `data`, and what it says of it.
 
@@ -41,12 +41,7 @@ def evaluate_served(
     root = open_root(data)
     with Server(url) as server:
         model = server.model()
-        if root.classes != model.classes:
-            raise DataError(
-                f"the server at {url} knows {len(model.classes)} classes, {root.path} holds {len(root.classes)}, "
-                "or they have other names",
-                "evaluate on data prepared from the same classes",
-            )
+        check_classes(root, model.classes)
         dataset = root.dataset(variant or root.nearest(model.recipe.eval_source), "validation")
         console.line(f"server      {model.recipe.model} after step {model.step:,}, {model.runtime}, {model.precision}")
         outcomes = judge_served(server, model, dataset, console)

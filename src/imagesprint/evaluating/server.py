@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from imagesprint.errors import DataError, ServerError, UsageError
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import from_dict
-from imagesprint.storage.url import READ_ONLY, Url
+from imagesprint.storage.url import READ_ONLY, Place, Url
 
 ANSWER_SECONDS: Final = 60.0  # for which a server may be silent before it is taken for dead
 PATIENCE: Final = 300.0  # seconds for which a request is sent again to a server that has no room for it
@@ -87,8 +87,8 @@ class Server:
     for what is no such URL, and everywhere ServerError for a server that fails, is gone or is none of ours.
     """
 
-    def __init__(self, url: Url) -> None:
-        if url.scheme not in READ_ONLY:
+    def __init__(self, url: Place) -> None:
+        if not isinstance(url, Url) or url.scheme not in READ_ONLY:
             raise UsageError(f"{url} is no URL of a server", "it begins with http:// or https://")
         self._url = url
         self._path = f"/{quote(url.key)}".rstrip("/")

@@ -13,12 +13,16 @@ from imagesprint.storage.url import parse_place
 if TYPE_CHECKING:
     from imagesprint.serving.service import Service
 
+HOST = "127.0.0.1"
+PORT = 8000
+
 EXAMPLES = """\
   imagesprint serve RUN                                # then open http://127.0.0.1:8000/ or, from another program,
                                                        # curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
   imagesprint serve RUN --watch --host 0.0.0.0 --port 80
   imagesprint serve model-int8.onnx --runtime onnx
-  imagesprint serve s3://bucket/runs/first --port 0 --json"""
+  imagesprint serve s3://bucket/runs/first --port 0 --json
+  imagesprint serve                                    # in a container of SageMaker's: /opt/ml/model, port 8080"""
 
 DESCRIPTION = """\
 Serve a model over HTTP: a page at /, images at POST /predict, the Open Inference Protocol at /v2, SageMaker's
@@ -30,9 +34,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "serve", DESCRIPTION, EXAMPLES, run)
     add = parser.add_argument
-    add("model", type=parse_place, metavar="MODEL", help="a run, for its last checkpoint, a checkpoint, an .onnx file")
-    add("--host", default="127.0.0.1", help="default 127.0.0.1: this machine alone; 0.0.0.0 for all")
-    add("--port", type=_port, default=8000, help="default 8000; 0 takes one that is free")
+    add(
+        "model",
+        nargs="?",
+        type=parse_place,
+        metavar="MODEL",
+        help="a run, for its last checkpoint, a checkpoint, an .onnx file; default: the one that SageMaker unpacked",
+    )
+    add("--host", help="default 127.0.0.1: this machine alone; 0.0.0.0 for all, the default without MODEL")
+    add("--port", type=_port, help="default 8000, without MODEL the one that SageMaker calls; 0 takes one that is free")
     add("--runtime", choices=RUNTIMES, default="auto", help="default: the fastest that is installed")
     add("--int8", action="store_true", help="in integers of 8 bits: faster, and measured to be as right")
     add("--watch", action="store_true", help="a newer checkpoint of the run takes over, between two requests")
@@ -49,6 +59,7 @@ def _port(text: str) -> int:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Serve until a signal comes."""
     with needing("serve"):
+        from imagesprint.serving.sagemaker import find_container
         from imagesprint.serving.server import serve  # imports torch
     from imagesprint.serving.service import Wanted
 
@@ -57,6 +68,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         of = f"{model.name}, {len(model.classes):,} classes, after step {model.step:,}"
         show(args, {"url": url, **service.summary()}, f"{url}  {of}, by {model.runtime} in {model.precision}")
 
-    wanted = Wanted(args.model, args.runtime, args.device, args.int8)
-    serve(wanted, args.host, args.port, args.watch, console, announce)
+    model, host, port = (args.model, HOST, PORT) if args.model is not None else find_container()
+    wanted = Wanted(model, args.runtime, args.device, args.int8)
+    serve(wanted, args.host or host, port if args.port is None else args.port, args.watch, console, announce)
     return 0

@@ -22,13 +22,13 @@ from imagesprint.serving.refusals import BadRequestError, UnsupportedError
 from imagesprint.serving.service import Service
 
 DEFAULT_TOP: Final = 5
-_MULTIPART: Final = "multipart/form-data"
+MULTIPART: Final = "multipart/form-data"
 _NO_IMAGES: Final = ("application/json", "text/")  # content types of what is certainly none
 _CURL: Final = "curl --data-binary @photo.jpg URL, or -F image=@photo.jpg for several"
 
 
 @dataclass(frozen=True)
-class _File:
+class File:
     """An image as it was sent, and its name where it has one."""
 
     name: str | None
@@ -45,14 +45,7 @@ def routes(service: Service) -> list[Route]:
     """The endpoints of this room."""
 
     async def predict(request: Request) -> Response:
-        service.batcher  # noqa: B018 (where the model is not there yet, the body need not be read)
-        top = read_top(request)
-        if _content_type(request) == _MULTIPART:
-            files = await _read_form(request)
-            return JSONResponse(await _answers(service, files, top))
-        content = await read_image(request)
-        (answer,) = await _answers(service, [_File(None, content)], top)
-        return JSONResponse(answer)
+        return JSONResponse(await predict_body(service, request))
 
     async def health(_: Request) -> Response:
         return JSONResponse(_health(service))
@@ -80,6 +73,19 @@ def routes(service: Service) -> list[Route]:
     ]
 
 
+async def predict_body(service: Service, request: Request) -> dict[str, Any] | list[dict[str, Any]]:
+    """The prediction of the image that is the body, or those of the images in a form, a list.
+
+    Raises LoadingError, BadRequestError, UnsupportedError, and as `predict_files` does.
+    """
+    service.batcher  # noqa: B018 (where the model is not there yet, the body need not be read)
+    top = read_top(request)
+    if content_type_of(request) == MULTIPART:
+        return await predict_files(service, await _read_form(request), top)
+    (answer,) = await predict_files(service, [File(None, await read_image(request))], top)
+    return answer
+
+
 def read_top(request: Request) -> int:
     """How many classes are asked for, by `?top=`. Raises BadRequestError."""
     text = request.query_params.get("top", str(DEFAULT_TOP))
@@ -90,34 +96,35 @@ def read_top(request: Request) -> int:
 
 async def read_image(request: Request) -> bytes:
     """The body as the bytes of one image. Raises UnsupportedError where it says that it is something else."""
-    content_type = _content_type(request)
+    content_type = content_type_of(request)
     if content_type.startswith(_NO_IMAGES):
         raise UnsupportedError(f"a body of {content_type[:60]!r} is no image", _CURL)
     return await request.body()
 
 
-def _content_type(request: Request) -> str:
+def content_type_of(request: Request) -> str:
+    """The kind of the body, in small letters and without parameters; empty where it is not said."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def _read_form(request: Request) -> list[_File]:
+async def _read_form(request: Request) -> list[File]:
     """The files of a form. Raises BadRequestError."""
     try:
-        form = await _FormParser(request.headers, request.stream(), max_files=MAX_IMAGES).parse()
+        form = await _FormParser(request.headers, request.stream()).parse()
     except MultiPartException as error:
         raise BadRequestError(f"the form cannot be read: {error.message}", _CURL) from None
     parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
-    files = [_File(part.filename, await part.read()) for part in parts]
+    files = [File(part.filename, await part.read()) for part in parts]
     await form.close()
     if not files:
         raise BadRequestError("the form holds no file", _CURL)
     return files
 
 
-async def _answers(service: Service, files: Sequence[_File], top: int) -> list[dict[str, Any]]:
+async def predict_files(service: Service, files: Sequence[File], top: int) -> list[dict[str, Any]]:
     """What `predict --json` prints of each file: its likeliest classes, or its error.
 
-    Raises the first error where no file has an answer.
+    Raises the first error where no file has an answer, and as `Batcher.predict` does.
     """
     answers = await service.batcher.predict([file.content for file in files])
     errors = [answer for answer in answers if isinstance(answer, ImagesprintError)]

@@ -6,7 +6,6 @@ classification. The names `images` and `logits` are those of an exported .onnx f
 """
 
 import base64
-import binascii
 import json
 import math
 import struct
@@ -53,7 +52,7 @@ class Request:
 
 
 def read_request(body: bytes, json_length: str | None, image_size: int) -> Request:
-    """Read a request whose pixels are to be `image_size` a side; `pixels` may lie in `body`, without a copy.
+    """Read a request whose pixels are to be `image_size` a side.
 
     `json_length` is the header Inference-Header-Content-Length, None where there is none. Raises UsageError for
     whatever the protocol, or a model of images, does not allow.
@@ -67,10 +66,12 @@ def read_request(body: bytes, json_length: str | None, image_size: int) -> Reque
     pixels, encoded = None, tuple[bytes, ...]()
     if name == PIXELS:
         shape = _shape(tensor, "UINT8", (image_size, image_size, 3))
-        pixels = np.frombuffer(_pixels(data, shape), np.uint8).reshape(shape)
+        pixels = np.frombuffer(_pixels(data, shape), np.uint8).reshape(shape).copy()
     elif name == FILES:
         (count,) = _shape(tensor, "BYTES", ())
-        encoded = tuple(_elements(data, count) if isinstance(data, memoryview) else _decoded(data, count))
+        if isinstance(data, list) and len(data) != count:
+            raise _wrong(f"{FILES} has {len(data):,} elements, and its shape [{count:,}] says {count:,}")
+        encoded = tuple(_elements(data, count) if isinstance(data, memoryview) else decode_files(data))
     else:
         raise _wrong(f"there is no input {shown(name)}", f"the inputs are {PIXELS} and {FILES}; one of them is given")
     return Request(_get(said, "id", str), pixels, encoded, tuple(_outputs(said)))
@@ -112,14 +113,18 @@ def _split(body: bytes, json_length: str | None) -> tuple[dict[str, Any], memory
                 f"Inference-Header-Content-Length is {shown(json_length)}, and the body has {len(body):,} bytes",
                 "give the length of the JSON before the binary data, in bytes",
             )
+    return read_object(body[:size]), memoryview(body)[size:]
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object that is a body. Raises UsageError."""
     try:
-        said = json.loads(body[:size])
+        said = json.loads(body)
     except (ValueError, RecursionError) as error:
-        hint = "binary data begins where the header Inference-Header-Content-Length says"
-        raise _wrong(f"the request is no JSON: {error}", hint) from error
+        raise _wrong(f"the request is no JSON: {error}", "only what is in base64 or behind it is binary") from error
     if not isinstance(said, dict):
-        raise _wrong(f"the request is {shown(said)}, and not an object", 'it begins with {"inputs": …}')
-    return said, memoryview(body)[size:]
+        raise _wrong(f"the request is {shown(said)}, and not an object", "GET /openapi.json shows its form")
+    return said
 
 
 def _get(holder: dict[str, Any], key: str, kind: type[_Value]) -> _Value | None:
@@ -201,14 +206,12 @@ def _elements(data: memoryview, count: int) -> Iterator[bytes]:
 _PREFIX: Final = "each image is preceded by its length in bytes, in four bytes, little-endian"
 
 
-def _decoded(data: list[Any], count: int) -> list[bytes]:
-    """The elements of a BYTES tensor in JSON, which has strings alone: image files are in base64."""
-    if len(data) != count:
-        raise _wrong(f"{FILES} has {len(data):,} elements, and its shape [{count:,}] says {count:,}")
+def decode_files(texts: Sequence[Any]) -> list[bytes]:
+    """The image files that strings in JSON hold, in base64. Raises UsageError where one does not."""
     try:
-        return [base64.b64decode(element, validate=True) for element in data]
-    except (TypeError, ValueError, binascii.Error) as error:
-        raise _wrong(f"the data of {FILES} are not all strings of base64: {error}") from error
+        return [base64.b64decode(text, validate=True) for text in texts]
+    except (TypeError, ValueError) as error:
+        raise _wrong(f"the image files are not all strings of base64: {error}", "as of `base64 -w0 FILE`") from error
 
 
 def _outputs(said: dict[str, Any]) -> Iterator[Output]:

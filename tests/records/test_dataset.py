@@ -81,6 +81,13 @@ def test_threads_read_the_same(photo_root: Path) -> None:
     assert found == expected * 20
 
 
+def test_threads_that_open_a_shard_at_once_read_the_same(photo_root: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(40):
+            dataset = open_dataset(photo_root, "32", "validation")
+            assert len([*pool.map(dataset.read, range(len(dataset)))]) == len(dataset)
+
+
 def test_few_descriptors_are_enough(photos: Path, tmp_path: Path) -> None:
     """Sixty shards with twenty-four descriptors, eight of them for the dataset."""
     script = f"""

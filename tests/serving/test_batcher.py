@@ -173,7 +173,9 @@ def test_a_full_queue_says_when_to_come_back() -> None:
 
     async def work(batcher: Batcher) -> None:
         first = await held(model, batcher)
-        tasks = [asyncio.create_task(batcher.infer(tensors(*range(MAX_IMAGES)))) for _ in range(MAX_QUEUE // MAX_IMAGES)]
+        tasks = [
+            asyncio.create_task(batcher.infer(tensors(*range(MAX_IMAGES)))) for _ in range(MAX_QUEUE // MAX_IMAGES)
+        ]
         await asyncio.sleep(0)
         with pytest.raises(BusyError) as caught:
             await batcher.infer(tensors(1))

@@ -47,7 +47,9 @@ def png_header(side: int) -> bytes:
     """The beginning of a PNG of `side` × `side` pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     data = b"IDAT" + zlib.compress(bytes(1000))
-    chunks = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in (header, data))
+    chunks = (
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in (header, data)
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 

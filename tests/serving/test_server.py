@@ -20,9 +20,7 @@ from tiny_server import CLASSES, Server, Started, ask, make_image, wait_for, wri
 Serve = Callable[..., Server]
 
 
-def test_a_port_that_is_taken_or_a_wrong_host_is_wrong_usage(
-    imagesprint: Callable[..., Any], served_run: Path
-) -> None:
+def test_a_port_that_is_taken_or_a_wrong_host_is_wrong_usage(imagesprint: Callable[..., Any], served_run: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = imagesprint("serve", served_run, "--port", port)

@@ -104,8 +104,7 @@ def check_classes(root: Root, classes: tuple[str, ...]) -> None:
     """Raise DataError where the classes of `root` are not those of a model."""
     if root.classes != classes:
         raise DataError(
-            f"the model knows {len(classes)} classes, {root.path} holds {len(root.classes)}, "
-            "or they have other names",
+            f"the model knows {len(classes)} classes, {root.path} holds {len(root.classes)}, or they have other names",
             "evaluate on data prepared from the same classes",
         )
 

@@ -107,7 +107,7 @@ def _answers(server: Server, model: ServedModel, dataset: Dataset) -> Iterator[N
 
 
 def encoded_image(dataset: Dataset, sample_id: int) -> bytes:
-    """The stored bytes of an image; raw pixels as PNG, which has the same."""
+    """The stored bytes of an image; raw pixels as PNG, which has the same, though another program shrinks it."""
     stored = dataset.read(sample_id)
     if dataset.image_format != "raw":
         return bytes(stored)

@@ -22,7 +22,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from imagesprint.errors import DataError, ServerError, UsageError
+from imagesprint.errors import DataError, RecipeError, ServerError, UsageError
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import from_dict
 from imagesprint.storage.url import READ_ONLY, Place, Url
@@ -114,8 +114,13 @@ class Server:
         """What it serves."""
         answer = self._patiently("GET", _MODEL, b"", {})
         if answer.status == 200:
-            with suppress(KeyError, TypeError, ValueError, RecursionError):
+            try:
                 return ServedModel.of(json.loads(answer.content))
+            except RecipeError as error:
+                what = f"the server at {self._url} is of another version: {error.what}"
+                raise ServerError(what, "use the version of imagesprint that serves") from error
+            except (KeyError, TypeError, ValueError, RecursionError):
+                pass  # of somebody else's server
         raise ServerError(f"{self._url} is no server of imagesprint: to GET {_MODEL} it answers {answer}", _START)
 
     def logits(self, model: ServedModel, encoded: bytes) -> NDArray[np.float32]:

@@ -126,7 +126,7 @@ def check(url: str, photos: list[bytes]) -> None:
     server = client.get_server_metadata()
     print(f"server: {server}")
     assert {"binary_tensor_data", "classification"} <= set(server["extensions"])
-    with urlopen(f"http://{url}/ready") as answer:
+    with urlopen(f"http://{url}/model") as answer:
         name = json.load(answer)["model"]
     model = client.get_model_metadata(name)
     print(f"model: {model}")

@@ -107,6 +107,8 @@ class WarmCommands:
     def start(self, folder: Path, *arguments: object) -> "StartedCommand":
         """`imagesprint ARGUMENTS` beside all others; what it prints goes into files of `folder`."""
         files = {name: folder / name for name in ("stdout", "stderr")}
+        for file in files.values():
+            file.touch()
         task = {"words": list(map(str, arguments)), "environment": dict(os.environ), "folder": os.getcwd()}
         pid = self._answer(json.dumps(task | {"beside": True} | {name: str(file) for name, file in files.items()}))
         return StartedCommand(pid, files["stdout"], files["stderr"], self)

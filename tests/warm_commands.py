@@ -18,6 +18,7 @@ def main() -> None:
 
     from imagesprint.cli.main import main as carry_out
     from imagesprint.evaluating import checkpoints  # noqa: F401 (for what it imports)
+    from imagesprint.serving import server  # noqa: F401
     from imagesprint.training import training  # noqa: F401
 
     for line in sys.stdin:

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.message import Message
 from http.client import HTTPConnection
 from pathlib import Path
@@ -43,12 +43,11 @@ class Started(Protocol):
     def wait(self) -> Any: ...
 
 
-def write_checkpoint(run: Path, step: int = 2, classes: tuple[str, ...] = CLASSES, scale: float = 1.0) -> Path:
-    """Write a checkpoint of a run: random weights, other ones at each step; of the head `scale` times as large."""
-    torch.manual_seed(step)
-    network = build_model(RECIPE, len(classes))
-    weights = network.state_dict()
-    weights["fc.weight"] *= scale
+def write_checkpoint(run: Path, step: int = 2, classes: tuple[str, ...] = CLASSES, gain: float = 10.0) -> Path:
+    """Write a checkpoint of a run: random weights, other ones at each step; logits grow by the square of `gain`."""
+    weights = build_model(replace(RECIPE, seed=step), len(classes)).state_dict()
+    for key in ("bn1.weight", "fc.weight"):
+        weights[key] *= gain
     file = run / "checkpoints" / f"step-{step:07d}.pt"
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {"model": weights, "step": step, "recipe": to_dict(RECIPE), "classes": list(classes), "num_train": 40}

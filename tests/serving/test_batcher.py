@@ -178,7 +178,7 @@ def test_a_full_queue_says_when_to_come_back() -> None:
         ]
         await asyncio.sleep(0)
         with pytest.raises(BusyError) as caught:
-            await batcher.infer(tensors(1))
+            await batcher.infer(tensors(*range(MAX_IMAGES)))
         assert caught.value.retry_after == 1
         assert caught.value.what == f"{1 + MAX_QUEUE - MAX_IMAGES} images wait for their turn"
         with pytest.raises(TooLargeError):

@@ -153,9 +153,9 @@ def test_a_request_on_its_way_when_the_server_ends_is_answered() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
-        address = listener.getsockname()
+        host, port = listener.getsockname()
         assert wait_for(lambda: server.started)
-        idle, late = (HTTPConnection(*address, timeout=10) for _ in range(2))
+        idle, late = (HTTPConnection(host, port, timeout=10) for _ in range(2))
         for client in (idle, late):
             client.request("GET", "/")
             assert client.getresponse().read() == b"0"

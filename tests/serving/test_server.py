@@ -1,11 +1,11 @@
 """Servers from their beginning to their end: ports, signals under load, newer checkpoints. Real processes."""
 
-import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +47,18 @@ def test_a_model_that_cannot_be_opened_ends_the_server(imagesprint: Callable[...
     )
 
 
-def test_while_the_model_loads_the_server_is_there_and_not_ready(
-    start_server: Callable[..., Started], tmp_path: Path
-) -> None:
-    # A model that takes its time: a pipe, in which the checkpoint has not come yet.
-    os.mkfifo(tmp_path / "model.pt")
-    command = start_server(tmp_path / "model.pt")
-    said = wait_for(lambda: command.stderr.read_text())
-    url = said.split()[2]
-    server = Server(command, *_address(url))
-    assert server.ask("/health").json["status"] == "loading"
-    for path, body in (("/ready", None), ("/model", None), ("/predict", make_image())):
-        answer = server.ask(path, body)
-        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-        assert answer.json["error"].endswith("model.pt is being loaded")
-    assert command.end().code == 0
+def test_while_the_model_loads_the_server_is_there_and_not_ready(start_server: Callable[..., Started]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as store:  # it never gives the model
+        command = start_server(f"http://127.0.0.1:{store.getsockname()[1]}/model.pt")
+        url = wait_for(lambda: command.stderr.read_text().endswith("\n") and command.stderr.read_text()).split()[2]
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        server = Server(command, host, int(port))
+        assert server.ask("/health").json["status"] == "loading"
+        for path, body in (("/ready", None), ("/model", None), ("/predict", make_image())):
+            answer = server.ask(path, body)
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+            assert answer.json["error"].endswith("/model.pt is being loaded")
+        assert command.end().code == 0
 
 
 def test_sigterm_under_load_loses_no_request(serve: Serve, served_run: Path) -> None:
@@ -122,13 +119,19 @@ def test_a_newer_checkpoint_takes_over_and_no_request_is_lost(serve: Serve, tmp_
 
     write_checkpoint(run, step=2)
     assert wait_for(lambda: step() == 2)
-    for number, content in ((3, b"no checkpoint"), (4, None), (5, None)):
-        file = write_checkpoint(run, step=number, classes=CLASSES[:2] if number == 4 else CLASSES)
-        if content is not None:
-            file.write_bytes(content)
-        if number < 5:
-            assert wait_for(lambda file=file: f"warning: {file} is not served: " in server.command.stderr.read_text())
-            assert step() == 2
+    broken, other = run / "checkpoints" / "step-0000003.pt", run / "checkpoints" / "step-0000004.pt"
+
+    def said(text: str) -> bool:
+        return text in server.command.stderr.read_text()
+
+    for file in (broken, other):
+        if file == broken:
+            file.write_bytes(b"no checkpoint")
+        else:
+            write_checkpoint(run, step=4, classes=CLASSES[:2])
+        assert wait_for(partial(said, f"warning: {file} is not served: "))
+        assert step() == 2
+    write_checkpoint(run, step=5)
     assert wait_for(lambda: step() == 5)
     time.sleep(0.1)
     ended.set()
@@ -141,7 +144,7 @@ def test_a_newer_checkpoint_takes_over_and_no_request_is_lost(serve: Serve, tmp_
 
 
 def test_a_model_that_gives_no_numbers_is_not_served(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "run", scale=float("3e38"))
+    write_checkpoint(tmp_path / "run", gain=1e21)
     with pytest.raises(CheckpointError, match="gives no numbers for a sample image"):
         tried(open_model(tmp_path / "run", "torch", "cpu", Console.silent()))
 
@@ -151,8 +154,3 @@ def test_watching_needs_a_run(served_run: Path, tmp_path: Path) -> None:
     for place in (next(served_run.rglob("*.pt")), tmp_path / "model.onnx", tmp_path):
         with pytest.raises(UsageError):
             check_watched(place)
-
-
-def _address(url: str) -> tuple[str, int]:
-    host, _, port = url.removeprefix("http://").rpartition(":")
-    return host, int(port)

@@ -8,12 +8,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from imagesprint.errors import ImagesprintError
-from imagesprint.serving import endpoints, inference_protocol, sagemaker
+from imagesprint.serving import endpoints, inference_protocol, page, sagemaker
 from imagesprint.serving.gate import Gate
 from imagesprint.serving.refusals import answer_bug, answer_error, answer_http_exception
 from imagesprint.serving.service import Service
 
-_ROOMS: Final = (endpoints, inference_protocol, sagemaker)  # each offers routes(service)
+_ROOMS: Final = (endpoints, inference_protocol, sagemaker, page)  # each offers routes(service)
 
 
 def all_routes(service: Service) -> list[Route]:

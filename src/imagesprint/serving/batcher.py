@@ -200,10 +200,9 @@ class Batcher:
                 return [answer for image in images for answer in self._run(model, image[None])]
             self._console.warn(f"{model.runtime} failed on an image: {_reason(error)}")
             return [ModelError("the model failed on this image", "the server's log says more")]
-        is_finite = np.isfinite(logits).all(1).tolist()
         return [
-            row if finite else ModelError(f"{model.checkpoint} gives no numbers for this image", "use another one")
-            for row, finite in zip(logits, is_finite, strict=True)
+            row if is_finite.all() else ModelError(f"{model.checkpoint} gives no numbers for this image", "use another")
+            for row, is_finite in zip(logits, np.isfinite(logits), strict=True)
         ]
 
     def _awaited(self, rows: Sequence[_Row | None]) -> list[_Row]:

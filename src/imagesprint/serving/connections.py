@@ -7,6 +7,7 @@ without end or does not take its answer; and where there are too many, the one t
 import asyncio
 import json
 import resource
+from collections.abc import Callable
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -48,7 +49,7 @@ class Connection(HttpToolsProtocol):
         self.idle[self] = None
         if len(self.connections) > self.limit:
             next(iter(self.idle)).cut()
-        self._restart_clock(HEADER_SECONDS)
+        self._restart_clock(HEADER_SECONDS, self.cut)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -58,7 +59,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self in self.idle:
             if self._deadline is None:
-                self._restart_clock(HEADER_SECONDS)
+                self._restart_clock(HEADER_SECONDS, self.cut)
             if not self._is_within:  # within: the rest of a body that was answered before it was there
                 self._header_bytes += len(data)
         super().data_received(data)
@@ -66,7 +67,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(431, f"headers of more than {MAX_HEADER_BYTES >> 10} KiB", "send shorter ones")
 
     def on_headers_complete(self) -> None:
-        self._restart_clock(WHOLE_SECONDS)
+        self._restart_clock(WHOLE_SECONDS, self._cut_unless_answered)
         self.idle.pop(self, None)
         self._header_bytes = 0
         self._is_within = True
@@ -81,8 +82,9 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.cycle.response_complete:  # and none that was sent behind it has begun
-            self._stop_clock()
             self.idle[self] = None
+            if not self.transport.get_write_buffer_size():
+                self._stop_clock()
 
     def shutdown(self) -> None:
         """End after the request that is under way, or one that was on its way when the server began to end."""
@@ -113,9 +115,14 @@ class Connection(HttpToolsProtocol):
         if self in self.idle:
             self.cut()
 
-    def _restart_clock(self, seconds: float) -> None:
+    def _cut_unless_answered(self) -> None:
+        self._deadline = None
+        if self not in self.idle or self.transport.get_write_buffer_size():
+            self.cut()
+
+    def _restart_clock(self, seconds: float, late: Callable[[], None]) -> None:
         self._stop_clock()
-        self._deadline = self.loop.call_later(seconds, self.cut)
+        self._deadline = self.loop.call_later(seconds, late)
 
     def _stop_clock(self) -> None:
         if self._deadline is not None:

@@ -27,6 +27,9 @@ OUTPUTS: Final = ("logits", "probabilities")  # FP32 [N, classes], each
 
 _LENGTH: Final = struct.Struct("<I")  # of an element of a BYTES tensor, before it in binary data
 _MAX_DIGITS: Final = 18  # of a header that counts bytes
+# How often JSON may have these bytes: within half a second it is read, and refused, by the one thread that reads all
+# requests. As many numbers are six images of 224 pixels; names and objects are few in any request.
+_MOST: Final = {b",": 1 << 20, b"[": 1 << 19, b":": 10_000, b"{": 10_000}
 _KINDS: Final = {str: "a string", int: "a whole number", bool: "true or false", list: "a list", dict: "an object"}
 
 _Value = TypeVar("_Value", str, int, bool, list[Any], dict[str, Any])
@@ -42,7 +45,7 @@ class Output:
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
+class InferenceRequest:
     """A request: either `pixels`, uint8 [N, S, S, 3], or `encoded`, N image files; N ≥ 1."""
 
     identifier: str | None
@@ -51,7 +54,7 @@ class Request:
     outputs: tuple[Output, ...]
 
 
-def read_request(body: bytes, json_length: str | None, image_size: int) -> Request:
+def read_request(body: bytes, json_length: str | None, image_size: int) -> InferenceRequest:
     """Read a request whose pixels are to be `image_size` a side.
 
     `json_length` is the header Inference-Header-Content-Length, None where there is none. Raises UsageError for
@@ -74,7 +77,7 @@ def read_request(body: bytes, json_length: str | None, image_size: int) -> Reque
         encoded = tuple(_elements(data, count) if isinstance(data, memoryview) else decode_files(data))
     else:
         raise _wrong(f"there is no input {shown(name)}", f"the inputs are {PIXELS} and {FILES}; one of them is given")
-    return Request(_get(said, "id", str), pixels, encoded, tuple(_outputs(said)))
+    return InferenceRequest(_get(said, "id", str), pixels, encoded, tuple(_outputs(said)))
 
 
 def write_answer(
@@ -117,7 +120,10 @@ def _split(body: bytes, json_length: str | None) -> tuple[dict[str, Any], memory
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """The JSON object that is a body. Raises UsageError."""
+    """The JSON object that is a body. Raises UsageError; nobody is kept waiting while a huge one is read."""
+    for mark, most in _MOST.items():
+        if body.count(mark) > most:
+            raise _wrong(f"the request's JSON has more than {most:,} of {mark.decode()!r}", "send binary data")
     try:
         said = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -133,7 +139,7 @@ def _get(holder: dict[str, Any], key: str, kind: type[_Value]) -> _Value | None:
     if value is None:
         return None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise _wrong(f"{key} is {shown(value)}", f"it is {_KINDS[kind]}")
+        raise _wrong(f"{key} is {shown(value)}", f"it should be {_KINDS[kind]}")
     return value
 
 
@@ -157,11 +163,11 @@ def _data(tensor: dict[str, Any], binary: memoryview) -> memoryview | list[Any]:
 def _shape(tensor: dict[str, Any], datatype: str, rest: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of an input that has `datatype`, and `rest` behind the size of the batch."""
     if (given := tensor.get("datatype")) != datatype:
-        raise _wrong(f"the datatype of {tensor['name']} is {shown(given)}", f"it is {datatype}")
+        raise _wrong(f"the datatype of {tensor['name']} is {shown(given)}", f"it should be {datatype}")
     shape = _get(tensor, "shape", list) or [0]
     if any(type(side) is not int for side in shape) or (*shape[1:],) != rest or shape[0] < 1:
         what = f"the shape of {tensor['name']} is {shown(shape)}"
-        raise _wrong(what, f"it is {[-1, *rest]}, with the number of images, 1 or more, for -1")
+        raise _wrong(what, f"it should be {[-1, *rest]} with the number of images, 1 or more, for -1")
     return tuple(shape)
 
 
@@ -236,7 +242,7 @@ def _output(name: str, parameters: dict[str, Any], all_binary: bool) -> Output:
         raise _wrong("an output is wanted in shared memory, which this server does not write", "take the data")
     binary, classes = _get(parameters, "binary_data", bool), _get(parameters, "classification", int)
     if classes is not None and classes < 1:
-        raise _wrong(f"classification is {classes}", "it is the number of classes, 1 or more")
+        raise _wrong(f"classification is {classes}", "it should be the number of classes, 1 or more")
     return Output(name, all_binary if binary is None else binary, classes or 0)
 
 

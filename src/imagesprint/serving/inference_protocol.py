@@ -15,12 +15,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from imagesprint.errors import ImagesprintError
+from imagesprint.errors import ImagesprintError, UsageError
 from imagesprint.inference.opening import OpenModel
 from imagesprint.serving.batcher import Answer
-from imagesprint.serving.inference_messages import FILES, OUTPUTS, PIXELS, read_request, write_answer
+from imagesprint.serving.inference_messages import FILES, OUTPUTS, PIXELS, InferenceRequest, read_request, write_answer
 from imagesprint.serving.openapi import own_version
-from imagesprint.serving.refusals import UnsupportedError
+from imagesprint.serving.refusals import BadRequestError, UnsupportedError
 from imagesprint.serving.service import Service
 
 _EXTENSIONS: Final = ("binary_tensor_data", "classification")
@@ -37,9 +37,7 @@ def routes(service: Service) -> list[Route]:
 def _inference(service: Service) -> list[Route]:
     async def infer(request: Request) -> Response:
         model = _served(service, request)
-        if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
-            raise UnsupportedError(f"the body is compressed with {shown(encoding)}", "send it as it is")
-        asked = read_request(await request.body(), request.headers.get(_JSON_LENGTH), model.image_size)
+        asked = await _read(request, model.image_size)
         if asked.pixels is not None:
             logits = await service.batcher.infer(asked.pixels)
         else:
@@ -91,6 +89,16 @@ def _served(service: Service, request: Request) -> OpenModel:
     if version not in (None, str(model.step)):
         raise HTTPException(404, f"{name} has no version {shown(version)}: it is {model.step}")
     return model
+
+
+async def _read(request: Request, image_size: int) -> InferenceRequest:
+    """What a request asks. Its errors have one text, for the protocol has no field for a hint."""
+    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+        raise UnsupportedError(f"the body is compressed with {shown(encoding)}; send it as it is")
+    try:
+        return read_request(await request.body(), request.headers.get(_JSON_LENGTH), image_size)
+    except UsageError as error:
+        raise BadRequestError(f"{error.what}; {error.hint}".removesuffix("; ")) from None
 
 
 def _describe(model: OpenModel) -> dict[str, Any]:

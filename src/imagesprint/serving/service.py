@@ -26,7 +26,8 @@ from imagesprint.serving.metrics import Metrics
 from imagesprint.serving.refusals import LoadingError
 from imagesprint.storage.url import Place
 
-WATCH_SECONDS: Final = 2.0  # between looks for a newer checkpoint
+WATCH_SECONDS: Final = 1.0  # between looks for a newer checkpoint
+STORE_WATCH_SECONDS: Final = 10.0  # the same, in a store, which may ask money for each
 _Result = TypeVar("_Result")
 
 
@@ -100,8 +101,9 @@ class Service:
         One that cannot be used is warned of, and the model before it stays.
         """
         seen, told = self.model.checkpoint, ""
+        pause = WATCH_SECONDS if isinstance(self._wanted.place, Path) else STORE_WATCH_SECONDS
         while True:
-            await asyncio.sleep(WATCH_SECONDS)
+            await asyncio.sleep(pause)
             newest = seen
             try:
                 newest = await self._in_thread(partial(_last, self._wanted.place))

@@ -1,4 +1,4 @@
-"""Headless Chromium for tests and benchmarks, driven by its DevTools protocol through two pipes: no package, no port."""
+"""Headless Chromium for tests and benchmarks, driven by its DevTools protocol through two pipes: without a port."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 SECONDS: Final = 60.0  # until what is waited for must be there
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 _FROM_US, _TO_US = 3, 4  # the file descriptors of --remote-debugging-pipe
-_KEYS: Final = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " ")}  # virtual key codes, and what they type
+_KEYS: Final = {"Tab": (9, ""), "Enter": (13, "\r"), "v": (86, "v")}  # virtual key codes, and what they type
 
 
 def chromium_command() -> str | None:
@@ -50,7 +50,7 @@ class Chromium:
 
     def open_page(self, url: str, width: int, height: int, *, dark: bool = False) -> "BrowserPage":
         """Open `url` in a window of `width` × `height` CSS pixels, and wait until it is loaded."""
-        target = self.call("Target.createTarget", {"url": "about:blank", "width": width, "height": height})["targetId"]
+        target = self.call("Target.createTarget", {"url": "about:blank"})["targetId"]
         session = self.call("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
         return BrowserPage(self, session, url, (width, height), dark)
 
@@ -119,8 +119,10 @@ class BrowserPage:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[scheme])
         self._resize(size[1])
-        self._call("Page.navigate", url=url)
-        self.wait_for("document.readyState === 'complete'")
+        trouble = self._call("Page.navigate", url=url).get("errorText")
+        if trouble:
+            raise RuntimeError(f"{url}: {trouble}")
+        self.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     @property
     def requests(self) -> list[str]:
@@ -152,7 +154,7 @@ class BrowserPage:
 
     def press(self, key: str, *commands: str, modifiers: int = 0) -> None:
         """Press a key, with `modifiers` (2: Ctrl, 8: Shift) and the editing `commands` that the system makes of it."""
-        code, text = _KEYS.get(key, (ord(key.upper()), key))
+        code, text = _KEYS[key]
         stroke = {"key": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
         typed = {} if modifiers & 2 else {"text": text}
         self._call("Input.dispatchKeyEvent", type="keyDown", commands=commands, **stroke, **typed)
@@ -176,7 +178,9 @@ class BrowserPage:
 
     def paste_image(self, png: bytes) -> None:
         """Put a picture on the clipboard and press Ctrl+V."""
-        self._browser.call("Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
+        self._browser.call(
+            "Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+        )
         self._call("Page.bringToFront")
         self.evaluate(
             "navigator.clipboard.write([new ClipboardItem({'image/png': new Blob([Uint8Array.from("

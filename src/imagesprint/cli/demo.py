@@ -114,7 +114,7 @@ def _closing(result: dict[str, Any], folder: Path, run_directory: Path, report: 
         f"  {command} prepare YOUR_PHOTOS ROOT --variants 160 --val-fraction 0.2    # YOUR_PHOTOS/CLASS/*.jpg",
         f"  {command} train small --data ROOT --output RUN",
         "",
-        f"have it answer: start this, open the address that it prints, and drop images there, of {folder / 'images'} or yours",
+        f"serve it: start this, open the address that it prints, and drop some of {folder / 'images'} there",
         f"  {command} serve {shlex.quote(str(run_directory))}",
     ]
     return "\n".join(map(printable, lines))

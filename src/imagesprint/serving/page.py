@@ -22,7 +22,8 @@ _FILES: Final = {
 # Whatever the name of a class or of a photo holds, the page runs this server's script alone and speaks with it alone.
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
-    "form-action 'none'; frame-ancestors 'none'; base-uri 'none'; require-trusted-types-for 'script'; trusted-types"
+    "form-action 'none'; frame-ancestors 'none'; base-uri 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _HEADERS: Final = {
     "Content-Security-Policy": _POLICY,
@@ -40,7 +41,7 @@ def routes(_: Service) -> list[Route]:
 def _route(path: str, name: str, kind: str) -> Route:
     content = (files(__package__) / "page" / name).read_bytes()
 
-    async def give(_: Request) -> Response:
+    async def page(_: Request) -> Response:
         return Response(content, media_type=kind, headers=_HEADERS)
 
-    return Route(path, give, methods=["GET"], include_in_schema=False)
+    return Route(path, page, include_in_schema=False)

@@ -21,9 +21,10 @@ const MAY_PASS = new Set([408, 429, 500, 502, 503, 504]); // what may go better 
 const find = (id) => document.getElementById(id);
 const copy = (template) => find(template).content.firstElementChild.cloneNode(true);
 const megabytes = (bytes) => `${Math.round(bytes / 2 ** 20)} MB`;
-const milliseconds = (duration) => `${duration.toFixed(duration < 10 ? 1 : 0)} ms`;
+const time = (ms) => (ms < 10 ? `${ms.toFixed(1)} ms` : ms < 1000 ? `${ms.toFixed(0)} ms` : `${(ms / 1000).toFixed(1)} s`);
 
 let largest = Infinity; // bytes that the server takes at once
+let nextLook; // timer, while the model is being loaded
 
 /** Why a photo has no answer: `message` for people, `detail` in the server's words, and whether to offer a second try. */
 class Failure extends Error {
@@ -42,8 +43,12 @@ class Card {
     this.element = copy("card");
     this.part("h2").textContent = this.name;
     this.part("img").alt = this.name;
+    this.part("img").addEventListener("error", ({ target }) => target.remove()); // no picture to a browser
     this.part("img").src = URL.createObjectURL(file);
-    this.part(".again").addEventListener("click", () => send([this]));
+    this.part(".again").addEventListener("click", () => {
+      this.element.focus(); // the button goes
+      send([this]);
+    });
   }
 
   part(selector) {
@@ -65,7 +70,7 @@ class Card {
     this.part(".classes").replaceChildren(...top.map(candidate));
     this.said = `${top[0].name}, ${Math.round(100 * top[0].probability)} percent`;
     this.showState(
-      `${milliseconds(total)} in all${inServer ? `, ${milliseconds(inServer)} in the server` : ""}`,
+      `${time(total)} in all${inServer ? `, ${time(inServer)} in the server` : ""}`,
       isTurned ? "Its camera was not held upright: it was turned before it was sent." : "",
     );
   }
@@ -178,12 +183,13 @@ async function describe() {
     if (found.status === "ready") showModel(found);
     else {
       trouble = "The model is being loaded.";
-      setTimeout(describe, AGAIN);
+      clearTimeout(nextLook);
+      nextLook = setTimeout(describe, AGAIN);
     }
   } catch {
     trouble = UNREACHED;
   }
-  find("server").textContent = trouble;
+  if (find("server").textContent !== trouble) find("server").textContent = trouble; // said once
 }
 
 function showModel(found) {

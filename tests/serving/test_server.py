@@ -95,10 +95,6 @@ def test_sigterm_under_load_loses_no_request(serve: Serve, served_run: Path) -> 
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_ends_it_as_well(serve: Serve, served_run: Path) -> None:
-    assert serve(served_run).command.end(signal.SIGINT).code == 0
-
-
 def test_a_newer_checkpoint_takes_over_and_no_request_is_lost(serve: Serve, tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_checkpoint(run, step=1)
@@ -140,7 +136,7 @@ def test_a_newer_checkpoint_takes_over_and_no_request_is_lost(serve: Serve, tmp_
     time.sleep(0.1)
     ended.set()
     thread.join(60)
-    done = server.command.end()
+    done = server.command.end(signal.SIGINT)  # as Ctrl-C has it
     assert (done.code, failed) == (0, [])
     assert len(seen) == 3  # those of steps 1, 2 and 5
     assert done.stderr.count("warning: ") == 2

@@ -132,7 +132,7 @@ def _on_signals(server: _Server) -> None:
 
 
 def _leave(code: int = 0) -> NoReturn:
-    """End the process at once: Python's own way waits for what a library is doing, and takes most of a second anyway."""
+    """End the process at once: Python's own way waits for what a library is doing, and takes a second anyway."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

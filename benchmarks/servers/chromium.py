@@ -176,7 +176,9 @@ class BrowserPage:
 
     def paste_image(self, png: bytes) -> None:
         """Put a picture on the clipboard and press Ctrl+V."""
-        self._browser.call("Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
+        self._browser.call(
+            "Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+        )
         self._call("Page.bringToFront")
         self.evaluate(
             "navigator.clipboard.write([new ClipboardItem({'image/png': new Blob([Uint8Array.from("

@@ -55,6 +55,7 @@ def free_port() -> int:
     """8080, or another one where that is taken."""
     for port in (8080, 0):
         with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("0.0.0.0", port))
             except OSError:

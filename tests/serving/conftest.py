@@ -46,9 +46,9 @@ def serve(start_server: Callable[..., Started]) -> Serve:
     return ready
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(serve: Serve, served_run: Path) -> Iterator[Server]:
-    """The module's server of `served_run`."""
+    """The server of `served_run` that tests share."""
     running = serve(served_run)
     yield running
     assert running.command.end().code == 0

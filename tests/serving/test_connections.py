@@ -49,7 +49,7 @@ def echo_server() -> Iterator[tuple[uvicorn.Server, int]]:
 
 @pytest.fixture
 def connect(echo_server: tuple[uvicorn.Server, int], monkeypatch: pytest.MonkeyPatch) -> Connect:
-    for name in ("HEADER_SECONDS", "WHOLE_SECONDS"):
+    for name in ("HEADER_SECONDS", "BODY_SECONDS", "ANSWER_SECONDS"):
         monkeypatch.setattr(connections, name, 0.4)
     return lambda: socket.create_connection(("127.0.0.1", echo_server[1]), timeout=10)
 
@@ -98,6 +98,15 @@ def test_who_does_not_take_the_answer_is_cut(echo_server: tuple[uvicorn.Server, 
         client.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
         assert client.recv(100)
         assert wait_for(lambda: len(echo_server[0].server_state.connections) == before, 10)
+
+
+def test_a_body_that_does_not_come_is_refused(connect: Connect) -> None:
+    with connect() as client:
+        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n")
+        for _ in range(8):
+            time.sleep(0.03)
+            client.sendall(b"a")
+        assert status(client) == 408
 
 
 def test_headers_without_end_are_refused(connect: Connect) -> None:

@@ -4,7 +4,6 @@ import base64
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -129,13 +128,8 @@ def test_a_folder_with_no_model_or_several_is_refused(folder: Path) -> None:
         find_container()
 
 
-def test_without_a_model_and_a_container_the_usage_is_wrong(
-    imagesprint: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path))
-    found = imagesprint("serve")
-    assert found.code == 2
-    assert found.stderr == (
-        f"error: no MODEL is given, and there is no folder {tmp_path}/model\n"
-        f"hint: `imagesprint serve RUN`; without MODEL it serves what SageMaker unpacks into {tmp_path}/model\n"
-    )
+def test_without_the_folder_it_is_said_how_to_name_a_model(folder: Path) -> None:
+    folder.rmdir()
+    with pytest.raises(UsageError, match=f"no MODEL is given, and there is no folder {folder}") as refused:
+        find_container()
+    assert refused.value.hint.startswith("`imagesprint serve RUN`; without MODEL it serves what SageMaker unpacks")

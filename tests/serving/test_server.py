@@ -54,7 +54,11 @@ def test_while_the_model_loads_the_server_is_there_and_not_ready(start_server: C
         host, _, port = url.removeprefix("http://").rpartition(":")
         server = Server(command, host, int(port))
         assert server.ask("/health").json["status"] == "loading"
-        for path, body in (("/ready", None), ("/model", None), ("/predict", make_image())):
+        assert server.ask("/v2/health/live").json == {"live": True}
+        for path, body in (
+            *((path, None) for path in ("/ready", "/model", "/ping", "/v2/health/ready", "/v2/models/any/ready")),
+            *((path, make_image()) for path in ("/predict", "/invocations", "/v2/models/any/infer")),
+        ):
             answer = server.ask(path, body)
             assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
             assert answer.json["error"].endswith("/model.pt is being loaded")
@@ -89,10 +93,6 @@ def test_sigterm_under_load_loses_no_request(serve: Serve, served_run: Path) -> 
         thread.join(60)
     assert (done.code, lost) == (0, [])
     assert "Traceback" not in done.stderr
-
-
-def test_ctrl_c_ends_it_as_well(serve: Serve, served_run: Path) -> None:
-    assert serve(served_run).command.end(signal.SIGINT).code == 0
 
 
 def test_a_newer_checkpoint_takes_over_and_no_request_is_lost(serve: Serve, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_newer_checkpoint_takes_over_and_no_request_is_lost(serve: Serve, tmp_
     time.sleep(0.1)
     ended.set()
     thread.join(60)
-    done = server.command.end()
+    done = server.command.end(signal.SIGINT)  # as Ctrl-C has it
     assert (done.code, failed) == (0, [])
     assert len(seen) == 3  # those of steps 1, 2 and 5
     assert done.stderr.count("warning: ") == 2

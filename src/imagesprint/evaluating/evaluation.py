@@ -96,16 +96,15 @@ def evaluate(model: TrainedModel, dataset: Dataset, ranks: Ranks) -> Accuracy:
 
 def evaluation_set(root: Root, model: TrainedModel) -> Dataset:
     """The validation split that the model's recipe evaluates on. Raises DataError where its classes differ."""
-    check_classes(root, model)
+    check_classes(root, model.classes)
     return root.dataset(root.nearest(model.recipe.eval_source), "validation")
 
 
-def check_classes(root: Root, model: TrainedModel) -> None:
-    """Raise DataError where the classes of `root` are not those of the model."""
-    if root.classes != model.classes:
+def check_classes(root: Root, classes: tuple[str, ...]) -> None:
+    """Raise DataError where the classes of `root` are not those of a model."""
+    if root.classes != classes:
         raise DataError(
-            f"the model knows {len(model.classes)} classes, {root.path} holds {len(root.classes)}, "
-            "or they have other names",
+            f"the model knows {len(classes)} classes, {root.path} holds {len(root.classes)}, or they have other names",
             "evaluate on data prepared from the same classes",
         )
 

@@ -17,18 +17,19 @@ from PIL import Image
 
 from imagesprint.console import Console, Progress
 from imagesprint.errors import DataError, ServerError
-from imagesprint.evaluating.evaluation import accuracy, blank_table, note, read_table
+from imagesprint.evaluating.evaluation import Outcomes, accuracy, blank_table, check_classes, note, read_table
 from imagesprint.evaluating.evaluator import EvaluatedCheckpoint
 from imagesprint.evaluating.results import details
-from imagesprint.evaluating.server import RefusedError, Server, ServedModel
+from imagesprint.evaluating.server import RefusedError, ServedModel, Server
+from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import Dataset, open_root
-from imagesprint.storage.url import Place, Url
+from imagesprint.storage.url import Place
 
 CLIENTS: Final = 16  # requests on their way at a time: a batch of the server's while it works on another one
 
 
 def evaluate_served(
-    url: Url, data: Place, variant: str | None, console: Console
+    url: Place, data: Place, variant: str | None, console: Console
 ) -> tuple[EvaluatedCheckpoint, ServedModel]:
     """Judge the model that the server at `url` serves on the validation split of `data`, and what it says of it.
 
@@ -40,16 +41,10 @@ def evaluate_served(
     root = open_root(data)
     with Server(url) as server:
         model = server.model()
-        if root.classes != model.classes:
-            raise DataError(
-                f"the server at {url} knows {len(model.classes)} classes, {root.path} holds {len(root.classes)}, "
-                "or they have other names",
-                "evaluate on data prepared from the same classes",
-            )
-        dataset = root.dataset(variant or root.nearest(model.eval_source), "validation")
-        console.line(f"server      {model.name} after step {model.step:,}, {model.runtime}, {model.precision}")
-        outcomes = read_table(_judged(server, dataset, console))
-        assert outcomes is not None, "an image was not answered"
+        check_classes(root, model.classes)
+        dataset = root.dataset(variant or root.nearest(model.recipe.eval_source), "validation")
+        console.line(f"server      {model.recipe.model} after step {model.step:,}, {model.runtime}, {model.precision}")
+        outcomes = judge_served(server, model, dataset, console)
         if server.model() != model:
             raise ServerError(
                 f"the server at {url} took another checkpoint while it was evaluated",
@@ -59,7 +54,7 @@ def evaluate_served(
     return EvaluatedCheckpoint(
         path=model.checkpoint,
         step=model.step,
-        epoch=model.epoch,
+        epoch=Schedule(model.recipe, model.num_train).epochs_done(model.step),
         num_images=figures.num_images,
         top1=figures.top1,
         top5=figures.top5,
@@ -70,26 +65,28 @@ def evaluate_served(
     ), model
 
 
-def _judged(server: Server, dataset: Dataset, console: Console) -> torch.Tensor:
-    """The table (`blank_table`) of all answers."""
+def judge_served(server: Server, model: ServedModel, dataset: Dataset, console: Console) -> Outcomes:
+    """What the answers to all images of `dataset` come to. Raises as `evaluate_served` does."""
     table = blank_table(len(dataset), torch.device("cpu"))
     labels = torch.from_numpy(dataset.labels.astype(np.int64))
     progress = Progress(console, "evaluating")
     progress.begin(len(dataset), 0)
-    for sample_id, logits in enumerate(_answers(server, dataset)):
+    for sample_id, logits in enumerate(_answers(server, model, dataset)):
         rows = torch.tensor([sample_id])
         note(torch.from_numpy(logits[None]), labels[rows], rows, table)
         progress.add(1)
     progress.end()
-    return table
+    outcomes = read_table(table)
+    assert outcomes is not None, "an image was not answered"
+    return outcomes
 
 
-def _answers(server: Server, dataset: Dataset) -> Iterator[NDArray[np.float32]]:
+def _answers(server: Server, model: ServedModel, dataset: Dataset) -> Iterator[NDArray[np.float32]]:
     """The logits of each image, float32 [C], in order."""
 
     def ask(sample_id: int) -> NDArray[np.float32]:
         try:
-            return server.logits(_encoded(dataset, sample_id))
+            return server.logits(model, encoded_image(dataset, sample_id))
         except RefusedError as error:
             raise DataError(f"{dataset.describe(sample_id)}: {error.what}", error.hint) from error
 
@@ -103,13 +100,14 @@ def _answers(server: Server, dataset: Dataset) -> Iterator[NDArray[np.float32]]:
                     yield asked.popleft().result()
             while asked:
                 yield asked.popleft().result()
-        finally:  # what is still on its way, nobody waits for
+        except BaseException:  # Ctrl-C, too: nobody waits for what is still on its way
             pool.shutdown(wait=False, cancel_futures=True)
             server.close()
+            raise
 
 
-def _encoded(dataset: Dataset, sample_id: int) -> bytes:
-    """The stored bytes of an image; raw pixels as PNG, which has the same."""
+def encoded_image(dataset: Dataset, sample_id: int) -> bytes:
+    """The stored bytes of an image; raw pixels as PNG, which has the same, though another program shrinks it."""
     stored = dataset.read(sample_id)
     if dataset.image_format != "raw":
         return bytes(stored)

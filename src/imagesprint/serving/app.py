@@ -4,13 +4,14 @@ from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from imagesprint.errors import ImagesprintError
 from imagesprint.serving import endpoints, inference_protocol, page, sagemaker
 from imagesprint.serving.gate import Gate
-from imagesprint.serving.refusals import answer_bug, answer_error, answer_http_exception
+from imagesprint.serving.refusals import answer_bug, answer_error, answer_gone, answer_http_exception
 from imagesprint.serving.service import Service
 
 _ROOMS: Final = (endpoints, inference_protocol, sagemaker, page)  # each offers routes(service)
@@ -28,6 +29,7 @@ def build_app(service: Service) -> ASGIApp:
         exception_handlers={
             ImagesprintError: answer_error,
             HTTPException: answer_http_exception,
+            ClientDisconnect: answer_gone,
             Exception: answer_bug,
         },
     )

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from imagesprint.console import Console
 from imagesprint.errors import ImagesprintError
 from imagesprint.inference.opening import OpenModel
-from imagesprint.inference.prediction import ImageReader
+from imagesprint.inference.prediction import Candidate, ImageReader, candidates
 from imagesprint.serving.metrics import Metrics
 from imagesprint.serving.refusals import BusyError, ModelError, TimedOutError, TooLargeError
 
@@ -32,19 +32,22 @@ MAX_PIXELS: Final = 50_000_000  # of an image before it is decoded: phones' phot
 REQUEST_SECONDS: Final = 30.0  # from taking a request to its answer
 _NEWEST: Final = 0.2  # the weight of the last batch in the mean time an image takes
 
-Answer = NDArray[np.float32] | ImagesprintError  # logits [C], or why an image has none
+Logits = NDArray[np.float32]  # [C], of an image
+Likeliest = tuple[Candidate, ...]  # of an image, the likeliest first
+Answer = Logits | ImagesprintError
 
 
 @dataclass(eq=False, slots=True)
 class _Row:
-    """An image on its way: a file, or pixels [S, S, 3], and who waits for its answer."""
+    """An image on its way: a file, or pixels [S, S, 3]; how many classes are wanted, 0 for all logits; who waits."""
 
     encoded: bytes
     pixels: NDArray[np.uint8] | None
-    future: asyncio.Future[Answer]
+    top: int
+    future: asyncio.Future[Any]
 
-    def finish(self, answer: Answer) -> None:
-        """In the event loop's thread: hand over the answer, unless nobody waits any more."""
+    def finish(self, answer: Answer | Likeliest) -> None:
+        """In the event loop's thread: hand over the answer, unless there is one already, or nobody waits any more."""
         if not self.future.done():
             self.future.set_result(answer)
 
@@ -87,23 +90,23 @@ class Batcher:
         self._model = model
         self._metrics.show_model(model)
 
-    async def predict(self, encoded: Sequence[bytes]) -> list[Answer]:
-        """The logits, float32 [C], of each image file, or its error: a DataError, or a ModelError of that one alone.
+    async def classify(self, encoded: Sequence[bytes], top: int) -> list[Likeliest | ImagesprintError]:
+        """The `top` likeliest classes of each image file, or its error: a DataError, or a ModelError or TimedOutError.
 
-        Raises TooLargeError for more than MAX_IMAGES, BusyError where the queue is full, and TimedOutError.
+        Raises TooLargeError for more than MAX_IMAGES, and BusyError where the queue is full.
         """
-        self._admit(len(encoded))
-        rows = [_Row(file, None, self._promise()) for file in encoded]
-        return await self._answers(rows, self._arrived)
+        return await self._answers(encoded, None, top)
+
+    async def predict(self, encoded: Sequence[bytes]) -> list[Answer]:
+        """The logits, float32 [C], of each image file, or its error. Raises as `classify`."""
+        return await self._answers(encoded, None, 0)
 
     async def infer(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The logits, float32 [N, C], of prepared images [N, S, S, 3], N ≥ 1.
 
-        Raises as `predict`, and the ModelError of the first image that has one.
+        Raises as `classify`, and the error of the first image that has one.
         """
-        self._admit(len(pixels))
-        rows = [_Row(b"", row, self._promise()) for row in pixels]
-        answers = await self._answers(rows, self._decoded)
+        answers: list[Answer] = await self._answers([b""] * len(pixels), pixels, 0)
         for answer in answers:
             if isinstance(answer, ImagesprintError):
                 raise answer
@@ -117,9 +120,6 @@ class Batcher:
         self._reader.close()
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _promise(self) -> asyncio.Future[Answer]:
-        return asyncio.get_running_loop().create_future()
-
     def _admit(self, count: int) -> None:
         """Raise the error of a request of `count` images that has no room."""
         if count > MAX_IMAGES:
@@ -129,20 +129,22 @@ class Batcher:
             seconds = max(1, math.ceil(wait))
             raise BusyError(f"{self._pending} images wait for their turn", f"try again in {seconds} s", seconds)
 
-    async def _answers(self, rows: list[_Row], queue: _Queue) -> list[Answer]:
+    async def _answers(self, encoded: Sequence[bytes], pixels: NDArray[np.uint8] | None, top: int) -> list[Any]:
+        self._admit(len(encoded))
+        loop = asyncio.get_running_loop()
+        rows = [
+            _Row(file, None if pixels is None else pixels[number], top, loop.create_future())
+            for number, file in enumerate(encoded)
+        ]
         self._pending += len(rows)
+        queue = self._arrived if pixels is None else self._decoded
         for row in rows:
             queue.put(row)
+        late = loop.call_later(REQUEST_SECONDS, _give_up, rows)
         try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                return [await row.future for row in rows]
-        except TimeoutError:
-            raise TimedOutError(
-                f"no answer within {REQUEST_SECONDS:.0f} s", "send fewer requests at once", retry_after=1
-            ) from None
+            return [await row.future for row in rows]
         finally:
-            for row in rows:  # of which nobody awaits the answer any more: threads pass over them
-                row.future.cancel()
+            late.cancel()
 
     def _decode(self) -> None:
         """The thread that decodes."""
@@ -181,9 +183,7 @@ class Batcher:
             is_last = rows[-1] is None
             if awaited := self._awaited(rows):
                 begun = time.perf_counter()
-                pixels = [row.pixels for row in awaited if row.pixels is not None]
-                images = np.stack(pixels) if len(pixels) > 1 else pixels[0][None]
-                answers = self._run(self._model, images)
+                answers = self._run(self._model, awaited)
                 seconds = time.perf_counter() - begun
                 self._metrics.inferred(len(awaited), seconds)
                 self._seconds_per_image += _NEWEST * (seconds / len(awaited) - self._seconds_per_image)
@@ -191,19 +191,17 @@ class Batcher:
             if is_last:
                 return
 
-    def _run(self, model: OpenModel, images: NDArray[np.uint8]) -> list[Answer]:
+    def _run(self, model: OpenModel, rows: Sequence[_Row]) -> list[Answer | Likeliest]:
         """The answer of each image. Where the model fails on a batch, each image is tried alone."""
+        pixels = [row.pixels for row in rows if row.pixels is not None]
         try:
-            logits = model.infer(images)
+            logits = model.infer(np.stack(pixels) if len(pixels) > 1 else pixels[0][None])
         except Exception as error:  # whatever a runtime raises
-            if len(images) > 1:
-                return [answer for image in images for answer in self._run(model, image[None])]
+            if len(rows) > 1:
+                return [answer for row in rows for answer in self._run(model, [row])]
             self._console.warn(f"{model.runtime} failed on an image: {_reason(error)}")
             return [ModelError("the model failed on this image", "the server's log says more")]
-        return [
-            row if is_finite.all() else ModelError(f"{model.checkpoint} gives no numbers for this image", "use another")
-            for row, is_finite in zip(logits, np.isfinite(logits), strict=True)
-        ]
+        return _read(model, logits, rows)
 
     def _awaited(self, rows: Sequence[_Row | None]) -> list[_Row]:
         """The rows that somebody still waits for; the others are done with."""
@@ -211,12 +209,12 @@ class Batcher:
         dropped: list[_Row] = []
         for row in rows:
             if row is not None:
-                (dropped if row.future.cancelled() else kept).append(row)
+                (dropped if row.future.done() else kept).append(row)
         if dropped:
-            self._deliver(dropped, [TimedOutError("nobody waits for this")] * len(dropped))
+            self._deliver(dropped, [TimedOutError("nobody waits for it")] * len(dropped))
         return kept
 
-    def _deliver(self, rows: Sequence[_Row], answers: Sequence[Answer]) -> None:
+    def _deliver(self, rows: Sequence[_Row], answers: Sequence[Answer | Likeliest]) -> None:
         """Hand answers over to the event loop, which is woken once for all of them."""
 
         def finish() -> None:
@@ -226,6 +224,26 @@ class Batcher:
 
         with suppress(RuntimeError):  # the event loop has ended: nobody is left to answer
             rows[0].future.get_loop().call_soon_threadsafe(finish)
+
+
+def _give_up(rows: Sequence[_Row]) -> None:
+    """Answer the rows that have waited too long; threads then pass over them."""
+    for row in rows:
+        row.finish(TimedOutError(f"no answer within {REQUEST_SECONDS:.0f} s", "send fewer requests at once", 1))
+
+
+def _read(model: OpenModel, logits: NDArray[np.float32], rows: Sequence[_Row]) -> list[Answer | Likeliest]:
+    """What `logits`, [N, C], say of each row, as it asked."""
+    is_finite = np.isfinite(logits)
+    top = max(row.top for row in rows)
+    found = candidates(np.nan_to_num(logits), model, top) if top else []
+    answers: list[Answer | Likeliest] = []
+    for number, row in enumerate(rows):
+        if not is_finite[number].all():
+            answers.append(ModelError(f"{model.checkpoint} gives no numbers for this image", "use another"))
+        else:
+            answers.append(found[number][: row.top] if row.top else logits[number])
+    return answers
 
 
 def _take(queue: _Queue) -> list[_Row | None]:

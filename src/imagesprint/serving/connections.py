@@ -1,4 +1,4 @@
-"""A client's connection: uvicorn's, with limits that it lacks: of headers, of a whole request's time, in number.
+"""A client's connection: uvicorn's, with limits that it lacks: of headers, of the time for each part, in number.
 
 uvicorn cuts a connection that is idle after an answer. Here one is also cut that sends no request at first, sends one
 without end or does not take its answer; and where there are too many, the one that has been idle for longest goes.
@@ -15,7 +15,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 MAX_HEADER_BYTES: Final = 64 << 10  # of a request's line and headers
 HEADER_SECONDS: Final = 10.0  # for them, from the first byte, or from the connection's beginning
 KEEP_ALIVE_SECONDS: Final = 75.0  # idle after an answer; more than the 60 s of load balancers, which then end it first
-WHOLE_SECONDS: Final = 120.0  # for all that follows them, until the client has the answer
+BODY_SECONDS: Final = 60.0  # for the body
+ANSWER_SECONDS: Final = 60.0  # from then on, until the client has taken the answer
 LINGER_SECONDS: Final = 0.5  # when the server ends: in which a request that was on its way still counts as taken
 MAX_CONNECTIONS: Final = 4096
 _OWN_FILES: Final = 128  # descriptors that are no connections
@@ -67,7 +68,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(431, f"headers of more than {MAX_HEADER_BYTES >> 10} KiB", "send shorter ones")
 
     def on_headers_complete(self) -> None:
-        self._restart_clock(WHOLE_SECONDS, self._cut_unless_answered)
+        self._restart_clock(BODY_SECONDS, self._refuse_slow)
         self.idle.pop(self, None)
         self._header_bytes = 0
         self._is_within = True
@@ -77,6 +78,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._is_within = False
+        self._restart_clock(ANSWER_SECONDS, self._cut_unless_answered)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -114,6 +116,12 @@ class Connection(HttpToolsProtocol):
     def _end_idle(self) -> None:
         if self in self.idle:
             self.cut()
+
+    def _refuse_slow(self) -> None:
+        if self.cycle.response_started:
+            self.cut()
+        else:
+            self._refuse(408, f"the body did not come within {BODY_SECONDS:.0f} s", "send it faster, or a smaller one")
 
     def _cut_unless_answered(self) -> None:
         self._deadline = None

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -13,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from imagesprint.errors import ImagesprintError
-from imagesprint.inference.prediction import Prediction, candidates
-from imagesprint.serving.batcher import MAX_IMAGES
+from imagesprint.inference.prediction import Prediction
+from imagesprint.serving.batcher import MAX_IMAGES, Likeliest
 from imagesprint.serving.gate import MAX_BODY
 from imagesprint.serving.metrics import CONTENT_TYPE
 from imagesprint.serving.openapi import describe
@@ -24,6 +23,7 @@ from imagesprint.serving.service import Service
 DEFAULT_TOP: Final = 5
 MULTIPART: Final = "multipart/form-data"
 _NO_IMAGES: Final = ("application/json", "text/")  # content types of what is certainly none
+_NO_PATH: Final = Path()
 _CURL: Final = "curl --data-binary @photo.jpg URL, or -F image=@photo.jpg for several"
 
 
@@ -88,6 +88,8 @@ async def predict_body(service: Service, request: Request) -> dict[str, Any] | l
 
 def read_top(request: Request) -> int:
     """How many classes are asked for, by `?top=`. Raises BadRequestError."""
+    if not request.scope["query_string"]:
+        return DEFAULT_TOP
     text = request.query_params.get("top", str(DEFAULT_TOP))
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
         raise BadRequestError(f"top={text[:40]!r} is not a whole number of at least 1", "/predict?top=5")
@@ -126,17 +128,20 @@ async def predict_files(service: Service, files: Sequence[File], top: int) -> li
 
     Raises the first error where no file has an answer, and as `Batcher.predict` does.
     """
-    answers = await service.batcher.predict([file.content for file in files])
+    answers = await service.batcher.classify([file.content for file in files], top)
     errors = [answer for answer in answers if isinstance(answer, ImagesprintError)]
     if len(errors) == len(answers):
         raise errors[0]
-    logits = np.stack([answer for answer in answers if not isinstance(answer, ImagesprintError)])
-    found = iter(candidates(logits, service.model, top))
-    predictions = [
-        Prediction(Path(), (), answer.what) if isinstance(answer, ImagesprintError) else Prediction(Path(), next(found))
-        for answer in answers
-    ]
-    return [{**one.as_object(), "image": file.name} for one, file in zip(predictions, files, strict=True)]
+    return [_as_object(file.name, answer) for file, answer in zip(files, answers, strict=True)]
+
+
+def _as_object(name: str | None, answer: Likeliest | ImagesprintError) -> dict[str, Any]:
+    """The form of `predict --json`; the image may have no name."""
+    if isinstance(answer, ImagesprintError):
+        prediction = Prediction(_NO_PATH, (), answer.what)
+    else:
+        prediction = Prediction(_NO_PATH, answer)
+    return prediction.as_object() | {"image": name}
 
 
 def _health(service: Service) -> dict[str, Any]:

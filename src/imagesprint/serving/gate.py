@@ -1,20 +1,18 @@
-"""What every request passes: the limits of its body in bytes and time, and the clock for /metrics and the client.
+"""What every request passes: the limits of bodies, and the clock for /metrics and the client.
 
 It stands around all endpoints, so that each may read its body as if there were no limits.
 """
 
-import asyncio
 import time
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imagesprint.serving.metrics import Metrics
-from imagesprint.serving.refusals import BusyError, SlowSenderError, TooLargeError
+from imagesprint.serving.refusals import BusyError, TooLargeError
 
 MAX_BODY: Final = 32 << 20  # bytes of a request
 MAX_HELD: Final = 256 << 20  # bytes of all requests that are not answered yet
-BODY_SECONDS: Final = 60.0  # from a request's headers to the end of its body
 _MIB: Final = 1 << 20
 
 
@@ -63,28 +61,17 @@ class _Body:
         self._gate = gate
         self._receive = receive
         self._announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        self._end = asyncio.get_running_loop().time() + BODY_SECONDS
-        self._is_whole = False
         self.num_bytes = 0
 
     async def receive(self) -> Message:
-        """What ASGI calls receive. Raises TooLargeError, SlowSenderError and BusyError."""
-        if self._is_whole:  # what comes is that the client is gone
-            return await self._receive()
-        if not self.num_bytes:
-            self._check(int(self._announced) if self._announced.isdigit() else 0)
-        try:
-            async with asyncio.timeout_at(self._end):
-                message = await self._receive()
-        except TimeoutError:
-            raise SlowSenderError(
-                f"the body did not come within {BODY_SECONDS:.0f} s", "send it faster, or a smaller one"
-            ) from None
+        """What ASGI calls receive. Raises TooLargeError and BusyError."""
+        if not self.num_bytes and self._announced.isdigit():
+            self._check(int(self._announced))
+        message = await self._receive()
         num_bytes = len(message.get("body", b""))
         self.num_bytes += num_bytes
         self._gate.hold(num_bytes)
         self._check(self.num_bytes)
-        self._is_whole = not message.get("more_body", False)
         return message
 
     def _check(self, num_bytes: int) -> None:

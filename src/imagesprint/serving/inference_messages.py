@@ -30,6 +30,7 @@ _MAX_DIGITS: Final = 18  # of a header that counts bytes
 # How often JSON may have these bytes: within half a second it is read, and refused, by the one thread that reads all
 # requests. As many numbers are six images of 224 pixels; names and objects are few in any request.
 _MOST: Final = {b",": 1 << 20, b"[": 1 << 19, b":": 10_000, b"{": 10_000}
+_PREFIX: Final = "each image is preceded by its length in bytes, in four bytes, little-endian"
 _KINDS: Final = {str: "a string", int: "a whole number", bool: "true or false", list: "a list", dict: "an object"}
 
 _Value = TypeVar("_Value", str, int, bool, list[Any], dict[str, Any])
@@ -63,7 +64,7 @@ def read_request(body: bytes, json_length: str | None, image_size: int) -> Infer
     said, binary = _split(body, json_length)
     inputs = _get(said, "inputs", list) or []
     if len(inputs) != 1 or not isinstance(inputs[0], dict):
-        raise _wrong(f"inputs has {len(inputs)} entries that should be one tensor", f"give {PIXELS} or {FILES}")
+        raise UsageError(f"inputs has {len(inputs)} entries that should be one tensor", f"give {PIXELS} or {FILES}")
     tensor: dict[str, Any] = inputs[0]
     name, data = _get(tensor, "name", str), _data(tensor, binary)
     pixels, encoded = None, tuple[bytes, ...]()
@@ -73,10 +74,12 @@ def read_request(body: bytes, json_length: str | None, image_size: int) -> Infer
     elif name == FILES:
         (count,) = _shape(tensor, "BYTES", ())
         if isinstance(data, list) and len(data) != count:
-            raise _wrong(f"{FILES} has {len(data):,} elements, and its shape [{count:,}] says {count:,}")
+            raise UsageError(f"{FILES} has {len(data):,} elements, and its shape [{count:,}] says {count:,}")
         encoded = tuple(_elements(data, count) if isinstance(data, memoryview) else decode_files(data))
     else:
-        raise _wrong(f"there is no input {shown(name)}", f"the inputs are {PIXELS} and {FILES}; one of them is given")
+        raise UsageError(
+            f"there is no input {shown(name)}", f"the inputs are {PIXELS} and {FILES}; one of them is given"
+        )
     return InferenceRequest(_get(said, "id", str), pixels, encoded, tuple(_outputs(said)))
 
 
@@ -112,7 +115,7 @@ def _split(body: bytes, json_length: str | None) -> tuple[dict[str, Any], memory
         is_number = json_length.isascii() and json_length.isdecimal() and len(json_length) <= _MAX_DIGITS
         size = int(json_length) if is_number else 0
         if not 0 < size <= len(body):
-            raise _wrong(
+            raise UsageError(
                 f"Inference-Header-Content-Length is {shown(json_length)}, and the body has {len(body):,} bytes",
                 "give the length of the JSON before the binary data, in bytes",
             )
@@ -123,13 +126,13 @@ def read_object(body: bytes) -> dict[str, Any]:
     """The JSON object that is a body. Raises UsageError; nobody is kept waiting while a huge one is read."""
     for mark, most in _MOST.items():
         if body.count(mark) > most:
-            raise _wrong(f"the request's JSON has more than {most:,} of {mark.decode()!r}", "send binary data")
+            raise UsageError(f"the request's JSON has more than {most:,} of {mark.decode()!r}", "send binary data")
     try:
         said = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise _wrong(f"the request is no JSON: {error}", "only what is in base64 or behind it is binary") from error
+        raise UsageError(f"the request is no JSON: {error}", "only what is in base64 or behind it is binary") from error
     if not isinstance(said, dict):
-        raise _wrong(f"the request is {shown(said)}, and not an object", "GET /openapi.json shows its form")
+        raise UsageError(f"the request is {shown(said)}, and not an object", "GET /openapi.json shows its form")
     return said
 
 
@@ -139,7 +142,7 @@ def _get(holder: dict[str, Any], key: str, kind: type[_Value]) -> _Value | None:
     if value is None:
         return None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise _wrong(f"{key} is {shown(value)}", f"it should be {_KINDS[kind]}")
+        raise UsageError(f"{key} is {shown(value)}", f"it should be {_KINDS[kind]}")
     return value
 
 
@@ -151,23 +154,25 @@ def _data(tensor: dict[str, Any], binary: memoryview) -> memoryview | list[Any]:
     """The data of the only input: what follows the JSON, or a list within it."""
     parameters = _parameters(tensor)
     if "shared_memory_region" in parameters:
-        raise _wrong("the input lies in shared memory, which this server does not read", "send the data")
+        raise UsageError("the input lies in shared memory, which this server does not read", "send the data")
     size, data = _get(parameters, "binary_data_size", int), _get(tensor, "data", list)
     if (size is None) == (data is None):
-        raise _wrong("an input has either data or a binary_data_size", "give one of both")
+        raise UsageError("an input has either data or a binary_data_size", "give one of both")
     if len(binary) != (size or 0):
-        raise _wrong(f"{len(binary):,} bytes follow the JSON, and the input has {size or 0:,} there", "give all of it")
+        raise UsageError(
+            f"{len(binary):,} bytes follow the JSON, and the input has {size or 0:,} there", "give all of it"
+        )
     return binary if data is None else data
 
 
 def _shape(tensor: dict[str, Any], datatype: str, rest: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of an input that has `datatype`, and `rest` behind the size of the batch."""
     if (given := tensor.get("datatype")) != datatype:
-        raise _wrong(f"the datatype of {tensor['name']} is {shown(given)}", f"it should be {datatype}")
-    shape = _get(tensor, "shape", list) or [0]
-    if any(type(side) is not int for side in shape) or (*shape[1:],) != rest or shape[0] < 1:
+        raise UsageError(f"the datatype of {tensor['name']} is {shown(given)}", f"it should be {datatype}")
+    shape = _get(tensor, "shape", list) or []
+    if not shape or any(type(side) is not int for side in shape) or (*shape[1:],) != rest or shape[0] < 1:
         what = f"the shape of {tensor['name']} is {shown(shape)}"
-        raise _wrong(what, f"it should be {[-1, *rest]} with the number of images, 1 or more, for -1")
+        raise UsageError(what, f"it should be {[-1, *rest]} with the number of images, 1 or more, for -1")
     return tuple(shape)
 
 
@@ -179,9 +184,9 @@ def _pixels(data: memoryview | list[Any], shape: tuple[int, ...]) -> memoryview 
         try:
             data = memoryview(bytes(data))
         except (TypeError, ValueError) as error:  # the first for what is no whole number
-            raise _wrong(f"the data of {PIXELS} are not all whole numbers of 0..255: {error}") from error
+            raise UsageError(f"the data of {PIXELS} are not all whole numbers of 0..255: {error}") from error
     if len(data) != math.prod(shape):
-        raise _wrong(f"{PIXELS} has {len(data):,} values, and its shape {list(shape)} says {math.prod(shape):,}")
+        raise UsageError(f"{PIXELS} has {len(data):,} values, and its shape {list(shape)} says {math.prod(shape):,}")
     return data
 
 
@@ -190,7 +195,7 @@ def _flat(data: list[Any], shape: tuple[int, ...]) -> list[Any]:
     rows = [data]
     for length in shape:
         if any(not isinstance(row, list) or len(row) != length for row in rows):
-            raise _wrong(f"the lists within {PIXELS} do not have the shape {list(shape)}")
+            raise UsageError(f"the lists within {PIXELS} do not have the shape {list(shape)}")
         rows = list(chain.from_iterable(rows))
     return rows
 
@@ -203,13 +208,10 @@ def _elements(data: memoryview, count: int) -> Iterator[bytes]:
         length = _LENGTH.unpack_from(data, place)[0] if begin <= len(data) else len(data)
         place = begin + length
         if place > len(data):
-            raise _wrong(f"the binary data of {FILES} end within its element {number} of {count:,}", _PREFIX)
+            raise UsageError(f"the binary data of {FILES} end within its element {number} of {count:,}", _PREFIX)
         yield bytes(data[begin:place])
     if place != len(data):
-        raise _wrong(f"{len(data) - place:,} bytes follow the {count:,} elements of {FILES}", _PREFIX)
-
-
-_PREFIX: Final = "each image is preceded by its length in bytes, in four bytes, little-endian"
+        raise UsageError(f"{len(data) - place:,} bytes follow the {count:,} elements of {FILES}", _PREFIX)
 
 
 def decode_files(texts: Sequence[Any]) -> list[bytes]:
@@ -217,7 +219,9 @@ def decode_files(texts: Sequence[Any]) -> list[bytes]:
     try:
         return [base64.b64decode(text, validate=True) for text in texts]
     except (TypeError, ValueError) as error:
-        raise _wrong(f"the image files are not all strings of base64: {error}", "as of `base64 -w0 FILE`") from error
+        raise UsageError(
+            f"the image files are not all strings of base64: {error}", "as of `base64 -w0 FILE`"
+        ) from error
 
 
 def _outputs(said: dict[str, Any]) -> Iterator[Output]:
@@ -229,20 +233,19 @@ def _outputs(said: dict[str, Any]) -> Iterator[Output]:
     for output in asked:
         name = output.get("name") if isinstance(output, dict) else None
         if name not in OUTPUTS or name in seen:
-            raise _wrong(f"there is no output {shown(name)}, or it is asked for twice", f"there is {_LISTED}")
+            raise UsageError(
+                f"there is no output {shown(name)}, or it is asked for twice", f"there are {' and '.join(OUTPUTS)}"
+            )
         seen.add(name)
         yield _output(name, _parameters(output), all_binary)
 
 
-_LISTED: Final = " and ".join(OUTPUTS)
-
-
 def _output(name: str, parameters: dict[str, Any], all_binary: bool) -> Output:
     if "shared_memory_region" in parameters:
-        raise _wrong("an output is wanted in shared memory, which this server does not write", "take the data")
+        raise UsageError("an output is wanted in shared memory, which this server does not write", "take the data")
     binary, classes = _get(parameters, "binary_data", bool), _get(parameters, "classification", int)
     if classes is not None and classes < 1:
-        raise _wrong(f"classification is {classes}", "it should be the number of classes, 1 or more")
+        raise UsageError(f"classification is {classes}", "it should be the number of classes, 1 or more")
     return Output(name, all_binary if binary is None else binary, classes or 0)
 
 
@@ -255,7 +258,3 @@ def _best(values: NDArray[np.float32], classes: Sequence[str], count: int) -> li
 def _prefixed(text: str) -> bytes:
     element = text.encode(errors="surrogateescape")  # names of folders need not be text
     return _LENGTH.pack(len(element)) + element
-
-
-def _wrong(what: str, hint: str = "") -> UsageError:
-    return UsageError(what, hint)

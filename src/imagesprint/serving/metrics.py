@@ -7,17 +7,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from imagesprint.inference.opening import OpenModel
+from imagesprint.serving.refusals import GONE
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _IMAGES: Final = (1, 2, 4, 8, 16, 32)
 _REASONS: Final = {
     400: "bad_request",
-    408: "slow_sender",
     413: "too_large",
     415: "no_image",
     422: "damaged_image",
     429: "busy",
+    GONE: "gone",
     500: "failed",
     503: "loading",
     504: "timed_out",
@@ -38,6 +39,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._seconds_of: dict[tuple[str, int], Histogram] = {}  # finding a label anew takes longer than counting
         self._rejected = Counter(
             "imagesprint_rejected", "Requests that were not answered as asked", ("reason",), registry=registry
         )
@@ -67,7 +69,10 @@ class Metrics:
 
     def request(self, endpoint: str, status: int, seconds: float) -> None:
         """Count a request that was answered with `status` after `seconds`."""
-        self._seconds.labels(endpoint, str(status)).observe(seconds)
+        found = self._seconds_of.get((endpoint, status))
+        if found is None:
+            found = self._seconds_of[endpoint, status] = self._seconds.labels(endpoint, str(status))
+        found.observe(seconds)
         if status >= _FIRST_REFUSAL:
             self._rejected.labels(_REASONS.get(status, "other")).inc()
 

@@ -1,6 +1,6 @@
 """What `/openapi.json` says: every endpoint with what it takes and gives, in OpenAPI 3.1."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import metadata
 from typing import Any, Final
@@ -163,9 +163,9 @@ _PATHS: Final[_Object] = {
 }
 
 
-def _get(summary: str, answer: _Object, parameters: list[_Object] | None = None) -> _Object:
-    said = {"summary": summary, "responses": {"200": _json("As the protocol has it", answer), "503": _LOADING}}
-    return {"get": said | ({"parameters": parameters} if parameters else {})}
+def _get(summary: str, answer: _Object, parameters: Sequence[_Object] = ()) -> _Object:
+    responses = {"200": _json("As the protocol has it", answer), **({"404": _NONE} if parameters else {})}
+    return {"get": {"summary": summary, "parameters": [*parameters], "responses": {**responses, "503": _LOADING}}}
 
 
 def _of_model(what: str, operation: Callable[[list[_Object]], _Object]) -> _Object:

@@ -7,13 +7,14 @@ from typing import ClassVar, Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from imagesprint.errors import DataError, ImageError, ImagesprintError, UsageError
 
 # Of an image that cannot be read, by the kind with which `images.coding.load_image` begins its reason; else 422.
 _IMAGE_STATUS: Final = {"empty": 400, "no image": 415, "unsupported": 415, "too large": 413}
 _DAMAGED: Final = 422
+GONE: Final = 499  # nginx's status of a client that is gone
 _HINTS: Final = {
     404: "GET /openapi.json lists the paths",
     405: "GET /openapi.json lists the methods of each path",
@@ -32,10 +33,6 @@ class RefusedError(ImagesprintError):
 
 class BadRequestError(RefusedError):
     status = 400
-
-
-class SlowSenderError(RefusedError):
-    status = 408
 
 
 class TooLargeError(RefusedError):
@@ -74,9 +71,7 @@ def status_of(error: ImagesprintError) -> int:
 
 
 def headers_of(error: ImagesprintError) -> dict[str, str]:
-    """The headers that go with an error: Retry-After where that is known; of a slow sender's connection the end."""
-    if isinstance(error, SlowSenderError):
-        return {"Connection": "close"}
+    """The headers that go with an error: Retry-After where that is known."""
     retry_after = error.retry_after if isinstance(error, RefusedError) else None
     return {} if retry_after is None else {"Retry-After": str(retry_after)}
 
@@ -98,6 +93,11 @@ async def answer_http_exception(request: Request, error: Exception) -> JSONRespo
     what = f"{request.method} {request.url.path}: {error.detail}"
     body = {"error": what, "hint": _HINTS.get(error.status_code, "")}
     return JSONResponse(body, error.status_code, error.headers)
+
+
+async def answer_gone(_: Request, __: Exception) -> Response:
+    """What Starlette calls where the client is gone before its request was whole; for /metrics alone."""
+    return Response(status_code=GONE)
 
 
 async def answer_bug(_: Request, error: Exception) -> JSONResponse:

@@ -53,8 +53,9 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except (OSError, UnicodeError) as error:
-        is_plain = isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno
-        reason = os.strerror(error.errno) if is_plain else getattr(error, "strerror", None) or str(error)
+        reason = str(error)
+        if isinstance(error, OSError) and error.errno is not None:
+            reason = str(error.strerror) if isinstance(error, socket.gaierror) else os.strerror(error.errno)
         raise UsageError(
             f"cannot listen at port {port} of {host}: {reason}",
             "choose another --port (0 takes one that is free) or --host (127.0.0.1 for this machine, 0.0.0.0 for all)",

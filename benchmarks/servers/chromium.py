@@ -7,6 +7,7 @@ import select
 import shutil
 import signal
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -30,7 +31,8 @@ class Chromium:
         if command is None:
             raise RuntimeError("Chromium is not installed: apt-get install chromium")
         self._calls = 0
-        self._received = b""
+        self._messages: deque[bytes] = deque()
+        self._parts: list[bytes] = []  # of the next message
         self._events: list[dict[str, Any]] = []
         theirs_in, self._to = os.pipe()
         self._from, theirs_out = os.pipe()
@@ -78,15 +80,18 @@ class Chromium:
 
     def _receive(self, seconds: float) -> dict[str, Any] | None:
         """The next message; None where none comes within `seconds`."""
-        while b"\0" not in self._received:
+        while not self._messages:
             if not select.select([self._from], [], [], seconds)[0]:
                 return None
             received = os.read(self._from, 1 << 20)
             if not received:
                 raise RuntimeError("Chromium has ended")
-            self._received += received
-        message, _, self._received = self._received.partition(b"\0")
-        found: dict[str, Any] = json.loads(message)
+            *ends, rest = received.split(b"\0")
+            for end in ends:
+                self._messages.append(b"".join([*self._parts, end]))
+                self._parts.clear()
+            self._parts.append(rest)
+        found: dict[str, Any] = json.loads(self._messages.popleft())
         return found
 
     def close(self) -> None:
@@ -113,8 +118,9 @@ class BrowserPage:
         self._requests: list[str] = []
         self._complaints: list[str] = []
         self._choosers: list[int] = []  # nodes whose dialog is open
-        for domain in ("Page", "Runtime", "Network", "Log", "DOM"):
+        for domain in ("Page", "Runtime", "Log", "DOM"):
             self._call(f"{domain}.enable")
+        self._call("Network.enable", maxPostDataSize=1)  # no photos in the events
         self._call("Page.setInterceptFileChooserDialog", enabled=True)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[scheme])

@@ -94,7 +94,7 @@ clean:
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt $(NATIVE)
 	@echo "installing into .venv (PyTorch is large: a few minutes on a slow line)"
-	$(BIN)/python $(PIP) --editable '.[demo,plots]'
+	$(BIN)/python $(PIP) --editable '.[demo,plots,serve]'
 	@touch $@
 
 .venv/installed-dev: .venv/installed

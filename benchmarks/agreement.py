@@ -25,6 +25,7 @@ from imagesprint.console import Console
 from imagesprint.evaluating.evaluation import evaluate, evaluation_set
 from imagesprint.inference.exporting import export
 from imagesprint.inference.formats import Infer, in_onnx_runtime, in_torch
+from imagesprint.inference.opening import OpenModel, open_model
 from imagesprint.inference.prediction import predict
 from imagesprint.loading.loader import EvaluationLoader
 from imagesprint.records.dataset import Dataset, open_dataset, open_root
@@ -42,12 +43,12 @@ def main() -> int:
     parser.add_argument("--originals", type=Path, help="a folder of photos that the data was made from")
     args = parser.parse_args()
     console = Console()
-    model = load_model(args.run)
+    model, opened = load_model(args.run), open_model(args.run, "torch", "cpu", console)
     dataset = evaluation_set(open_root(args.root), model)
     with tempfile.TemporaryDirectory() as folder:
         export(args.run, Path(folder, "model.onnx"), None, console)
-        onnx = by_pixels(in_onnx_runtime(Path(folder, "model.onnx")), model, dataset)
-        predicted = by_files(model, written_out(dataset, range(len(dataset)), Path(folder)), console)
+        onnx = by_pixels(in_onnx_runtime(Path(folder, "model.onnx").read_bytes()), model, dataset)
+        predicted = by_files(opened, written_out(dataset, range(len(dataset)), Path(folder)), console)
     with open_ranks("cpu") as ranks:
         accuracy = evaluate(model, dataset, ranks)
     evaluated = by_pixels(in_torch(model), model, dataset)
@@ -57,7 +58,7 @@ def main() -> int:
     print(table(["", "images", "same top-1", "greatest difference of a probability"], cells))
     print(f"top-1: evaluate {accuracy.top1:.4f} %, predict {right:.4f} %")
     if args.originals is not None:
-        print_originals(model, args, dataset.variant, console)
+        print_originals(opened, args, dataset.variant, console)
     agree = all(same == images and difference <= LIMIT for _, images, same, difference in rows)
     return 0 if agree and abs(accuracy.top1 - right) < 1e-9 else 3
 
@@ -70,7 +71,7 @@ def by_pixels(infer: Infer, model: TrainedModel, dataset: Dataset) -> Probabilit
     return torch.from_numpy(np.concatenate(logits)).softmax(1).double().numpy()
 
 
-def by_files(model: TrainedModel, files: Sequence[Path], console: Console) -> Probabilities:
+def by_files(model: OpenModel, files: Sequence[Path], console: Console) -> Probabilities:
     """Of every file, by `predict`. Files that it cannot read are an error."""
     found = np.zeros((len(files), len(model.classes)))
     for row, prediction in enumerate(predict(model, files, len(model.classes), console)):
@@ -93,7 +94,7 @@ def compare(name: str, ours: Probabilities, theirs: Probabilities) -> tuple[str,
     return name, len(ours), same, float(np.abs(ours - theirs).max())
 
 
-def print_originals(model: TrainedModel, args: argparse.Namespace, variant: str, console: Console) -> None:
+def print_originals(model: OpenModel, args: argparse.Namespace, variant: str, console: Console) -> None:
     """Compare photos as they were with the same from their shards, of both splits."""
     originals: list[Path] = []
     stored: list[Path] = []

@@ -104,6 +104,19 @@ class WarmCommands:
         code = self._answer(json.dumps(task | self._files))
         return Finished(code, *(Path(file).read_text() for file in self._files.values()))
 
+    def start(self, folder: Path, *arguments: object) -> "StartedCommand":
+        """`imagesprint ARGUMENTS` beside all others; what it prints goes into files of `folder`."""
+        files = {name: folder / name for name in ("stdout", "stderr")}
+        for file in files.values():
+            file.touch()
+        task = {"words": list(map(str, arguments)), "environment": dict(os.environ), "folder": os.getcwd()}
+        pid = self._answer(json.dumps(task | {"beside": True} | {name: str(file) for name, file in files.items()}))
+        return StartedCommand(pid, files["stdout"], files["stderr"], self)
+
+    def join(self, pid: int) -> int:
+        """Wait for a command that was started; its exit code."""
+        return self._answer(json.dumps({"ended": pid}))
+
     def _answer(self, task: str) -> int:
         if self._server is None:
             words = [sys.executable, "-P", str(Path(__file__).with_name("warm_commands.py"))]
@@ -131,12 +144,38 @@ class WarmCommands:
             self._server = None
 
 
+@dataclass(frozen=True)
+class StartedCommand:
+    """A command that runs, and the files with what it printed so far."""
+
+    pid: int
+    stdout: Path
+    stderr: Path
+    commands: WarmCommands
+
+    def end(self, number: int = signal.SIGTERM) -> Finished:
+        """Send it a signal, and wait until it has ended."""
+        os.kill(self.pid, number)
+        return self.wait()
+
+    def wait(self) -> Finished:
+        """Wait until it has ended."""
+        code = self.commands.join(self.pid)
+        return Finished(code, self.stdout.read_text(), self.stderr.read_text())
+
+
 @pytest.fixture(scope="session")
-def imagesprint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Finished]]:
-    """Runs `imagesprint ARGUMENTS` as a real process and returns how it ended."""
+def warm_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCommands]:
+    """Where command lines come from that need not import torch first."""
     commands = WarmCommands(tmp_path_factory.mktemp("commands"))
-    yield commands.run
+    yield commands
     commands.close()
+
+
+@pytest.fixture(scope="session")
+def imagesprint(warm_commands: WarmCommands) -> Callable[..., Finished]:
+    """Runs `imagesprint ARGUMENTS` as a real process and returns how it ended."""
+    return warm_commands.run
 
 
 def write_photos(folder: Path, train: int, validation: int) -> None:

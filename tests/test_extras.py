@@ -36,7 +36,7 @@ def optional_modules() -> list[str]:
     names = [
         need.partition(">=")[0] for extra, needs in extras.items() if extra not in ("dev", "interop") for need in needs
     ]
-    return [{"scikit-learn": "sklearn", "hdfs-native": "hdfs_native"}.get(name, name) for name in names]
+    return [{"scikit-learn": "sklearn"}.get(name, name.replace("-", "_")) for name in names]
 
 
 def run_bare(*commands: tuple[object, ...]) -> tuple[list[str], str]:
@@ -53,9 +53,8 @@ def run_bare(*commands: tuple[object, ...]) -> tuple[list[str], str]:
 
 
 def test_extras_are_those_of_users() -> None:
-    assert {"sklearn", "scipy", "matplotlib", "pyarrow", "onnxruntime", "opendal", "hdfs_native"} <= set(
-        optional_modules()
-    )
+    named = {"sklearn", "scipy", "matplotlib", "pyarrow", "onnxruntime", "opendal", "hdfs_native", "prometheus_client"}
+    assert named <= set(optional_modules())
 
 
 def test_training_evaluating_reporting_and_predicting_need_no_extra(
@@ -81,9 +80,10 @@ def test_what_needs_an_extra_says_which(photo_root: Path, tmp_path: Path) -> Non
     out, err = run_bare(
         ("demo", "--output", tmp_path / "demo"),
         ("plan", "small", "--data", photo_root, "--plot", tmp_path / "plan.png"),
+        ("serve", tmp_path / "run", "--port", 0),
     )
-    assert out == ["2", "2"]
-    for module, extra in (("sklearn", "demo"), ("matplotlib", "plots")):
+    assert out == ["2", "2", "2"]
+    for module, extra in (("sklearn", "demo"), ("matplotlib", "plots"), ("starlette", "serve")):
         assert f"error: a package that this needs cannot be imported: No module named '{module}" in err
         assert f"hint: pip install 'imagesprint[{extra}]'" in err
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,8 @@
 
 This one has imported what the verbs do, torch above all, which takes seconds. It reads a command a line, one JSON
 object (`words`, `environment`, `folder`, and the files that are to be its `stdout` and `stderr`), and answers each with
-its exit code, or minus the signal that ended it.
+its exit code, or minus the signal that ended it; where it is to run `beside` others, with its process id, and its exit
+code when that is asked for as `ended`.
 """
 
 import json
@@ -17,14 +18,16 @@ def main() -> None:
 
     from imagesprint.cli.main import main as carry_out
     from imagesprint.evaluating import checkpoints  # noqa: F401 (for what it imports)
+    from imagesprint.serving import server  # noqa: F401
     from imagesprint.training import training  # noqa: F401
 
     for line in sys.stdin:
-        child = os.fork()
+        task = json.loads(line)
+        child = task.get("ended") or os.fork()
         if child == 0:
-            _become(json.loads(line))
+            _become(task)
             sys.exit(carry_out())
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        print(child if task.get("beside") else os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 def _become(command: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """The demo, from the digits to the report."""
 
+import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ def test_the_whole_way(imagesprint: Callable[..., Any], tmp_path: Path) -> None:
     again = imagesprint("demo", "--output", folder)
     assert again.code == 0
     assert "nothing to do" in again.stderr
+    program, *words = shlex.split(again.stdout.splitlines()[-1])
+    assert shutil.which(program) is not None
+    assert words == ["serve", str(folder / "run")]
 
 
 @pytest.mark.parametrize("kind", ["file", "other"])

@@ -18,6 +18,7 @@ from imagesprint.evaluating.results import FOLDER, ResultsKept
 from imagesprint.evaluating.views import View, recalibrate
 from imagesprint.files import read_rows
 from imagesprint.images.decoders import decoder_name
+from imagesprint.inference.opening import open_trained
 from imagesprint.inference.prediction import predict
 from imagesprint.loading.loader import EvaluationLoader
 from imagesprint.model.building import build_model
@@ -49,7 +50,8 @@ def test_it_holds_for_all_that_judges_and_for_nothing_else(
     model.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
     assert evaluate(model, evaluation_set(root, model), alone).precision == precision
     recalibrate(model, root.dataset("32", "train"), 16)
-    predict(model, [Path("missing.jpg")], 1, Console(quiet=True))
+    opened = open_trained(model, Path("run"), Path("step-1.pt"), "cpu")
+    predict(opened, [Path("missing.jpg")], 1, Console(quiet=True))
     assert allowed == [precision == "tf32"] * (3 + 2 + 1)
     assert not torch.backends.cudnn.allow_tf32
 

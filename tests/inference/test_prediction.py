@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from imagesprint.checkpoints.weights import load_model
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError
 from imagesprint.images.decoders import VARIABLE
+from imagesprint.inference.opening import open_model
 from imagesprint.inference.prediction import ImageReader, predict
 from imagesprint.loading.loader import EvaluationLoader
 from imagesprint.recipes.recipe import Recipe
@@ -23,7 +23,7 @@ def test_pixels_are_those_that_evaluation_sees(photo_root: Path, tiny_recipe: Re
     dataset = open_dataset(photo_root, "full", "validation")
     with EvaluationLoader(dataset, tiny_recipe.eval_image_size, tiny_recipe.eval_resize, len(dataset)) as loader:
         (expected,) = [batch.images.numpy().copy() for batch in loader]
-    with ImageReader(tiny_recipe, threads=2) as reader:
+    with ImageReader(tiny_recipe.eval_image_size, tiny_recipe.eval_resize, threads=2) as reader:
         pixels, failures = reader.decode([bytes(dataset.read(sample)) for sample in range(len(dataset))])
     assert failures == {}
     assert np.array_equal(pixels, expected)
@@ -37,7 +37,7 @@ def test_bad_rows_have_errors_and_the_others_their_pixels(
     good = (photos / "val/china/00.jpg").read_bytes()
     png = io.BytesIO()
     Image.open(io.BytesIO(good)).save(png, "PNG")
-    with ImageReader(tiny_recipe, threads=2) as reader:
+    with ImageReader(tiny_recipe.eval_image_size, tiny_recipe.eval_resize, threads=2) as reader:
         alone, _ = reader.decode([good])
         pixels, failures = reader.decode([b"", good, b"some text", good[:-150], png.getvalue()])
         assert reader.decode([])[0].shape == (0, 24, 24, 3)
@@ -52,7 +52,7 @@ AGREEMENT = Path(__file__).parents[2] / "benchmarks" / "agreement.py"
 
 
 def test_order_errors_and_probabilities(digit_images: Path, digit_run: Path, tmp_path: Path) -> None:
-    model = load_model(digit_run)
+    model = open_model(digit_run, "torch", "cpu", Console.silent())
     text = tmp_path / "text.jpg"
     text.write_text("no image")
     images = sorted(digit_images.glob("*/*.jpg"))[:40]  # more than a batch
@@ -82,16 +82,20 @@ def test_names_are_the_words_of_the_classes_where_the_checkpoint_has_them(
     torch.save(content, tmp_path / "before.pt")
     image = sorted(digit_images.glob("*/*.jpg"))[:1]
     for name, known in (("words", {"uno", "due", "nulla"}), ("before", {"one", "two", "zero"})):
-        (prediction,) = predict(load_model(tmp_path / f"{name}.pt"), image, 3, Console(quiet=True))
+        model = open_model(tmp_path / f"{name}.pt", "torch", "cpu", Console.silent())
+        (prediction,) = predict(model, image, 3, Console(quiet=True))
         assert {candidate.name for candidate in prediction.top} == known
 
 
-def test_a_model_that_answers_no_numbers_is_an_error(digit_images: Path, digit_run: Path) -> None:
-    model = load_model(digit_run)
-    torch.nn.init.constant_(model.network.get_buffer("bn1.running_var"), -1.0)
-    image = next(digit_images.glob("*/*.jpg"))
-    with pytest.raises(CheckpointError, match=f"gives no numbers for {image}"):
-        predict(model, [image], 1, Console.silent())
+def test_a_model_that_answers_no_numbers_is_an_error(
+    digit_images: Path, digit_checkpoint: Path, tmp_path: Path
+) -> None:
+    content = torch.load(digit_checkpoint, weights_only=True)
+    content["model"]["bn1.running_var"].fill_(-1.0)
+    torch.save(content, tmp_path / "wrong.pt")
+    model = open_model(tmp_path / "wrong.pt", "torch", "cpu", Console.silent())
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/wrong.pt gives no numbers for an image"):
+        predict(model, [next(digit_images.glob("*/*.jpg"))], 1, Console.silent())
 
 
 def test_evaluate_predict_and_onnx_agree_on_every_validation_image(

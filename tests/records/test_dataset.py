@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -79,6 +80,21 @@ def test_threads_read_the_same(photo_root: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda i: bytes(dataset.read(i % len(dataset))), range(20 * len(dataset))))
     assert found == expected * 20
+
+
+def test_threads_that_open_a_shard_at_once_read_the_same(photo_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = open_dataset(photo_root, "32", "validation")
+    expected, together = bytes(dataset.read(0)), threading.Barrier(2)
+    dataset.close()
+
+    def waiting(call: Callable[..., Any]) -> Callable[..., Any]:
+        """`call`, which two threads begin together."""
+        return lambda *words: [together.wait(10), call(*words)][1]
+
+    with ThreadPoolExecutor(2) as pool, monkeypatch.context() as patch:
+        patch.setattr(os, "open", waiting(os.open))
+        patch.setattr(os, "pread", waiting(os.pread))
+        assert [bytes(content) for content in pool.map(dataset.read, (0, 0))] == [expected] * 2
 
 
 def test_few_descriptors_are_enough(photos: Path, tmp_path: Path) -> None:

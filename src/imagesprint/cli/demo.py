@@ -113,6 +113,9 @@ def _closing(result: dict[str, Any], folder: Path, run_directory: Path, report: 
         f"  {command} verify {data}",
         f"  {command} prepare YOUR_PHOTOS ROOT --variants 160 --val-fraction 0.2    # YOUR_PHOTOS/CLASS/*.jpg",
         f"  {command} train small --data ROOT --output RUN",
+        "",
+        f"serve it: start this, open the address that it prints, and drop some of {folder / 'images'} there",
+        f"  {command} serve {shlex.quote(str(run_directory))}",
     ]
     return "\n".join(map(printable, lines))
 

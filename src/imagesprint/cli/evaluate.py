@@ -1,13 +1,13 @@
 """`imagesprint evaluate`."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_cache_flags, add_device_flags, add_verb, positive
 from imagesprint.console import Console
-from imagesprint.errors import RunError
+from imagesprint.errors import RunError, UsageError
 from imagesprint.runs.environment import is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
 from imagesprint.storage.url import parse_place
@@ -22,13 +22,14 @@ EXAMPLES = """\
   imagesprint evaluate RUN --data ROOT --processes 8              # the checkpoints side by side
   imagesprint evaluate RUN --data ROOT --watch                    # beside a training, until it ends
   imagesprint evaluate s3://bucket/runs/first --data ROOT
-  imagesprint evaluate RUN --data ROOT --flip --sizes 224,256,288 --per-class"""
+  imagesprint evaluate RUN --data ROOT --flip --sizes 224,256,288 --per-class
+  imagesprint evaluate --url http://127.0.0.1:8000 --data ROOT     # what a running `imagesprint serve` answers"""
 
 DESCRIPTION = """\
 Judge checkpoints on the validation split: one centre crop of each image, as the recipe says, exact on any number of
 processes. Each option adds a figure beside that plain one and never takes its place. What a run's checkpoints came to
 is kept in RUN/evaluated: the same question again is answered at once. Figures are made in fp32, on a GPU that has
-TF32 in that, and say so."""
+TF32 in that, and say so. With --url the images' files go to a server instead, and what it answers is judged."""
 
 SHOWN = 10  # classes and pairs in the text; --json has all
 
@@ -37,7 +38,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "evaluate", DESCRIPTION, EXAMPLES, run)
     parser.add_argument(
-        "paths", nargs="+", type=parse_place, metavar="RUN|CHECKPOINT", help="all of a run's, or named ones; also URLs"
+        "paths", nargs="*", type=parse_place, metavar="RUN|CHECKPOINT", help="all of a run's, or named ones; also URLs"
     )
     parser.add_argument("--data", type=parse_place, required=True, metavar="ROOT", help="what imagesprint prepare made")
     add_device_flags(parser)
@@ -50,6 +51,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     add("--flip", action="store_true", help="also the mean of each image and its mirror image")
     add("--sizes", type=_sizes, default=(), metavar="PX,…", help="also at these sizes, of the same part of the image")
     add("--rectangular", action="store_true", help="also at the image's own aspect ratio, not a square")
+    add("--url", type=parse_place, help="judge what the server there serves, in place of RUN or CHECKPOINT")
+    add("--variant", metavar="NAME", help="with --url: send the images of full, 320, …; default: as the recipe says")
     add("--per-class", action="store_true", help="show classes, confusions and calibration of the best checkpoint")
 
 
@@ -59,6 +62,9 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Judge each checkpoint; print a table of all and the best."""
+    _check(args)
+    if args.url is not None:
+        return _judge_served(args, console)
     if is_launcher(args.processes):
         return run_ranks(args.processes, args.words)
     from imagesprint.evaluating.checkpoints import evaluate_checkpoints, watch_runs  # imports torch
@@ -75,21 +81,56 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _show(args: argparse.Namespace, evaluated: "Sequence[EvaluatedCheckpoint]") -> None:
+def _check(args: argparse.Namespace) -> None:
+    """Raise UsageError for what does not go together."""
+    if args.url is None and not args.paths:
+        raise UsageError("nothing to judge is named", "name a RUN or a CHECKPOINT, or a running server with --url")
+    if args.url is None and args.variant is not None:
+        raise UsageError("--variant goes with --url alone", "a checkpoint's own recipe says what it is judged on")
+    if args.url is None:
+        return
+    if args.paths:
+        raise UsageError(f"{args.paths[0]} and --url exclude each other", "give two commands to judge both")
+    chosen = ["watch", "weights", "recalibrate", "flip", "sizes", "rectangular"]
+    given = [name for name in chosen if getattr(args, name)]
+    given += ["device"] * (args.device != "auto") + ["processes"] * (args.processes > 1)
+    if given:
+        raise UsageError(f"--{given[0]} and --url exclude each other", "a server answers as it was started")
+
+
+def _judge_served(args: argparse.Namespace, console: Console) -> int:
+    """Judge what a server answers, and print it in the form of a checkpoint's."""
+    from imagesprint.evaluating.served import evaluate_served  # imports torch
+
+    evaluated, model = evaluate_served(args.url, args.data, args.variant, console)
+    _show(args, [evaluated], f"served at {args.url} by {model.runtime}", {"url": args.url, "runtime": model.runtime})
+    return 0
+
+
+def _show(
+    args: argparse.Namespace,
+    evaluated: "Sequence[EvaluatedCheckpoint]",
+    lead: str = "best",
+    facts: Mapping[str, object] | None = None,
+) -> None:
+    """Print all and the best, `lead` before it; `facts` are further keys of each."""
     if not evaluated:
         raise RunError("there was no checkpoint left to judge", "name a run whose training wrote one")
     best = max(evaluated, key=lambda one: (one.top1, one.top5, one.step))
-    lines = [_table(evaluated), f"best: {best.path}, top-1 {best.top1:.2f}% in {best.precision}"]
+    lines = [_table(evaluated), f"{lead}: {best.path}, top-1 {best.top1:.2f}% in {best.precision}"]
     if best.views:
         lines += ["", _views(evaluated)]
     if args.per_class:
         lines += ["", _classes(best.details)]
-    value = {"checkpoints": [_entry(one, args.per_class) for one in evaluated], "best": _entry(best)}
+    value = {"checkpoints": [_entry(one, facts, args.per_class) for one in evaluated], "best": _entry(best, facts)}
     show(args, value, "\n".join(lines))
 
 
-def _entry(one: "EvaluatedCheckpoint", with_details: bool = False) -> dict[str, object]:
-    return {key: value for key, value in vars(one).items() if with_details or key != "details"}
+def _entry(
+    one: "EvaluatedCheckpoint", facts: Mapping[str, object] | None, with_details: bool = False
+) -> dict[str, object]:
+    entry = {key: value for key, value in vars(one).items() if with_details or key != "details"}
+    return entry | dict(facts or {})
 
 
 def _table(evaluated: "Sequence[EvaluatedCheckpoint]") -> str:

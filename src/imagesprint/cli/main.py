@@ -28,6 +28,7 @@ VERBS = {
     "inspect": "show samples, or those of a step, in one picture",
     "report": "one page on a run",
     "predict": "say what images show",
+    "serve": "answer images over HTTP, with a page to try it",
     "export": "write a trained model as ONNX, for torch.export, or as safetensors",
     "doctor": "what is wrong with this machine or a run, and what to do",
     "bench": "measure what this machine does: bench data, step, train, predict",

@@ -21,6 +21,7 @@ EXAMPLES = """\
   imagesprint predict RUN/checkpoints/step-0000660.pt holiday 'more/**/*.png' --top 3 --csv > found.csv
   find photos -name '*.jpg' -print0 | imagesprint predict RUN - -0 --json
   imagesprint predict s3://bucket/runs/first photo.jpg
+  imagesprint predict model.onnx photo.jpg
   imagesprint predict RUN --top 1 -- -name-with-a-dash.jpg"""
 
 DESCRIPTION = """\
@@ -32,7 +33,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "predict", DESCRIPTION, EXAMPLES, run)
     parser.add_argument(
-        "model", type=parse_place, metavar="MODEL", help="a run, for its last checkpoint, or a checkpoint"
+        "model",
+        type=parse_place,
+        metavar="MODEL",
+        help="a run, for its last checkpoint, a checkpoint, or an .onnx file",
     )
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="files, folders with all below them, patterns, or - for stdin"
@@ -53,14 +57,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from imagesprint.inference.image_files import find_images
 
     images = find_images(args.images, _stdin_names(args.null), console)
-    from imagesprint.inference.prediction import predict_files  # imports torch, for which wrong usage need not wait
+    from imagesprint.inference.opening import is_onnx, open_model  # imports torch, which wrong usage need not wait for
+    from imagesprint.inference.prediction import predict
 
-    predictions = predict_files(args.model, images, args.top, args.device, console)
+    model = open_model(args.model, "onnx" if is_onnx(args.model) else "torch", args.device, console)
+    predictions = predict(model, images, args.top, console)
     failed = [prediction for prediction in predictions if prediction.error]
     for prediction in failed:
         console.warn(f"{prediction.image}: {prediction.error}")
     text = _as_csv(predictions) if args.csv else "\n".join(_as_text(one) for one in predictions if not one.error)
-    show(args, [_as_object(prediction) for prediction in predictions], text)
+    show(args, [prediction.as_object() for prediction in predictions], text)
     if failed:
         console.line(f"{len(failed):,} of {len(predictions):,} images could not be read")
     return 1 if failed else 0
@@ -78,13 +84,6 @@ def _stdin_names(null: bool) -> Iterator[str]:
             name = os.fsdecode(line.partition(b"\0")[0])
             raise UsageError(f"standard input has a NUL behind {name!r}", "give -0 where NUL ends each name")
         yield os.fsdecode(line.rstrip(b"\r\n"))
-
-
-def _as_object(prediction: "Prediction") -> dict[str, object]:
-    if prediction.error:
-        return {"image": prediction.image, "error": prediction.error}
-    top = [{"class": one.label, "name": one.name, "probability": one.probability} for one in prediction.top]
-    return {"image": prediction.image, "top": top}
 
 
 def _as_text(prediction: "Prediction") -> str:

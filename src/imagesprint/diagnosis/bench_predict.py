@@ -172,7 +172,7 @@ def predict_program(work: PredictWork, runtime: str) -> Pass:
     torch.set_num_threads(work.threads)
     model = load_subject(work.subject)
     infer = _open(work, runtime, model)
-    reader = ImageReader(model.recipe, work.threads)
+    reader = ImageReader(model.recipe.eval_image_size, model.recipe.eval_resize, work.threads)
     images = sample_images()
 
     def run() -> Mapping[str, Any]:
@@ -192,9 +192,9 @@ def predict_program(work: PredictWork, runtime: str) -> Pass:
 
 def _open(work: PredictWork, runtime: str, model: TrainedModel) -> Infer:
     if runtime == "onnxruntime":
-        return in_onnx_runtime(work.onnx, work.threads, work.device)
+        return in_onnx_runtime(work.onnx.read_bytes(), work.threads, work.device)
     if runtime == "openvino":
-        return in_openvino(work.onnx, work.threads)
+        return in_openvino(work.onnx.read_bytes(), work.threads)
     model = model.to(work.device)
     return compiled(model, work.device) if runtime == "compiled" else in_torch(model, work.device)
 

@@ -96,16 +96,15 @@ def evaluate(model: TrainedModel, dataset: Dataset, ranks: Ranks) -> Accuracy:
 
 def evaluation_set(root: Root, model: TrainedModel) -> Dataset:
     """The validation split that the model's recipe evaluates on. Raises DataError where its classes differ."""
-    check_classes(root, model)
+    check_classes(root, model.classes)
     return root.dataset(root.nearest(model.recipe.eval_source), "validation")
 
 
-def check_classes(root: Root, model: TrainedModel) -> None:
-    """Raise DataError where the classes of `root` are not those of the model."""
-    if root.classes != model.classes:
+def check_classes(root: Root, classes: tuple[str, ...]) -> None:
+    """Raise DataError where the classes of `root` are not those of a model."""
+    if root.classes != classes:
         raise DataError(
-            f"the model knows {len(model.classes)} classes, {root.path} holds {len(root.classes)}, "
-            "or they have other names",
+            f"the model knows {len(classes)} classes, {root.path} holds {len(root.classes)}, or they have other names",
             "evaluate on data prepared from the same classes",
         )
 
@@ -133,11 +132,16 @@ def judge(model: Callable[[Tensor], Tensor], batches: Iterable[Batch], table: Te
         rows = torch.where(batch.mask, batch.sample_ids, padding).to(table.device)
         with evaluation_arithmetic(table.device):
             logits = model(images).float()
-        probability, predicted = logits.softmax(1).max(1)
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        seen = torch.ones_like(losses)
-        columns = (seen, *hits(logits, labels).unbind(1), losses, predicted, probability)
-        table[rows] = torch.stack([column.double() for column in columns], dim=1)
+        note(logits, labels, rows, table)
+
+
+def note(logits: Tensor, labels: Tensor, rows: Tensor, table: Tensor) -> None:
+    """Write what `logits`, float32 [N, C], say of images with `labels`, int64 [N], into their `rows` of `table`."""
+    probability, predicted = logits.softmax(1).max(1)
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    seen = torch.ones_like(losses)
+    columns = (seen, *hits(logits, labels).unbind(1), losses, predicted, probability)
+    table[rows] = torch.stack([column.double() for column in columns], dim=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -158,7 +158,7 @@ class Evaluator:
         try:
             with cached(place) as path:
                 model = load_model(path).to(self._ranks.device)
-                check_classes(self._root, model)
+                check_classes(self._root, model.classes)
                 variant = self._root.nearest(model.recipe.eval_source)
                 for view, table, is_wanted in zip(self._views, tables, wanted, strict=True):
                     if is_wanted:

@@ -6,13 +6,13 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from imagesprint.errors import ImageError
-from imagesprint.images.native import check_jpeg, is_available
+from imagesprint.images.native import check_jpeg, is_available, read_info
 
 # What foreign shards and people's own photos come in. Others stay closed: for PostScript, Pillow starts Ghostscript.
 FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -91,6 +91,11 @@ def read_size(data: bytes) -> tuple[int, int]:
 
     Raises ImageError as `load_image` does, as far as headers tell.
     """
+    if data.startswith(_SOI) and is_available():
+        with suppress(ImageError):  # of which Pillow, too, says what is wrong
+            info = read_info(data)  # in a sixth of the time
+            if info is not None and info.height * info.width <= _MAX_PIXELS:
+                return info.height, info.width
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = _open(data)

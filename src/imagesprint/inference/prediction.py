@@ -9,20 +9,15 @@ from typing import Final, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from imagesprint.checkpoints.weights import TrainedModel, load_model
 from imagesprint.console import Console, Progress
 from imagesprint.errors import CheckpointError, DataError, ImageError
-from imagesprint.evaluating.evaluation import evaluation_arithmetic
 from imagesprint.images.coding import read_size
 from imagesprint.images.crops import evaluation_crops
 from imagesprint.images.decoders import open_decoder
 from imagesprint.images.decoding import DecodeRequest
+from imagesprint.inference.opening import OpenModel
 from imagesprint.loading.ring import Ring
-from imagesprint.recipes.recipe import Recipe
-from imagesprint.runs.ranks import open_ranks
-from imagesprint.storage.url import Place
 
 _SLOTS: Final = (0, 1)  # batches in being: one is decoded while the model works on the other
 
@@ -44,47 +39,50 @@ class Prediction:
     top: tuple[Candidate, ...]
     error: str = ""
 
+    def as_object(self) -> dict[str, object]:
+        """The form of `predict --json`, for JSON."""
+        if self.error:
+            return {"image": self.image, "error": self.error}
+        top = [{"class": one.label, "name": one.name, "probability": one.probability} for one in self.top]
+        return {"image": self.image, "top": top}
 
-def predict_files(model: Place, images: Sequence[Path], top: int, device: str, console: Console) -> list[Prediction]:
-    """Predict `images` with the model of a run or checkpoint, or of the URL of one, on `device` (auto, cpu or cuda).
 
-    The arithmetic is that of `evaluate`. Raises as `load_model` and `open_ranks` do.
+def predict(model: OpenModel, images: Sequence[Path], top: int, console: Console) -> list[Prediction]:
+    """Return the `top` likeliest classes of each of `images`, in batches of the model's `batch_size`.
+
+    Their order is kept. A file that is not there or no image has its error in its place. Raises as `candidates` does.
     """
-    with open_ranks(device) as ranks:
-        return predict(load_model(model).to(ranks.device), images, top, console)
-
-
-@torch.inference_mode()
-def predict(model: TrainedModel, images: Sequence[Path], top: int, console: Console) -> list[Prediction]:
-    """Return the `top` likeliest classes of each of `images`, on the model's device, in batches of `eval_batch_size`.
-
-    Their order is kept. A file that is not there or no image has its error in its place. Raises CheckpointError where
-    the model's answer is no number.
-    """
-    model.eval()
-    reader = ImageReader(model.recipe)
-    size = model.recipe.eval_batch_size
-    batches = [images[start : start + size] for start in range(0, len(images), size)]
+    reader = ImageReader(model.image_size, model.resize)
+    batches = [images[start : start + model.batch_size] for start in range(0, len(images), model.batch_size)]
     progress = Progress(console, "predicting")
     progress.begin(len(images), 0)
     predictions: list[Prediction] = []
     for paths, pixels, failures in Ring(batches, _SLOTS, lambda paths, _: _read(reader, paths), reader.close):
-        with evaluation_arithmetic(model.mean.device):
-            probabilities = model(torch.from_numpy(pixels).to(model.mean.device)).softmax(1).cpu()
-        for row, path in enumerate(paths):
-            if row in failures:
-                predictions.append(Prediction(path, (), failures[row]))
-            elif not probabilities[row].isfinite().all():
-                raise CheckpointError(
-                    f"the model gives no numbers for {path}: its weights are beyond what float32 holds",
-                    "use another checkpoint",
-                )
-            else:
-                predictions.append(Prediction(path, _candidates(model, probabilities[row], top)))
+        found = iter(candidates(model.infer(pixels), model, top))
+        for row, (path, best) in enumerate(zip(paths, found, strict=True)):
+            error = failures.get(row, "")
+            predictions.append(Prediction(path, () if error else best, error))
         if len(batches) > 1:
             progress.add(len(paths))
     progress.end()
     return predictions
+
+
+def candidates(logits: NDArray[np.float32], model: OpenModel, top: int) -> list[tuple[Candidate, ...]]:
+    """Return the `top` likeliest classes, the likeliest first, of each row of `logits` [N, C], as `model` gave them.
+
+    Raises CheckpointError where they are no numbers.
+    """
+    if not np.isfinite(logits).all():
+        raise CheckpointError(
+            f"{model.checkpoint} gives no numbers for an image: its weights are beyond what float32 holds",
+            "use another checkpoint",
+        )
+    values, labels = torch.from_numpy(logits).softmax(1).topk(min(top, len(model.classes)))
+    return [
+        tuple(Candidate(label, model.class_texts[label], value) for label, value in zip(*row, strict=True))
+        for row in zip(labels.tolist(), values.tolist(), strict=True)
+    ]
 
 
 def _read(reader: "ImageReader", paths: Sequence[Path]) -> tuple[Sequence[Path], NDArray[np.uint8], dict[int, str]]:
@@ -100,23 +98,19 @@ def _read(reader: "ImageReader", paths: Sequence[Path]) -> tuple[Sequence[Path],
     return paths, pixels, {row: error.what for row, error in failures.items()} | unread
 
 
-def _candidates(model: TrainedModel, probabilities: Tensor, top: int) -> tuple[Candidate, ...]:
-    values, labels = probabilities.topk(min(top, len(model.classes)))
-    return tuple(
-        Candidate(label, model.class_texts[label], value)
-        for label, value in zip(labels.tolist(), values.tolist(), strict=True)
-    )
-
-
 class ImageReader:
-    """Decodes encoded images as evaluation does: antialiased, to their last row; `image_size` is the side in pixels.
+    """Decodes encoded images as evaluation does: antialiased, to their last row.
 
-    `threads` decode, by default one a core. Raises UsageError as `open_decoder` does.
+    The shorter side is made `resize` pixels long, the centre square has `image_size`. `threads` decode, by default one
+    a core. An image of more than `most_pixels` pixels is too large. Raises UsageError as `open_decoder` does.
     """
 
-    def __init__(self, recipe: Recipe, threads: int | None = None) -> None:
-        self.image_size = recipe.eval_image_size
-        self._resize = recipe.eval_resize
+    def __init__(
+        self, image_size: int, resize: int, threads: int | None = None, most_pixels: int | None = None
+    ) -> None:
+        self._image_size = image_size
+        self._resize = resize
+        self._most_pixels = most_pixels
         self._decoder = open_decoder(threads or len(os.sched_getaffinity(0)))
 
     def decode(self, encoded: Sequence[bytes]) -> tuple[NDArray[np.uint8], dict[int, DataError]]:
@@ -124,10 +118,11 @@ class ImageReader:
 
         The pixels of such a row are unspecified.
         """
-        pixels = np.zeros((len(encoded), self.image_size, self.image_size, 3), np.uint8)
-        sizes, failures = _sizes(encoded)
-        crops = evaluation_crops(sizes, self._resize, self.image_size)
-        request = DecodeRequest(encoded, crops, np.zeros(len(encoded), np.bool_), True, pixels, to_end=True)
+        pixels = np.zeros((len(encoded), self._image_size, self._image_size, 3), np.uint8)
+        sizes, failures = _sizes(encoded, self._most_pixels)
+        crops = evaluation_crops(sizes, self._resize, self._image_size)
+        files = [b"" if row in failures else data for row, data in enumerate(encoded)]  # which costs nothing to refuse
+        request = DecodeRequest(files, crops, np.zeros(len(files), np.bool_), True, pixels, to_end=True)
         return pixels, self._decoder.load(request) | failures
 
     def close(self) -> None:
@@ -141,12 +136,16 @@ class ImageReader:
         self.close()
 
 
-def _sizes(encoded: Sequence[bytes]) -> tuple[NDArray[np.int64], dict[int, DataError]]:
+def _sizes(encoded: Sequence[bytes], most_pixels: int | None) -> tuple[NDArray[np.int64], dict[int, DataError]]:
     """Height and width of each image, int64 [N, 2]; 1 × 1 where there is an error."""
     sizes, failures = np.ones((len(encoded), 2), np.int64), dict[int, DataError]()
     for row, data in enumerate(encoded):
         try:
-            sizes[row] = read_size(data)
+            height, width = read_size(data)
+            if most_pixels is not None and height * width > most_pixels:
+                raise ImageError(f"too large: {width} × {height} pixels, and {most_pixels:,} in all are taken")
         except ImageError as error:
             failures[row] = error
+        else:
+            sizes[row] = height, width
     return sizes, failures

@@ -289,8 +289,8 @@ class Dataset:
         if self.remote is not None:
             return self.places(np.array([sample_id])).payload(0)
         number, offset = int(self._index.shard[sample_id]), int(self._index.offset[sample_id])
-        fd, path = self._shards.open(number).fd, self._shards.paths[number]
-        return read_record(fd, offset, int(self._index.length[sample_id]), path)
+        shard, path = self._shards.open(number), self._shards.paths[number]  # held, so that it stays open
+        return read_record(shard.fd, offset, int(self._index.length[sample_id]), path)
 
 
 def _reopen(path: Place, split: str, fingerprint: str) -> Dataset:

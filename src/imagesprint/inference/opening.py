@@ -1,0 +1,189 @@
+"""A model ready to answer: of a run, a checkpoint or an exported .onnx file, in one of the runtimes, alike to a caller.
+
+Who uses it, `predict` or a server, need know neither the runtime nor where the model came from. No transport is known
+here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from imagesprint.checkpoints.cached import cached, last_url
+from imagesprint.checkpoints.naming import last_checkpoint
+from imagesprint.checkpoints.weights import TrainedModel, load_model
+from imagesprint.console import Console
+from imagesprint.errors import ImagesprintError, UsageError
+from imagesprint.evaluating.evaluation import evaluation_arithmetic, evaluation_precision
+from imagesprint.inference import SUFFIXES
+from imagesprint.inference.formats import (
+    FORMATS,
+    Infer,
+    describe,
+    graph,
+    has_cuda_provider,
+    in_onnx_runtime,
+    in_openvino,
+    in_torch,
+)
+from imagesprint.inference.int8 import data_of, to_int8
+from imagesprint.inference.onnx_files import OnnxFile, read_onnx
+from imagesprint.recipes.recipe import Recipe
+from imagesprint.runs.ranks import choose_device, open_ranks
+from imagesprint.storage.url import Place
+
+_PACKAGES: Final = {"openvino": "openvino", "onnx": "onnxruntime"}  # the fastest on a CPU first
+
+
+@dataclass(frozen=True, eq=False)
+class OpenModel:
+    """A model that answers.
+
+    `place` is as the user named it, `checkpoint` the very file that was opened. `name` is the recipe's model. The
+    logits are in the order of `classes`; `class_texts` are the words that describe them. Images are wanted with their
+    shorter side `resize` pixels long, cut to the centre square of `image_size` pixels. `step` counts the steps
+    trained. `runtime` is a package and its version, `precision` its arithmetic: fp32, tf32 or int8. `batch_size` is
+    what evaluation takes at once. `infer` takes uint8 RGB images [N, image_size, image_size, 3], N ≥ 1, and gives
+    float32 logits [N, classes]; one thread at a time may call it. `description` is that of `formats.describe`.
+    """
+
+    place: Place
+    checkpoint: Place
+    name: str
+    classes: tuple[str, ...]
+    class_texts: tuple[str, ...]
+    image_size: int
+    resize: int
+    step: int
+    runtime: str
+    precision: str
+    batch_size: int
+    description: Mapping[str, Any]
+    infer: Infer
+
+
+def is_onnx(place: Place) -> bool:
+    """Whether `place` names an exported .onnx file."""
+    return place.suffix.lower() == SUFFIXES["onnx"]
+
+
+def open_model(
+    place: Place, runtime: str, device: str, console: Console, *, int8: bool = False, threads: int = 0
+) -> OpenModel:
+    """Open the model of a run (its last checkpoint), a checkpoint, a .onnx file that `export` wrote, or of their URLs.
+
+    `runtime` is one of RUNTIMES: torch is eager, as `evaluate` computes; auto is torch on a GPU, else the fastest that
+    is installed. `device` is auto, cpu or cuda; `threads` work on a batch, by default one a core. Raises UsageError for
+    what does not go together and packages that are missing, CheckpointError for a file that is damaged or not ours, and
+    as `load_model` does.
+    """
+    checkpoint = last_checkpoint(place) if isinstance(place, Path) else last_url(place)
+    chosen = _choose(runtime, device, checkpoint)
+    with cached(checkpoint) as file:
+        if is_onnx(checkpoint):
+            held = read_onnx(file)
+            if int8 and held.precision != "int8":
+                raise UsageError(
+                    f"{place} is {held.precision}, and --int8 needs more than an exported file to start from",
+                    "name the run, or export it with --int8",
+                )
+        else:
+            model = load_model(file)
+            if chosen == "torch":
+                return open_trained(model, place, checkpoint, device, threads)
+            console.line(f"exporting   {checkpoint} to ONNX, for {_PACKAGES[chosen]}")
+            FORMATS["onnx"].check_packages()
+            content = to_int8(model, data_of(checkpoint, console), console) if int8 else graph(model)
+            precision = "int8" if int8 else "fp32"
+            held = OnnxFile(content, describe(model) | {"precision": precision}, model.recipe)
+    runtime = f"{_PACKAGES[chosen]} {_version(_PACKAGES[chosen])}"
+    on = "cuda" if chosen == "onnx" and _runs_on_cuda(device) else "cpu"
+    try:
+        infer = (
+            in_openvino(held.content, threads) if chosen == "openvino" else in_onnx_runtime(held.content, threads, on)
+        )
+    except ImagesprintError:
+        raise
+    except Exception as error:  # theirs, of an operation that this version does not know
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(f"{runtime} cannot run {place}: {reason}", "choose another --runtime, or update it") from error
+    precision = "tf32" if (held.precision, on) == ("fp32", "cuda") else held.precision
+    return _opened(place, checkpoint, held.description, held.recipe, runtime, precision, infer)
+
+
+def open_trained(model: TrainedModel, place: Place, checkpoint: Place, device: str, threads: int = 0) -> OpenModel:
+    """Open a model in memory: eager in PyTorch, in the arithmetic of `evaluate`; the rest is as of `open_model`."""
+    with open_ranks(device) as ranks:
+        on = ranks.device
+    if threads:
+        torch.set_num_threads(threads)
+    run = in_torch(model.to(on), on)
+
+    def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with evaluation_arithmetic(on):
+            return run(images)
+
+    version = f"torch {torch.__version__}"
+    precision = evaluation_precision(on)
+    return _opened(place, checkpoint, describe(model), model.recipe, version, precision, infer)
+
+
+def _choose(runtime: str, device: str, checkpoint: Place) -> str:
+    """Which of RUNTIMES but auto; raises UsageError where `runtime` cannot run it, or not there."""
+    if runtime == "torch" and is_onnx(checkpoint):
+        raise UsageError(f"PyTorch does not run {checkpoint}", "choose onnx or openvino, or name the run")
+    if runtime == "openvino" and device == "cuda":
+        raise UsageError("OpenVINO runs on the CPU here", "choose --device cpu, or another --runtime")
+    if runtime != "auto":
+        return runtime
+    on_gpu = choose_device(device).type == "cuda"
+    if on_gpu and not is_onnx(checkpoint):
+        return "torch"
+    installed = [name for name, package in _PACKAGES.items() if find_spec(package) is not None]
+    if is_onnx(checkpoint):
+        return "onnx" if on_gpu or not installed else installed[0]
+    return installed[0] if installed and find_spec("onnxscript") is not None else "torch"
+
+
+def _runs_on_cuda(device: str) -> bool:
+    """Whether ONNX Runtime is to use a GPU."""
+    return device == "cuda" or (choose_device(device).type == "cuda" and has_cuda_provider())
+
+
+def _version(package: str) -> str:
+    """The version of the package that is imported as `package`."""
+    distributions = metadata.packages_distributions().get(package, [package])
+    return metadata.version(distributions[0])
+
+
+def _opened(
+    place: Place,
+    checkpoint: Place,
+    description: Mapping[str, Any],
+    recipe: Recipe,
+    runtime: str,
+    precision: str,
+    infer: Infer,
+) -> OpenModel:
+    classes = description["classes"]
+    return OpenModel(
+        place=place,
+        checkpoint=checkpoint,
+        name=recipe.model,
+        classes=tuple(entry["name"] for entry in classes),
+        class_texts=tuple(entry["text"] for entry in classes),
+        image_size=recipe.eval_image_size,
+        resize=recipe.eval_resize,
+        step=description["step"],
+        runtime=runtime,
+        precision=precision,
+        batch_size=recipe.eval_batch_size,
+        description=description,
+        infer=infer,
+    )

@@ -32,7 +32,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from serve_load_peers import BATCH_TIMEOUT, MAX_BATCH, Model
+from serve_load_peers import Model
 from serving_models import RECIPES, make_models, photos_for
 
 from imagesprint.console import Console
@@ -46,7 +46,12 @@ sys.path.insert(0, str(HERE / "servers"))
 from server_process import free_ports  # noqa: E402
 
 OURS: Final = {"imagesprint": "auto", "imagesprint, ONNX Runtime": "onnx"}
-PEERS: Final = ("fastapi", "fastapi-async", "litserve", "litserve-json")
+PEERS: Final = {
+    "fastapi": "serve_load_peers.py",
+    "fastapi-async": "serve_load_peers.py",
+    "litserve": "serve_load_litserve.py",
+    "litserve-json": "serve_load_litserve.py",
+}
 PHOTOS: Final = 16
 WARM_SECONDS: Final = 2.0
 START_SECONDS: Final = 180.0
@@ -172,7 +177,7 @@ def contest(name: str, file: Path, photos: Sequence[bytes], arguments: argparse.
                 words = [sys.executable, "-m", "imagesprint", "serve", str(file), "--port", str(port), "--quiet"]
                 words += ["--runtime", OURS[kind]]
             else:
-                words = [arguments.peers, str(HERE / "serve_load_peers.py"), kind, str(file), str(port)]
+                words = [arguments.peers, str(HERE / PEERS[kind]), kind, str(file), str(port)]
             say(f"{name}: {kind}: {distinct(answers, tolerance):.0%} of the pairs of photos have answers of their own")
             servers.append(stack.enter_context(started(kind, words, port, task)))
         for number, clients in enumerate(arguments.clients):
@@ -238,8 +243,7 @@ def heading(arguments: argparse.Namespace) -> str:
             "",
             f"`python {' '.join(sys.argv)}`, commit {commit.strip()}, {processor()}, "
             f"{len(os.sched_getaffinity(0))} cores.",
-            f"Ours: {own}. Peers: {found or 'none'}; LitServe with max_batch_size {MAX_BATCH}, batch_timeout "
-            f"{BATCH_TIMEOUT} s. {arguments.seconds:g} s a turn.",
+            f"Ours: {own}. Peers: {found or 'none'}. {arguments.seconds:g} s a turn.",
         ]
     )
 

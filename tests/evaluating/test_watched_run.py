@@ -32,7 +32,7 @@ def test_a_training_ends_by_its_own_words_by_its_lock_or_by_its_result(tmp_path:
     run, history = WatchedRun(directory), History(directory, Console.silent())
     assert run.end() is None  # it has not begun
     with run_lock(tmp_path):
-        history.begin(4, ONE_RANK, "native")
+        history.begin(4, ONE_RANK, "native", Path("data"))
         assert run.end() is None
     assert run.end() == f"process {os.getpid()}, its training, was killed"
     history.end(12, "RunError: the loss is nan")

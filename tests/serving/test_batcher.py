@@ -74,7 +74,7 @@ def run(work: Callable[[Batcher], Awaitable[Any]], model: Model, console: Consol
             return await work(batcher)
         finally:
             model.may_go.set()
-            assert batcher.close()
+            batcher.close()
 
     return asyncio.run(main())
 

@@ -18,6 +18,7 @@ from imagesprint.serving.service import Service, Wanted
 from tiny_server import CLASSES, Answer, Server, ask, make_image
 
 FORM = "multipart/form-data; boundary=limit"
+FIELD = b'--limit\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--limit--\r\n'
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_what_is_no_image_is_refused(server: Server, body: bytes, status: int, e
         ("/predict", "text/plain; charset=utf-8", b"a.jpg", 415, "a body of 'text/plain' is no image"),
         ("/predict", "multipart/form-data", b"", 400, "the form cannot be read: Missing boundary"),
         ("/predict", FORM, b"nonsense", 400, "the form cannot be read"),
-        ("/predict", FORM, b"--limit--\r\n", 400, "the form holds no file"),
+        ("/predict", FORM, FIELD, 400, "the form holds no file"),
         ("/predict", FORM, form(*[("a.jpg", b"")] * 65), 413, "a request of 65 images"),
         ("/predict", FORM, form(*[("a.jpg", b"")] * 1001), 400, "Too many files"),
         ("/nothing", "", b"", 404, "POST /nothing: Not Found"),

@@ -3,7 +3,7 @@
 import base64
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from imagesprint.console import Console
 from imagesprint.inference.opening import OpenModel, open_model
 from imagesprint.inference.prediction import ImageReader
-from tiny_server import CLASSES, Answer, Server, make_image
+from tiny_server import CLASSES, Answer, Server, make_image, wait_for, write_checkpoint
 
 INFER = "/v2/models/resnet20/infer"
 LENGTH = "Inference-Header-Content-Length"
@@ -24,8 +24,27 @@ OUTPUTS = ("logits", "probabilities")
 
 
 @pytest.fixture(scope="module")
-def model(served_run: Path) -> OpenModel:
-    return open_model(served_run, "torch", "cpu", Console.silent())
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with one checkpoint, until the last test."""
+    run = tmp_path_factory.mktemp("watched") / "run"
+    write_checkpoint(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def server(serve: Callable[..., Server], run: Path) -> Iterator[Server]:
+    running = serve(run, "--watch")
+    yield running
+    assert running.command.end().code == 0
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> OpenModel:
+    return opened(run, 2)
+
+
+def opened(run: Path, step: int) -> OpenModel:
+    return open_model(run / "checkpoints" / f"step-{step:07d}.pt", "torch", "cpu", Console.silent())
 
 
 def binary(name: str, shape: list[int], data: bytes, **more: Any) -> tuple[bytes, dict[str, str]]:
@@ -48,7 +67,7 @@ def tensors(answer: Answer) -> list[NDArray[np.float32]]:
     assert answer.headers["Content-Type"] == f"application/{'json' if length is None else 'octet-stream'}"
     said = json.loads(answer.content[: None if length is None else int(length)])
     behind, found = answer.content[len(answer.content) if length is None else int(length) :], []
-    assert (said["model_name"], said["model_version"]) == ("resnet20", "2")
+    assert said["model_name"] == "resnet20"
     for name, output in zip(OUTPUTS, said["outputs"], strict=True):
         assert (output["name"], output["datatype"]) == (name, "FP32")
         size = output.get("parameters", {}).get("binary_data_size", 0)
@@ -93,7 +112,7 @@ def test_pixels_are_answered(server: Server, model: OpenModel) -> None:
 def test_classes_are_named_on_demand(server: Server, model: OpenModel) -> None:
     asked = [{"name": "probabilities", "parameters": {"classification": 2, "binary_data": False}}]
     answer = server.ask(INFER, *files(IMAGES[0], id="7", outputs=asked))
-    assert answer.json["id"] == "7"
+    assert (answer.json["id"], answer.json["model_version"]) == ("7", "2")
     (output,) = answer.json["outputs"]
     assert (output["name"], output["datatype"], output["shape"]) == ("probabilities", "BYTES", [1, 2])
     (probabilities,) = torch.from_numpy(logits_of(model, IMAGES[:1])).softmax(1).tolist()
@@ -146,3 +165,19 @@ def test_what_is_wrong_is_refused(
     answer = server.ask(path, *(request_of() if request_of else ()))
     assert (answer.status, answer.headers["Content-Type"]) == (status, "application/json")
     assert error in answer.json["error"]
+
+
+def test_an_answer_names_the_version_that_gave_it(server: Server, run: Path) -> None:
+    write_checkpoint(run, 3)
+    logits = {str(step): logits_of(opened(run, step), IMAGES[:1]) for step in (2, 3)}
+    asked = files(IMAGES[0], outputs=[{"name": "logits"}], parameters={})
+
+    def version() -> str:
+        said = server.ask(INFER, *asked).json
+        np.testing.assert_allclose([said["outputs"][0]["data"]], logits[said["model_version"]], rtol=0, atol=1e-5)
+        return str(said["model_version"])
+
+    assert wait_for(lambda: version() == "3")
+    assert server.ask("/v2/models/resnet20").json["versions"] == ["3"]
+    assert server.ask("/v2/models/resnet20/versions/3/infer", *asked).status == 200
+    assert "has no version '2': it is 3" in server.ask("/v2/models/resnet20/versions/2/infer", *asked).json["error"]

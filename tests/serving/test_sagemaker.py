@@ -2,6 +2,8 @@
 
 import base64
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -133,3 +135,11 @@ def test_without_the_folder_it_is_said_how_to_name_a_model(folder: Path) -> None
     with pytest.raises(UsageError, match=f"no MODEL is given, and there is no folder {folder}") as refused:
         find_container()
     assert refused.value.hint.startswith("`imagesprint serve RUN`; without MODEL it serves what SageMaker unpacks")
+
+
+@pytest.mark.remote
+def test_a_container_keeps_the_contract_from_its_start_to_its_end(served_run: Path) -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "serve_sagemaker.py"
+    done = subprocess.run([sys.executable, str(script), str(served_run)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "none lost" in done.stdout

@@ -71,4 +71,3 @@ def run(args: argparse.Namespace, console: Console) -> int:
     model, host, port = (args.model, HOST, PORT) if args.model is not None else find_container()
     wanted = Wanted(model, args.runtime, args.device, args.int8)
     serve(wanted, args.host or host, port if args.port is None else args.port, args.watch, console, announce)
-    return 0

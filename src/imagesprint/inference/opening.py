@@ -26,11 +26,13 @@ from imagesprint.inference.formats import (
     FORMATS,
     Infer,
     describe,
+    graph,
     has_cuda_provider,
     in_onnx_runtime,
     in_openvino,
     in_torch,
 )
+from imagesprint.inference.int8 import data_of, to_int8
 from imagesprint.inference.onnx_files import OnnxFile, read_onnx
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.runs.ranks import choose_device, open_ranks
@@ -96,7 +98,10 @@ def open_model(
             if chosen == "torch":
                 return open_trained(model, place, checkpoint, device, threads)
             console.line(f"exporting   {checkpoint} to ONNX, for {_PACKAGES[chosen]}")
-            held = OnnxFile(FORMATS["onnx"].encode(model), describe(model), model.recipe)
+            FORMATS["onnx"].check_packages()
+            content = to_int8(model, data_of(checkpoint, console), console) if int8 else graph(model)
+            precision = "int8" if int8 else "fp32"
+            held = OnnxFile(content, describe(model) | {"precision": precision}, model.recipe)
     runtime = f"{_PACKAGES[chosen]} {_version(_PACKAGES[chosen])}"
     on = "cuda" if chosen == "onnx" and _runs_on_cuda(device) else "cpu"
     try:
@@ -113,7 +118,7 @@ def open_model(
 
 
 def open_trained(model: TrainedModel, place: Place, checkpoint: Place, device: str, threads: int = 0) -> OpenModel:
-    """Open a model that is in memory: eager in PyTorch, in the arithmetic of `evaluate`; the rest as of `open_model`."""
+    """Open a model in memory: eager in PyTorch, in the arithmetic of `evaluate`; the rest is as of `open_model`."""
     with open_ranks(device) as ranks:
         on = ranks.device
     if threads:

@@ -293,9 +293,10 @@ def _recipe_of(phase: Phase) -> Recipe:
 class EvaluationLoader(_BatchLoader):
     """Each image of `dataset` once, in the order of sample ids: batch j is the business of rank j % world_size.
 
-    The shorter side is resized to `resize` and the centre square of `image_size` cut out, antialiased; no flip. Every
-    batch has `batch_size` rows; the last one's padding has mask False. Raises RankError for a rank beyond world_size;
-    while iterating RecordError or ImageError for damaged data.
+    Where there are `sample_ids`, those images alone, in that order. The shorter side is resized to `resize` and the
+    centre square of `image_size` cut out, antialiased; no flip. Every batch has `batch_size` rows; the last one's
+    padding has mask False. Raises RankError for a rank beyond world_size; while iterating RecordError or ImageError for
+    damaged data.
     """
 
     def __init__(
@@ -309,14 +310,16 @@ class EvaluationLoader(_BatchLoader):
         threads: int | None = None,
         *,
         pin: bool = False,
+        sample_ids: NDArray[np.int64] | None = None,
     ) -> None:
         super().__init__(threads, pin)
         _check_rank(rank, world_size)
         self._dataset = dataset
+        self._sample_ids = np.arange(len(dataset)) if sample_ids is None else sample_ids
         self._image_size = image_size
         self._resize = resize
         self._batch_size = batch_size
-        self._numbers = range(rank, -(-len(dataset) // batch_size), world_size)
+        self._numbers = range(rank, -(-len(self._sample_ids) // batch_size), world_size)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -325,8 +328,7 @@ class EvaluationLoader(_BatchLoader):
         return self._batch_size, self._batch_size * self._image_size**2 * 3, 0
 
     def _ids(self, number: int) -> NDArray[np.int64]:
-        start = number * self._batch_size
-        return np.arange(start, min(start + self._batch_size, len(self._dataset)))
+        return self._sample_ids[number * self._batch_size :][: self._batch_size]
 
     def loads(self) -> Iterator[Load]:
         if self._dataset.remote is not None:

@@ -27,6 +27,7 @@ from imagesprint.files import append_row, is_cut, naming, remove
 from imagesprint.records.tfrecord import iter_records
 from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.rows import Began, Command, Ended, EvaluationRow, Interruption, MetricsRow
+from imagesprint.storage.url import Place
 
 if TYPE_CHECKING:
     from imagesprint.runs.ranks import Ranks
@@ -41,10 +42,11 @@ class History:
         self._run, self._warnings = run, console.warnings
         self._told = len(console.warnings)
 
-    def begin(self, step: int, ranks: "Ranks", decoder: str) -> None:
-        """Note that a command goes on from `step` on `ranks`, with `decoder` as `describe_decoder` says it."""
+    def begin(self, step: int, ranks: "Ranks", decoder: str, data: Place) -> None:
+        """Note that a command goes on from `step` on `ranks` and `data`; `decoder` is as `describe_decoder` says it."""
+        root = str(data.absolute() if isinstance(data, Path) else data)
         here = (ranks.world_size, os.getpid(), socket.gethostname(), ranks.device_name, ranks.threads)
-        self._append(Began(_now(), step, *here, decoder, self._new_warnings()))
+        self._append(Began(_now(), step, *here, decoder, self._new_warnings(), root))
 
     def end(self, step: int, reason: str) -> None:
         """Note that it ends at `step`; `reason` is DONE, a signal's name or an error. A full disk may prevent that."""

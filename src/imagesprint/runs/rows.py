@@ -123,7 +123,8 @@ class Began:
     """A line of commands.jsonl: a `train` command that goes on from `step`.
 
     `device` is the main rank's, `threads` are the CPU threads of each rank; `decoder` is as `describe_decoder` says it.
-    Rows of before lack these three: they are empty. `warnings` are those of the command until here.
+    Rows of before lack these three: they are empty. `warnings` are those of the command until here. `data` is the ROOT
+    it is trained on, an absolute path or a URL; empty in rows of before.
     """
 
     began: str
@@ -135,6 +136,7 @@ class Began:
     threads: Count = 0
     decoder: str = ""
     warnings: tuple[str, ...] = ()
+    data: str = ""
 
 
 @dataclass(frozen=True)

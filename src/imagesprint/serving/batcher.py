@@ -112,13 +112,12 @@ class Batcher:
                 raise answer
         return np.stack([answer for answer in answers if not isinstance(answer, ImagesprintError)])
 
-    def close(self) -> bool:
-        """End both threads, once they have done what was taken; whether they ended within a second."""
+    def close(self) -> None:
+        """End both threads, once they have done what was taken."""
         self._arrived.put(None)
         for thread in self._threads:
-            thread.join(1.0)
+            thread.join()
         self._reader.close()
-        return not any(thread.is_alive() for thread in self._threads)
 
     def _admit(self, count: int) -> None:
         """Raise the error of a request of `count` images that has no room."""

@@ -74,7 +74,7 @@ class Connection(HttpToolsProtocol):
         self._is_within = True
         super().on_headers_complete()
         if self._is_ending:
-            self.cycle.keep_alive = False
+            self._announce_end()
 
     def on_message_complete(self) -> None:
         self._is_within = False
@@ -94,7 +94,7 @@ class Connection(HttpToolsProtocol):
         if self in self.idle:
             self.loop.call_later(LINGER_SECONDS, self._end_idle)
         else:
-            super().shutdown()
+            self._announce_end()
 
     def cut(self) -> None:
         """End at once."""
@@ -112,6 +112,11 @@ class Connection(HttpToolsProtocol):
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)
         self.transport.close()
+
+    def _announce_end(self) -> None:
+        """Have the answer under way say that it is the last on this connection, and be it."""
+        self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"close")]
+        self.cycle.keep_alive = False
 
     def _end_idle(self) -> None:
         if self in self.idle:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -115,6 +116,8 @@ async def _read_form(request: Request) -> list[File]:
         form = await _FormParser(request.headers, request.stream()).parse()
     except MultiPartException as error:
         raise BadRequestError(f"the form cannot be read: {error.message}", _CURL) from None
+    except FormParserError as error:  # of which later versions of Starlette make the other
+        raise BadRequestError(f"the form cannot be read: {error}", _CURL) from None
     parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
     files = [File(part.filename, await part.read()) for part in parts]
     await form.close()

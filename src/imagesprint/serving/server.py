@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, NoReturn
 
 import uvicorn
 import uvloop
@@ -26,11 +26,11 @@ _SWITCH_SECONDS: Final = 5e-4  # after which a thread that works in Python lets 
 
 def serve(
     wanted: Wanted, host: str, port: int, watch: bool, console: Console, announce: Callable[[str, Service], object]
-) -> None:
-    """Serve the model until SIGTERM or SIGINT, then finish what was taken; a second signal ends it at once.
+) -> NoReturn:
+    """Serve the model until SIGTERM or SIGINT, then finish what was taken, and end the process with exit code 0.
 
-    `announce` is called with the server's URL once it is ready. Port 0 is any that is free. Raises UsageError for a
-    host or port that cannot be had, and as `open_model` does.
+    A second signal ends it at once. `announce` is called with the server's URL once it is ready. Port 0 is any that is
+    free. Raises UsageError for a host or port that cannot be had, and as `open_model` does.
     """
     if watch:
         check_watched(wanted.place)
@@ -41,9 +41,8 @@ def serve(
         serving = _serve(service, listener, watch, lambda: announce(url, service), console)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serving)
-    if not service.close():  # a library is at work in a thread, and cannot be asked to end
-        console.close()
-        _leave()
+    console.close()
+    _leave()
 
 
 @contextmanager
@@ -123,17 +122,17 @@ async def _open(service: Service, watch: bool, announce: Callable[[], object]) -
 def _on_signals(server: _Server) -> None:
     loop = asyncio.get_running_loop()
 
-    def end() -> None:
+    def end(number: int) -> None:
         if server.should_exit:
-            _leave(1)
+            _leave(128 + number)  # as a shell has it
         server.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end)
+        loop.add_signal_handler(number, end, number)
 
 
-def _leave(code: int = 0) -> None:
-    """End the process without waiting for threads that are within a library."""
+def _leave(code: int = 0) -> NoReturn:
+    """End the process at once: Python's own way waits for what a library is doing, and takes a second anyway."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

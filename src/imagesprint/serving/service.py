@@ -49,7 +49,6 @@ class Service:
         self._wanted = wanted
         self._console = console
         self._batcher: Batcher | None = None
-        self._opener: Thread | None = None
 
     @property
     def batcher(self) -> Batcher:
@@ -92,7 +91,7 @@ class Service:
 
     async def open(self) -> None:
         """Open the model. Raises as `open_model` and `tried` do."""
-        model = await self._in_thread(partial(self._open, self._wanted.place))
+        model = await _in_thread(partial(self._open, self._wanted.place))
         self._batcher = Batcher(model, self.metrics, self._console)
 
     async def watch(self) -> None:
@@ -106,10 +105,10 @@ class Service:
             await asyncio.sleep(pause)
             newest = seen
             try:
-                newest = await self._in_thread(partial(_last, self._wanted.place))
+                newest = await _in_thread(partial(_last, self._wanted.place))
                 if newest == seen:
                     continue
-                model = await self._in_thread(partial(self._open, newest))
+                model = await _in_thread(partial(self._open, newest))
                 _check_alike(self.model, model)
             except StorageError as error:  # which may pass: the next look tries it again
                 if error.what != told:
@@ -123,28 +122,9 @@ class Service:
                 self.batcher.swap(model)
                 self._console.line(f"serving     {newest}, after step {model.step:,}")
 
-    def close(self) -> bool:
-        """End the threads; whether they have ended, which those that are within a library do not."""
-        is_opening = self._opener is not None and self._opener.is_alive()
-        return (self._batcher is None or self._batcher.close()) and not is_opening
-
     def _open(self, place: Place) -> OpenModel:
         wanted = self._wanted
         return tried(open_model(place, wanted.runtime, wanted.device, self._console, int8=wanted.int8))
-
-    async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
-        """What `work` returns or raises, done in a thread for which the end of the process does not wait."""
-        done: Future[_Result] = Future()
-
-        def run() -> None:
-            try:
-                done.set_result(work())
-            except BaseException as error:
-                done.set_exception(error)
-
-        self._opener = Thread(target=run, name="imagesprint-open", daemon=True)
-        self._opener.start()
-        return await asyncio.wrap_future(done)
 
 
 def check_watched(place: Place) -> None:
@@ -174,3 +154,17 @@ def _check_alike(old: OpenModel, new: OpenModel) -> None:
     """Raise CheckpointError where `new` cannot take over what was decoded, and is understood, for `old`."""
     if (old.classes, old.image_size, old.resize) != (new.classes, new.image_size, new.resize):
         raise CheckpointError("it has other classes or another image size", "serve it anew")
+
+
+async def _in_thread(work: Callable[[], _Result]) -> _Result:
+    """What `work` returns or raises, done in a thread for which the end of the process does not wait."""
+    done: Future[_Result] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=run, name="imagesprint-open", daemon=True).start()
+    return await asyncio.wrap_future(done)

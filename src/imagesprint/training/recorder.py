@@ -20,6 +20,7 @@ from imagesprint.runs.logs import DONE, History, RunLogs, interruptions, mend_te
 from imagesprint.runs.mirror import RunCopy
 from imagesprint.runs.ranks import Ranks
 from imagesprint.runs.rows import MetricsRow, RunResult
+from imagesprint.storage.url import Place
 from imagesprint.training.metering import Cadence
 from imagesprint.training.progress import ProgressLine, show_compiling, show_exceptions, show_plan
 from imagesprint.training.state import TrainingState
@@ -56,12 +57,12 @@ class Recorder:
         self._fallbacks = 0  # images that the native decoder left to Pillow in this command, on all ranks
 
     @contextmanager
-    def history(self) -> Iterator[None]:
-        """Note that the command begins here, and where and why it ends."""
+    def history(self, data: Place) -> Iterator[None]:
+        """Note that the command begins here, on the ROOT `data`, and where and why it ends."""
         if not self._ranks.is_main:
             yield
             return
-        self._history.begin(self._state.step, self._ranks, describe_decoder())
+        self._history.begin(self._state.step, self._ranks, describe_decoder(), data)
         try:
             yield
         except BaseException as error:

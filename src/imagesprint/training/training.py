@@ -161,7 +161,7 @@ def _go_on(
             console.line(line)
         keeper = TimeKeeper(recipe, cadence, state.step, plan, began)
         recorder = Recorder(copy, state, cadence, keeper, ranks, console, content, since)
-        with recorder.history():
+        with recorder.history(root.path):
             missing = recorder.evaluation_is_missing()
             if missing or state.step < until:
                 with StopSignals() as signals, recorder.files(options.keep):

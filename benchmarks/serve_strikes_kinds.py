@@ -401,7 +401,7 @@ STRIKES: Final[dict[str, Strike]] = {
     "bombs": strike_bombs,
     "400 MB bodies": strike_large_bodies,
     "half-closed and reset": strike_half_closed,
-    "1,000 idle connections": strike_idle_connections,
+    "a thousand idle connections": strike_idle_connections,
     "bad multipart": strike_bad_multipart,
     "bad tensors and JSON": strike_bad_tensors,
     "bad HTTP": strike_bad_http,

@@ -61,7 +61,7 @@ def to_int8(model: TrainedModel, root: Root, console: Console) -> bytes:
     """
     from imagesprint.inference.quantising import quantised  # imports onnx
 
-    check_classes(root, model)
+    check_classes(root, model.classes)
     recipe, progress = model.recipe, Progress(console, "calibrating")
     dataset = root.dataset(root.nearest(recipe.eval_source), "train")
     sample_ids = _spread(dataset)

@@ -1,11 +1,13 @@
 """`serve`: the port is taken first, then the model is opened behind it; a signal ends it once all is answered."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, NoReturn
@@ -88,6 +90,7 @@ async def _serve(
     sys.setswitchinterval(_SWITCH_SECONDS)
     Connection.limit = max_connections()
     _log_to(console)
+    warnings.filterwarnings("ignore", module="PIL")  # its opinions on images that are decoded all the same
     config = uvicorn.Config(
         build_app(service),
         http=Connection,
@@ -113,6 +116,8 @@ async def _serve(
 
 async def _open(service: Service, watch: bool, announce: Callable[[], object]) -> None:
     await service.open()
+    gc.collect()
+    gc.freeze()  # what is there now stays: looking through torch's 200,000 objects would stop everybody for 100 ms
     announce()
     if watch:
         await service.watch()

@@ -204,7 +204,7 @@ def strike_with_kind(record: Record, target: Target) -> None:
 # What is right beside a refusal.
 ALLOWED: Final[dict[str, Callable[[Outcome], bool]]] = {
     "half-closed and reset": lambda found: found == 200 or is_refusal(found),
-    "1,000 idle connections": lambda found: found in (200, "1000 held"),
+    "a thousand idle connections": lambda found: found in (200, "1000 held"),
     "pipelining": lambda found: found == "right",
 }
 

@@ -364,7 +364,7 @@ def bad_http(target: Target) -> Iterator[bytes]:
     yield request("/predict", b"zz\r\n" + photo, Transfer_Encoding="chunked").replace(b"Content-Length", b"X-Length")
     yield request("/predict", photo, Content_Encoding="gzip", Content_Type="image/x-none; charset=\x7f")
     yield request("/predict", photo, Host="\0")
-    yield b"GET /\r\n\r\n"
+    yield b"GET\r\n\r\n"
     yield b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500)  # TLS
     yield b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     yield bytes(5000)
@@ -401,7 +401,7 @@ STRIKES: Final[dict[str, Strike]] = {
     "bombs": strike_bombs,
     "400 MB bodies": strike_large_bodies,
     "half-closed and reset": strike_half_closed,
-    "1,000 idle connections": strike_idle_connections,
+    "a thousand idle connections": strike_idle_connections,
     "bad multipart": strike_bad_multipart,
     "bad tensors and JSON": strike_bad_tensors,
     "bad HTTP": strike_bad_http,

@@ -21,7 +21,7 @@ def recipe(tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """A recipe to measure quickly: each runtime is a process, one of them compiles for minutes, one is missing here."""
     monkeypatch.setattr(bench_predict, "CALL_SECONDS", 0.01)
     monkeypatch.setattr(bench_predict, "ROUNDS", 1)
-    monkeypatch.setattr(bench_predict, "RUNTIMES", ("onnxruntime",))
+    monkeypatch.setattr(bench_predict, "PROGRAMS", (("onnxruntime", "int8"),))
     path = tmp_path / "tiny.toml"
     write_text(path, to_toml(tiny_recipe))
     return path
@@ -36,11 +36,11 @@ def test_json_plot_and_text(
     words = ["bench", "predict", str(recipe), "--batch-sizes", "2,1", "--threads", "1", "--device", "cpu"]
     assert main([*words, "--plot", str(plot)]) == 0
     result, text = printed
-    assert (result["bench"], result["precision"], result["model"]) == ("predict", "fp32", "resnet20")
+    assert (result["bench"], result["model"]) == ("predict", "resnet20")
     assert {"device", "versions", "decoder", "left_out"} < set(result)
     assert (result["num_classes"], result["image_size"]) == (1000, 24)
-    kinds = [(call["batch_size"], call["decoding"], call["runtime"]) for call in result["calls"]]
-    assert kinds == [(size, decoding, "onnxruntime") for size in (1, 2) for decoding in (False, True)]
+    kinds = [(call["batch_size"], call["decoding"], call["runtime"], call["precision"]) for call in result["calls"]]
+    assert kinds == [(size, decoding, "onnxruntime", "int8") for size in (1, 2) for decoding in (False, True)]
     for call in result["calls"]:
         assert 0 < call["p50"] <= call["p90"] <= call["p99"]
         assert call["num_calls"] >= 2
@@ -50,9 +50,9 @@ def test_json_plot_and_text(
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20  # something is drawn
 
     lines = text.splitlines()
-    assert lines[2].startswith("resnet20, 1,000 classes, 24 px, fp32, decoder ")
-    assert [line.split()[:4] for line in lines[5:7]] == [
-        ["1", "1", source, "onnxruntime"] for source in ("pixels", "JPEG")
+    assert lines[2].startswith("resnet20, 1,000 classes, 24 px, decoder ")
+    assert [line.split()[:5] for line in lines[5:7]] == [
+        ["1", "1", source, "onnxruntime", "int8"] for source in ("pixels", "JPEG")
     ]
     assert max(map(len, lines[2:])) <= 100
 

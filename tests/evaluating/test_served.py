@@ -139,7 +139,10 @@ class StandIn:
             def log_message(self, *_: object) -> None:
                 pass
 
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 64  # its 5 are too few for us
+
+        with Server(("127.0.0.1", 0), Handler) as server:
             thread = threading.Thread(target=server.serve_forever, args=(0.01,))
             thread.start()
             try:
@@ -198,6 +201,7 @@ def failing(run: Path, infer: tuple[int, dict[str, str], bytes] | None) -> Stand
             DataError,
             r"validation-.*record \d+, \d+.jpg: .* refuses it: 422, damaged",
         ),
+        ((404, {}, b'{"error": "no version"}'), ServerError, "took another checkpoint than c while"),
         ((301, {"Location": "https://elsewhere"}, b""), ServerError, "answers 301"),
         ((429, {"Retry-After": "1"}, b'{"error": "full"}'), ServerError, "no room .* within 0 s: 429, full"),
         ((200, {}, b"{}"), ServerError, "no tensor of 2 logits"),

@@ -7,6 +7,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from imagesprint.console import Console
+from imagesprint.inference.exporting import Exported, export
 from imagesprint.prepare.preparing import prepare
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.training.training import TrainingOptions, train
@@ -58,3 +59,9 @@ def digit_run(digit_root: Path) -> Path:
 def digit_checkpoint(digit_run: Path) -> Path:
     """The last checkpoint of `digit_run`."""
     return sorted((digit_run / "checkpoints").iterdir())[-1]
+
+
+@pytest.fixture(scope="session")
+def digit_export(digit_run: Path) -> Exported:
+    """`digit_run` as an .onnx file. It takes seconds to make one: who needs its graph alone has it from here."""
+    return export(digit_run, digit_run.with_name("onnx.onnx"), None, Console.silent())

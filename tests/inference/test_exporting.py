@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -18,7 +19,7 @@ from imagesprint.cli.main import main
 from imagesprint.console import Console
 from imagesprint.errors import CheckError, UsageError
 from imagesprint.inference import exporting
-from imagesprint.inference.exporting import LIMIT, export, greatest_difference
+from imagesprint.inference.exporting import LIMIT, Exported, export, greatest_difference
 from imagesprint.inference.formats import Infer, in_torch
 
 
@@ -38,18 +39,21 @@ def check_shapes(run: Path, infer: Infer) -> None:
         assert np.abs(infer(images) - ours(images)).max() < LIMIT
 
 
-def test_onnx(digit_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "model.onnx"
-    done = run_export(digit_run, file, capsys)
-    assert (done["format"], done["runtime"]) == ("onnx", f"onnxruntime {onnxruntime.__version__}")
-    session = onnxruntime.InferenceSession(file)
+def test_onnx(digit_run: Path, digit_export: Exported) -> None:
+    done = digit_export
+    assert (done.format, done.precision, done.runtime) == ("onnx", "fp32", f"onnxruntime {onnxruntime.__version__}")
+    assert done.bytes == done.file.stat().st_size
+    assert 0 < done.max_difference < LIMIT
+    session = onnxruntime.InferenceSession(done.file)
     (images,), (logits,) = session.get_inputs(), session.get_outputs()
     assert (images.name, images.type, images.shape) == ("images", "tensor(uint8)", ["batch", "height", "width", 3])
     assert (logits.name, logits.type, logits.shape) == ("logits", "tensor(float)", ["batch", 3])
     described = json.loads(session.get_modelmeta().custom_metadata_map["imagesprint"])
     assert [entry["name"] for entry in described["classes"]] == ["one", "two", "zero"]
     check_shapes(digit_run, lambda images: session.run(None, {"images": images})[0])
-    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    kinds = [node.op_type for node in onnx.load(done.file).graph.node]
+    assert kinds.count("Conv") == 21  # and as many batch norms, which are folded into them
+    assert kinds.count("BatchNormalization") == 1  # the normalisation of the input
 
 
 def test_torch(digit_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import struct
 import zlib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from imagesprint.inference.prediction import ImageReader, candidates
 from imagesprint.serving.app import all_routes
 from imagesprint.serving.openapi import describe
 from imagesprint.serving.service import Service, Wanted
-from tiny_server import CLASSES, Answer, Server, ask, make_image
+from tiny_server import CLASSES, Answer, Server, ask, make_image, wait_for
 
 FORM = "multipart/form-data; boundary=limit"
 FIELD = b'--limit\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--limit--\r\n'
@@ -142,6 +143,19 @@ def test_a_body_without_a_length_is_limited_too(server: Server) -> None:
     response = connection.getresponse()
     check_refused(Answer(response.status, response.headers, response.read()), 413, "a body of more than 32 MiB")
     connection.close()
+
+
+def test_a_client_that_goes_away_is_no_error(server: Server) -> None:
+    def gone() -> bool:
+        return b'imagesprint_rejected_total{reason="gone"} 1.0' in server.ask("/metrics").content
+
+    said = server.command.stderr.read_text()
+    with closing(server.connect()) as connection:
+        connection.putrequest("POST", "/predict")
+        connection.putheader("Content-Length", "1000")
+        connection.endheaders(b"half")
+    assert wait_for(gone)
+    assert server.command.stderr.read_text() == said
 
 
 def test_the_server_tells_of_itself(server: Server, served_run: Path) -> None:

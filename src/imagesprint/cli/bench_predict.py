@@ -13,18 +13,22 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
   imagesprint bench predict baseline90                        # ResNet-50 as untrained, which is as fast
+  imagesprint bench predict model-int8.onnx
   imagesprint bench predict RUN --batch-sizes 1,16 --threads 1,4 --plot predict.png --json"""
 
 DESCRIPTION = """\
 Measure how long a prediction takes, from pixels and from JPEG files to probabilities: eager, compiled, and exported to
-ONNX in ONNX Runtime and OpenVINO where they are installed, in turns of five rounds. p50, p90 and p99 are percentiles
-over the calls of all rounds, which follow one another at once. The images are two of 640 × 427 pixels and 175 kB."""
+ONNX in ONNX Runtime and OpenVINO where they are installed, in fp32 and int8, in turns of five rounds. p50, p90 and p99
+are percentiles over the calls of all rounds, which follow one another at once. The images are two of 640 × 427 pixels
+and 175 kB."""
 
 
 def add_command(commands: "argparse._SubParsersAction[Parser]") -> None:
     """Add the command to `bench`."""
     parser = add_verb(commands, "predict", DESCRIPTION, EXAMPLES, run)
-    parser.add_argument("model", metavar="MODEL", help="a run, a checkpoint, a recipe's name or a .toml file")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a run, a checkpoint, an .onnx file, a recipe's name or its .toml"
+    )
     parser.add_argument(
         "--batch-sizes", type=_numbers, default=(1, 8, 32), metavar="N,N,…", help="images a call; default 1,8,32"
     )
@@ -53,10 +57,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _as_text(result: "PredictBench") -> str:
-    header = ["threads", "batch", "from", "runtime", "p50 ms", "p90 ms", "p99 ms", "images/s", "calls"]
+    header = ["threads", "batch", "from", "runtime", "precision", "p50 ms", "p90 ms", "p99 ms", "images/s", "calls"]
     rows = [
         [
-            *(call.threads, call.batch_size, "JPEG" if call.decoding else "pixels", call.runtime),
+            *(call.threads, call.batch_size, "JPEG" if call.decoding else "pixels", call.runtime, call.precision),
             *(round(1e3 * seconds, 1) for seconds in (call.p50, call.p90, call.p99)),
             round(call.images_per_second, 1),
             call.num_calls,
@@ -66,7 +70,7 @@ def _as_text(result: "PredictBench") -> str:
     lines = [
         result.device,
         ", ".join(f"{name} {version}" for name, version in result.versions.items()),
-        f"{result.model}, {result.num_classes:,} classes, {result.image_size} px, {result.precision}, "
+        f"{result.model}, {result.num_classes:,} classes, {result.image_size} px, "
         f"decoder {result.decoder}, {result.rounds} rounds",
         "",
         table(header, rows),

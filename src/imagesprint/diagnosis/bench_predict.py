@@ -1,4 +1,4 @@
-"""`bench predict`: how long a prediction takes, by runtime, batch size and threads, with and without decoding."""
+"""`bench predict`: how long a prediction takes, by runtime, precision, batch size and threads, and with decoding."""
 
 import itertools
 import os
@@ -20,15 +20,33 @@ from imagesprint.diagnosis.contest import Open, Pass, PassTime, run_rounds
 from imagesprint.diagnosis.machine import processor, versions
 from imagesprint.errors import ImagesprintError
 from imagesprint.images.decoders import decoder_name
-from imagesprint.inference.formats import FORMATS, Infer, compiled, in_onnx_runtime, in_openvino, in_torch
+from imagesprint.inference.formats import (
+    FORMATS,
+    Infer,
+    compiled,
+    describe,
+    graph,
+    in_onnx_runtime,
+    in_openvino,
+    in_torch,
+)
 from imagesprint.inference.image_files import sample_images
+from imagesprint.inference.onnx_files import OnnxFile, read_onnx, sealed
+from imagesprint.inference.opening import is_onnx
 from imagesprint.inference.prediction import ImageReader
 from imagesprint.model.building import build_model
 from imagesprint.recipes.library import load_recipe
 from imagesprint.runs.ranks import choose_device
 
 NUM_CLASSES: Final = 1000  # of a recipe's model, which is untrained: ImageNet's
-RUNTIMES: Final = ("eager", "compiled", "onnxruntime", "openvino")
+PROGRAMS: Final = (  # runtime, precision
+    ("eager", "fp32"),
+    ("compiled", "fp32"),
+    ("onnxruntime", "fp32"),
+    ("openvino", "fp32"),
+    ("onnxruntime", "int8"),
+    ("openvino", "int8"),
+)
 FROM_ONNX: Final = ("onnxruntime", "openvino")
 ROUNDS: Final = 5
 CALL_SECONDS: Final = 0.4  # of each kind of call in a round; two calls where they take longer
@@ -38,12 +56,13 @@ _FEWEST_CALLS: Final = 2
 
 @dataclass(frozen=True)
 class CallTimes:
-    """Calls of one `runtime`, from pixels or `decoding` files: seconds by percentile over all rounds."""
+    """Calls of a `runtime` in its `precision`, from pixels or `decoding` files: seconds by percentile of all rounds."""
 
     threads: int
     batch_size: int
     decoding: bool
     runtime: str
+    precision: str
     p50: float
     p90: float
     p99: float
@@ -53,7 +72,7 @@ class CallTimes:
 
 @dataclass(frozen=True)
 class PredictBench:
-    """The result of `bench predict`, as --json prints it; `left_out` says why runtimes are."""
+    """The result of `bench predict`, as --json prints it; `left_out` says why programs, runtime and precision, are."""
 
     device: str
     versions: dict[str, str]
@@ -66,18 +85,17 @@ class PredictBench:
     left_out: dict[str, str]
     calls: list[CallTimes]
     bench: str = "predict"
-    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
 class PredictWork:
     """What one runtime is to do in a pass: each of `batch_sizes`, for `seconds` with and without decoding.
 
-    `subject` is as `load_subject` takes it; `onnx` is its model as an ONNX file; `device` is cpu or cuda.
+    `subject` is as `bench_predict` takes it; `folder` has its model as PRECISION.onnx; `device` is cpu or cuda.
     """
 
     subject: str
-    onnx: Path
+    folder: Path
     batch_sizes: tuple[int, ...]
     threads: int
     device: str
@@ -89,33 +107,32 @@ def bench_predict(
 ) -> PredictBench:
     """Measure the model of a run or checkpoint, or a recipe's untrained one, in every runtime that is there.
 
-    `threads` are numbers of threads to measure with, by default one and all cores; `device` is auto, cpu or cuda.
-    Raises as `load_subject` does.
+    Of an exported .onnx file, in ONNX Runtime and OpenVINO. `threads` are numbers of threads to measure with, by
+    default one and all cores; `device` is auto, cpu or cuda. Raises as `load_subject` and `read_onnx` do.
     """
     kind = choose_device(device).type
-    model = load_subject(subject)
     counts = threads or sorted({1, len(os.sched_getaffinity(0))})
     calls: list[CallTimes] = []
     with tempfile.TemporaryDirectory() as folder:
-        onnx = Path(folder, "model.onnx")
-        console.live("exporting to ONNX")
-        left_out = _export(model, onnx) | ({"openvino": "it is measured on the CPU alone"} if kind == "cuda" else {})
+        described, programs, left_out = _make_ready(subject, Path(folder), kind, console)
         for count in counts:
-            work = PredictWork(subject, onnx, tuple(batch_sizes), count, kind, CALL_SECONDS)
-            programs: dict[str, Open] = {
-                name: partial(predict_program, work, name) for name in RUNTIMES if name not in left_out
+            work = PredictWork(subject, Path(folder), tuple(batch_sizes), count, kind, CALL_SECONDS)
+            wanted: dict[str, Open] = {
+                _name(*program): partial(predict_program, work, *program)
+                for program in programs
+                if _name(*program) not in left_out
             }
-            samples, failed = run_rounds(programs, set(RUNTIMES) - {"eager"}, ROUNDS, partial(_show, console, count))
+            samples, failed = run_rounds(wanted, set(wanted) - {"eager"}, ROUNDS, partial(_show, console, count))
             left_out.update(failed)
-            calls += _call_times(work, samples)
+            calls += _call_times(work, {program: samples.get(_name(*program), []) for program in programs})
     console.live(f"measured {len(calls)} kinds of calls", last=True)
     return PredictBench(
         device=torch.cuda.get_device_name() if kind == "cuda" else processor(),
         versions=versions(*_PACKAGES),
         subject=subject,
-        model=model.recipe.model,
-        num_classes=len(model.classes),
-        image_size=model.recipe.eval_image_size,
+        model=str(described["model"]),
+        num_classes=len(described["classes"]),
+        image_size=described["image_size"],
         decoder=decoder_name(),
         rounds=ROUNDS,
         left_out=left_out,
@@ -123,30 +140,69 @@ def bench_predict(
     )
 
 
-def _export(model: TrainedModel, file: Path) -> dict[str, str]:
-    """Write the ONNX file; return the runtimes that have to do without, and why."""
-    left_out = {name: "it is not installed" for name in FROM_ONNX if find_spec(name) is None}
-    if len(left_out) == len(FROM_ONNX):
-        return left_out
-    try:
-        file.write_bytes(FORMATS["onnx"].encode(model))
-    except ImagesprintError as error:
-        return dict.fromkeys(FROM_ONNX, error.what) | left_out
-    return left_out
+def _make_ready(
+    subject: str, folder: Path, device: str, console: Console
+) -> tuple[Mapping[str, Any], tuple[tuple[str, str], ...], dict[str, str]]:
+    """Put the ONNX files into `folder`; what `subject` is, its programs, and which are left out, and why."""
+    if is_onnx(Path(subject)):
+        held = read_onnx(Path(subject))
+        programs = tuple((runtime, held.precision) for runtime in FROM_ONNX)
+        (folder / f"{held.precision}.onnx").write_bytes(held.content)
+        return held.description, programs, _left_out(programs, device)
+    model = load_subject(subject)
+    left_out = _left_out(PROGRAMS, device)
+    console.live("exporting to ONNX")
+    for precision in ("fp32", "int8"):
+        names = {_name(*program) for program in PROGRAMS if program[0] in FROM_ONNX and program[1] == precision}
+        if names <= left_out.keys():
+            continue
+        try:
+            (folder / f"{precision}.onnx").write_bytes(_content(model, precision))
+        except ImagesprintError as error:
+            left_out.update(dict.fromkeys(names, error.what))
+    return describe(model), PROGRAMS, left_out
+
+
+def _left_out(programs: tuple[tuple[str, str], ...], device: str) -> dict[str, str]:
+    """Which programs cannot run here."""
+    reasons = {}
+    for runtime, precision in programs:
+        if device == "cuda" and (runtime == "openvino" or precision == "int8"):
+            reasons[_name(runtime, precision)] = "it is measured on the CPU alone"
+        elif runtime in FROM_ONNX and find_spec(runtime) is None:
+            reasons[_name(runtime, precision)] = "it is not installed"
+    return reasons
+
+
+def _content(model: TrainedModel, precision: str) -> bytes:
+    """An ONNX file. That in int8 is as fast as one that is right: its ranges are those of the sample images alone."""
+    if precision == "fp32":
+        return FORMATS["onnx"].encode(model)
+    from imagesprint.inference.quantising import quantised  # imports onnx
+
+    with ImageReader(model.recipe.eval_image_size, model.recipe.eval_resize) as reader:
+        pixels, _ = reader.decode(sample_images())
+    return sealed(quantised(graph(model), [pixels]), describe(model) | {"precision": "int8"})
+
+
+def _name(runtime: str, precision: str) -> str:
+    return runtime if precision == "fp32" else f"{runtime} {precision}"
 
 
 def _show(console: Console, threads: int, name: str) -> None:
     console.live(f"measuring  {name}", f"threads {threads}")
 
 
-def _call_times(work: PredictWork, passes: dict[str, list[PassTime]]) -> list[CallTimes]:
+def _call_times(work: PredictWork, passes: Mapping[tuple[str, str], list[PassTime]]) -> list[CallTimes]:
     found = []
     for batch_size, kind in itertools.product(work.batch_sizes, ("pixels", "files")):
-        for runtime, rounds in passes.items():
+        for (runtime, precision), rounds in passes.items():
             seconds = [second for one in rounds for second in one.extra[f"{batch_size} {kind}"]]
+            if not seconds:
+                continue
             p50, p90, p99 = np.percentile(seconds, (50, 90, 99)).tolist()
             speed = batch_size * len(seconds) / sum(seconds)
-            row = (work.threads, batch_size, kind == "files", runtime, p50, p90, p99, speed, len(seconds))
+            row = (work.threads, batch_size, kind == "files", runtime, precision, p50, p90, p99, speed, len(seconds))
             found.append(CallTimes(*row))
     return found
 
@@ -164,15 +220,20 @@ def load_subject(subject: str) -> TrainedModel:
     return TrainedModel(build_model(recipe, NUM_CLASSES), recipe, classes, num_train=0).eval()
 
 
-def predict_program(work: PredictWork, runtime: str) -> Pass:
-    """Return a pass of one of RUNTIMES: by batch size, with and without decoding, the seconds that each call took.
+def predict_program(work: PredictWork, runtime: str, precision: str) -> Pass:
+    """Return a pass of one of PROGRAMS: by batch size, with and without decoding, the seconds that each call took.
 
     A call is what a request needs, from pixels or from JPEG files to probabilities on the host, one after the other.
     """
     torch.set_num_threads(work.threads)
-    model = load_subject(work.subject)
-    infer = _open(work, runtime, model)
-    reader = ImageReader(model.recipe.eval_image_size, model.recipe.eval_resize, work.threads)
+    if runtime in FROM_ONNX:
+        held = read_onnx(work.folder / f"{precision}.onnx")
+        recipe, infer = held.recipe, _open(held, runtime, work)
+    else:
+        model = load_subject(work.subject).to(work.device)
+        run_in = compiled if runtime == "compiled" else in_torch
+        recipe, infer = model.recipe, run_in(model, work.device)
+    reader = ImageReader(recipe.eval_image_size, recipe.eval_resize, work.threads)
     images = sample_images()
 
     def run() -> Mapping[str, Any]:
@@ -190,13 +251,10 @@ def predict_program(work: PredictWork, runtime: str) -> Pass:
     return run
 
 
-def _open(work: PredictWork, runtime: str, model: TrainedModel) -> Infer:
-    if runtime == "onnxruntime":
-        return in_onnx_runtime(work.onnx.read_bytes(), work.threads, work.device)
+def _open(held: OnnxFile, runtime: str, work: PredictWork) -> Infer:
     if runtime == "openvino":
-        return in_openvino(work.onnx.read_bytes(), work.threads)
-    model = model.to(work.device)
-    return compiled(model, work.device) if runtime == "compiled" else in_torch(model, work.device)
+        return in_openvino(held.content, held.recipe.eval_image_size, work.threads)
+    return in_onnx_runtime(held.content, work.threads, work.device)
 
 
 def _softmax(logits: np.ndarray[Any, np.dtype[np.float32]]) -> object:

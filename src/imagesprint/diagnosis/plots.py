@@ -164,10 +164,12 @@ def save_predict_plot(result: PredictBench, path: Path) -> None:
     threads = max(call.threads for call in result.calls)
     calls = [call for call in result.calls if call.threads == threads]
     batch_sizes = sorted({call.batch_size for call in calls})
-    for runtime, colour in zip(dict.fromkeys(call.runtime for call in calls), COLOURS, strict=False):
+    programs = dict.fromkeys((call.runtime, call.precision) for call in calls)
+    for (runtime, precision), colour in zip(programs, COLOURS, strict=False):
         for decoding, style in ((False, "o-"), (True, "o--")):
-            own = [call for call in calls if (call.runtime, call.decoding) == (runtime, decoding)]
-            label = f"{runtime}{', from JPEG' if decoding else ''}"
+            kind = (runtime, precision, decoding)
+            own = [call for call in calls if (call.runtime, call.precision, call.decoding) == kind]
+            label = f"{runtime} {precision}{', from JPEG' if decoding else ''}"
             latency.plot(batch_sizes, [1e3 * call.p50 for call in own], style, color=colour, label=label)
             throughput.plot(batch_sizes, [call.images_per_second for call in own], style, color=colour)
     latency.set_ylabel("median of a call, ms")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagesprint.console import Console, Progress
-from imagesprint.errors import DataError, ServerError
+from imagesprint.errors import DataError
 from imagesprint.evaluating.evaluation import Outcomes, accuracy, blank_table, check_classes, note, read_table
 from imagesprint.evaluating.evaluator import EvaluatedCheckpoint
 from imagesprint.evaluating.results import details
@@ -46,10 +46,7 @@ def evaluate_served(
         console.line(f"server      {model.recipe.model} after step {model.step:,}, {model.runtime}, {model.precision}")
         outcomes = judge_served(server, model, dataset, console)
         if server.model() != model:
-            raise ServerError(
-                f"the server at {url} took another checkpoint while it was evaluated",
-                "evaluate it again, or serve without --watch",
-            )
+            raise server.replaced(model)
     figures = accuracy(outcomes, model.precision)
     return EvaluatedCheckpoint(
         path=model.checkpoint,

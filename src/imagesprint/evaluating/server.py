@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
-from http.client import HTTPConnection, HTTPException, HTTPSConnection, RemoteDisconnected
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -29,6 +29,7 @@ from imagesprint.storage.url import READ_ONLY, Place, Url
 
 ANSWER_SECONDS: Final = 60.0  # for which a server may be silent before it is taken for dead
 PATIENCE: Final = 300.0  # seconds for which a request is sent again to a server that has no room for it
+ATTEMPTS: Final = 3  # at one exchange
 _BUSY: Final = (429, 502, 503, 504)  # of ours: no room, not loaded yet, too late; of a proxy before it: the like
 _PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds, where no Retry-After says it, and whatever that says
 _MOST_BYTES: Final = 64 << 20  # of an answer
@@ -129,7 +130,10 @@ class Server:
         """
         head, tensor = _request(encoded)
         headers = {"Content-Type": "application/octet-stream", _HEADER_LENGTH: str(len(head))}
-        answer = self._patiently("POST", f"/v2/models/{quote(model.recipe.model)}/infer", head + tensor, headers)
+        path = f"/v2/models/{quote(model.recipe.model)}/versions/{model.step}/infer"
+        answer = self._patiently("POST", path, head + tensor, headers)
+        if answer.status == 404:
+            raise self.replaced(model)
         if 400 <= answer.status < 500:
             raise RefusedError(f"the server at {self._url} refuses it: {answer}", "see what it says of its limits")
         if answer.status != 200:
@@ -137,6 +141,11 @@ class Server:
         with suppress(KeyError, TypeError, ValueError, IndexError, RecursionError):
             return _tensor(answer, len(model.classes))
         raise ServerError(f"{self._url} answers with no tensor of {len(model.classes)} logits", _START)
+
+    def replaced(self, model: ServedModel) -> ServerError:
+        """The error that it does not serve `model` any more."""
+        what = f"the server at {self._url} took another checkpoint than {model.checkpoint} while that was evaluated"
+        return ServerError(what, "evaluate it again, or have it serve without --watch")
 
     def _patiently(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> _Answer:
         """The answer to a request, which is sent again as long as there is no room for it."""
@@ -159,15 +168,16 @@ class Server:
         except Empty:
             connection = self._connection()
         try:
-            return self._exchange(connection, method, self._path + path, body, headers)
+            answer = self._exchange(connection, method, self._path + path, body, headers)
         except TimeoutError:
             what = f"does not answer within {ANSWER_SECONDS:.0f} s"
         except HTTPException as error:
             what = f"does not speak HTTP: {type(error).__name__} {error}".rstrip()
         except (OSError, UnicodeError) as error:
             what = f"is not there: {getattr(error, 'strerror', None) or error}"
-        finally:
+        else:
             self._idle.put(connection)
+            return answer
         connection.close()
         raise ServerError(f"the server at {self._url} {what}", _START)
 
@@ -182,23 +192,24 @@ class Server:
     def _exchange(
         self, connection: HTTPConnection, method: str, path: str, body: bytes, headers: dict[str, str]
     ) -> _Answer:
-        """Send and receive; once more where the server had ended the connection since its last answer."""
-        if self._closed.is_set():
-            raise ServerError(f"what was asked of {self._url} is not wanted any more")
-        was_used = connection.sock is not None
-        try:
-            with suppress(BrokenPipeError):  # it may answer before it has all, and take no more
-                connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            content = response.read(_MOST_BYTES)
-        except (RemoteDisconnected, ConnectionError):
-            connection.close()
-            if not was_used:
-                raise
-            return self._exchange(connection, method, path, body, headers)
-        if not response.isclosed():  # more than we read
-            connection.close()
-        return _Answer(response.status, response.headers, content)
+        """Send and receive, again where the connection ends first: a server may end one that it thinks is idle."""
+        for attempt in range(ATTEMPTS):
+            if self._closed.is_set():
+                raise ServerError(f"what was asked of {self._url} is not wanted any more")
+            try:
+                with suppress(BrokenPipeError):  # it may answer before it has all, and take no more
+                    connection.request(method, path, body, headers)
+                response = connection.getresponse()
+                content = response.read(_MOST_BYTES)
+            except (ConnectionResetError, BrokenPipeError):  # the first is also what http.client makes of no answer
+                connection.close()
+                if attempt == ATTEMPTS - 1:
+                    raise
+            else:
+                if not response.isclosed():  # more than we read
+                    connection.close()
+                return _Answer(response.status, response.headers, content)
+        raise AssertionError("the last attempt raises or returns")
 
 
 def _pause(retry_after: str) -> float:

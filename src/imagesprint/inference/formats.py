@@ -4,6 +4,7 @@ import importlib
 import io
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,9 +56,9 @@ def has_cuda_provider() -> bool:
 
 
 def in_onnx_runtime(content: bytes, threads: int = 0, device: str = "cpu") -> Infer:
-    """Run what an ONNX file holds in ONNX Runtime with `threads` threads, 0 for one a core.
+    """Run what an ONNX file holds in ONNX Runtime with `threads` threads, by default one a core.
 
-    Raises UsageError without that, and where it cannot use CUDA though `device` is cuda.
+    Raises UsageError without it, and where it cannot use CUDA though `device` is cuda.
     """
     if device == "cuda" and not has_cuda_provider():
         raise UsageError("this onnxruntime cannot use CUDA", "install onnxruntime-gpu in its place")
@@ -66,7 +67,7 @@ def in_onnx_runtime(content: bytes, threads: int = 0, device: str = "cpu") -> In
     except ImportError as error:
         raise missing("onnxruntime", error) from error
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     provider = _CUDA_PROVIDER if device == "cuda" else "CPUExecutionProvider"
     session = onnxruntime.InferenceSession(content, options, providers=[provider])
 
@@ -77,18 +78,21 @@ def in_onnx_runtime(content: bytes, threads: int = 0, device: str = "cpu") -> In
     return infer
 
 
-def in_openvino(content: bytes, threads: int = 0) -> Infer:
-    """Run what an ONNX file holds in OpenVINO on the CPU with `threads` threads, 0 for one a core.
+def in_openvino(content: bytes, image_size: int, threads: int = 0) -> Infer:
+    """Run what an ONNX file holds in OpenVINO on the CPU with `threads` threads, by default one a core.
 
-    Raises UsageError without that.
+    Images are then of `image_size` alone, which it plans for. Raises UsageError without it.
     """
     try:
         import openvino
     except ImportError as error:
         raise missing("openvino", error) from error
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    count = threads or len(os.sched_getaffinity(0))
+    settings = {"INFERENCE_NUM_THREADS": count, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     core = openvino.Core()
-    program = core.compile_model(core.read_model(content), "CPU", settings)
+    model = core.read_model(content)
+    model.reshape([-1, image_size, image_size, 3])
+    program = core.compile_model(model, "CPU", settings)
 
     def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = program(images)[0]

@@ -79,42 +79,53 @@ def open_model(
     """Open the model of a run (its last checkpoint), a checkpoint, a .onnx file that `export` wrote, or of their URLs.
 
     `runtime` is one of RUNTIMES: torch is eager, as `evaluate` computes; auto is torch on a GPU, else the fastest that
-    is installed. `device` is auto, cpu or cuda; `threads` work on a batch, by default one a core. Raises UsageError for
-    what does not go together and packages that are missing, CheckpointError for a file that is damaged or not ours, and
-    as `load_model` does.
+    is installed. `device` is auto, cpu or cuda; `threads` work on a batch, by default one a core. With `int8` a run or
+    a checkpoint is brought into int8 first, by the data that it was trained on. Raises UsageError for what does not go
+    together and packages that are missing, CheckpointError for a file that is damaged or not ours, and as `load_model`,
+    `data_of` and `to_int8` do.
     """
     checkpoint = last_checkpoint(place) if isinstance(place, Path) else last_url(place)
-    chosen = _choose(runtime, device, checkpoint)
     with cached(checkpoint) as file:
         if is_onnx(checkpoint):
             held = read_onnx(file)
             if int8 and held.precision != "int8":
                 raise UsageError(
-                    f"{place} is {held.precision}, and --int8 needs more than an exported file to start from",
+                    f"{place} is in {held.precision}, and needs its run and images to be brought into int8",
                     "name the run, or export it with --int8",
                 )
+            chosen = _choose(runtime, device, checkpoint, held.precision)
         else:
+            chosen = _choose(runtime, device, checkpoint, "int8" if int8 else "fp32")
             model = load_model(file)
             if chosen == "torch":
                 return open_trained(model, place, checkpoint, device, threads)
-            console.line(f"exporting   {checkpoint} to ONNX, for {_PACKAGES[chosen]}")
-            FORMATS["onnx"].check_packages()
-            content = to_int8(model, data_of(checkpoint, console), console) if int8 else graph(model)
-            precision = "int8" if int8 else "fp32"
-            held = OnnxFile(content, describe(model) | {"precision": precision}, model.recipe)
-    runtime = f"{_PACKAGES[chosen]} {_version(_PACKAGES[chosen])}"
-    on = "cuda" if chosen == "onnx" and _runs_on_cuda(device) else "cpu"
+            held = _exported(model, checkpoint, chosen, int8, console)
+    return _open_file(held, place, checkpoint, chosen, device, threads)
+
+
+def _exported(model: TrainedModel, checkpoint: Place, runtime: str, int8: bool, console: Console) -> OnnxFile:
+    FORMATS["onnx"].check_packages()
+    console.line(f"exporting   {checkpoint} to ONNX, for {_PACKAGES[runtime]}")
+    content = to_int8(model, data_of(checkpoint, console), console) if int8 else graph(model)
+    return OnnxFile(content, describe(model) | {"precision": "int8" if int8 else "fp32"}, model.recipe)
+
+
+def _open_file(held: OnnxFile, place: Place, checkpoint: Place, runtime: str, device: str, threads: int) -> OpenModel:
+    """Open it in ONNX Runtime or OpenVINO."""
+    version = f"{_PACKAGES[runtime]} {_version(_PACKAGES[runtime])}"
+    on = "cuda" if runtime == "onnx" and held.precision != "int8" and _runs_on_cuda(device) else "cpu"
     try:
-        infer = (
-            in_openvino(held.content, threads) if chosen == "openvino" else in_onnx_runtime(held.content, threads, on)
-        )
+        if runtime == "openvino":
+            infer = in_openvino(held.content, held.recipe.eval_image_size, threads)
+        else:
+            infer = in_onnx_runtime(held.content, threads, on)
     except ImagesprintError:
         raise
     except Exception as error:  # theirs, of an operation that this version does not know
         reason = " ".join(str(error).split())[:300]
-        raise UsageError(f"{runtime} cannot run {place}: {reason}", "choose another --runtime, or update it") from error
+        raise UsageError(f"{version} cannot run {place}: {reason}", "choose another --runtime, or update it") from error
     precision = "tf32" if (held.precision, on) == ("fp32", "cuda") else held.precision
-    return _opened(place, checkpoint, held.description, held.recipe, runtime, precision, infer)
+    return _opened(place, checkpoint, held.description, held.recipe, version, precision, infer)
 
 
 def open_trained(model: TrainedModel, place: Place, checkpoint: Place, device: str, threads: int = 0) -> OpenModel:
@@ -134,20 +145,21 @@ def open_trained(model: TrainedModel, place: Place, checkpoint: Place, device: s
     return _opened(place, checkpoint, describe(model), model.recipe, version, precision, infer)
 
 
-def _choose(runtime: str, device: str, checkpoint: Place) -> str:
+def _choose(runtime: str, device: str, checkpoint: Place, precision: str) -> str:
     """Which of RUNTIMES but auto; raises UsageError where `runtime` cannot run it, or not there."""
-    if runtime == "torch" and is_onnx(checkpoint):
-        raise UsageError(f"PyTorch does not run {checkpoint}", "choose onnx or openvino, or name the run")
-    if runtime == "openvino" and device == "cuda":
-        raise UsageError("OpenVINO runs on the CPU here", "choose --device cpu, or another --runtime")
+    if runtime == "torch" and (is_onnx(checkpoint) or precision == "int8"):
+        what = checkpoint if is_onnx(checkpoint) else "a model in int8"
+        raise UsageError(f"PyTorch does not run {what} here", "choose --runtime onnx or openvino")
+    if device == "cuda" and (runtime == "openvino" or precision == "int8"):
+        raise UsageError("OpenVINO, and any model in int8, runs on the CPU here", "choose --device cpu")
     if runtime != "auto":
         return runtime
-    on_gpu = choose_device(device).type == "cuda"
-    if on_gpu and not is_onnx(checkpoint):
-        return "torch"
+    on_gpu = precision != "int8" and choose_device(device).type == "cuda"
+    if on_gpu:
+        return "onnx" if is_onnx(checkpoint) else "torch"
     installed = [name for name, package in _PACKAGES.items() if find_spec(package) is not None]
-    if is_onnx(checkpoint):
-        return "onnx" if on_gpu or not installed else installed[0]
+    if is_onnx(checkpoint) or precision == "int8":
+        return installed[0] if installed else "onnx"  # whose absence is then told
     return installed[0] if installed and find_spec("onnxscript") is not None else "torch"
 
 

@@ -1,11 +1,13 @@
 """`serve`: the port is taken first, then the model is opened behind it; a signal ends it once all is answered."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, NoReturn
@@ -113,6 +115,8 @@ async def _serve(
 
 async def _open(service: Service, watch: bool, announce: Callable[[], object]) -> None:
     await service.open()
+    gc.collect()
+    gc.freeze()  # what is there now stays: looking through torch's 200,000 objects would stop everybody for 100 ms
     announce()
     if watch:
         await service.watch()
@@ -140,7 +144,9 @@ def _leave(code: int = 0) -> NoReturn:
 
 
 def _log_to(console: Console) -> None:
-    """Have what uvicorn reports as errors be warnings of ours, one line each."""
+    """Have what uvicorn reports as errors be warnings of ours, one line each; what Pillow thinks of images, none."""
+    warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     log = logging.getLogger("uvicorn.error")
     log.handlers, log.propagate = [_OneLine(console)], False
     log.setLevel(logging.ERROR)

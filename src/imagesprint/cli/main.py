@@ -25,6 +25,7 @@ VERBS = {
     "recipes": "list, show and compare recipes",
     "plan": "say what a training will take",
     "train": "train a recipe on prepared data",
+    "launch": "train on SLURM, SageMaker or Kubernetes: write the job, and submit it",
     "evaluate": "judge every checkpoint of a run",
     "inspect": "show samples, or those of a step, in one picture",
     "report": "one page on a run",

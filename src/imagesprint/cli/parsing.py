@@ -1,6 +1,7 @@
 """The argument parser all verbs share: exact flags, errors of the hierarchy, worked examples in every help."""
 
 import argparse
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -95,6 +96,17 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def price(text: str) -> float:
+    """An argparse type: what an hour costs, in any currency."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no price of an hour")
+    return value
 
 
 def add_device_flags(parser: Parser) -> None:

@@ -1,7 +1,6 @@
 """`imagesprint plan`: its flags and what it prints, at most 100 columns wide."""
 
 import argparse
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from imagesprint.cli.parsing import (
     add_verb,
     check_plot,
     positive,
+    price,
     recipe_named,
 )
 from imagesprint.console import Console, duration, printable, size
@@ -150,18 +150,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument("--gpu", metavar="NAME", help="another machine's GPUs: v100, a100, h100, h200")
     parser.add_argument("--gpus", type=positive, metavar="N", help="how many of them")
     parser.add_argument("--num-train", type=positive, metavar="N", help="training images, where there is no --data")
-    parser.add_argument("--price", type=_price, metavar="AMOUNT", help="what an hour of the machine costs")
+    parser.add_argument("--price", type=price, metavar="AMOUNT", help="what an hour of the machine costs")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the time line, too")
-
-
-def _price(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is no price of an hour")
-    return value
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -1,0 +1,60 @@
+"""What a job's header says of its time and cost, and the time limit that follows."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from imagesprint.console import duration
+from imagesprint.storage.url import Place
+
+if TYPE_CHECKING:
+    from imagesprint.launching.job import Job
+
+_MARGIN: Final = 1.5  # times what is planned: published speeds are those of well-kept machines
+_START: Final = 1800  # seconds beside it: start-up, evaluations and checkpoints, of which published speeds say nothing
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """`lines` for a header, and the limit of a job in whole minutes, None where nothing is known of its time."""
+
+    lines: tuple[str, ...]
+    limit_minutes: int | None
+
+    @property
+    def limit_seconds(self) -> int | None:
+        return None if self.limit_minutes is None else 60 * self.limit_minutes
+
+
+def unknown(reason: str) -> Forecast:
+    """Return the forecast of a job of which nothing is known, for that `reason`."""
+    return Forecast((f"time: not known, {reason}.", "time limit: none of ours; your site's own holds."), None)
+
+
+def foresee(job: "Job", data: Place | None, gpu: str | None, price: float | None) -> Forecast:
+    """Return what `plan` knows by published speeds of `job` on GPUs of the name `gpu`, at `price` an hour.
+
+    `data` is None where ROOT cannot be read from here. Raises UsageError for a GPU of which no speed is known.
+    """
+    if not job.on_gpus:
+        return unknown("as speeds of CPUs are not published: `imagesprint plan` measures them on one of the nodes")
+    if gpu is None:
+        return unknown("as no GPU is named: --gpu h200 plans by speeds that were published for it")
+    from imagesprint.diagnosis.planning import plan_elsewhere  # imports torch
+    from imagesprint.report.run_record import published_reference
+
+    if data is None and published_reference(job.recipe.name) is None:
+        return unknown("as --data cannot be read from here, and so the number of images")
+    gpus = job.nodes * job.ranks
+    plan = plan_elsewhere(job.recipe, None, data, job.output, gpu.lower(), gpus)
+    minutes = math.ceil((_MARGIN * plan.total_seconds + _START) / 60)
+    took = f"{duration(plan.total_seconds)} on {gpus} × {gpu}"
+    lines = [
+        f"time: {took}, for {plan.epochs:g} epochs of {plan.num_train:,} images, without",
+        f"  {', '.join(plan.not_included)}. By published speeds:",
+        *(f"  {source}" for source in dict.fromkeys(row.source for row in plan.phases)),
+    ]
+    if price is not None:
+        lines.append(f"cost: {price * plan.total_seconds / 3600:,.2f} at {price:,.2f} an hour")
+    lines.append(f"time limit: {minutes} minutes, {_MARGIN:g} times that and {_START // 60} minutes more")
+    return Forecast(tuple(lines), minutes)

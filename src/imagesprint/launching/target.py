@@ -1,0 +1,78 @@
+"""What all targets have in common: a job as text, and the command that takes it."""
+
+import shutil
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from imagesprint.errors import ImagesprintError, UsageError
+from imagesprint.launching.job import Job
+from imagesprint.storage.url import Place
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The names under which a scheduler knows what it took, and the commands for what may be wanted next."""
+
+    jobs: list[str]
+    follow: list[str]
+    stop: list[str]
+    resume: list[str]
+
+
+class Target(ABC):
+    """Where a job is sent. `tool` is the command that takes it, `tool_hint` how to get at one."""
+
+    tool: str
+    tool_hint: str
+
+    @abstractmethod
+    def check(self, job: Job) -> list[str]:
+        """Return what to warn of. Raises UsageError for what cannot go well there."""
+
+    @abstractmethod
+    def write(self, job: Job) -> str:
+        """Return the job as the file that a person would have written."""
+
+    @abstractmethod
+    def missing(self) -> list[tuple[str, str]]:
+        """Return what has to be filled in before it can be submitted: what stands there, and the flag that gives it."""
+
+    @abstractmethod
+    def submit(self, job: Job, text: str) -> Submitted:
+        """Hand `text`, which `write` gave, to the tool. Raises ImagesprintError where that refuses it."""
+
+    def is_in_sight(self, data: Place) -> bool:  # noqa: ARG002 (one target knows better)
+        """Return whether this machine can look at `data` as the nodes will see it."""
+        return True
+
+    def requests(self, job: Job) -> list[Any]:  # noqa: ARG002 (only one target has some)
+        """Return the job as a program would send it, where that is another form than the text."""
+        return []
+
+    def check_ready(self) -> None:
+        """Raise UsageError where the job cannot be submitted: something is to be filled in, or there is no tool."""
+        for text, flag in self.missing():
+            raise UsageError(f"{text} is still to be filled in", f"add {flag}, or leave --submit out and edit the file")
+        if shutil.which(self.tool) is None:
+            raise UsageError(f"there is no command {self.tool!r} here to submit with", self.tool_hint)
+
+    def call(self, *words: str, text: str = "", doing: str) -> str:
+        """Run the tool, with `text` on its standard input; returns what it prints. Raises ImagesprintError."""
+        done = subprocess.run([self.tool, *words], input=text, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it does not say why"]
+            raise ImagesprintError(f"{self.tool} refuses {doing}: {_shortened(said)}", self.refusal_hint)
+        return done.stdout.strip()
+
+    @property
+    def refusal_hint(self) -> str:
+        """The hint where the tool refuses."""
+        return "nothing was submitted: change what it names, by flags or in a file that --save writes"
+
+
+def _shortened(lines: Sequence[str]) -> str:
+    """What a tool said, on one line: the first and the last lines tell the most."""
+    return " … ".join(lines if len(lines) <= 3 else (lines[0], lines[-2], lines[-1]))

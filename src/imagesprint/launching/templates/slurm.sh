@@ -1,0 +1,36 @@
+#!/bin/bash
+# Trains {{ recipe }} into {{ output }}
+# Written by `imagesprint launch slurm`, to be read and changed. `sbatch FILE` submits it; again, it goes on.
+#
+# {{ forecast }}
+#
+# Where your site wants an account or a partition: take one # away and fill it in, or set SBATCH_ACCOUNT and
+# SBATCH_PARTITION. What is set there, or given to sbatch (`sbatch --time=60 FILE`), counts before what stands here.
+##SBATCH --account=ACCOUNT
+##SBATCH --partition=PARTITION
+#SBATCH --job-name={{ name }}
+#SBATCH --output={{ log }}
+#SBATCH --open-mode=append
+#SBATCH --array={{ seeds }}
+#SBATCH --nodes={{ nodes }}
+#SBATCH --ntasks-per-node={{ ranks }}
+#SBATCH --gpus-per-node={{ gpus }}
+#SBATCH {{ cores }}
+#SBATCH --time={{ minutes }}
+#SBATCH --requeue
+#SBATCH --signal=USR1@120
+
+export PATH={{ programs }}:$PATH  # of the imagesprint that wrote this: a folder that the nodes see
+
+# Two minutes before the time limit every task gets SIGUSR1: train saves, ends with 143, and the job is queued again, to
+# go on from there. No task is killed because another has ended: the first may still be saving. All see the cores of
+# all, and divide them by themselves.
+code=0
+srun --kill-on-bad-exit=0 --cpu-bind=none \
+    imagesprint {{ command }} \
+    {{ flags }} \
+    || code=$?
+if [ "$code" -eq 143 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

@@ -7,6 +7,7 @@ names that /etc/hosts has in there alone.
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -66,7 +67,7 @@ class SlurmServer(Server):
         rows = [_NODE.format(name=name, port=own, cpus=cpus) for name, own in zip(names, ports, strict=True)]
         (folder / "state").mkdir(parents=True, exist_ok=True)
         (folder / "slurm.conf").write_text(_SETTINGS.format(folder=folder, port=port, nodes="\n".join(rows)))
-        lines = ["127.0.0.1 localhost", *(f"127.0.0.1 {name}" for name in names)]
+        lines = [f"127.0.0.1 {name}" for name in ("localhost", socket.gethostname(), *names)]
         (folder / "hosts").write_text("\n".join(lines) + "\n")
         (folder / "start.sh").write_text(_START.format(folder=folder, names=" ".join(names)))
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}

@@ -49,6 +49,7 @@ for node in {names}; do slurmd -f {folder}/slurm.conf -N $node -D & done
 exec slurmctld -f {folder}/slurm.conf -D
 """
 _POLL_SECONDS = 0.1
+ENDED = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "BOOT_FAIL", "OUT_OF_MEMORY", "DEADLINE")
 
 
 def is_slurm_there() -> bool:
@@ -111,8 +112,8 @@ class SlurmServer(Server):
     def await_end(self, number: int, seconds: float) -> dict[str, str]:
         """Wait until a job has ended for good, and return what SLURM knows of it. Raises TimeoutError."""
         end = time.monotonic() + seconds
-        while (job := self.job(number)).get("JobState") in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"):
+        while (job := self.job(number)).get("JobState") not in ENDED:
             if time.monotonic() > end:
-                raise TimeoutError(f"job {number} is still {job['JobState']} ({job.get('Reason')})")
+                raise TimeoutError(f"job {number} is still {job.get('JobState')} ({job.get('Reason')})")
             time.sleep(_POLL_SECONDS)
         return job

@@ -89,8 +89,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from imagesprint.checkpoints.retention import Retention
     from imagesprint.records.dataset import open_root  # numpy: not for --help
 
-    end_stopped()
     args = _completed(args)
+    end_stopped()
     recipe, keep = apply_overrides(recipe_named(args.recipe), args.set), Retention.parse(args.keep)
     root = open_root(args.data)
     if is_launcher(args.processes):

@@ -53,7 +53,7 @@ def strike(server: SlurmServer, number: int, run: Path) -> dict[str, Any]:
     await_that(server, number, lambda _: (run / "metrics.jsonl").exists())
     cut = time.monotonic()
     server.run("scontrol", "update", f"JobId={number}", f"TimeLimit={CUT_MINUTES}")
-    await_that(server, number, lambda job: (job["Restarts"], job["JobState"]) == ("1", "PENDING"))
+    await_that(server, number, lambda job: (job.get("Restarts"), job.get("JobState")) == ("1", "PENDING"))
     seconds = time.monotonic() - cut
     # SLURM lets a job that was requeued wait for two minutes: here nobody else does.
     server.run("scontrol", "update", f"JobId={number}", "TimeLimit=60", "StartTime=now")

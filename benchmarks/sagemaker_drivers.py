@@ -39,6 +39,8 @@ HOSTS = ("algo-1", "algo-2")
 PROCESSES = 2
 SECONDS = 300  # for one job
 HYPERPARAMETERS = {"recipe": "demo", "set.phases.2.epochs": "8,10", "device": "cpu", "processes": str(PROCESSES)}
+# Of AWS's script: it makes a variable of each name, and so takes no dot.
+OF_SCRIPT = {"set.phases.2.epochs": "", "set": '["phases.2.epochs=8,10"]'}
 COMMAND = "imagesprint train"
 ENTRY = "import sys\nfrom imagesprint.cli.main import main\nsys.exit(main(['train']))\n"
 # What lies in /opt stays there, behind links.
@@ -166,7 +168,7 @@ def run_all(scratch: Path, data: Path, drivers: Path) -> dict[str, list[str]]:
     reference = Job(scratch, data, "contract", drivers)
     broken = {"contract": check_delivered(reference, reference.run(), reference)}
     for name, of_torchrun in (("script", False), ("torchrun", True)):
-        job = Job(scratch, data, name, drivers, **({"processes": ""} if of_torchrun else {}))
+        job = Job(scratch, data, name, drivers, **OF_SCRIPT, **({"processes": ""} if of_torchrun else {}))
         broken[name] = check_delivered(job, job.run(job.give_drivers(of_torchrun)), reference)
     job = Job(scratch, data, "interrupted", drivers)
     codes = job.interrupt()
@@ -175,7 +177,7 @@ def run_all(scratch: Path, data: Path, drivers: Path) -> dict[str, list[str]]:
     broken["interrupted"] = check_delivered(again, again.run(), reference)
     if codes != [143, 143] or not (job.trees[HOSTS[0]] / "model/model.pt").exists():
         broken["interrupted"].append(f"interrupted after step {stopped_at} it ended with {codes}, or without a model")
-    job = Job(scratch, data, "failing", drivers, keeep="all")
+    job = Job(scratch, data, "failing", drivers, **OF_SCRIPT, keeep="all")
     codes = job.run(job.give_drivers(of_torchrun=False))
     reasons = [(tree / "output/failure").read_text() for tree in job.trees.values()]
     right = all(reason.startswith("error: unknown flag '--keeep'\nhint: did you mean --keep?") for reason in reasons)

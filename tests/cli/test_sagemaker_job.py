@@ -47,12 +47,12 @@ def job(tmp_path: Path, photo_root: Path, tiny_recipe: Recipe, monkeypatch: pyte
 
 
 def test_the_words_that_a_job_stands_for(job: Job) -> None:
-    folder = job(set__seed="3", checkpoint_every="5", processes="2")
+    folder = job(set__seed="3", set='["model=resnet18", "seed=2"]', checkpoint_every="5", processes="2")
     found = words_of_job(["--set", "seed=4", "--quiet"])
     assert found[0].endswith("tiny.toml")
     assert found[1:] == [
-        "--device=cpu", "--checkpoint-every=5", "--processes=2", f"--data={folder}/input/data/data",
-        f"--output={folder}/checkpoints", "--set=seed=3", "--set", "seed=4", "--quiet",
+        "--device=cpu", "--set=seed=3", "--set=model=resnet18", "--set=seed=2", "--checkpoint-every=5", "--processes=2",
+        f"--data={folder}/input/data/data", f"--output={folder}/checkpoints", "--set", "seed=4", "--quiet",
     ]  # fmt: skip
     job(channel="images", data="s3://bucket/root", output="s3://bucket/run")
     assert {"--data=s3://bucket/root", "--output=s3://bucket/run", "--processes=1"} < set(words_of_job([]))

@@ -1,14 +1,17 @@
 """`imagesprint train` alone in the container of an Amazon SageMaker training job: what it means, and what it leaves.
 
 The job's hyperparameters are the command line: `recipe` is RECIPE, `set.KEY` is `--set KEY=…`, any other is a flag of
-`train` (`keep`, `checkpoint-every`, …). ROOT is the channel `data`, or `training`; RUN is /opt/ml/checkpoints, which
-SageMaker brings back after an interruption.
+`train` (`keep`, `checkpoint-every`, …). AWS's script mode takes no name with a dot: there `set` has a list,
+`["seed=3", …]`. ROOT is the channel `data`, or `training`; RUN is /opt/ml/checkpoints, which SageMaker brings back
+after an interruption.
 """
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +35,7 @@ def words_of_job(words: Sequence[str]) -> list[str]:
 
     Raises UsageError where the job does not say what to train, or on what.
     """
-    parameters = {key.replace("_", "-"): value for key, value in _flags(sagemaker.hyperparameters()).items()}
+    parameters = sagemaker.hyperparameters()
     recipe, given = parameters.pop(RECIPE, None), [word.partition("=")[0] for word in words]
     if recipe is None:
         raise UsageError(
@@ -43,16 +46,18 @@ def words_of_job(words: Sequence[str]) -> list[str]:
         parameters["data"] = str(sagemaker.data_channel())
     parameters.setdefault("output", str(sagemaker.folder() / _CHECKPOINTS))
     parameters.setdefault("processes", str(max(1, sagemaker.count_gpus())))
-    flags = [f"--{key}={value}" for key, value in parameters.items()]
-    return [recipe, *flags, *_overrides(sagemaker.hyperparameters()), *words]
+    return [recipe, *chain.from_iterable(_flags(key, value) for key, value in parameters.items()), *words]
 
 
-def _flags(parameters: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in parameters.items() if not key.startswith(_SET)}
-
-
-def _overrides(parameters: dict[str, str]) -> list[str]:
-    return [f"--set={key.removeprefix(_SET)}={value}" for key, value in parameters.items() if key.startswith(_SET)]
+def _flags(key: str, value: str) -> list[str]:
+    """The words for one hyperparameter; a JSON list of texts gives a flag each."""
+    if key.startswith(_SET):
+        return [f"--set={key.removeprefix(_SET)}={value}"]
+    found: object = value
+    with suppress(ValueError):
+        found = json.loads(value)
+    values = found if isinstance(found, list) else [value]
+    return [f"--{key.replace('_', '-')}={each}" for each in values]
 
 
 @contextmanager

@@ -26,13 +26,14 @@ SLURM_EXAMPLES = """\
   imagesprint launch slurm small --data /data/flowers --output /runs/small --seeds 0,1,2 --save small.sh"""
 
 SAGEMAKER_EXAMPLES = """\
-  imagesprint launch sagemaker minutes104 --data s3://bucket/imagenet --output s3://bucket/runs/first --gpus 8 --gpu h100
-  imagesprint launch sagemaker small --data s3://bucket/flowers --output s3://bucket/runs/a --role ARN --image URI --submit"""
+  imagesprint launch sagemaker small --data s3://bucket/flowers --output s3://bucket/runs/first
+  imagesprint launch sagemaker minutes104 --data s3://bucket/in --output s3://bucket/a --gpu h100 --gpus 8 --price 60
+  imagesprint launch sagemaker small --data s3://bucket/in --output s3://bucket/a --role ARN --image URI --submit"""
 
 KUBERNETES_EXAMPLES = """\
-  imagesprint launch kubernetes minutes104 --data s3://bucket/imagenet --output s3://bucket/runs/first --nodes 2 --gpus 8
-  imagesprint launch kubernetes small --data /data/flowers --output /data/run --claim data --image URI --submit
-  imagesprint launch kubernetes small --data s3://bucket/flowers --output s3://bucket/run --kubeflow --save job.yaml"""
+  imagesprint launch kubernetes minutes104 --data s3://bucket/in --output s3://bucket/a --nodes 2 --gpus 8
+  imagesprint launch kubernetes small --data /data/in --output /data/run --claim data --image URI --submit
+  imagesprint launch kubernetes small --data s3://bucket/in --output s3://bucket/a --kubeflow --save job.yaml"""
 
 EXAMPLES = "\n".join((SLURM_EXAMPLES, SAGEMAKER_EXAMPLES, KUBERNETES_EXAMPLES))
 
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for warning in target.check(job):
         console.warn(warning)
     if args.submit:
-        target.check_ready()
+        target.check_ready(job)
     job = replace(job, forecast=_forecast(args, job, target, console))
     text = target.write(job)
     if args.save is not None:
@@ -124,7 +125,8 @@ def _target(args: argparse.Namespace) -> "Target":
 
 def _job(args: argparse.Namespace) -> "Job":
     """What is asked for, checked as far as that does not depend on the target."""
-    from imagesprint.launching.job import Job, absolute, seeds_of
+    from imagesprint.launching.forecast import unknown
+    from imagesprint.launching.job import Job, seeds_of
 
     if args.gpus is not None and args.processes is not None:
         raise UsageError("--gpus and --processes exclude each other", "--processes is for ranks on CPUs")
@@ -145,12 +147,13 @@ def _job(args: argparse.Namespace) -> "Job":
         recipe=recipe,
         source=args.recipe if builtin_or_url else str(Path(args.recipe).absolute()),
         sets=tuple(args.set),
-        data=absolute(args.data),
-        output=absolute(args.output),
+        data=args.data,
+        output=args.output,
         nodes=args.nodes,
         ranks=ranks,
         on_gpus=args.processes is None,
         seeds=seeds,
+        forecast=unknown("as nobody has planned it"),
     )
 
 

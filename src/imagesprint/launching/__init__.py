@@ -1,1 +1,1 @@
-"""Where trainings are sent: what a person would have written for SLURM, SageMaker and Kubernetes. No SDK is imported."""
+"""Where trainings are sent: the jobs that a person would have written for a scheduler. No SDK is imported."""

@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Final
 
 from imagesprint.errors import UsageError
-from imagesprint.launching.forecast import Forecast, unknown
+from imagesprint.launching.forecast import Forecast
 from imagesprint.recipes.library import builtin_names
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.storage.url import Place, Url, parse_place
 
 _LOCAL: Final = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # of one machine, wherever it is
-_NAME_LENGTH: Final = 40  # of a job; Kubernetes allows 63, and puts more behind it
+_NAME_LENGTH: Final = 36  # of a job; SageMaker and Kubernetes allow 63, with what is put behind it
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a job: into `output`, with `seed` in place of the recipe's where that is not None."""
+    """One training of a job: into `output`, with `seed`, or the variable that holds it, where that is not None."""
 
     name: str
     output: Place
-    seed: int | None
+    seed: int | str | None
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Job:
     ranks: int
     on_gpus: bool
     seeds: tuple[int, ...]
-    forecast: Forecast = unknown("as nobody has planned it")
+    forecast: Forecast
 
     @property
     def name(self) -> str:
@@ -51,22 +51,29 @@ class Job:
         """One for each seed, else the one."""
         if not self.seeds:
             return (Run(self.name, self.output, None),)
-        return tuple(Run(f"{self.name}-seed{seed}", seeded(self.output, str(seed)), seed) for seed in self.seeds)
+        return tuple(Run(f"{self.name}-seed{seed}", seeded(self.output, seed), seed) for seed in self.seeds)
 
-    def words(self, output: str, seed: str | None) -> tuple[tuple[str, ...], ...]:
-        """The command line of `train`, a flag and its value together, for a run into `output`."""
-        sets = self.sets if seed is None else (*self.sets, f"seed={seed}")
-        device = "cuda" if self.on_gpus else "cpu"  # not auto: a node without its GPUs is an error, not a slow run
+    @property
+    def device(self) -> str:
+        """For `train`; not auto: a node without its GPUs is an error, not a slow run."""
+        return "cuda" if self.on_gpus else "cpu"
+
+    def sets_of(self, run: Run) -> tuple[str, ...]:
+        """The `--set`s of one run."""
+        return self.sets if run.seed is None else (*self.sets, f"seed={run.seed}")
+
+    def words(self, run: Run) -> tuple[tuple[str, ...], ...]:
+        """The command line of `train` for one run, each flag with its value."""
         return (
             ("train", self.source),
-            ("--data", str(self.data)),
-            ("--output", output),
-            ("--device", device),
-            *(("--set", text) for text in sets),
+            ("--data", str(absolute(self.data))),
+            ("--output", str(absolute(run.output))),
+            ("--device", self.device),
+            *(("--set", text) for text in self.sets_of(run)),
         )
 
 
-def seeded(output: Place, seed: str) -> Place:
+def seeded(output: Place, seed: int | str) -> Place:
     """Return where the run of one of several seeds lies: RUN-seed3."""
     return output.parent / f"{output.name}-seed{seed}"
 
@@ -82,9 +89,9 @@ def absolute(place: Place) -> Place:
 
 
 def check_shared(job: Job) -> list[str]:
-    """Return warnings of paths that one machine keeps for itself. Raises UsageError where the nodes do not share one."""
+    """Return warnings of paths that are one machine's own. Raises UsageError where several nodes would need them."""
     warnings = []
-    for flag, place in (("--data", job.data), ("--output", job.output)):
+    for flag, place in (("--data", absolute(job.data)), ("--output", absolute(job.output))):
         local = next(
             (folder for folder in map(Path, _LOCAL) if isinstance(place, Path) and place.is_relative_to(folder)), None
         )

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from imagesprint.launching.job import Job, check_shared, seeded
-from imagesprint.launching.target import Submitted, Target
+from imagesprint.launching.job import Job, Run, check_shared, seeded
+from imagesprint.launching.target import Missing, Submitted, Target
 from imagesprint.launching.templates import fill
 
 _CORES: Final = "--cpus-per-task=8"  # a GPU; most machines have 8 to 28 for each
@@ -22,19 +22,17 @@ class Slurm(Target):
     def check(self, job: Job) -> list[str]:
         return check_shared(job)
 
-    def missing(self) -> list[tuple[str, str]]:
+    def missing(self, job: Job) -> list[Missing]:  # noqa: ARG002 (as others need it)
         return []  # accounts and partitions have defaults, or sbatch says that they are wanted
 
     def write(self, job: Job) -> str:
         programs = Path(sys.executable).parent
-        output = str(job.output) if not job.seeds else str(seeded(job.output, _INDEX))
-        words = [" ".join(map(_quoted, each)) for each in job.words(output, _INDEX if job.seeds else None)]
+        run = Run(job.name, seeded(job.output, _INDEX), _INDEX) if job.seeds else job.runs[0]
+        command, *flags = (" ".join(map(_quoted, words)) for words in job.words(run))
         return fill(
             "slurm.sh",
             {
-                "recipe": job.source,
-                "output": str(job.output) if not job.seeds else str(seeded(job.output, "N")),
-                "forecast": job.forecast.lines,
+                **self.header(job),
                 "name": job.name,
                 "log": "%x-%A_%a.log" if job.seeds else "%x-%j.log",
                 "seeds": ",".join(map(str, job.seeds)) or None,
@@ -44,8 +42,8 @@ class Slurm(Target):
                 "cores": _CORES if job.on_gpus else "--exclusive",
                 "minutes": job.forecast.limit_minutes,
                 "programs": shlex.quote(str(programs)) if (programs / "imagesprint").exists() else None,
-                "command": words[0],
-                "flags": tuple(words[1:]),
+                "command": command,
+                "flags": tuple(flags),
             },
         )
 

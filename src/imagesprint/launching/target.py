@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from imagesprint.console import printable
 from imagesprint.errors import ImagesprintError, UsageError
-from imagesprint.launching.job import Job
+from imagesprint.launching.job import Job, absolute, seeded
+from imagesprint.launching.templates import Value
 from imagesprint.storage.url import Place
 
 
@@ -20,6 +22,14 @@ class Submitted:
     follow: list[str]
     stop: list[str]
     resume: list[str]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What stands in a file where a value is not known, and the flag that gives it."""
+
+    text: str
+    flag: str
 
 
 class Target(ABC):
@@ -37,8 +47,8 @@ class Target(ABC):
         """Return the job as the file that a person would have written."""
 
     @abstractmethod
-    def missing(self) -> list[tuple[str, str]]:
-        """Return what has to be filled in before it can be submitted: what stands there, and the flag that gives it."""
+    def missing(self, job: Job) -> list[Missing]:
+        """Return what has to be filled in before `job` can be submitted."""
 
     @abstractmethod
     def submit(self, job: Job, text: str) -> Submitted:
@@ -52,10 +62,24 @@ class Target(ABC):
         """Return the job as a program would send it, where that is another form than the text."""
         return []
 
-    def check_ready(self) -> None:
+    def header(self, job: Job) -> dict[str, Value]:
+        """Return the values of a template's first lines."""
+        output = absolute(seeded(job.output, "N") if job.seeds else job.output)
+        missing = ", ".join(each.text for each in self.missing(job))
+        lines = tuple(map(printable, job.forecast.lines))
+        return {
+            "recipe": printable(job.source),
+            "output": printable(str(output)),
+            "forecast": lines,
+            "missing": missing or None,
+        }
+
+    def check_ready(self, job: Job) -> None:
         """Raise UsageError where the job cannot be submitted: something is to be filled in, or there is no tool."""
-        for text, flag in self.missing():
-            raise UsageError(f"{text} is still to be filled in", f"add {flag}, or leave --submit out and edit the file")
+        for each in self.missing(job):
+            raise UsageError(
+                f"{each.text} is still to be filled in", f"give {each.flag}, or edit the file that --save writes"
+            )
         if shutil.which(self.tool) is None:
             raise UsageError(f"there is no command {self.tool!r} here to submit with", self.tool_hint)
 

@@ -4,7 +4,8 @@
 
 FOLDER is where `pip install --no-deps --target FOLDER sagemaker-train` has put the drivers; `make .remote/installed`
 fills .remote/sagemaker. Each host has namespaces of its own: /opt/ml is its file tree, its name is algo-1 or algo-2,
-and both have addresses of the loopback. The job is the recipe `demo` on digits, in two processes on each host.
+and both have addresses of the loopback. The job is that of `imagesprint launch sagemaker demo`, in two processes on each
+host, on digits in a channel.
 
 - contract: `imagesprint train` is all the container is given, as its first process.
 - script: AWS's script of a job whose command that is; its environment.py makes the SM_… variables.
@@ -38,9 +39,9 @@ IMAGES = 300
 HOSTS = ("algo-1", "algo-2")
 PROCESSES = 2
 SECONDS = 300  # for one job
-HYPERPARAMETERS = {"recipe": "demo", "set.phases.2.epochs": "8,10", "device": "cpu", "processes": str(PROCESSES)}
-# Of AWS's script: it makes a variable of each name, and so takes no dot.
-OF_SCRIPT = {"set.phases.2.epochs": "", "set": '["phases.2.epochs=8,10"]'}
+SET = "phases.2.epochs=8,10"
+# AWS's script makes a variable of each hyperparameter, and so takes no dot in its name.
+OF_SCRIPT = {f"set.{SET.partition('=')[0]}": "", "set": json.dumps([SET])}
 COMMAND = "imagesprint train"
 ENTRY = "import sys\nfrom imagesprint.cli.main import main\nsys.exit(main(['train']))\n"
 # What lies in /opt stays there, behind links.
@@ -59,10 +60,21 @@ exec {words}
 """
 
 
+def launched() -> dict[str, str]:
+    """Return the hyperparameters of a job as `launch` writes them, but for the data, which come by a channel here."""
+    words = ["launch", "sagemaker", "demo", "--data", "s3://bucket/digits", "--output", "s3://bucket/run", "--json"]
+    words += ["--nodes", str(len(HOSTS)), "--processes", str(PROCESSES), "--set", SET]
+    command = [sys.executable, "-m", "imagesprint", *words]
+    request = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["requests"][0]
+    assert request["AlgorithmSpecification"]["ContainerArguments"] == COMMAND.split()[1:]
+    return {key: value for key, value in request["HyperParameters"].items() if key != "data"}
+
+
 class Job:
     """A job's hosts: their file trees, and what runs on them."""
 
     def __init__(self, scratch: Path, data: Path, name: str, drivers: Path, **hyperparameters: str) -> None:
+        """`hyperparameters` differ from those of `launch`; an empty one is left out."""
         self.name, self._scratch, self._drivers = name, scratch, drivers
         self.trees = {host: scratch / name / host for host in HOSTS}
         for host, tree in self.trees.items():
@@ -71,7 +83,7 @@ class Job:
                     "current_host": host, "hosts": list(HOSTS), "network_interface_name": "lo",
                     "current_instance_type": "ml.m5.large",
                 },
-                "hyperparameters": {key: value for key, value in (HYPERPARAMETERS | hyperparameters).items() if value},
+                "hyperparameters": {key: value for key, value in (launched() | hyperparameters).items() if value},
                 "inputdataconfig": {"data": {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated"}},
             }  # fmt: skip
             for folder in ("input/config", "input/data", "checkpoints", "model", "output/data"):

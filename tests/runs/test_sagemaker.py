@@ -1,7 +1,6 @@
 """The files of a SageMaker training job as its container sees them, in a folder that stands for /opt/ml."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,23 +88,3 @@ def test_the_first_failure_is_the_reason(job: Job) -> None:
     reason = (folder / "output/failure").read_text()
     assert reason.startswith("error: it is dark\nhint: wait long ")
     assert len(reason) == 1024
-
-
-def test_patterns_are_found_in_the_lines_of_a_training() -> None:
-    """Those lines are a real training's; that trainings print them so is seen in `tests/cli/test_sagemaker_job.py`."""
-    lines = [
-        "step 30/308  loss 2.3686  ETA 2:07 min  top-1 11.4%  1,234 images/s  data wait 3%  epoch 0.45  lr 1e-05",
-        "evaluated   epoch 1: top-1 10.03%, top-5 52.09%, loss 2.3346 on 359 images in fp32",
-    ]
-    found = {
-        name: [m[1] for m in map(re.compile(p).search, lines) if m] for name, p in sagemaker.METRIC_PATTERNS.items()
-    }
-    assert found == {
-        "train:loss": ["2.3686"],
-        "train:top1": ["11.4"],
-        "train:learning_rate": ["1e-05"],
-        "train:data_wait_percent": ["3"],
-        "validation:top1": ["10.03"],
-        "validation:top5": ["52.09"],
-        "validation:loss": ["2.3346"],
-    }

@@ -1,4 +1,4 @@
-"""Ranks on Kubernetes: Kubeflow's trainer gives torchrun its flags as PET_… variables, and torchrun starts the ranks."""
+"""Ranks on Kubernetes: Kubeflow's trainer gives torchrun its flags as PET_… variables, and that starts the ranks."""
 
 import os
 import subprocess

@@ -21,17 +21,6 @@ _PORT: Final = 7777  # SM_MASTER_PORT of AWS's drivers
 CHANNELS: Final = ("data", "training")  # one of them is ROOT
 _REASON: Final = 1024  # characters of the failure file that SageMaker shows
 _NOT_OURS: Final = ("sagemaker_", "_tuning_")  # what AWS's SDKs and its tuning put among the hyperparameters
-# For the job's MetricDefinitions: what finds the figures in the lines of a training (`training.progress.ProgressLine`,
-# `Recorder.evaluate`). Images/s are not among them: they have a comma, which is no figure to SageMaker.
-METRIC_PATTERNS: Final = {
-    "train:loss": r"step \d+/\d+  loss ([0-9.]+)",
-    "train:top1": r"step \d+/.*  top-1 ([0-9.]+)%",
-    "train:learning_rate": r"step \d+/.*  lr ([0-9.e-]+)",
-    "train:data_wait_percent": r"step \d+/.*  data wait ([0-9]+)%",
-    "validation:top1": r"evaluated   epoch .*: top-1 ([0-9.]+)%",
-    "validation:top5": r"evaluated   epoch .*, top-5 ([0-9.]+)%",
-    "validation:loss": r"evaluated   epoch .*, loss ([0-9.]+)",
-}
 
 
 def folder() -> Path:

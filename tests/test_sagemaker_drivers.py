@@ -16,4 +16,4 @@ def test_jobs_started_by_the_contract_and_by_awss_drivers() -> None:
     done = subprocess.run([sys.executable, str(BENCHMARK), "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     broken = json.loads(done.stdout)["broken"]
-    assert broken == dict.fromkeys(("contract", "script", "torchrun", "interrupted", "failing"), [])
+    assert broken == {name: [] for name in ("contract", "script", "torchrun", "interrupted", "failing")}

@@ -40,7 +40,7 @@ def words_of_job(words: Sequence[str]) -> list[str]:
     if recipe is None:
         raise UsageError(
             f"the job has no hyperparameter {RECIPE!r}",
-            "give it one: a built-in's name, as small, or the URL of a .toml file; or RECIPE as an argument",
+            "give it one: a built-in's name, as small, or the URL of a .toml file",
         )
     if "data" not in parameters and "--data" not in given:
         parameters["data"] = str(sagemaker.data_channel())
@@ -83,11 +83,11 @@ def _deliver(run: Place, console: Console) -> None:
 
     model, output = sagemaker.folder() / "model", sagemaker.folder() / "output" / "data"
     with local_run(run, console, newest=True) as path:
+        _copy(last_checkpoint(path), model / MODEL)
         try:
             write_report(path, console)
         except ImagesprintError as error:  # the model is what counts
             console.warn(f"no report was written: {error.what}")
-        _copy(last_checkpoint(path), model / MODEL)
         for name in (*_TELLING, *_PAGES):
             if (path / name).exists():
                 _copy(path / name, output / name)

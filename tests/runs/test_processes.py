@@ -1,17 +1,20 @@
 """Ranks as real processes; what they run is a stand-in for the command line, found by its name on PYTHONPATH."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from imagesprint.errors import RankError
-from imagesprint.runs.environment import LAUNCHER_VARIABLE, is_main_rank
+from imagesprint.runs.environment import LAUNCHER_VARIABLE, STORE_VARIABLE, is_main_rank
 from imagesprint.runs.processes import is_launcher
+from imagesprint.runs.sagemaker import FOLDER_VARIABLE
 
 LAUNCHER = """
 import sys
@@ -183,3 +186,43 @@ def test_who_launches(monkeypatch: pytest.MonkeyPatch) -> None:
         is_launcher(4)
     monkeypatch.setenv(LAUNCHER_VARIABLE, "1")
     assert not is_launcher(4)
+
+
+@pytest.fixture
+def as_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Path]:
+    """Has the next launcher be on a host of a SageMaker job that has two; returns a folder for it."""
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def become(name: str) -> Path:
+        folder = tmp_path / name
+        (folder / "input/config").mkdir(parents=True)
+        resources = {"current_host": name, "hosts": ["algo-1", "algo-2"], "network_interface_name": "eth0"}
+        (folder / "input/config/resourceconfig.json").write_text(json.dumps(resources))
+        monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+        return folder
+
+    return become
+
+
+def test_ranks_of_several_machines_are_those_of_one_training(as_host: Callable[[str], Path]) -> None:
+    names = ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GLOO_SOCKET_IFNAME")
+    body = f"print(rank, *(os.environ[name] for name in {names}), os.environ.get({STORE_VARIABLE!r}), flush=True)"
+    processes = [launch(as_host(name), 2, body) for name in ("algo-1", "algo-2")]
+    assert [process.communicate(timeout=60)[0] for process in processes] == [
+        "0 4 0 2 algo-1 7777 eth0 None\n", "2 4 0 2 algo-1 7777 eth0 None\n",
+    ]  # fmt: skip
+    assert [process.returncode for process in processes] == [0, 0]
+
+
+def test_ranks_that_a_signal_on_another_machine_stopped(as_host: Callable[[str], Path]) -> None:
+    process = launch(as_host("algo-2"), 2, "os._exit(143)")
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 143
+
+
+def test_contact_lost_with_another_machine(as_host: Callable[[str], Path]) -> None:
+    process = launch(as_host("algo-2"), 2, "os._exit(75)")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "RunError: the ranks lost contact with one another" in errors

@@ -14,6 +14,7 @@ from imagesprint.cli.parsing import COMMON_FLAGS, Parser, suggest
 from imagesprint.console import Console, mute, printable, printable_lines, write_result
 from imagesprint.errors import FILE_HINT, HungRankError, ImagesprintError, LostRankError, StoppedError, UsageError
 from imagesprint.runs.environment import die_with_launcher, is_launched, is_main_rank
+from imagesprint.runs.sagemaker import note_failure
 
 # One module of this package a verb, in the order of a day's work: add_parser(subparsers), run(args, console) -> int.
 VERBS = {
@@ -137,6 +138,8 @@ class _Version(argparse.Action):
 
 def _report(words: list[str], what: str, hint: str, code: int) -> int:
     """Say what went wrong, where it belongs: one JSON object on stdout with --json, else two lines on stderr."""
+    if code < 128:  # not where it was stopped
+        note_failure(what, hint)
     flags = words[: words.index("--")] if "--" in words else words
     said = printable_lines(traceback.format_exc()) if "--verbose" in flags else ""
     if "--json" in flags:

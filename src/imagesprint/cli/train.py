@@ -1,6 +1,7 @@
 """`imagesprint train`."""
 
 import argparse
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,15 @@ from imagesprint.cli.parsing import (
     positive,
     recipe_named,
 )
+from imagesprint.cli.sagemaker_job import delivering, words_of_job
 from imagesprint.console import Console, duration, printable
+from imagesprint.errors import UsageError
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size
-from imagesprint.runs.environment import command_age, is_main_rank
-from imagesprint.runs.processes import is_launcher, run_ranks
+from imagesprint.runs import sagemaker
+from imagesprint.runs.environment import command_age, end_stopped, is_main_rank
+from imagesprint.runs.processes import all_ranks, is_launcher, run_ranks
 from imagesprint.storage.url import Place, parse_place
 
 if TYPE_CHECKING:
@@ -34,15 +38,18 @@ EXAMPLES = """\
   imagesprint train my.toml --data ROOT --output RUN --dry-run
   imagesprint train small --data ROOT --output RUN --checkpoint-every 500 --keep last:3,best
   imagesprint train small --data ROOT --output s3://bucket/runs/first
-  imagesprint train small --data ROOT --output RUN     # again, after a crash: goes on where it stopped"""
+  imagesprint train small --data ROOT --output RUN     # again, after a crash: goes on where it stopped
+  srun --ntasks=8 imagesprint train small --data ROOT --output RUN     # each task of SLURM's is a rank
+  imagesprint train                                    # in a container of SageMaker's: what the job says"""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
     parser = add_verb(subparsers, "train", "Train a recipe on prepared data; resumes what was begun.", EXAMPLES, run)
-    parser.add_argument("recipe", metavar="RECIPE", help="a built-in's name or a .toml file")
-    parser.add_argument("--data", type=parse_place, required=True, metavar="ROOT", help="what imagesprint prepare made")
-    parser.add_argument("--output", type=parse_place, required=True, metavar="RUN", help="a run directory, or a URL")
+    add, needed = parser.add_argument, not sagemaker.is_job()  # which says all three
+    add("recipe", metavar="RECIPE", nargs=None if needed else "?", help="a built-in's name or a .toml file")
+    add("--data", type=parse_place, required=needed, metavar="ROOT", help="what imagesprint prepare made")
+    add("--output", type=parse_place, required=needed, metavar="RUN", help="a run directory, or a URL")
     add_device_flags(parser)
     add_set_flag(parser)
     parser.add_argument(
@@ -82,10 +89,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from imagesprint.checkpoints.retention import Retention
     from imagesprint.records.dataset import open_root  # numpy: not for --help
 
+    args = _completed(args)
+    end_stopped()
     recipe, keep = apply_overrides(recipe_named(args.recipe), args.set), Retention.parse(args.keep)
     root = open_root(args.data)
     if is_launcher(args.processes):
-        check_world_size(recipe, args.processes)
+        check_world_size(recipe, all_ranks(args.processes))
         if not args.dry_run:
             return run_ranks(args.processes, args.words)
     if args.dry_run:
@@ -97,10 +106,26 @@ def run(args: argparse.Namespace, console: Console) -> int:
         args.device, args.resume, args.checkpoint_every, args.stop_after, keep, args.rank_timeout, args.compile
     )
     planner = partial(known_plan, output=args.output, checkpoint_every=args.checkpoint_every)
-    result = train(recipe, args.data, args.output, options, console, planner, command_age())
-    if is_main_rank():
+    is_main = is_main_rank()
+    with delivering(args.output, console) if is_main and sagemaker.is_job() else nullcontext():
+        result = train(recipe, args.data, args.output, options, console, planner, command_age())
+    if is_main:
         show(args, result, summary(args.output, result))
     return 0
+
+
+def _completed(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments with what the job says, where RECIPE is left away in a container of SageMaker's."""
+    if args.recipe is None:
+        words = ["train", *words_of_job(args.words[1:])]
+        parser = Parser(prog="imagesprint")
+        add_parser(parser.add_subparsers(parser_class=Parser))
+        args = parser.parse_args(words, argparse.Namespace(words=words, json=False, quiet=False, verbose=False))
+    elif args.data is None or args.output is None:
+        raise UsageError(
+            "RECIPE is given without --data and --output", "give all three, or none: then the job says them"
+        )
+    return args
 
 
 def _dry_run(args: argparse.Namespace, recipe: Recipe, root: "Root", console: Console) -> int:
@@ -112,7 +137,7 @@ def _dry_run(args: argparse.Namespace, recipe: Recipe, root: "Root", console: Co
     with local_run(args.output, console, newest=True) as path:
         check_run(path, resolve_precision(recipe, RunDirectory(path), recipe.precision), args.resume)
     schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
-    show_recipe(console, recipe, schedule, args.processes)
+    show_recipe(console, recipe, schedule, all_ranks(args.processes))
     text = f"nothing was trained: leave --dry-run away to train {schedule.total_steps:,} steps into {args.output}"
     show(args, {"dry_run": True, "steps": schedule.total_steps, "output": str(args.output)}, printable(text))
     return 0

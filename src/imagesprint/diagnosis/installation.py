@@ -1,7 +1,6 @@
 """All that `doctor` looks at without arguments: Python, packages, decoder, ranks, and the machine."""
 
 import importlib
-import json
 import os
 import platform
 import re
@@ -25,7 +24,15 @@ from imagesprint.errors import RankError, UsageError
 from imagesprint.images.decoders import VARIABLE, chosen_decoder, describe_decoder
 from imagesprint.images.native import LIBRARY, library
 from imagesprint.records.dataset import open_root
-from imagesprint.runs.environment import STORE_VARIABLE, RankEnvironment, is_launched, keeps_store, rank_environment
+from imagesprint.runs import sagemaker, slurm
+from imagesprint.runs.environment import (
+    STORE_VARIABLE,
+    RankEnvironment,
+    find_launch,
+    is_launched,
+    keeps_store,
+    rank_environment,
+)
 from imagesprint.storage.url import Place, Url
 
 _PACKAGE: Final = "imagesprint"
@@ -37,9 +44,8 @@ _DEFAULT_PORT: Final = 29500  # torchrun's --master-port
 _CONNECT_SECONDS: Final = 2.0
 # How other launchers say which task this is, and of how many; a task of theirs is no rank of ours.
 _OTHERS: Final = {
-    "SLURM": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
     "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    "SageMaker": ("SM_CURRENT_HOST", "SM_HOSTS"),
+    "Kubeflow": ("PET_NODE_RANK", "PET_NNODES"),
 }
 
 
@@ -217,27 +223,22 @@ def rank_checks(cores: int) -> list[Check]:
 
 
 def _ranks(found: RankEnvironment) -> Check:
+    launch = find_launch()
+    where = f"number {found.local_rank} of {found.local_world_size} on this machine"
+    if launch is not None:
+        job = slurm.describe_job() if launch.launcher == "SLURM" else sagemaker.describe_job()
+        return ok("ranks", f"rank {found.rank} of {found.world_size}, {where}, or with --processes their start: {job}")
     if "RANK" in os.environ:
         start = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "whoever set them"
         rule = "--processes" if is_launched() else f"RANK and WORLD_SIZE, by {start}"
-        where = f"number {found.local_rank} of {found.local_world_size} on this machine"
         return ok("ranks", f"rank {found.rank} of {found.world_size}, {where}: {rule}")
     for launcher, (task, tasks) in _OTHERS.items():
-        number = _count(os.environ.get(tasks, ""))
-        if number > 1:
+        number = os.environ.get(tasks, "")
+        if number.isdecimal() and int(number) > 1:
             what = f"{task}={os.environ.get(task, '')} of {number} is not read: each task would train for itself"
             hint = f"have {launcher} start one torchrun a machine, and that the ranks: it sets RANK and WORLD_SIZE"
             return warning("ranks", f"a single process, as RANK is not set; {launcher}'s {what}", hint)
     return ok("ranks", "a single process, as RANK is not set")
-
-
-def _count(text: str) -> int:
-    """The number that `text` is, or of what the JSON list in it has; 0 for anything else."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return 0
-    return len(value) if isinstance(value, list) else value if isinstance(value, int) else 0
 
 
 def _port(found: RankEnvironment) -> Check:
@@ -249,8 +250,11 @@ def _port(found: RankEnvironment) -> Check:
             return ok(name, f"{_DEFAULT_PORT}, torchrun's, is free; a single process and --processes need none")
         hint = "give torchrun --standalone, or another --master-port; --processes needs no port"
         return warning(name, f"{_DEFAULT_PORT}, torchrun's, is in use", hint)
+    launch = find_launch()
     address, text = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
     port = int(text) if text.isdecimal() else 0
+    if launch is not None:
+        address, port = launch.address, launch.port
     if not address or not 0 < port < 1 << 16:
         what = f"MASTER_ADDR is {address!r} and MASTER_PORT {text!r}: the ranks cannot meet"
         return failure(name, what, "start the ranks with torchrun, which sets both, or with --processes")

@@ -212,7 +212,12 @@ def create_run(run: RunDirectory, recipe: Recipe) -> None:
 
 def _is_leftover(file: Path) -> bool:
     # The log: of ranks that lost the first one while that took the lock.
-    return file.match(TEMPORARY_PATTERN) or file.name in (LOCK, "log.txt")
+    return file.match(TEMPORARY_PATTERN) or file.name in (LOCK, "log.txt") or is_mark(file)
+
+
+def is_mark(file: Path) -> bool:
+    """Whether `file` is none of ours but one by which SageMaker marks, for a while, that the file before it is sent."""
+    return file.suffix in (".sagemaker-uploading", ".sagemaker-uploaded")
 
 
 def _check_writable(path: Path) -> None:

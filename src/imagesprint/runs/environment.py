@@ -15,6 +15,7 @@ LAUNCHER_VARIABLE = "IMAGESPRINT_LAUNCHER"  # process id of the launcher, for th
 STORE_VARIABLE = "IMAGESPRINT_STORE"  # the file over which they find each other
 TMPDIR_HINT = "see to that disk and its space, or name another folder by TMPDIR"  # where that file cannot be used
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # torchrun's: "True" where its agent keeps the ranks' store
+_INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LOADED = time.monotonic()
 _START = "start the ranks with --processes or torchrun"
@@ -29,6 +30,54 @@ class RankEnvironment(NamedTuple):
     local_world_size: int
 
 
+class Launch(NamedTuple):
+    """This process as one of several that a launcher started which sets no RANK: `place` is that among them.
+
+    Each is a rank, or, with `--processes`, starts ranks. They meet at `address` and `port`, over the network
+    `interface`; that is empty where their libraries are to find it.
+    """
+
+    launcher: str
+    place: RankEnvironment
+    address: str
+    port: int
+    interface: str
+
+    def choose_interface(self) -> None:
+        """Have gloo and NCCL use the interface, unless their variables are set."""
+        for name in _INTERFACES if self.interface else ():
+            os.environ.setdefault(name, self.interface)
+
+    def variables(self, processes: int, local_rank: int) -> dict[str, str]:
+        """What torchrun would set for one of `processes` ranks that this process starts."""
+        number, count, _, _ = self.place
+        return {
+            "RANK": str(number * processes + local_rank),
+            "WORLD_SIZE": str(count * processes),
+            "LOCAL_RANK": str(local_rank),
+            "LOCAL_WORLD_SIZE": str(processes),
+            "MASTER_ADDR": self.address,
+            "MASTER_PORT": str(self.port),
+        }
+
+
+def find_launch() -> Launch | None:
+    """Return this process among those that SLURM or SageMaker started; None where it is alone, or RANK is set.
+
+    MASTER_ADDR and MASTER_PORT, where they are set, are where they meet. Raises RankError where what is said does not
+    hold together.
+    """
+    if "RANK" in os.environ:
+        return None
+    from imagesprint.runs import sagemaker, slurm  # they import from here
+
+    found = slurm.find_task() or sagemaker.find_host()
+    if found is None:
+        return None
+    address, port = os.environ.get("MASTER_ADDR", found.address), rank_variable("MASTER_PORT", found.port)
+    return found._replace(address=address, port=port)
+
+
 def is_launched() -> bool:
     """Whether `--processes` started this process as one of its ranks."""
     return LAUNCHER_VARIABLE in os.environ
@@ -41,7 +90,8 @@ def met_mark(store: str, rank: int) -> Path:
 
 def is_main_rank() -> bool:
     """Whether this process is the one to print a result: rank 0, also under torchrun, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
+    launch = find_launch()
+    return os.environ.get("RANK", "0") == "0" and (launch is None or launch.place.rank == 0)
 
 
 def is_elastic() -> bool:
@@ -72,10 +122,14 @@ def rank_variable(name: str, default: int) -> int:
 
 
 def rank_environment() -> RankEnvironment:
-    """Return what RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE say, as torchrun sets them; without RANK, one rank.
+    """Return what RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE say, as torchrun sets them.
 
-    Raises RankError where they are incomplete, no numbers or do not fit together.
+    Without RANK it is what SLURM or SageMaker say (`find_launch`), else one rank. Raises RankError where it is
+    incomplete, no number or does not fit together.
     """
+    launch = find_launch()
+    if launch is not None:
+        return launch.place
     rank, world_size = rank_variable("RANK", 0), rank_variable("WORLD_SIZE", 1)
     local_rank = rank_variable("LOCAL_RANK", 0)
     local_world_size = rank_variable("LOCAL_WORLD_SIZE", world_size)
@@ -131,6 +185,17 @@ def heeded() -> tuple[signal.Signals, ...]:
 def exit_code(number: int) -> int:
     """The exit code of a command that ended because of signal `number`: 130 for Ctrl-C, 143 for the others."""
     return 128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+
+
+def end_stopped() -> None:
+    """Until StopSignals is entered, have a signal end this process at once, with the exit code of one that was stopped.
+
+    By themselves SIGUSR1 and SIGHUP would end it with another, and nothing ends the first process of a container.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in heeded():
+            if number != signal.SIGINT:
+                signal.signal(number, lambda number, _: os._exit(exit_code(number)))
 
 
 class StopSignals:

@@ -25,7 +25,7 @@ from imagesprint.console import Console
 from imagesprint.errors import FileError, ImagesprintError, RecordError
 from imagesprint.files import append_row, is_cut, naming, remove
 from imagesprint.records.tfrecord import iter_records
-from imagesprint.runs.directory import RunDirectory
+from imagesprint.runs.directory import RunDirectory, is_mark
 from imagesprint.runs.rows import Began, Command, Ended, EvaluationRow, Interruption, MetricsRow
 from imagesprint.storage.url import Place
 
@@ -151,7 +151,7 @@ def remarks(run: RunDirectory, until: int | None = None) -> list[str]:
     starts = [*(start for start, _ in spans), ends[-1] if until is None else until]
     gaps = [(end, start) for end, start in zip(ends, starts, strict=True) if start > end]
     found += [f"{run.metrics_file} has no row for the steps {end + 1} to {start}" for end, start in gaps]
-    damage = (damage_of(file) for file in sorted(run.tensorboard.rglob("*tfevents*")) if file.is_file())
+    damage = (damage_of(file) for file in _event_files(run.tensorboard, "**/"))
     return found + [f"{what}: TensorBoard shows nothing behind it" for what in damage if what]
 
 
@@ -278,9 +278,9 @@ def mend(folder: Path, rows: Sequence[tuple[int, Mapping[str, float]]], step: in
     return True
 
 
-def _event_files(folder: Path) -> Iterable[Path]:
-    """In the order in which TensorBoard reads them."""
-    return sorted(file for file in folder.glob("*tfevents*") if file.is_file())
+def _event_files(folder: Path, below: str = "") -> Iterable[Path]:
+    """In the order in which TensorBoard reads them; with `**/` those in folders below, too."""
+    return sorted(file for file in folder.glob(f"{below}*tfevents*") if file.is_file() and not is_mark(file))
 
 
 def _next_name(folder: Path) -> str:

@@ -20,7 +20,15 @@ from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-de
 
 from imagesprint.errors import HungRankError, ImagesprintError, LostRankError, RunError, StoppedError
 from imagesprint.files import naming
-from imagesprint.runs.environment import STORE_VARIABLE, TMPDIR_HINT, StopSignals, exit_code, keeps_store, met_mark
+from imagesprint.runs.environment import (
+    STORE_VARIABLE,
+    TMPDIR_HINT,
+    StopSignals,
+    exit_code,
+    find_launch,
+    keeps_store,
+    met_mark,
+)
 
 Answer = TypeVar("Answer")
 
@@ -85,6 +93,9 @@ def _file_store(path: str, world_size: int) -> Store:
 
 
 def _address() -> tuple[str, int]:
+    launch = find_launch()
+    if launch is not None:
+        return launch.address, launch.port
     try:
         return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     except KeyError as error:

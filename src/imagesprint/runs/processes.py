@@ -1,4 +1,7 @@
-"""`--processes N`: one command becomes N ranks on this machine, which live and die with it."""
+"""`--processes N`: one command becomes N ranks on this machine, which live and die with it.
+
+Where SLURM or SageMaker started that command on several machines, the ranks of all are those of one training.
+"""
 
 import fcntl
 import glob
@@ -23,7 +26,9 @@ from imagesprint.runs.environment import (
     STOPPING,
     STORE_VARIABLE,
     TMPDIR_HINT,
+    Launch,
     exit_code,
+    find_launch,
     heeded,
     is_launched,
     met_mark,
@@ -38,8 +43,9 @@ FOLDER_PREFIX = "imagesprint-ranks-"
 ABORTED = 128 + signal.SIGABRT
 # How a rank may end because another one did: by saying so, or by an abort while gloo takes its connections down.
 AFTERMATH = (LostRankError.exit_code, ABORTED)
+STOPPED = tuple({exit_code(number) for number in STOPPING})  # of a rank that saved
 # How a rank may end that was told to: by saying so, or, where it had not begun to train yet, by the signal itself.
-TOLD = tuple({exit_code(number) for number in STOPPING} | {128 + number for number in STOPPING})
+TOLD = (*STOPPED, *(128 + number for number in STOPPING))
 
 
 def is_launcher(processes: int) -> bool:
@@ -54,6 +60,24 @@ def is_launcher(processes: int) -> bool:
     return True
 
 
+def all_ranks(processes: int) -> int:
+    """Return how many ranks `--processes` makes on all machines together. Raises RankError."""
+    launch = _launch_on_nodes(processes)
+    return processes * (launch.place.world_size if launch is not None else 1)
+
+
+def _launch_on_nodes(processes: int) -> Launch | None:
+    """This process as one of those that start ranks, one a machine; None where it alone does."""
+    launch = find_launch()
+    if launch is not None and launch.place.local_world_size > 1:
+        here = launch.place.local_world_size
+        raise RankError(
+            f"--processes {processes} in each of {here} tasks on one machine: {here * processes} ranks there",
+            "start one task a machine (srun --ntasks-per-node=1), or leave --processes away: each task is then a rank",
+        )
+    return launch
+
+
 def run_ranks(count: int, arguments: Sequence[str]) -> int:
     """Run `imagesprint ARGUMENTS` as `count` local ranks and wait; returns the exit code of the whole.
 
@@ -63,9 +87,28 @@ def run_ranks(count: int, arguments: Sequence[str]) -> int:
     in this process group and are killed by the kernel when this process dies. Rank 0 shows its progress; of what the
     ranks print otherwise, one is heard: rank 0 if all is well, else the one that failed.
     """
+    launch = _launch_on_nodes(count)
+    if launch is not None:
+        launch.choose_interface()
+        ranks = [_Rank(arguments, launch.variables(count, local)) for local in range(count)]
+        return _Supervisor(ranks, are_all=False).wait()
     with _meeting_place() as folder:
-        ranks = [_Rank(rank, count, arguments, os.path.join(folder, "store")) for rank in range(count)]
+        store = os.path.join(folder, "store")
+        ranks = [_Rank(arguments, _variables(rank, count, store), store) for rank in range(count)]
         return _Supervisor(ranks).wait()
+
+
+def _variables(rank: int, count: int, store: str) -> dict[str, str]:
+    """What tells a rank of one machine who it is."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        STORE_VARIABLE: store,
+        # All ranks are here: no need for a name or a network.
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+    }
 
 
 @contextmanager
@@ -109,22 +152,16 @@ def _locked(folder: str) -> Iterator[None]:
 
 
 class _Rank:
-    """One rank's process and what it printed; rank 0's standard error goes straight to ours."""
+    """One rank's process and what it printed; of this machine's first one standard error goes straight to ours."""
 
-    def __init__(self, rank: int, count: int, arguments: Sequence[str], store: str) -> None:
-        self.number, self._store = rank, store
+    def __init__(self, arguments: Sequence[str], variables: dict[str, str], store: str = "") -> None:
+        """`variables` say which rank it is; `store` is the file over which the ranks meet, if they meet over one."""
+        self.number, self._store = int(variables["RANK"]), store
+        is_first = variables["LOCAL_RANK"] == "0"
         with _writing_tmpdir():
             self._stdout = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the rank)
-            self._stderr = tempfile.TemporaryFile() if rank else None  # noqa: SIM115
-        environment = os.environ | {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(count),
-            "LOCAL_WORLD_SIZE": str(count),
-            LAUNCHER_VARIABLE: str(os.getpid()),
-            STORE_VARIABLE: store,
-        }
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are here: no need for a name or a network
+            self._stderr = None if is_first else tempfile.TemporaryFile()  # noqa: SIM115
+        environment = os.environ | variables | {LAUNCHER_VARIABLE: str(os.getpid())}
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "imagesprint", *arguments],  # without the current folder on sys.path
             env=environment,
@@ -147,7 +184,7 @@ class _Rank:
     @property
     def _is_cut_off(self) -> bool:
         """Whether PyTorch aborted it before it met the others, as it does where their file cannot be unlocked."""
-        return self.code == ABORTED and not met_mark(self._store, self.number).exists()
+        return self.code == ABORTED and bool(self._store) and not met_mark(self._store, self.number).exists()
 
     def raise_signal(self) -> NoReturn:
         """Raise the RunError that a signal ended it."""
@@ -181,8 +218,9 @@ def _text(captured: IO[bytes]) -> str:
 class _Supervisor:
     """Waits for the ranks; tells them of a signal; once one fails, ends the others, gently and then by force."""
 
-    def __init__(self, ranks: list[_Rank]) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: list[_Rank], are_all: bool = True) -> None:
+        """Where these are not all ranks, others on other machines may have stopped these."""
+        self._ranks, self._are_all = ranks, are_all
         self._signal = 0
         self._at_once = False  # a second signal came
         self._failed: list[_Rank] = []  # those that ended badly before they were told to end
@@ -208,7 +246,7 @@ class _Supervisor:
     def _watch(self) -> None:
         now = time.monotonic()
         if self._kill_at == float("inf"):
-            told = TOLD if self._signal else ()
+            told = TOLD if self._signal else () if self._are_all else STOPPED
             self._failed = [rank for rank in self._ranks if rank.code and rank.code not in told]
             if not self._failed:
                 self._first_failure = now
@@ -242,14 +280,18 @@ class _Supervisor:
             return exit_code(self._signal) if any(rank.code for rank in self._ranks) else 0
         if not self._failed:
             self._ranks[0].replay()
-            return 0
+            return max(rank.code or 0 for rank in self._ranks)
         # The cause ended by an error of its own, else by a signal; the others are its aftermath. Where several came to
         # the same error it is rank 0, which has been heard already.
         failed = [*self._failed, *(rank for rank in self._ranks[:1] if 0 < (rank.code or 0) < 128)]
         cause = min(failed, key=lambda rank: (rank.is_aftermath, (rank.code or 0) > 128, rank.number))
         code = cause.code or 1
         if code == LostRankError.exit_code:
-            raise RunError("the ranks lost contact with one another", "run the same command again to resume")
+            hint = "run the same command again to resume"
+            raise RunError(
+                "the ranks lost contact with one another",
+                hint if self._are_all else f"the other machines' logs may say why; {hint}",
+            )
         cause.replay()
         if code > 128:
             cause.raise_signal()

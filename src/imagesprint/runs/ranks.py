@@ -17,11 +17,13 @@ from torch import Tensor
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from imagesprint.errors import HungRankError, LostRankError, RankError, UsageError
+from imagesprint.runs import slurm
 from imagesprint.runs.environment import (
     STOPPING,
     STORE_VARIABLE,
     TMPDIR_HINT,
     StopSignals,
+    find_launch,
     is_elastic,
     rank_environment,
 )
@@ -182,10 +184,10 @@ def open_ranks(
 ) -> Iterator[Ranks]:
     """Join the process group that the environment describes, if any, and leave it at the end.
 
-    `device` is auto, cpu or cuda; a rank that keeps the others waiting for `timeout` seconds ends them. RANK,
-    WORLD_SIZE and LOCAL_RANK, as torchrun sets them, make this a rank of many; without RANK it is the only one. Where
-    the launch is elastic as many take part as `fitting` makes of the number that was started; the others get Ranks
-    that stand by, and are told how the former ended (`meeting.await_end`).
+    `device` is auto, cpu or cuda; a rank that keeps the others waiting for `timeout` seconds ends them. What
+    `rank_environment` finds makes this a rank of many, or the only one. Where the launch is elastic as many take part
+    as `fitting` makes of the number that was started; the others get Ranks that stand by, and are told how the former
+    ended (`meeting.await_end`).
 
     Raises UsageError where CUDA is asked for and not there, RankError where the environment is incomplete or there are
     more ranks than GPUs.
@@ -202,7 +204,8 @@ def open_ranks(
         return
     watch = RankWatch(rank, size, timeout)
     chosen = choose_device(device, local_rank)
-    bound = chosen.type == "cuda" and _bind_near_gpu(local_rank, local_world_size)
+    bound = slurm.has_own_cores(len(os.sched_getaffinity(0)))
+    bound = bound or (chosen.type == "cuda" and _bind_near_gpu(local_rank, local_world_size))
     ranks = Ranks(rank, size, local_rank, local_world_size, chosen, watch, bound, started - size)
     torch.set_num_threads(ranks.threads)
     if chosen.type == "cuda":
@@ -220,6 +223,9 @@ def open_ranks(
 @contextmanager
 def _process_group(ranks: Ranks, store: Store, timeout: float) -> Iterator[None]:
     backend, limit = "nccl" if ranks.device.type == "cuda" else "gloo", timedelta(seconds=_join_seconds(timeout))
+    launch = find_launch()
+    if launch is not None:
+        launch.choose_interface()
     with _joining(ranks.rank, ranks.world_size):
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=limit)
     try:
@@ -246,11 +252,19 @@ def _joining(rank: int, started: int) -> Iterator[None]:
 
 
 def _cannot_join(rank: int, started: int, error: Exception) -> RankError:
-    store = os.environ.get(STORE_VARIABLE)  # a file, which `--processes` made
+    store, launch = os.environ.get(STORE_VARIABLE), find_launch()  # the first is a file, which `--processes` made
+    hint = (
+        TMPDIR_HINT if store else "start the ranks with --processes or torchrun, which set MASTER_ADDR and MASTER_PORT"
+    )
+    if launch is not None:
+        hint = (
+            f"{launch.launcher}'s tasks meet at {launch.address}:{launch.port}, on rank 0's machine: MASTER_ADDR and "
+            "MASTER_PORT, set on all, name another place"
+        )
     return RankError(
         f"rank {rank} of {started} cannot join the others{f' over {store}' if store else ''}: "
         f"{str(error).splitlines()[0]}",
-        TMPDIR_HINT if store else "start the ranks with --processes or torchrun, which set MASTER_ADDR and MASTER_PORT",
+        hint,
     )
 
 
@@ -261,6 +275,8 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
         raise UsageError("--device cuda: PyTorch finds no CUDA device here", "use --device auto or --device cpu")
     if device == "cpu" or not available:
         return torch.device("cpu")
+    if torch.cuda.device_count() == 1 and slurm.has_own_gpu():
+        return torch.device("cuda", 0)
     if local_rank >= torch.cuda.device_count():
         raise RankError(
             f"local rank {local_rank} has no GPU of its own: this machine has {torch.cuda.device_count()}",
@@ -321,7 +337,7 @@ def _bind_near_gpu(local_rank: int, local_world_size: int) -> bool:
 
     Alone, or on CPUs, a rank keeps all cores that it was given: memory follows there by itself.
     """
-    if local_world_size == 1:
+    if local_world_size == 1 or torch.cuda.device_count() < local_world_size:
         return False
     near = [cores_near(_pci_address(gpu)) for gpu in range(local_world_size)]
     divided = divide_cores(near, frozenset(os.sched_getaffinity(0)))

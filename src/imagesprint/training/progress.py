@@ -5,6 +5,7 @@ from imagesprint.errors import RecipeError
 from imagesprint.recipes.library import builtin_names, differences, load_recipe
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
+from imagesprint.runs import sagemaker, slurm
 from imagesprint.runs.ranks import Ranks
 from imagesprint.runs.rows import MetricsRow, PlanComparison
 from imagesprint.training.time_plan import TimeKeeper
@@ -45,7 +46,10 @@ def show_compiling(console: Console, shapes: int, seconds: float) -> None:
 
 
 def show_ranks(console: Console, ranks: Ranks) -> None:
-    """Device and ranks; a warning where some of them stand by."""
+    """Who started the ranks, where that is more than a shell; device and ranks; a warning where some stand by."""
+    job = slurm.describe_job() or sagemaker.describe_job()
+    if job:
+        console.line(f"job         {job}")
     plural = "s" if ranks.world_size > 1 else ""
     console.line(f"device      {ranks.device_name}, {ranks.world_size} rank{plural}, {ranks.threads} CPU threads each")
     if ranks.standing_by:

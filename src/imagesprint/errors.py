@@ -12,6 +12,7 @@ ImagesprintError            exit 1   something failed
 ├── StorageError            exit 1   a store (S3, HDFS, …) that refuses, fails or does not answer
 │   ├── HeldError                    another process works at that place
 │   └── LostLeaseError               another process has taken that place over from this one
+├── TrackerError            exit 1   a tracker (MLflow, W&B, …) that refuses, fails or does not answer
 ├── RunError                exit 1   the run directory, a resume, a loss that is not finite
 │   ├── CheckpointError              a checkpoint or weight file that cannot be used
 │   ├── LostRankError                another rank is gone (exit 75, which --processes turns into 1)
@@ -101,6 +102,10 @@ class HeldError(StorageError):
 
 
 class LostLeaseError(StorageError):
+    pass
+
+
+class TrackerError(ImagesprintError):
     pass
 
 

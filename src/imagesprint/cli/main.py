@@ -27,6 +27,7 @@ VERBS = {
     "evaluate": "judge every checkpoint of a run",
     "inspect": "show samples, or those of a step, in one picture",
     "report": "one page on a run",
+    "track": "send what a run logs to MLflow, W&B or Trackio",
     "predict": "say what images show",
     "export": "write a trained model as ONNX, for torch.export, or as safetensors",
     "doctor": "what is wrong with this machine or a run, and what to do",

@@ -96,7 +96,7 @@ clean:
 .remote/trackers/installed:
 	@$(PYTHON) -m venv .remote/trackers
 	.remote/trackers/bin/python -m pip --disable-pip-version-check install --quiet mlflow==3.17.2 wandb==0.31.0 \
-	  trackio==0.43.0 google-crc32c numpy packaging pillow tensorboard
+	  trackio==0.43.0 google-crc32c numpy opendal packaging pillow tensorboard
 	@touch $@
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt $(NATIVE)

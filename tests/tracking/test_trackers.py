@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 
 from imagesprint.runs.directory import RunDirectory
+from imagesprint.storage.store import open_store
+from imagesprint.storage.url import Url
 from imagesprint.tracking.points import NAMES, TRAIN_NAMES, Key, points
+from s3_server import S3
 from server_process import ListeningServer, free_ports
 
 pytestmark = pytest.mark.remote
@@ -209,3 +212,21 @@ def test_trackios_database_has_every_row_once_after_two_kills(logged_run: Callab
     assert json.loads(config)["best_step"] == STEPS
     assert len(TRAIN_NAMES) == len(next(row for _, _, row in rows() if "train/loss" in row))
     assert tracking.once()["rows"] == 0
+
+
+def test_a_run_at_a_url_is_read_and_nothing_written_there(
+    s3: S3, upload: Callable[[Path, Url], Url], logged_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = logged_run(8)
+    run.finish()
+    (run.path / "report.html").write_text("<p>")
+    url = upload(run.path, s3.url)
+    before = sorted(open_store(url).list(), key=lambda stored: stored.key)
+    tracking = Tracking(run.path, "wandb", {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)})
+    tracking.words[4] = str(url)
+    done = tracking.once()
+    assert (done["run"], done["rows"], done["run_is"]) == (str(url), 8 + 2, "finished")
+    (files,) = tmp_path.glob("wandb/offline-run-*/files")
+    assert {"recipe.toml", "result.json", "report.html"} <= {file.name for file in files.iterdir() if file.is_file()}
+    assert not any(file.is_symlink() for file in files.iterdir())
+    assert sorted(open_store(url).list(), key=lambda stored: stored.key) == before

@@ -64,9 +64,15 @@ class MlflowServer(ListeningServer):
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ListeningServer]:
     """MLflow's own server, on a database of its own."""
     folder, (port,) = tmp_path_factory.mktemp("mlflow"), free_ports(1)
-    words = [str(PYTHON), "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    words += ["--backend-store-uri", f"sqlite:///{folder}/runs.db", "--artifacts-destination", str(folder / "files")]
-    server = MlflowServer(words, folder, port)
+    # What `mlflow server` starts, but for its workers of jobs: it would leave all of them behind when it is killed.
+    words = [str(PYTHON), "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port), "mlflow.server.fastapi_app:app"]
+    environment = {
+        "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder}/runs.db",
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "files"),
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+    }
+    server = MlflowServer(words, folder, port, environment)
     yield server
     server.kill()
     server.release()

@@ -8,16 +8,16 @@ from imagesprint.console import Console, printable
 from imagesprint.storage.url import parse_place
 
 EXAMPLES = """\
-  MLFLOW_TRACKING_URI=http://mlflow:5000 imagesprint track RUN --to mlflow
+  imagesprint track RUN --to mlflow                     # where MLFLOW_TRACKING_URI says
   imagesprint track RUN --to wandb --follow             # beside a training, until it ends
-  WANDB_MODE=offline imagesprint track s3://bucket/runs/first --to wandb
+  imagesprint track s3://bucket/runs/first --to wandb   # into files, with WANDB_MODE=offline
   imagesprint track RUN --to trackio"""
 
 DESCRIPTION = """\
 Send what a run has logged to a tracker: every row of metrics.jsonl and evaluations.jsonl once, with its step and its
 time, the recipe, recipe.toml, result.json and the report; of checkpoints the best one's name. It reads the run from
-outside, from any machine: no training waits for a tracker or fails by one. Given again, it sends what is missing. Where
-the tracker is and who you are there, its own variables and files say."""
+outside, from any machine: no training waits for a tracker or fails by one. Given again, it sends what is missing. The
+tracker's own variables and files say where it is and who you are; the project is `imagesprint` unless they name one."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:

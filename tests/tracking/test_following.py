@@ -20,9 +20,9 @@ from imagesprint.runs import watching
 from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.logs import EVALUATION_TAGS, EVALUATOR, EventFile
 from imagesprint.runs.watching import WatchedRun
+from imagesprint.tracking import TRACKERS
 from imagesprint.tracking.following import Sender, alone, keep_sending
 from imagesprint.tracking.points import Key, Point, Setting, best, identify, outcome, points, settings
-from imagesprint.tracking.tracker import TRACKERS
 
 
 class FileTracker:

@@ -6,6 +6,7 @@ from imagesprint.cli.output import show
 from imagesprint.cli.parsing import Parser, add_cache_flags, add_verb
 from imagesprint.console import Console, printable
 from imagesprint.storage.url import parse_place
+from imagesprint.tracking import TRACKERS
 
 EXAMPLES = """\
   imagesprint track RUN --to mlflow                     # where MLFLOW_TRACKING_URI says
@@ -25,7 +26,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     parser = add_verb(subparsers, "track", DESCRIPTION, EXAMPLES, run)
     add = parser.add_argument
     add("place", type=parse_place, metavar="RUN", help="the --output of a training, also at a URL")
-    add("--to", required=True, choices=("mlflow", "wandb", "trackio"), help="needs pip install 'imagesprint[NAME]'")
+    add("--to", required=True, choices=TRACKERS, help="needs pip install 'imagesprint[NAME]'")
     add("--follow", action="store_true", help="go on with each new row until the training ends")
     add_cache_flags(parser)
 

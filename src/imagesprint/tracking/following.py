@@ -132,6 +132,8 @@ def alone(run: RunIdentity, kind: str) -> Iterator[None]:
         try:
             stack.enter_context(hold_lock(folder / f"{kind}-{run.id}.lock", f"the tracking of {run.place} to {kind}"))
         except UsageError as error:
+            if error.__cause__ is not None:  # no lock at all
+                raise
             raise UsageError(error.what, "wait for it or stop it: what it sent is not sent again") from error
         yield
 

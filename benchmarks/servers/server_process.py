@@ -118,12 +118,12 @@ class ListeningServer(Server):
     """A server that is ready once its `port` answers."""
 
     def __init__(self, words: list[str], folder: Path, port: int, environment: dict[str, str] | None = None) -> None:
-        self._port = port
+        self.port = port
         super().__init__(words, folder, environment)
 
     def is_ready(self) -> bool:
         try:
-            socket.create_connection(("127.0.0.1", self._port), timeout=5).close()
+            socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
         except OSError:
             return False
         return True

@@ -13,6 +13,7 @@ ImagesprintError            exit 1   something failed
 │   ├── HeldError                    another process works at that place
 │   └── LostLeaseError               another process has taken that place over from this one
 ├── ServerError             exit 1   a server of ours that fails, does not answer, or is none
+├── TrackerError            exit 1   a tracker (MLflow, W&B, …) that refuses, fails or does not answer
 ├── RunError                exit 1   the run directory, a resume, a loss that is not finite
 │   ├── CheckpointError              a checkpoint or weight file that cannot be used
 │   ├── LostRankError                another rank is gone (exit 75, which --processes turns into 1)
@@ -106,6 +107,10 @@ class LostLeaseError(StorageError):
 
 
 class ServerError(ImagesprintError):
+    pass
+
+
+class TrackerError(ImagesprintError):
     pass
 
 

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import pytest
 
-from imagesprint.checkpoints import naming
+from imagesprint.checkpoints import format as checkpoint_format
 from imagesprint.checkpoints.naming import checkpoint_path, list_checkpoints, newest_whole
 from imagesprint.errors import CheckpointError
 
@@ -23,7 +23,7 @@ def test_a_checkpoint_that_its_disk_does_not_give_is_not_passed_over(
         asked.append(path.name)
         raise CheckpointError(f"{path} cannot be read") from OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(naming, "read_training_checkpoint", read)
+    monkeypatch.setattr(checkpoint_format, "read_training_checkpoint", read)
     with pytest.raises(CheckpointError, match=r"step-0000002.pt cannot be read"):
         newest_whole(tmp_path)
     assert asked == ["step-0000002.pt"]

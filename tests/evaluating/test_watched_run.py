@@ -11,20 +11,21 @@ import pytest
 import torch
 
 from imagesprint.console import Console
-from imagesprint.evaluating import checkpoints
-from imagesprint.evaluating.checkpoints import FINISHED, WatchedRun, watch_runs
+from imagesprint.evaluating.checkpoints import watch_runs
 from imagesprint.evaluating.views import PLAIN
 from imagesprint.files import append_row
+from imagesprint.runs import watching
 from imagesprint.runs.directory import RunDirectory, run_lock
 from imagesprint.runs.logs import DONE, History
 from imagesprint.runs.ranks import Ranks
+from imagesprint.runs.watching import FINISHED, WatchedRun
 
 ONE_RANK = Ranks(rank=0, world_size=1, local_rank=0, local_world_size=1, device=torch.device("cpu"))
 
 
 @pytest.fixture(autouse=True)
 def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(watching, "GRACE_SECONDS", 0.0)
 
 
 def test_a_training_ends_by_its_own_words_by_its_lock_or_by_its_result(tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_on_another_machine_a_lock_says_nothing(tmp_path: Path) -> None:
 def test_a_training_that_was_stopped_may_be_begun_again_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "GRACE_SECONDS", 60.0)
+    monkeypatch.setattr(watching, "GRACE_SECONDS", 60.0)
     History(RunDirectory(tmp_path), Console.silent()).end(12, "stopped by SIGTERM")
     assert WatchedRun(RunDirectory(tmp_path)).end() is None
 

@@ -3,12 +3,14 @@
 import errno
 import re
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from imagesprint.checkpoints.format import TrainingCheckpoint, read_training_checkpoint
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
 from imagesprint.files import naming, system_error
+
+if TYPE_CHECKING:
+    from imagesprint.checkpoints.format import TrainingCheckpoint
 
 FOLDER: Final = "checkpoints"  # in the run directory
 DAMAGED_SUFFIX: Final = ".damaged"  # of a checkpoint that is none any more, so that no command takes it for one
@@ -41,11 +43,13 @@ def last_checkpoint(path: Path) -> Path:
     return checkpoints[-1]
 
 
-def newest_whole(run: Path) -> tuple[TrainingCheckpoint, dict[Path, CheckpointError]] | None:
+def newest_whole(run: Path) -> "tuple[TrainingCheckpoint, dict[Path, CheckpointError]] | None":
     """The newest whole checkpoint of `run`, and the errors of the damaged ones that are newer.
 
     None where there is no checkpoint at all; raises the newest's CheckpointError where none is whole.
     """
+    from imagesprint.checkpoints.format import read_training_checkpoint  # imports torch
+
     damaged: dict[Path, CheckpointError] = {}
     for path in reversed(list_checkpoints(run)):
         try:

@@ -29,6 +29,7 @@ VERBS = {
     "evaluate": "judge every checkpoint of a run",
     "inspect": "show samples, or those of a step, in one picture",
     "report": "one page on a run",
+    "track": "send what a run logs to MLflow, W&B or Trackio",
     "predict": "say what images show",
     "serve": "answer images over HTTP, with a page to try it",
     "export": "write a trained model as ONNX, for torch.export, or as safetensors",

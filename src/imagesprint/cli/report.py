@@ -1,25 +1,35 @@
 """`imagesprint report`."""
 
 import argparse
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from imagesprint.cli.output import show
+from imagesprint.cli.output import show, table
 from imagesprint.cli.parsing import Parser, add_cache_flags, add_verb
 from imagesprint.console import Console, printable
 from imagesprint.errors import UsageError
 from imagesprint.storage.url import parse_place
+
+if TYPE_CHECKING:
+    from imagesprint.report.repetitions import Contrast, Experiment
 
 EXAMPLES = """\
   imagesprint report RUN
   imagesprint report RUN --data ROOT                    # with pictures of the worst mistakes
   imagesprint report RUN --reference minutes104 --price 24.50
   imagesprint report s3://bucket/runs/first             # written there
-  imagesprint report RUN OTHER_RUN THIRD_RUN            # side by side"""
+  imagesprint report RUN OTHER_RUN THIRD_RUN            # side by side; seeds of one recipe with mean and spread"""
 
 DESCRIPTION = """\
 Write RUN/report.html, one page that opens anywhere without a network, and RUN/model-card.md; with matplotlib (pip
-install 'imagesprint[plots]') also the plots in RUN/plots. Of several runs, RUN/comparison.html instead."""
+install 'imagesprint[plots]') also the plots in RUN/plots. Of several runs, RUN/comparison.html instead: runs of one
+recipe but for its seed are repetitions, whose figures have a mean and a standard deviation; of two recipes it says
+whether they differ by more than that."""
+
+
+_SHOWN = {"top-1 %": ("top1", ".2f"), "top-5 %": ("top5", ".2f"), "loss": ("loss", ".4f")}  # in the text
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
@@ -38,22 +48,53 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Write the report; print where it lies."""
-    from imagesprint.report.report import write_comparison, write_report  # these import torch
+    """Write the report; print where it lies, and of several runs their figures."""
+    from imagesprint.report.comparison import write_comparison  # these import torch
+    from imagesprint.report.report import write_report
     from imagesprint.runs.local_run import local_run
 
     if len(args.runs) > 1 and (args.reference, args.data, args.price) != (None, None, None):
         raise UsageError("--reference, --data and --price are for the report of one run", "name one run, or leave them")
+    value: dict[str, object] = {}
+    lines: list[str] = []
     with ExitStack() as stack:
         runs = [stack.enter_context(local_run(run, console, newest=True)) for run in args.runs]
         if len(runs) > 1:
-            report = write_comparison(runs, console)
+            done = write_comparison(runs, console)
+            report = done.path
+            value = {
+                "experiments": [_experiment(one) for one in done.experiments],
+                "differences": [_contrast(one) for one in done.contrasts],
+            }
+            lines = [_means(done.experiments), *(one.sentence for one in done.contrasts if one.figure.key == "top1")]
         else:
             reference = _reference(args.reference, stack, console)
             report = write_report(runs[0], console, reference, args.data, args.price)
         place = args.runs[0] / report.name
-    show(args, {"report": str(place)}, printable(f"report      {place}"))
+    show(args, {"report": str(place)} | value, "\n".join([*lines, printable(f"report      {place}")]))
     return 0
+
+
+def _means(experiments: "Sequence[Experiment]") -> str:
+    rows = [
+        (
+            one.name,
+            len(one.runs),
+            *(one.spreads[key].text(form) if key in one.values else "" for key, form in _SHOWN.values()),
+        )
+        for one in experiments
+    ]
+    return table(["recipe", "runs", *_SHOWN], rows)
+
+
+def _experiment(one: "Experiment") -> dict[str, object]:
+    runs = [{"run": name, "seed": record.recipe.seed} for name, record in one.runs]
+    return {"recipe": one.name, "runs": runs, "epoch": one.epoch, "figures": one.spreads}
+
+
+def _contrast(one: "Contrast") -> dict[str, object]:
+    told = {key: getattr(one, key) for key in ("a", "b", "difference", "interval", "exceeds", "sentence")}
+    return {"figure": one.figure.key, **told}
 
 
 def _reference(name: str | None, stack: ExitStack, console: Console) -> str | None:

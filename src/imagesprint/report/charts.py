@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
+from statistics import fmean, stdev
 
 import numpy as np
 
@@ -25,7 +26,9 @@ SHADES = ("#f2f2f2", "#ffffff")  # of the bands in a PNG
 
 @dataclass(frozen=True)
 class Line:
-    """Points to join. `markers` shows each; `joined` is False for points that belong to no one run."""
+    """Points to join. `markers` shows each; `joined` is False for points that belong to no one run; `thin` is one of
+    several whose mean stands beside them, and not in the legend.
+    """
 
     label: str
     points: Sequence[tuple[float, float]]
@@ -33,6 +36,7 @@ class Line:
     markers: bool = False
     joined: bool = True
     dashed: bool = False
+    thin: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,8 @@ class _Drawable:
 def draw(chart: Chart) -> str:
     """The chart as a figure element of HTML: title, legend and drawing, which is SVG."""
     drawable = _Drawable.of(chart)
-    legend = "".join(f"<span>{_swatch(line)}{escape(line.label)}</span>" for line in drawable.lines)
+    told = [line for line in drawable.lines if not line.thin]
+    legend = "".join(f"<span>{_swatch(line)}{escape(line.label)}</span>" for line in told)
     return (
         f"<figure><figcaption><b>{escape(chart.title)}</b>"
         f"<div class=legend>{legend if len(drawable.lines) > 1 else ''}</div></figcaption>"
@@ -201,7 +206,9 @@ def _band(left: float, right: float, label: str, number: int) -> str:
 def _line(line: Line, places: Sequence[tuple[float, float]]) -> str:
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     dashes = ' stroke-dasharray="6 4"' if line.dashed else ""
-    drawn = f'<polyline points="{points}" stroke="{line.colour}"{dashes}><title>{escape(line.label)}</title></polyline>'
+    thin = " class=thin" if line.thin else ""
+    drawn = f'<polyline{thin} points="{points}" stroke="{line.colour}"{dashes}>'
+    drawn += f"<title>{escape(line.label)}</title></polyline>"
     if not line.joined:
         drawn = ""
     if line.markers and len(places) <= MOST_MARKERS:
@@ -212,6 +219,38 @@ def _line(line: Line, places: Sequence[tuple[float, float]]) -> str:
         )
         drawn += "</g>"
     return drawn
+
+
+def dots(title: str, groups: Sequence[tuple[str, Sequence[float], str]]) -> str:
+    """A row for each of `groups`, named values in a colour: each value, their mean, and a bar of one standard deviation
+    to either side of it; a figure element of HTML.
+    """
+    values = [value for _, own, _ in groups for value in own]
+    low, high = min(values), max(values)
+    low, high = (low - 0.1 * (high - low), high + 0.1 * (high - low)) if high > low else (low - 1, high + 1)
+    left, right, height = 12, 2 * WIDTH - 12, 46 * len(groups) + 30
+
+    def place(value: float) -> float:
+        return left + (right - left) * (value - low) / (high - low)
+
+    parts = [f'<svg viewBox="0 0 {2 * WIDTH} {height}" role="img" aria-label="{escape(title)}">']
+    for x in _ticks(low, high):
+        parts.append(f'<path class=grid d="M{place(x):.1f} 4V{height - 24}"/>')
+        parts.append(f'<text x="{place(x):.1f}" y="{height - 7}" text-anchor="middle">{x:g}</text>')
+    for number, (name, own, colour) in enumerate(groups):
+        at, mean = 46 * number + 34, fmean(own)
+        parts.append(f'<text x="{left}" y="{at - 14}">{escape(name)}: {mean:.2f}</text>')
+        if len(own) > 1:
+            reach = stdev(own)
+            ends = [min(max(place(mean + side * reach), left), right) for side in (-1, 1)]
+            parts.append(f'<path class=reach d="M{ends[0]:.1f} {at}H{ends[1]:.1f}" stroke="{colour}"/>')
+            parts.append(f'<path d="M{place(mean):.1f} {at - 8}V{at + 8}" stroke="{colour}"/>')
+        parts += [
+            f'<circle cx="{place(value):.1f}" cy="{at}" r="4" fill="#fff" stroke="{colour}"><title>{value:.2f}</title>'
+            "</circle>"
+            for value in own
+        ]
+    return f"<figure><figcaption><b>{escape(title)}</b></figcaption>{''.join(parts)}</svg></figure>"
 
 
 def _swatch(line: Line) -> str:

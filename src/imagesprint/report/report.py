@@ -1,19 +1,15 @@
-"""`report`: one self-contained HTML file on a run, its model card, and several runs on one page."""
+"""`report`: one self-contained HTML file on a run, and its model card."""
 
-from collections.abc import Sequence
-from html import escape
 from pathlib import Path
-from typing import Literal
 
 from imagesprint.console import Console, duration, printable, printable_lines
-from imagesprint.errors import MissingPackageError, UsageError
+from imagesprint.errors import MissingPackageError
 from imagesprint.files import write_text
-from imagesprint.recipes.library import differences
 from imagesprint.records.dataset import Dataset, open_root
-from imagesprint.report.charts import COLOURS, Chart, Line, axis_unit, save_plots, switchable
-from imagesprint.report.page import page, table
+from imagesprint.report.charts import save_plots
+from imagesprint.report.page import page
 from imagesprint.report.pictures import validation_images
-from imagesprint.report.run_record import RunRecord, find_reference, names, read_run
+from imagesprint.report.run_record import RunRecord, find_reference, read_run
 from imagesprint.report.sections import (
     data_section,
     inference_section,
@@ -132,80 +128,3 @@ def model_card(record: RunRecord) -> str:
         "",
     ]
     return printable_lines("\n".join(lines))
-
-
-Named = tuple[str, RunRecord]
-
-CURVES: Sequence[tuple[str, Literal["metrics", "evaluations"], str]] = (
-    ("Validation top-1, %", "evaluations", "top1"),
-    ("Validation loss", "evaluations", "loss"),
-    ("Training cross-entropy", "metrics", "cross_entropy"),
-    ("Learning rate", "metrics", "lr"),
-)
-
-
-def write_comparison(paths: Sequence[Path], console: Console) -> Path:
-    """Write comparison.html into the first of the run directories `paths`; returns where it lies.
-
-    Raises UsageError for what is no run, and for more runs than there are colours.
-    """
-    if len(paths) > len(COLOURS):
-        raise UsageError(f"{len(paths)} runs are more than can be told apart", f"name at most {len(COLOURS)}")
-    records = [read_run(path) for path in paths]
-    for remark in (remark for record in records for remark in record.remarks):
-        console.warn(remark)
-    named = list(zip(names(records), records, strict=True))
-    first, *others = named
-    body = [
-        f"<h1>{escape(' · '.join(name for name, _ in named))}</h1>",
-        "<h2>Results</h2>",
-        _results(named),
-        "<h2>Curves</h2>",
-        switchable(lambda axis: _curves(named, axis)),
-        "<h2>Recipes</h2>",
-        *(part for other in others for part in _difference(first, other)),
-        "<footer>Written by imagesprint report.</footer>",
-    ]
-    target = paths[0] / "comparison.html"
-    write_text(target, page(f"{len(records)} runs", body))
-    return target
-
-
-def _results(named: Sequence[Named]) -> str:
-    rows = []
-    for name, record in named:
-        best, last = record.best, record.last
-        rows.append(
-            [
-                name,
-                record.recipe.name,
-                f"{last.epoch:g}" + ("" if record.result is not None else ", not finished"),
-                f"{record.evaluations[-1].top1:.2f}" if best else "",
-                f"{best.top1:.2f}, epoch {best.epoch:g}" if best else "",
-                duration(record.wall_seconds),
-            ]
-        )
-    return table(["run", "recipe", "epochs", "top-1 %", "best top-1 %", "wall time"], rows)
-
-
-def _curves(named: Sequence[Named], axis: str) -> list[Chart]:
-    unit, x_label = axis_unit(axis, max(record.train_seconds for _, record in named))
-    return [
-        Chart(
-            title,
-            [
-                Line(name, record.points(rows, key, axis, unit), colour, markers=rows == "evaluations")
-                for (name, record), colour in zip(named, COLOURS, strict=False)
-            ],
-            x_label,
-        )
-        for title, rows, key in CURVES
-    ]
-
-
-def _difference(first: Named, other: Named) -> list[str]:
-    rows = [[change.key, change.a, change.b] for change in differences(first[1].recipe, other[1].recipe)]
-    title = f"<h3>{escape(other[0])} against {escape(first[0])}</h3>"
-    if not rows:
-        return [title, "<p>The same recipe.</p>"]
-    return [title, table(["key", first[0], other[0]], rows, words=True)]

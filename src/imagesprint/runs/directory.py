@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
-from imagesprint.checkpoints.format import read_training_checkpoint
 from imagesprint.checkpoints.naming import list_checkpoints
 from imagesprint.errors import CheckpointError, RecipeError, RunError, UsageError
 from imagesprint.files import TEMPORARY_PATTERN, naming, no_lock, parse_rows, remove, write_atomically, write_text
@@ -158,6 +157,8 @@ def check_run(path: Path, recipe: Recipe, resume: str) -> None:
 
 def trained_recipe(run: RunDirectory) -> Recipe | None:
     """The recipe that the newest whole checkpoint of `run` was trained by; None where there is none."""
+    from imagesprint.checkpoints.format import read_training_checkpoint  # imports torch
+
     for path in reversed(run.checkpoints()):
         with suppress(CheckpointError):
             return read_training_checkpoint(path).recipe

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,8 @@ from imagesprint.serving.batcher import MAX_PIXELS
 
 HERE: Final = Path(__file__).parent
 MODEL: Final = "resnet18-64"
-WARM_PHOTOS: Final = 600
+WARM_PHOTOS: Final = 2500  # after which malloc's pools have what they need
+ROUNDS: Final = 4  # of mutated photos, between which memory is looked at
 SENDERS: Final = 4  # of mutated photos at a time
 LEEWAY: Final = 1.08  # of memory; open files must be at most 8 more
 TOLERANCE: Final = 0.002  # of probabilities
@@ -271,25 +273,28 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[Record]:
     model = open_model(file, arguments.runtime, "cpu", Console.silent())
     answers = answers_of(file, arguments.runtime, photos).tolist()
     serve = ["-m", "imagesprint", "serve", str(file), "--runtime", arguments.runtime]
+    warnings.simplefilter("ignore")  # Pillow's, of what is struck
     records: list[Record] = []
     with serving(serve, folder) as served:
         target = Target(served.port, model.name, model.image_size, photos[0])
-        strike_with_photos(Record("warm-up"), served, photos, WARM_PHOTOS, arguments.seed + 1)
+        strike_with_photos(Record("warm-up"), served, photos, WARM_PHOTOS, -1)
         client = GoodClient(served.port, photos, answers)
         time.sleep(3)
         memory, files = served.memory(), served.files()
         records.append(Record("after a warm-up", memory=memory, files=files))
         for kind in [kind for kind in KINDS[:-2] if kind in arguments.kinds]:
-            record = Record(kind)
-            began = time.monotonic()
-            if kind == MUTATED:
-                strike_with_photos(record, served, photos, arguments.photos, arguments.seed)
-            else:
-                strike_with_kind(record, target)
-            record.seconds = time.monotonic() - began
-            time.sleep(3)  # in which what was given up ends
-            look(record, served, memory, files)
-            records.append(record)
+            for part in range(ROUNDS if kind == MUTATED else 1):
+                record = Record(kind)
+                began = time.monotonic()
+                if kind == MUTATED:
+                    count, seed = arguments.photos // ROUNDS, arguments.seed * ROUNDS + part
+                    strike_with_photos(record, served, photos, count, seed)
+                else:
+                    strike_with_kind(record, target)
+                record.seconds = time.monotonic() - began
+                time.sleep(3)  # in which what was given up ends
+                look(record, served, memory, files)
+                records.append(record)
         client.end()
         note_client(records[0], client)
         if TERMINATED in arguments.kinds:
@@ -317,7 +322,7 @@ def look(record: Record, served: Served, memory: float, files: int) -> None:
 
 
 def note_client(record: Record, client: GoodClient) -> None:
-    record.outcomes = Counter({"right": client.right, "429": client.later, "wrong": len(client.wrong)})
+    record.outcomes = Counter(right=client.right, wrong=len(client.wrong), later=client.later)
     record.longest = client.longest
     record.kind += "; the good client, all the while"
     record.broken += [f"the good client: {what}" for what in client.wrong]
@@ -328,7 +333,8 @@ def table(records: Iterable[Record]) -> str:
     lines.append("|---|---|---:|---:|---:|---:|")
     for one in records:
         found = ", ".join(f"{count:,} × {what}" for what, count in sorted(one.outcomes.items(), key=str))
-        cells = f"{one.seconds:.0f} | {one.longest:.2f} | {one.memory:.0f} | {one.files}"
+        size = f"{one.memory:.0f} | {one.files}" if one.files else "– | –"
+        cells = f"{one.seconds:.0f} | {one.longest:.2f} | {size}"
         lines.append(f"| {one.kind} | {found} | {cells} |")
     return "\n".join(lines)
 

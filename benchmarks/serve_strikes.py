@@ -266,7 +266,7 @@ def fail_model(record: Record, served: Served, photos: Sequence[bytes]) -> None:
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> list[Record]:
-    file = make_models(folder, int8=False)[f"{MODEL}-fp32"]
+    (file,) = make_models(folder, [f"{MODEL}-fp32"]).values()
     photos = [photo.content for photo in photos_for(folder / "root", RECIPES[MODEL])][:16]
     model = open_model(file, arguments.runtime, "cpu", Console.silent())
     answers = answers_of(file, arguments.runtime, photos).tolist()

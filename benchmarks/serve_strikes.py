@@ -32,13 +32,26 @@ from typing import Any, Final
 
 import psutil
 from serve_load import answers_of
-from serve_strikes_kinds import SECONDS, STRIKES, Outcome, Target, answer, mutated, photos_of_all_formats, request, send
+from serve_strikes_kinds import (
+    SECONDS,
+    STRIKES,
+    Outcome,
+    Target,
+    answer,
+    infer,
+    mutated,
+    outcome,
+    photos_of_all_formats,
+    request,
+    send,
+    tensor,
+)
 from serving_models import RECIPES, make_models, photos_for
 
 from imagesprint.console import Console
 from imagesprint.inference.opening import open_model
 from imagesprint.inference.prediction import ImageReader
-from imagesprint.serving.batcher import MAX_PIXELS
+from imagesprint.serving.batcher import MAX_BATCH, MAX_PIXELS
 
 HERE: Final = Path(__file__).parent
 MODEL: Final = "resnet18-64"
@@ -275,6 +288,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[Record]:
     records: list[Record] = []
     with serving(serve, folder) as served:
         target = Target(served.port, model.name, model.image_size, photos[0])
+        warm_up(target)
         strike_with_photos(Record("warm-up"), served, photos, WARM_PHOTOS, -1)
         client = GoodClient(served.port, photos, answers)
         time.sleep(3)
@@ -303,6 +317,15 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[Record]:
         with serving([str(HERE / "serve_strikes_model.py"), *serve[2:]], folder) as served:
             fail_model(records[-1], served, photos)
     return records
+
+
+def warm_up(target: Target) -> None:
+    """Have the model work on batches of every size: a runtime keeps what it prepared for each."""
+    for count in [*range(1, MAX_BATCH + 1)] * 2:
+        pixels = bytes(count * target.image_size**2 * 3)
+        shape = [count, target.image_size, target.image_size, 3]
+        sized = {"binary_data_size": len(pixels)}
+        assert outcome(target, infer(target, tensor("images", "UINT8", shape, parameters=sized), pixels)) == 200
 
 
 def look(record: Record, served: Served, memory: float, files: int) -> None:

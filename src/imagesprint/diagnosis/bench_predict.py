@@ -18,7 +18,7 @@ from imagesprint.checkpoints.weights import TrainedModel, load_model
 from imagesprint.console import Console
 from imagesprint.diagnosis.contest import Open, Pass, PassTime, run_rounds
 from imagesprint.diagnosis.machine import processor, versions
-from imagesprint.errors import ImagesprintError
+from imagesprint.errors import ImagesprintError, UsageError
 from imagesprint.images.decoders import decoder_name
 from imagesprint.inference.formats import (
     FORMATS,
@@ -125,6 +125,11 @@ def bench_predict(
             samples, failed = run_rounds(wanted, set(wanted) - {"eager"}, ROUNDS, partial(_show, console, count))
             left_out.update(failed)
             calls += _call_times(work, {program: samples.get(_name(*program), []) for program in programs})
+    if not calls:
+        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise UsageError(
+            f"nothing here runs {subject}: {reasons}", "pip install 'imagesprint[export]', or --device cpu"
+        )
     console.live(f"measured {len(calls)} kinds of calls", last=True)
     return PredictBench(
         device=torch.cuda.get_device_name() if kind == "cuda" else processor(),

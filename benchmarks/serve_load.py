@@ -33,7 +33,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from serve_load_peers import Model
-from serving_models import RECIPES, make_models, photos_for
+from serving_models import NAMES, RECIPES, make_models, photos_for
 
 from imagesprint.console import Console
 from imagesprint.diagnosis.machine import processor
@@ -241,8 +241,7 @@ def heading(arguments: argparse.Namespace) -> str:
         [
             "# `imagesprint serve` under load",
             "",
-            f"`python {' '.join(sys.argv)}`, commit {commit.strip()}, {processor()}, "
-            f"{len(os.sched_getaffinity(0))} cores.",
+            f"`python {' '.join(sys.argv)}`, commit {commit.strip()}, {processor()}.",
             f"Ours: {own}. Peers: {found or 'none'}. {arguments.seconds:g} s a turn.",
         ]
     )
@@ -250,10 +249,9 @@ def heading(arguments: argparse.Namespace) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [f"{name}-{precision}" for name in RECIPES for precision in TOLERANCE]
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--clients", type=lambda text: [*map(int, text.split(","))], default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument("--models", type=lambda text: text.split(","), default=names)
+    parser.add_argument("--models", type=lambda text: text.split(","), default=NAMES)
     parser.add_argument("--peers", metavar="PYTHON")
     parser.add_argument("--kinds", type=lambda text: text.split(","), default=["fastapi", "litserve"])
     parser.add_argument("--folder", type=Path)
@@ -261,11 +259,11 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="serve-load-") as scratch:
         folder = arguments.folder or Path(scratch)
-        files = make_models(folder, any(name.endswith("int8") for name in arguments.models))
+        files = make_models(folder, arguments.models)
         rows = []
         for name in arguments.models:
             photos = photos_for(folder / "root", RECIPES[name.rpartition("-")[0]])
-            rows += contest(name, files[name], [photo.content for photo in photos[:: len(photos) // PHOTOS]], arguments)
+            rows += contest(name, files[name], [photo.content for photo in photos[:PHOTOS]], arguments)
     text = heading(arguments) + "\n" + report(rows) + "\n"
     if arguments.output:
         arguments.output.write_text(text)

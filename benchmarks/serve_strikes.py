@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,17 +32,31 @@ from typing import Any, Final
 
 import psutil
 from serve_load import answers_of
-from serve_strikes_kinds import SECONDS, STRIKES, Outcome, Target, answer, mutated, photos_of_all_formats, request, send
+from serve_strikes_kinds import (
+    SECONDS,
+    STRIKES,
+    Outcome,
+    Target,
+    answer,
+    infer,
+    mutated,
+    outcome,
+    photos_of_all_formats,
+    request,
+    send,
+    tensor,
+)
 from serving_models import RECIPES, make_models, photos_for
 
 from imagesprint.console import Console
 from imagesprint.inference.opening import open_model
 from imagesprint.inference.prediction import ImageReader
-from imagesprint.serving.batcher import MAX_PIXELS
+from imagesprint.serving.batcher import MAX_BATCH, MAX_PIXELS
 
 HERE: Final = Path(__file__).parent
 MODEL: Final = "resnet18-64"
-WARM_PHOTOS: Final = 600
+WARM_PHOTOS: Final = 2500  # after which malloc's pools have what they need
+ROUNDS: Final = 4  # of mutated photos, between which memory is looked at
 SENDERS: Final = 4  # of mutated photos at a time
 LEEWAY: Final = 1.08  # of memory; open files must be at most 8 more
 TOLERANCE: Final = 0.002  # of probabilities
@@ -211,13 +226,11 @@ ALLOWED: Final[dict[str, Callable[[Outcome], bool]]] = {
 
 def terminate(record: Record, served: Served, photos: Sequence[bytes]) -> None:
     """SIGTERM while 16 clients ask: what was sent 0.1 s before it is answered, and the server ends with 0."""
-    term = threading.Event()
-    at = [float("inf")]
     results: list[tuple[float, Outcome]] = []
 
     def ask(photo: bytes) -> None:
         target = Target(served.port, "", 0, b"")
-        while not term.is_set():
+        while True:
             try:
                 connection = target.connect()
             except OSError:
@@ -230,14 +243,14 @@ def terminate(record: Record, served: Served, photos: Sequence[bytes]) -> None:
     with ThreadPoolExecutor(16) as pool:
         asking = [pool.submit(ask, photo) for photo in (photos * 16)[:16]]
         time.sleep(3)
-        at[0] = time.monotonic()
+        ended = time.monotonic()
         served.process.send_signal(signal.SIGTERM)
         for one in asking:
             one.result()
     code = served.process.wait(SECONDS)
-    record.longest = time.monotonic() - at[0]
+    record.longest = time.monotonic() - ended
     for sent, found in results:
-        if sent < at[0] - 0.1:
+        if sent < ended - 0.1:
             record.count(found, found == 200, "was sent before SIGTERM")
         else:
             record.count(found, found in (200, 503, "closed"), "was sent about SIGTERM or after it")
@@ -266,30 +279,34 @@ def fail_model(record: Record, served: Served, photos: Sequence[bytes]) -> None:
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> list[Record]:
-    file = make_models(folder, int8=False)[f"{MODEL}-fp32"]
+    (file,) = make_models(folder, [f"{MODEL}-fp32"]).values()
     photos = [photo.content for photo in photos_for(folder / "root", RECIPES[MODEL])][:16]
     model = open_model(file, arguments.runtime, "cpu", Console.silent())
     answers = answers_of(file, arguments.runtime, photos).tolist()
     serve = ["-m", "imagesprint", "serve", str(file), "--runtime", arguments.runtime]
+    warnings.simplefilter("ignore")  # Pillow's, of what is struck
     records: list[Record] = []
     with serving(serve, folder) as served:
         target = Target(served.port, model.name, model.image_size, photos[0])
-        strike_with_photos(Record("warm-up"), served, photos, WARM_PHOTOS, arguments.seed + 1)
+        warm_up(target)
+        strike_with_photos(Record("warm-up"), served, photos, WARM_PHOTOS, -1)
         client = GoodClient(served.port, photos, answers)
         time.sleep(3)
         memory, files = served.memory(), served.files()
         records.append(Record("after a warm-up", memory=memory, files=files))
         for kind in [kind for kind in KINDS[:-2] if kind in arguments.kinds]:
-            record = Record(kind)
-            began = time.monotonic()
-            if kind == MUTATED:
-                strike_with_photos(record, served, photos, arguments.photos, arguments.seed)
-            else:
-                strike_with_kind(record, target)
-            record.seconds = time.monotonic() - began
-            time.sleep(3)  # in which what was given up ends
-            look(record, served, memory, files)
-            records.append(record)
+            for part in range(ROUNDS if kind == MUTATED else 1):
+                record = Record(kind)
+                began = time.monotonic()
+                if kind == MUTATED:
+                    count, seed = arguments.photos // ROUNDS, arguments.seed * ROUNDS + part
+                    strike_with_photos(record, served, photos, count, seed)
+                else:
+                    strike_with_kind(record, target)
+                record.seconds = time.monotonic() - began
+                time.sleep(3)  # in which what was given up ends
+                look(record, served, memory, files)
+                records.append(record)
         client.end()
         note_client(records[0], client)
         if TERMINATED in arguments.kinds:
@@ -300,6 +317,15 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[Record]:
         with serving([str(HERE / "serve_strikes_model.py"), *serve[2:]], folder) as served:
             fail_model(records[-1], served, photos)
     return records
+
+
+def warm_up(target: Target) -> None:
+    """Have the model work on batches of every size: a runtime keeps what it prepared for each."""
+    for count in [*range(1, MAX_BATCH + 1)] * 2:
+        pixels = bytes(count * target.image_size**2 * 3)
+        shape = [count, target.image_size, target.image_size, 3]
+        sized = {"binary_data_size": len(pixels)}
+        assert outcome(target, infer(target, tensor("images", "UINT8", shape, parameters=sized), pixels)) == 200
 
 
 def look(record: Record, served: Served, memory: float, files: int) -> None:
@@ -317,7 +343,7 @@ def look(record: Record, served: Served, memory: float, files: int) -> None:
 
 
 def note_client(record: Record, client: GoodClient) -> None:
-    record.outcomes = Counter({"right": client.right, "429": client.later, "wrong": len(client.wrong)})
+    record.outcomes = Counter(right=client.right, wrong=len(client.wrong), later=client.later)
     record.longest = client.longest
     record.kind += "; the good client, all the while"
     record.broken += [f"the good client: {what}" for what in client.wrong]
@@ -328,7 +354,8 @@ def table(records: Iterable[Record]) -> str:
     lines.append("|---|---|---:|---:|---:|---:|")
     for one in records:
         found = ", ".join(f"{count:,} × {what}" for what, count in sorted(one.outcomes.items(), key=str))
-        cells = f"{one.seconds:.0f} | {one.longest:.2f} | {one.memory:.0f} | {one.files}"
+        size = f"{one.memory:.0f} | {one.files}" if one.files else "– | –"
+        cells = f"{one.seconds:.0f} | {one.longest:.2f} | {size}"
         lines.append(f"| {one.kind} | {found} | {cells} |")
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
 """A model to serve, made in a minute where there is none: a ResNet as initialised, with a head that knows ten photos.
 
-    python benchmarks/serving_models.py FOLDER [--int8]
+    python benchmarks/serving_models.py FOLDER [--models NAME,…]
 
 Prepares photos that `photos.py` generates into FOLDER/root, and writes the runs FOLDER/resnet18-64 and
 FOLDER/resnet50-224, with exported files beside them. The statistics of the batch norms are those of training photos,
@@ -11,6 +11,7 @@ and the speed is that of any trained model of its kind.
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -36,6 +37,7 @@ RECIPES: Final = {
     "resnet18-64": replace(load_recipe("small"), name="resnet18-64", eval_resize=72, eval_image_size=64),
     "resnet50-224": replace(load_recipe("baseline90"), name="resnet50-224", eval_batch_size=32),
 }
+NAMES: Final = [f"{name}-{precision}" for name in RECIPES for precision in ("fp32", "int8")]
 
 
 @dataclass(frozen=True)
@@ -121,24 +123,23 @@ def export(run: Path, file: Path, *flags: str) -> Path:
     return file
 
 
-def make_models(folder: Path, int8: bool) -> dict[str, Path]:
-    """The exported files by their names, NAME-fp32 and NAME-int8."""
+def make_models(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The exported files by `names`, of NAMES."""
     root, files = prepare_photos(folder), {}
-    for name, recipe in RECIPES.items():
-        run = make_run(folder / name, root, recipe)
-        files[f"{name}-fp32"] = export(run, folder / f"{name}-fp32.onnx")
-        if int8:
-            flags = ("--int8", "--data", str(root), "--max-drop", "10")
-            files[f"{name}-int8"] = export(run, folder / f"{name}-int8.onnx", *flags)
+    for name in names:
+        kind, _, precision = name.rpartition("-")
+        run = make_run(folder / kind, root, RECIPES[kind])
+        flags = ("--int8", "--data", str(root), "--max-drop", "20") if precision == "int8" else ()  # of 20 photos
+        files[name] = export(run, folder / f"{name}.onnx", *flags)
     return files
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--int8", action="store_true")
+    parser.add_argument("--models", type=lambda text: text.split(","), default=NAMES)
     arguments = parser.parse_args()
-    for name, file in make_models(arguments.folder, arguments.int8).items():
+    for name, file in make_models(arguments.folder, arguments.models).items():
         print(f"{name}: {file}")
     return 0
 

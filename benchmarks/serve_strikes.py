@@ -203,6 +203,8 @@ def strike_with_photos(record: Record, served: Served, photos: Sequence[bytes], 
                 if not isinstance(found, int):
                     connection.close()
                     connection, buffer = None, bytearray()
+            if connection is not None:
+                connection.close()
 
         list(pool.map(strike, range(SENDERS)))
 

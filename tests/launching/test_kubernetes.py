@@ -34,7 +34,7 @@ def test_a_plain_job(make_job: MakeJob) -> None:
     assert variables["PET_NPROC_PER_NODE"] == "4"
     assert variables["PET_MASTER_ADDR"] == f"{name}-0.{name}"
     assert variables["PET_NODE_RANK"] is None  # from the pod's index
-    assert container["resources"]["limits"] == {"nvidia.com/gpu": 4}
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "4"}
     assert container["command"] == ["torchrun", "-m", "imagesprint"]
     assert container["args"] == [word for words in job.words(job.runs[0]) for word in words]
     mounted = {each["name"] for each in container["volumeMounts"]}

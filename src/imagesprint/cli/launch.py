@@ -31,7 +31,7 @@ SAGEMAKER_EXAMPLES = """\
   imagesprint launch sagemaker small --data s3://bucket/in --output s3://bucket/a --role ARN --image URI --submit"""
 
 KUBERNETES_EXAMPLES = """\
-  imagesprint launch kubernetes minutes104 --data s3://bucket/in --output s3://bucket/a --nodes 2 --gpus 8
+  imagesprint launch kubernetes minutes104 --data s3://bucket/in --output s3://bucket/a --nodes 2 --gpus 4
   imagesprint launch kubernetes small --data /data/in --output /data/run --claim data --image URI --submit
   imagesprint launch kubernetes small --data s3://bucket/in --output s3://bucket/a --kubeflow --save job.yaml"""
 

@@ -5,7 +5,7 @@
 
 Each check says what it looked at, or which package it lacks; these do not all go into one environment: kubernetes,
 kubeflow-trainer-api (with pydantic), ray[default], skypilot and dstack want one each. SLURM itself is in
-benchmarks/slurm_strike.py. Exits with 1 where something is refused, 3 where nothing could be checked.
+benchmarks/slurm.py. Exits with 1 where something is refused, 3 where nothing could be checked.
 """
 
 import json
@@ -22,6 +22,7 @@ PROJECT = Path(__file__).parents[1]
 DOCUMENT = PROJECT / "docs/launching.md"
 URLS = ("--data", "s3://bucket/imagenet", "--output", "s3://bucket/runs/first")
 ON_CLAIM = ("--data", "/data/imagenet", "--output", "/data/first", "--claim", "data")
+ROLE, IMAGE = "arn:aws:iam::123456789012:role/trains", "registry/imagesprint:1"
 SCALE = ("--nodes", "2", "--gpus", "4", "--gpu", "h100", "--set", "phases.*.lr=1,2")
 
 
@@ -52,17 +53,16 @@ def same(a: Any, b: Any) -> bool:
 
 def check_scripts() -> Iterator[str]:
     """Bash and shellcheck read the two scripts."""
-    for words in (("slurm", "minutes104", "--data", "/d", "--output", "/it's", *SCALE, "--seeds", "0,1"),):
-        for name, target in (("slurm", words), ("sagemaker", ("sagemaker", "minutes104", *URLS, *SCALE))):
-            text = launch(*target)["text"]
-            subprocess.run(["bash", "-n"], input=text, text=True, check=True)
-            shellcheck = Path(sys.executable).parent / "shellcheck"
-            subprocess.run([shellcheck, "-"], input=text, text=True, check=True)
-            yield f"{name}: bash -n and shellcheck have nothing to say"
+    for target, places in (("slurm", ("--data", "/d", "--output", "/it's", "--seeds", "0,1")), ("sagemaker", URLS)):
+        text = launch(target, "minutes104", *places, *SCALE)["text"]
+        subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+        shellcheck = Path(sys.executable).parent / "shellcheck"
+        subprocess.run([shellcheck, "-"], input=text, text=True, check=True)
+        yield f"{target}: bash -n and shellcheck have nothing to say"
 
 
 def check_sagemaker() -> Iterator[str]:
-    """The service model of botocore holds for the requests; moto's server takes them, by boto3 and by the aws command."""
+    """botocore's service model holds for the requests; moto's server takes them, by boto3 and by the aws command."""
     import boto3
     from botocore.validate import ParamValidator
     from moto.server import ThreadedMotoServer
@@ -115,9 +115,6 @@ def check_sagemaker() -> Iterator[str]:
         server.stop()
 
 
-ROLE, IMAGE = "arn:aws:iam::123456789012:role/trains", "registry/imagesprint:1"
-
-
 def check_kubernetes() -> Iterator[str]:
     """The API package reads each plain manifest, and knows every key in it."""
     import yaml
@@ -129,7 +126,7 @@ def check_kubernetes() -> Iterator[str]:
         for manifest in yaml.safe_load_all(text):
             read = kinds[manifest["kind"]].from_dict(manifest)
             assert same(json.loads(read.to_json()), manifest), (read.to_json(), manifest)
-            yield f"kubernetes: {manifest['kind']} {manifest['metadata']['name']} on {places[1]} reads as it stands there"
+            yield f"kubernetes: {manifest['kind']} {manifest['metadata']['name']} on {places[1]} reads as it stands"
 
 
 def check_kubeflow() -> Iterator[str]:
@@ -143,7 +140,7 @@ def check_kubeflow() -> Iterator[str]:
             read = TrainerV1alpha1TrainJob.from_dict(manifest)
             assert read is not None
             assert same(json.loads(read.to_json()), manifest), (read.to_json(), manifest)
-            yield f"kubeflow: TrainJob {manifest['metadata']['name']} on {places[1]} reads as it stands there"
+            yield f"kubeflow: TrainJob {manifest['metadata']['name']} on {places[1]} reads as it stands"
 
 
 def check_skypilot() -> Iterator[str]:

@@ -15,6 +15,7 @@ IMAGE: Final = "REGISTRY/imagesprint:TAG"  # what stands where it is not known
 
 _CORES: Final = 6  # asked for, a GPU; a pod may use what is free of the others
 _FAILURES: Final = 3  # of each pod
+_GROUP: Final = 1000  # of files on a claim: any but 0 does
 _PLAIN: Final = re.compile(r"(--)?[A-Za-z/][\w./=@+-]*(://[\w./=@+-]+)?")  # what YAML takes as it is
 _NO_TEXT: Final = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")  # but for these
 
@@ -69,6 +70,7 @@ class Kubernetes(Target):
             "seconds": job.forecast.limit_seconds,
             "words": tuple(_yaml(word) for words in job.words(run) for word in words),
             "mount": None if mount is None else _yaml(str(mount)),
+            "group": None if self._claim is None else _GROUP,
             "claim": None if self._claim is None else _yaml(self._claim),
         }
 

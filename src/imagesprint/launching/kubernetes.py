@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from imagesprint.errors import UsageError
+from imagesprint.errors import ImagesprintError, UsageError
 from imagesprint.launching.job import Job, Run, check_in_reach
 from imagesprint.launching.target import Missing, Submitted, Target
 from imagesprint.launching.templates import fill
@@ -75,12 +75,17 @@ class Kubernetes(Target):
         }
 
     def submit(self, job: Job, text: str) -> Submitted:
-        self._check_claim(job)
-        self.call("create", "--dry-run=server", "--filename", "-", text=text, doing="the job")
-        made = self.call("create", "--output", "name", "--filename", "-", text=text, doing="the job")
         names = [run.name for run in job.runs]
-        label = "jobset.sigs.k8s.io/jobset-name" if self._kubeflow else "batch.kubernetes.io/job-name"
         kinds = "trainjob" if self._kubeflow else "job,service"
+        self._check_claim(job)
+        try:
+            self.call("create", "--dry-run=server", "--filename", "-", text=text, doing="the job")
+        except ImagesprintError as error:
+            if "AlreadyExists" in error.what:
+                error.hint = f"`kubectl delete {kinds} {' '.join(names)}`, then this again: it goes on where that ended"
+            raise
+        made = self.call("create", "--output", "name", "--filename", "-", text=text, doing="the job")
+        label = "jobset.sigs.k8s.io/jobset-name" if self._kubeflow else "batch.kubernetes.io/job-name"
         return Submitted(
             made.split(),
             follow=[f"kubectl logs --follow --prefix --selector {label}={name}" for name in names],

@@ -34,7 +34,7 @@ def test_a_plain_job(make_job: MakeJob) -> None:
     assert variables["PET_NPROC_PER_NODE"] == "4"
     assert variables["PET_MASTER_ADDR"] == f"{name}-0.{name}"
     assert variables["PET_NODE_RANK"] is None  # from the pod's index
-    assert container["resources"]["limits"] == {"nvidia.com/gpu": 4}
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "4"}
     assert container["command"] == ["torchrun", "-m", "imagesprint"]
     assert container["args"] == [word for words in job.words(job.runs[0]) for word in words]
     mounted = {each["name"] for each in container["volumeMounts"]}
@@ -93,10 +93,15 @@ def test_submitted(make_job: MakeJob, stand_in: StandIn, calls_of: CallsOf) -> N
     stand_in("kubectl", get=(1, 'Error from server (NotFound): persistentvolumeclaims "claim" not found'))
     with pytest.raises(ImagesprintError, match=r'kubectl refuses --claim claim: .*"claim" not found'):
         target.submit(job, "")
-    calls = stand_in("kubectl", get=(0, '["ReadWriteMany"]'), dry=(1, "error: no matches for kind"))
+    log = 'E1129 13:41:38.066696 23517 memcache.go:265] "Unhandled Error"'
+    calls = stand_in("kubectl", get=(0, '["ReadWriteMany"]'), dry=(1, f"{log}\nerror: no matches for kind"))
     before = len(calls_of(calls))
     with pytest.raises(ImagesprintError, match="kubectl refuses the job: error: no matches for kind"):
         target.submit(job, "")
+    stand_in("kubectl", get=(0, '["ReadWriteMany"]'), dry=(1, "Error from server (AlreadyExists): jobs.batch exists"))
+    with pytest.raises(ImagesprintError) as caught:
+        target.submit(job, "")
+    assert caught.value.hint.startswith("`kubectl delete job,service minutes104-a`, then this again")
     assert not any("--output name" in " ".join(call["words"]) for call in calls_of(calls)[before:])
 
 

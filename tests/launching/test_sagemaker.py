@@ -25,7 +25,7 @@ EVALUATED = "evaluated   epoch 40: top-1 75.88%, top-5 93.24%, loss 1.0041 on 50
 
 def test_the_request(make_job: MakeJob) -> None:
     target = SageMaker("image:1", "arn:role", "H100")
-    job = make_job(nodes=2, ranks=8, sets=("phases.*.lr=1,2",), forecast=unknown("as nobody asked"))
+    job = make_job(nodes=2, ranks=8, sets=("phases.0.lr=3,4", "phases.*.lr=1,2"), forecast=unknown("as nobody asked"))
     assert target.missing(job) == []
     (request,) = target.requests(job)
     assert request["ResourceConfig"]["InstanceType"] == "ml.p5.48xlarge"

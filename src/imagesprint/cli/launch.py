@@ -13,7 +13,7 @@ from imagesprint.files import write_text
 from imagesprint.recipes.library import builtin_names
 from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size
-from imagesprint.storage.url import Place, parse_place
+from imagesprint.storage.url import READ_ONLY, Place, Url, parse_place
 
 if TYPE_CHECKING:
     from imagesprint.launching.forecast import Forecast
@@ -31,7 +31,7 @@ SAGEMAKER_EXAMPLES = """\
   imagesprint launch sagemaker small --data s3://bucket/in --output s3://bucket/a --role ARN --image URI --submit"""
 
 KUBERNETES_EXAMPLES = """\
-  imagesprint launch kubernetes minutes104 --data s3://bucket/in --output s3://bucket/a --nodes 2 --gpus 8
+  imagesprint launch kubernetes minutes104 --data s3://bucket/in --output s3://bucket/a --nodes 2 --gpus 4
   imagesprint launch kubernetes small --data /data/in --output /data/run --claim data --image URI --submit
   imagesprint launch kubernetes small --data s3://bucket/in --output s3://bucket/a --kubeflow --save job.yaml"""
 
@@ -134,6 +134,8 @@ def _job(args: argparse.Namespace) -> "Job":
         raise UsageError("--gpu and --processes exclude each other", "--processes is for ranks on CPUs")
     if args.price is not None and args.gpu is None:
         raise UsageError("--price alone gives no cost: the time is not known", "name the GPUs, too: --gpu h200")
+    if isinstance(args.output, Url) and args.output.scheme in READ_ONLY:
+        raise UsageError(f"--output {args.output}: nothing is written over HTTP", "name a store, as s3://bucket/run")
     seeds = seeds_of(args.seeds) if args.seeds is not None else ()
     if seeds and any(text.partition("=")[0].strip() == "seed" for text in args.set):
         raise UsageError("--seeds and --set seed exclude each other", "leave one of them out")

@@ -28,7 +28,7 @@ class Forecast:
 
 def unknown(reason: str) -> Forecast:
     """Return the forecast of a job of which nothing is known, for that `reason`."""
-    return Forecast((f"time: not known, {reason}.", "time limit: none of ours; your site's own holds."), None)
+    return Forecast((f"time: not known, {reason}.", "time limit: none of ours; the scheduler's own holds."), None)
 
 
 def foresee(job: "Job", data: Place | None, gpu: str | None, price: float | None) -> Forecast:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from imagesprint.errors import UsageError
+from imagesprint.errors import ImagesprintError, UsageError
 from imagesprint.launching.job import Job, Run, check_in_reach
 from imagesprint.launching.target import Missing, Submitted, Target
 from imagesprint.launching.templates import fill
@@ -15,6 +15,7 @@ IMAGE: Final = "REGISTRY/imagesprint:TAG"  # what stands where it is not known
 
 _CORES: Final = 6  # asked for, a GPU; a pod may use what is free of the others
 _FAILURES: Final = 3  # of each pod
+_GROUP: Final = 1000  # of files on a claim: any but 0 does
 _PLAIN: Final = re.compile(r"(--)?[A-Za-z/][\w./=@+-]*(://[\w./=@+-]+)?")  # what YAML takes as it is
 _NO_TEXT: Final = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")  # but for these
 
@@ -69,16 +70,22 @@ class Kubernetes(Target):
             "seconds": job.forecast.limit_seconds,
             "words": tuple(_yaml(word) for words in job.words(run) for word in words),
             "mount": None if mount is None else _yaml(str(mount)),
+            "group": None if self._claim is None else _GROUP,
             "claim": None if self._claim is None else _yaml(self._claim),
         }
 
     def submit(self, job: Job, text: str) -> Submitted:
-        self._check_claim(job)
-        self.call("create", "--dry-run=server", "--filename", "-", text=text, doing="the job")
-        made = self.call("create", "--output", "name", "--filename", "-", text=text, doing="the job")
         names = [run.name for run in job.runs]
-        label = "jobset.sigs.k8s.io/jobset-name" if self._kubeflow else "batch.kubernetes.io/job-name"
         kinds = "trainjob" if self._kubeflow else "job,service"
+        self._check_claim(job)
+        try:
+            self.call("create", "--dry-run=server", "--filename", "-", text=text, doing="the job")
+        except ImagesprintError as error:
+            if "AlreadyExists" in error.what:
+                error.hint = f"`kubectl delete {kinds} {' '.join(names)}`, then this again: it goes on where that ended"
+            raise
+        made = self.call("create", "--output", "name", "--filename", "-", text=text, doing="the job")
+        label = "jobset.sigs.k8s.io/jobset-name" if self._kubeflow else "batch.kubernetes.io/job-name"
         return Submitted(
             made.split(),
             follow=[f"kubectl logs --follow --prefix --selector {label}={name}" for name in names],

@@ -1,7 +1,9 @@
 """Amazon SageMaker: requests for training jobs, and a script that has the aws command send them."""
 
 import json
+import re
 import time
+from collections.abc import Iterable
 from typing import Any, Final
 
 from imagesprint.errors import ImagesprintError, UsageError
@@ -80,9 +82,7 @@ class SageMaker(Target):
     def _request(self, job: Job, run: Run) -> str:
         """The request for one run, as JSON."""
         given = {"data": str(job.data), "device": job.device, "processes": str(job.ranks)}
-        for text in job.sets_of(run):
-            key, _, value = text.partition("=")
-            given[f"set.{key.strip()}"] = value
+        given |= {f"set.{key}": value for key, value in _without_order(job.sets_of(run)).items()}
         known = {
             "name": f"{run.name}-{self._stamp}",
             "role": self._role,
@@ -118,3 +118,14 @@ class SageMaker(Target):
 
 def _told(names: list[str]) -> str:
     return f"submitted before it were {', '.join(names)}: stop them, or leave their seeds out" if names else ""
+
+
+def _without_order(sets: Iterable[str]) -> dict[str, str]:
+    """The `--set`s as keys and values, such that they come to the same in the order of the keys: `*` is the first."""
+    found: dict[str, str] = {}
+    for text in sets:
+        key, _, value = text.partition("=")
+        key = key.strip()
+        one_row = re.compile(re.escape(key).replace(r"\*", r"\d+"))
+        found = {before: other for before, other in found.items() if not one_row.fullmatch(before)} | {key: value}
+    return found

@@ -1,17 +1,20 @@
 """What all targets have in common: a job as text, and the command that takes it."""
 
+import re
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from imagesprint.console import printable
 from imagesprint.errors import ImagesprintError, UsageError
 from imagesprint.launching.job import Job, absolute, seeded
 from imagesprint.launching.templates import Value
 from imagesprint.storage.url import Place
+
+REFUSED: Final = "nothing was submitted: change what it names, by flags or in a file that --save writes"
+_LOGGED: Final = re.compile(r"[EWI]\d{4} ")  # kubectl's
 
 
 @dataclass(frozen=True)
@@ -87,16 +90,11 @@ class Target(ABC):
         """Run the tool, with `text` on its standard input; returns what it prints. Raises ImagesprintError."""
         done = subprocess.run([self.tool, *words], input=text, capture_output=True, text=True, check=False)
         if done.returncode:
-            said = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it does not say why"]
-            raise ImagesprintError(f"{self.tool} refuses {doing}: {_shortened(said)}", self.refusal_hint)
+            raise ImagesprintError(f"{self.tool} refuses {doing}: {_reason(done.stderr)}", REFUSED)
         return done.stdout.strip()
 
-    @property
-    def refusal_hint(self) -> str:
-        """The hint where the tool refuses."""
-        return "nothing was submitted: change what it names, by flags or in a file that --save writes"
 
-
-def _shortened(lines: Sequence[str]) -> str:
-    """What a tool said, on one line: the first and the last lines tell the most."""
-    return " … ".join(lines if len(lines) <= 3 else (lines[0], lines[-2], lines[-1]))
+def _reason(said: str) -> str:
+    """What a tool said, on one line, without its log: the first and the last lines tell the most."""
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not _LOGGED.match(line)]
+    return " … ".join(lines if len(lines) <= 3 else (lines[0], *lines[-2:])) or "it does not say why"

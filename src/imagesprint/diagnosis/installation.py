@@ -219,7 +219,8 @@ def rank_checks(cores: int) -> list[Check]:
         found = rank_environment()
     except RankError as error:
         return [failure("ranks", error.what, error.hint), threads(cores, 1)]
-    return [_ranks(found), threads(cores, found.local_world_size), _port(found)]
+    sharing = 1 if slurm.has_own_cores(cores) else found.local_world_size
+    return [_ranks(found), threads(cores, sharing), _port(found)]
 
 
 def _ranks(found: RankEnvironment) -> Check:

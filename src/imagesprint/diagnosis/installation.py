@@ -228,7 +228,7 @@ def _ranks(found: RankEnvironment) -> Check:
     where = f"number {found.local_rank} of {found.local_world_size} on this machine"
     if launch is not None:
         job = slurm.describe_job() if launch.launcher == "SLURM" else sagemaker.describe_job()
-        return ok("ranks", f"rank {found.rank} of {found.world_size}, {where}, or with --processes their start: {job}")
+        return ok("ranks", f"rank {found.rank} of {found.world_size}, {where}: {job}")
     if "RANK" in os.environ:
         start = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "whoever set them"
         rule = "--processes" if is_launched() else f"RANK and WORLD_SIZE, by {start}"

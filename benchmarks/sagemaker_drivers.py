@@ -4,8 +4,8 @@
 
 FOLDER is where `pip install --no-deps --target FOLDER sagemaker-train` has put the drivers; `make .remote/installed`
 fills .remote/sagemaker. Each host has namespaces of its own: /opt/ml is its file tree, its name is algo-1 or algo-2,
-and both have addresses of the loopback. The job is that of `imagesprint launch sagemaker demo`, on digits in a channel,
-in two processes on each host.
+and both have addresses of the loopback. The job is that of `imagesprint launch sagemaker demo`, on digits in a
+channel, in two processes on each host.
 
 - contract: `imagesprint train` is all the container is given, as its first process.
 - script: AWS's script of a job whose command that is; its environment.py makes the SM_… variables.

@@ -219,7 +219,8 @@ def rank_checks(cores: int) -> list[Check]:
         found = rank_environment()
     except RankError as error:
         return [failure("ranks", error.what, error.hint), threads(cores, 1)]
-    return [_ranks(found), threads(cores, found.local_world_size), _port(found)]
+    sharing = 1 if slurm.has_own_cores(cores) else found.local_world_size
+    return [_ranks(found), threads(cores, sharing), _port(found)]
 
 
 def _ranks(found: RankEnvironment) -> Check:
@@ -227,7 +228,7 @@ def _ranks(found: RankEnvironment) -> Check:
     where = f"number {found.local_rank} of {found.local_world_size} on this machine"
     if launch is not None:
         job = slurm.describe_job() if launch.launcher == "SLURM" else sagemaker.describe_job()
-        return ok("ranks", f"rank {found.rank} of {found.world_size}, {where}, or with --processes their start: {job}")
+        return ok("ranks", f"rank {found.rank} of {found.world_size}, {where}: {job}")
     if "RANK" in os.environ:
         start = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "whoever set them"
         rule = "--processes" if is_launched() else f"RANK and WORLD_SIZE, by {start}"

@@ -20,7 +20,18 @@ from imagesprint.runs.local_run import RemoteCopy, remote_copy
 from imagesprint.runs.watching import WatchedRun, WatchedUrl
 from imagesprint.storage.cache import cache_folder
 from imagesprint.storage.url import Place, Url
-from imagesprint.tracking.points import SMALL_FILES, Key, Point, RunIdentity, best, identify, outcome, points, settings
+from imagesprint.tracking.points import (
+    SMALL_FILES,
+    Key,
+    Point,
+    RunIdentity,
+    best,
+    group_of,
+    identify,
+    outcome,
+    points,
+    settings,
+)
 from imagesprint.tracking.tracker import Tracker, open_tracker
 
 _PAUSE_SHARE: Final = 20  # a look at the files takes at most so much of the time: 1/20
@@ -62,13 +73,18 @@ def track(place: Place, kind: str, follow: bool, console: Console) -> Tracked:
 
 
 class Sender:
-    """Sends the rows of `run` that `tracker` lacks; `rows` counts those that this one sent."""
+    """Sends the rows of `run` that `tracker` lacks."""
 
     def __init__(self, tracker: Tracker, run: RunDirectory) -> None:
         self._tracker, self._run = tracker, run
         self._sent: set[Key] | None = None  # unknown: it is asked before more is sent
         self._stamps: tuple[tuple[int, int], ...] = ()
-        self.rows = 0
+        self._tried: set[tuple[int, str]] = set()  # rows by step and group
+
+    @property
+    def rows(self) -> int:
+        """How many this one sent; a row counts once, also where the tracker took it and could not say so."""
+        return len(self._tried)
 
     def send_new(self) -> int:
         """Send what is new since the last call; returns how many rows. After an error the tracker is asked again."""
@@ -80,9 +96,9 @@ class Sender:
         new = list(self._new(self._sent))
         sent, self._sent = self._sent, None
         if new:
+            self._tried |= {(point.step, group_of(point)) for point in new}
             self._tracker.send(new)
         self._sent, self._stamps = sent | {(name, point.step) for point in new for name in point.figures}, stamps
-        self.rows += len(new)
         return len(new)
 
     def _new(self, sent: set[Key]) -> Iterator[Point]:

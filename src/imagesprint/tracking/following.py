@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from imagesprint.console import Console
-from imagesprint.errors import TrackerError, UsageError
+from imagesprint.errors import TrackerError
 from imagesprint.files import naming
 from imagesprint.runs import sending
 from imagesprint.runs.directory import RunDirectory, hold_lock
@@ -144,13 +144,8 @@ def alone(run: RunIdentity, kind: str) -> Iterator[None]:
     folder = cache_folder() / "tracked"
     with naming("write", folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(hold_lock(folder / f"{kind}-{run.id}.lock", f"the tracking of {run.place} to {kind}"))
-        except UsageError as error:
-            if error.__cause__ is not None:  # no lock at all
-                raise
-            raise UsageError(error.what, "wait for it or stop it: what it sent is not sent again") from error
+    lock, what = folder / f"{kind}-{run.id}.lock", f"the tracking of {run.place} to {kind}"
+    with hold_lock(lock, what, "wait for it or stop it: what it sent is not sent again"):
         yield
 
 

@@ -34,7 +34,8 @@ from imagesprint.tracking.points import (
 )
 from imagesprint.tracking.tracker import Tracker, open_tracker
 
-_PAUSE_SHARE: Final = 20  # a look at the files takes at most so much of the time: 1/20
+_PAUSE: Final = 20  # times as long as a look at the run took: of a long one, much is read and sent,
+_LONGEST_PAUSE: Final = 30.0  # but no longer than so many seconds
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def keep_sending(watched: WatchedRun, sender: Sender, console: Console) -> None:
         console.live(f"following   {sender.rows} rows sent", "waiting for the tracker" if failed else "")
         if end is not None and not new and not failed:
             return
-        time.sleep(max(watched.poll_seconds, _PAUSE_SHARE * (time.monotonic() - began)))
+        time.sleep(max(watched.poll_seconds, min(_LONGEST_PAUSE, _PAUSE * (time.monotonic() - began))))
 
 
 @contextmanager

@@ -158,8 +158,9 @@ def test_a_server_that_is_not_there_is_an_error_and_while_following_waited_for(
             pass
         mlflow_server.start()
         run.finish()
-        assert json.loads(process.stdout.read())["rows"] == 12 + 3
-        assert process.wait() == 0
+        done, said = process.communicate()
+        assert process.returncode == 0, said
+        assert json.loads(done)["rows"] == 12 + 3, said
 
 
 def test_wandbs_files_have_every_row_once_after_two_kills(logged_run: Callable[..., Any], tmp_path: Path) -> None:

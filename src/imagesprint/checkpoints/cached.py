@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from imagesprint.checkpoints.naming import FOLDER
+from imagesprint.checkpoints.naming import FOLDER, last_checkpoint
 from imagesprint.errors import UsageError
 from imagesprint.files import naming, shown_as
 from imagesprint.storage.cache import CacheHold, cache_folder, make_room
@@ -51,7 +51,12 @@ def cached_copy(store: Store, key: str, stored: Stored) -> Iterator[Path]:
     del held  # it is a lock, held until here
 
 
-def last_url(url: Url) -> Url:
+def last_of(place: Place) -> Place:
+    """The last checkpoint of a run; a file as it is. Raises UsageError where there is neither."""
+    return last_checkpoint(place) if isinstance(place, Path) else _last_url(place)
+
+
+def _last_url(url: Url) -> Url:
     """The last checkpoint of the run at a URL; the URL itself where that is a file. Raises UsageError for neither."""
     store = open_store(url)
     if store.stat("") is not None:

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imagesprint.checkpoints.cached import cached, last_url
+from imagesprint.checkpoints.cached import cached, last_of
 from imagesprint.checkpoints.format import check_values, load_weights, read_training_checkpoint
-from imagesprint.checkpoints.naming import last_checkpoint
 from imagesprint.checkpoints.weight_files import Inert, no_plain_tensor, read_foreign
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
@@ -78,7 +77,7 @@ def load_model(path: str | Place, weights: str = "") -> TrainedModel:
     is kept, CheckpointError where the file is damaged.
     """
     place = parse_place(path) if isinstance(path, str) else path
-    with cached(last_checkpoint(place) if isinstance(place, Path) else last_url(place)) as file:
+    with cached(last_of(place)) as file:
         return _load_model(file, weights)
 
 

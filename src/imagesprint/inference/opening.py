@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imagesprint.checkpoints.cached import cached, last_url
-from imagesprint.checkpoints.naming import last_checkpoint
+from imagesprint.checkpoints.cached import cached, last_of
 from imagesprint.checkpoints.weights import TrainedModel, load_model
 from imagesprint.console import Console
 from imagesprint.errors import ImagesprintError, UsageError
@@ -84,7 +82,7 @@ def open_model(
     together and packages that are missing, CheckpointError for a file that is damaged or not ours, and as `load_model`,
     `data_of` and `to_int8` do.
     """
-    checkpoint = last_checkpoint(place) if isinstance(place, Path) else last_url(place)
+    checkpoint = last_of(place)
     with cached(checkpoint) as file:
         if is_onnx(checkpoint):
             held = read_onnx(file)

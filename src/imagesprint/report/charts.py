@@ -233,7 +233,7 @@ def dots(title: str, groups: Sequence[tuple[str, Sequence[float], str]]) -> str:
     def place(value: float) -> float:
         return left + (right - left) * (value - low) / (high - low)
 
-    parts = [f'<svg viewBox="0 0 {2 * WIDTH} {height}" role="img" aria-label="{escape(title)}">']
+    parts = [f'<svg class=dots viewBox="0 0 {2 * WIDTH} {height}" role="img" aria-label="{escape(title)}">']
     for x in _ticks(low, high):
         parts.append(f'<path class=grid d="M{place(x):.1f} 4V{height - 24}"/>')
         parts.append(f'<text x="{place(x):.1f}" y="{height - 7}" text-anchor="middle">{x:g}</text>')
@@ -250,7 +250,8 @@ def dots(title: str, groups: Sequence[tuple[str, Sequence[float], str]]) -> str:
             "</circle>"
             for value in own
         ]
-    return f"<figure><figcaption><b>{escape(title)}</b></figcaption>{''.join(parts)}</svg></figure>"
+    drawing = f"<div class=scroll>{''.join(parts)}</svg></div>"
+    return f"<figure><figcaption><b>{escape(title)}</b></figcaption>{drawing}</figure>"
 
 
 def _swatch(line: Line) -> str:

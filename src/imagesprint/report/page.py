@@ -47,7 +47,8 @@ svg { display: block; width: 100%; height: auto } svg.swatch { display: inline-b
 svg text { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: var(--ink) }
 svg text.faint { fill: var(--faint); font-size: 12px } svg path { fill: none; stroke-width: 2.5 }
 svg path.grid { stroke: #c5cdd5; stroke-width: 1 }
-polyline { fill: none; stroke-width: 2; stroke-linejoin: round } polyline.thin { stroke-width: 1; opacity: .45 }
+polyline { fill: none; stroke-width: 2; stroke-linejoin: round }
+svg.dots { min-width: 40rem } polyline.thin { stroke-width: 1; opacity: .45 }
 svg path.reach { stroke-width: 12; opacity: .25 } .band0 { fill: #eef1f4 } .band1 { fill: #fff }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1rem }
 .pictures img { width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--soft); border-radius: .4rem }

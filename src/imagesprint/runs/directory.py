@@ -20,6 +20,7 @@ from imagesprint.recipes.serialization import to_toml
 from imagesprint.runs.rows import Command, EvaluationRow, MetricsRow, RunResult, from_json, read_command
 
 LOCK: Final = ".lock"  # in the run directory; it says who holds, or last held, the lock
+_IN_USE: Final = "wait for it, stop it (a SIGTERM saves first), or choose another --output"
 
 
 class RunDirectory:
@@ -252,18 +253,18 @@ def run_lock(run: Path) -> Iterator[None]:
 
 
 @contextmanager
-def hold_lock(path: Path, what: object) -> Iterator[None]:
+def hold_lock(path: Path, what: object, hint: str = _IN_USE) -> Iterator[None]:
     """Hold the lock that is the file at `path`. Raises UsageError where another process does, saying that of `what`."""
     with naming("write", path):
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    with _held(file, path, what):
+    with _held(file, path, what, hint):
         yield
 
 
 @contextmanager
-def _held(file: int, path: Path, what: object) -> Iterator[None]:
+def _held(file: int, path: Path, what: object, hint: str = _IN_USE) -> Iterator[None]:
     try:
-        _take(file, path, what)
+        _take(file, path, what, hint)
         yield
     finally:
         with suppress(OSError):  # the lock is gone all the same, and in the file is nothing that a run needs
@@ -280,7 +281,7 @@ def is_locked(run: Path) -> bool:
     return False
 
 
-def _take(file: int, path: Path, what: object) -> None:
+def _take(file: int, path: Path, what: object, hint: str) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -289,9 +290,7 @@ def _take(file: int, path: Path, what: object) -> None:
             raise UsageError(refused.what, refused.hint) from error
         with naming("read", path):
             holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "another process"
-        raise UsageError(
-            f"{what} is in use by {holder}", "wait for it, stop it (a SIGTERM saves first), or choose another --output"
-        ) from error
+        raise UsageError(f"{what} is in use by {holder}", hint) from error
     with naming("write", path), os.fdopen(os.dup(file), "w") as out:
         os.ftruncate(file, 0)
         out.write(f"process {os.getpid()} on {socket.gethostname()}\n")

@@ -14,8 +14,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from imagesprint.checkpoints.cached import last_url
-from imagesprint.checkpoints.naming import last_checkpoint
+from imagesprint.checkpoints.cached import last_of
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, StorageError, UsageError
 from imagesprint.inference.image_files import sample_images
@@ -105,7 +104,7 @@ class Service:
             await asyncio.sleep(pause)
             newest = seen
             try:
-                newest = await _in_thread(partial(_last, self._wanted.place))
+                newest = await _in_thread(partial(last_of, self._wanted.place))
                 if newest == seen:
                     continue
                 model = await _in_thread(partial(self._open, newest))
@@ -129,7 +128,7 @@ class Service:
 
 def check_watched(place: Place) -> None:
     """Raise UsageError where `place` has no newer checkpoints to watch for, because it is a file, or holds none."""
-    if _last(place) == place:
+    if last_of(place) == place:
         raise UsageError(f"--watch is about the checkpoints of a run, and {place} is one file", "name its run")
 
 
@@ -144,10 +143,6 @@ def tried(model: OpenModel) -> OpenModel:
         if not np.isfinite(model.infer(images)).all():
             raise CheckpointError(f"{model.checkpoint} gives no numbers for a sample image", "use another checkpoint")
     return model
-
-
-def _last(place: Place) -> Place:
-    return last_checkpoint(place) if isinstance(place, Path) else last_url(place)
 
 
 def _check_alike(old: OpenModel, new: OpenModel) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from imagesprint.console import Console
-from imagesprint.errors import TrackerError, UsageError
+from imagesprint.errors import TrackerError
 from imagesprint.files import naming
 from imagesprint.runs import sending
 from imagesprint.runs.directory import RunDirectory, hold_lock
@@ -20,10 +20,22 @@ from imagesprint.runs.local_run import RemoteCopy, remote_copy
 from imagesprint.runs.watching import WatchedRun, WatchedUrl
 from imagesprint.storage.cache import cache_folder
 from imagesprint.storage.url import Place, Url
-from imagesprint.tracking.points import SMALL_FILES, Key, Point, RunIdentity, best, identify, outcome, points, settings
+from imagesprint.tracking.points import (
+    SMALL_FILES,
+    Key,
+    Point,
+    RunIdentity,
+    best,
+    group_of,
+    identify,
+    outcome,
+    points,
+    settings,
+)
 from imagesprint.tracking.tracker import Tracker, open_tracker
 
-_PAUSE_SHARE: Final = 20  # a look at the files takes at most so much of the time: 1/20
+_PAUSE: Final = 20  # times as long as a look at the run took: of a long one, much is read and sent,
+_LONGEST_PAUSE: Final = 30.0  # but no longer than so many seconds
 
 
 @dataclass(frozen=True)
@@ -62,13 +74,18 @@ def track(place: Place, kind: str, follow: bool, console: Console) -> Tracked:
 
 
 class Sender:
-    """Sends the rows of `run` that `tracker` lacks; `rows` counts those that this one sent."""
+    """Sends the rows of `run` that `tracker` lacks."""
 
     def __init__(self, tracker: Tracker, run: RunDirectory) -> None:
         self._tracker, self._run = tracker, run
         self._sent: set[Key] | None = None  # unknown: it is asked before more is sent
         self._stamps: tuple[tuple[int, int], ...] = ()
-        self.rows = 0
+        self._tried: set[tuple[int, str]] = set()  # rows by step and group
+
+    @property
+    def rows(self) -> int:
+        """How many this one sent; a row counts once, also where the tracker took it and could not say so."""
+        return len(self._tried)
 
     def send_new(self) -> int:
         """Send what is new since the last call; returns how many rows. After an error the tracker is asked again."""
@@ -80,9 +97,9 @@ class Sender:
         new = list(self._new(self._sent))
         sent, self._sent = self._sent, None
         if new:
+            self._tried |= {(point.step, group_of(point)) for point in new}
             self._tracker.send(new)
         self._sent, self._stamps = sent | {(name, point.step) for point in new for name in point.figures}, stamps
-        self.rows += len(new)
         return len(new)
 
     def _new(self, sent: set[Key]) -> Iterator[Point]:
@@ -108,7 +125,7 @@ def keep_sending(watched: WatchedRun, sender: Sender, console: Console) -> None:
         console.live(f"following   {sender.rows} rows sent", "waiting for the tracker" if failed else "")
         if end is not None and not new and not failed:
             return
-        time.sleep(max(watched.poll_seconds, _PAUSE_SHARE * (time.monotonic() - began)))
+        time.sleep(max(watched.poll_seconds, min(_LONGEST_PAUSE, _PAUSE * (time.monotonic() - began))))
 
 
 @contextmanager
@@ -128,13 +145,8 @@ def alone(run: RunIdentity, kind: str) -> Iterator[None]:
     folder = cache_folder() / "tracked"
     with naming("write", folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(hold_lock(folder / f"{kind}-{run.id}.lock", f"the tracking of {run.place} to {kind}"))
-        except UsageError as error:
-            if error.__cause__ is not None:  # no lock at all
-                raise
-            raise UsageError(error.what, "wait for it or stop it: what it sent is not sent again") from error
+    lock, what = folder / f"{kind}-{run.id}.lock", f"the tracking of {run.place} to {kind}"
+    with hold_lock(lock, what, "wait for it or stop it: what it sent is not sent again"):
         yield
 
 

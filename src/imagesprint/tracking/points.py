@@ -55,6 +55,11 @@ class Point:
     figures: Mapping[str, float]
 
 
+def group_of(point: Point) -> str:
+    """Which file a point is a row of: `train` or `eval`."""
+    return next(iter(point.figures)).partition("/")[0]
+
+
 @dataclass(frozen=True)
 class RunIdentity:
     """`id` (12 hex digits) is the same wherever the run is read from, and another for every other run.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from imagesprint.errors import needing
-from imagesprint.tracking.points import NAMES, Key, Point, RunIdentity, Setting
+from imagesprint.tracking.points import NAMES, Key, Point, RunIdentity, Setting, group_of
 from imagesprint.tracking.tracker import PROJECT, asking
 
 _AT_ONCE: Final = 1000  # points of one request
@@ -68,7 +68,7 @@ class TrackioRun:
 
     def _send(self, points: Sequence[Point]) -> None:
         figures, steps = [dict(point.figures) for point in points], [point.step for point in points]
-        ids = [f"{self._id}-{min(point.figures).partition('/')[0]}-{point.step}" for point in points]
+        ids = [f"{self._id}-{group_of(point)}-{point.step}" for point in points]
         with self._asking():
             if self._client is None:
                 times = [datetime.fromtimestamp(point.time, UTC).isoformat() for point in points]

@@ -44,7 +44,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     add("--host", help="default 127.0.0.1: this machine alone; 0.0.0.0 for all, the default without MODEL")
     add("--port", type=_port, help="default 8000, without MODEL the one that SageMaker calls; 0 takes one that is free")
     add("--runtime", choices=RUNTIMES, default="auto", help="default: the fastest that is installed")
-    add("--int8", action="store_true", help="in integers of 8 bits: faster, and measured to be as right")
+    add("--int8", action="store_true", help="of a run: in integers of 8 bits; export --int8 also measures")
     add("--watch", action="store_true", help="a newer checkpoint of the run takes over, between two requests")
     add_device_flag(parser)
     add_cache_flags(parser)

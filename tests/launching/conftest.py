@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from imagesprint.launching.forecast import Forecast
-from imagesprint.launching.job import Job
+from imagesprint.launching.job import Forecast, Job
 from imagesprint.recipes.library import load_recipe
 from imagesprint.storage.url import Url
 

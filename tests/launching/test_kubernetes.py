@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from imagesprint.errors import ImagesprintError, UsageError
-from imagesprint.launching.forecast import unknown
-from imagesprint.launching.job import Job
+from imagesprint.launching.job import Job, unknown
 from imagesprint.launching.kubernetes import IMAGE, Kubernetes
 
 MakeJob = Callable[..., Job]

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from imagesprint.errors import ImagesprintError, UsageError
-from imagesprint.launching.forecast import unknown
-from imagesprint.launching.job import Job
+from imagesprint.launching.job import Job, unknown
 from imagesprint.launching.sagemaker import IMAGE, INSTANCE, ROLE, SageMaker
 from imagesprint.recipes.library import load_recipe
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from imagesprint.errors import ImagesprintError, UsageError
-from imagesprint.launching.forecast import unknown
-from imagesprint.launching.job import Job
+from imagesprint.launching.job import Job, unknown
 from imagesprint.launching.slurm import Slurm
 
 MakeJob = Callable[..., Job]

@@ -16,8 +16,7 @@ from imagesprint.recipes.validation import check_world_size
 from imagesprint.storage.url import READ_ONLY, Place, Url, parse_place
 
 if TYPE_CHECKING:
-    from imagesprint.launching.forecast import Forecast
-    from imagesprint.launching.job import Job
+    from imagesprint.launching.job import Forecast, Job
     from imagesprint.launching.target import Submitted, Target
 
 SLURM_EXAMPLES = """\
@@ -28,7 +27,7 @@ SLURM_EXAMPLES = """\
 SAGEMAKER_EXAMPLES = """\
   imagesprint launch sagemaker small --data s3://bucket/flowers --output s3://bucket/runs/first
   imagesprint launch sagemaker minutes104 --data s3://bucket/in --output s3://bucket/a --gpu h100 --gpus 8 --price 60
-  imagesprint launch sagemaker small --data s3://bucket/in --output s3://bucket/a --role ARN --image URI --submit"""
+  imagesprint launch sagemaker small --data s3://bucket/in --output s3://bucket/a --gpu v100 --role ARN --image URI"""
 
 KUBERNETES_EXAMPLES = """\
   imagesprint launch kubernetes minutes104 --data s3://bucket/in --output s3://bucket/a --nodes 2 --gpus 4
@@ -125,8 +124,7 @@ def _target(args: argparse.Namespace) -> "Target":
 
 def _job(args: argparse.Namespace) -> "Job":
     """What is asked for, checked as far as that does not depend on the target."""
-    from imagesprint.launching.forecast import unknown
-    from imagesprint.launching.job import Job, seeds_of
+    from imagesprint.launching.job import Job, seeds_of, unknown
 
     if args.gpus is not None and args.processes is not None:
         raise UsageError("--gpus and --processes exclude each other", "--processes is for ranks on CPUs")

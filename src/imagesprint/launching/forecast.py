@@ -1,37 +1,17 @@
 """What a job's header says of its time and cost, and the time limit that follows."""
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from imagesprint.console import duration
+from imagesprint.launching.job import Forecast, Job, unknown
 from imagesprint.storage.url import Place
-
-if TYPE_CHECKING:
-    from imagesprint.launching.job import Job
 
 _MARGIN: Final = 1.5  # times what is planned: published speeds are those of well-kept machines
 _START: Final = 1800  # seconds beside it: start-up, evaluations and checkpoints, of which published speeds say nothing
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """`lines` for a header, and the limit of a job in whole minutes, None where nothing is known of its time."""
-
-    lines: tuple[str, ...]
-    limit_minutes: int | None
-
-    @property
-    def limit_seconds(self) -> int | None:
-        return None if self.limit_minutes is None else 60 * self.limit_minutes
-
-
-def unknown(reason: str) -> Forecast:
-    """Return the forecast of a job of which nothing is known, for that `reason`."""
-    return Forecast((f"time: not known, {reason}.", "time limit: none of ours; the scheduler's own holds."), None)
-
-
-def foresee(job: "Job", data: Place | None, gpu: str | None, price: float | None) -> Forecast:
+def foresee(job: Job, data: Place | None, gpu: str | None, price: float | None) -> Forecast:
     """Return what `plan` knows by published speeds of `job` on GPUs of the name `gpu`, at `price` an hour.
 
     `data` is None where ROOT cannot be read from here. Raises UsageError for a GPU of which no speed is known.

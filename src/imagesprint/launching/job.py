@@ -6,13 +6,29 @@ from pathlib import Path
 from typing import Final
 
 from imagesprint.errors import UsageError
-from imagesprint.launching.forecast import Forecast
 from imagesprint.recipes.library import builtin_names
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.storage.url import Place, Url, parse_place
 
 _LOCAL: Final = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # of one machine, wherever it is
 _NAME_LENGTH: Final = 36  # of a job; SageMaker and Kubernetes allow 63, with what is put behind it
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """`lines` for a header, and the limit of a job in whole minutes, None where nothing is known of its time."""
+
+    lines: tuple[str, ...]
+    limit_minutes: int | None
+
+    @property
+    def limit_seconds(self) -> int | None:
+        return None if self.limit_minutes is None else 60 * self.limit_minutes
+
+
+def unknown(reason: str) -> Forecast:
+    """Return the forecast of a job of which nothing is known, for that `reason`."""
+    return Forecast((f"time: not known, {reason}.", "time limit: none of ours; the scheduler's own holds."), None)
 
 
 @dataclass(frozen=True)

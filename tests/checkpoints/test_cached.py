@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from imagesprint.checkpoints import cached as module
-from imagesprint.checkpoints.cached import cached, last_url
+from imagesprint.checkpoints.cached import cached, last_of
 from imagesprint.errors import CheckpointError, UsageError
 from imagesprint.storage.store import open_store
 from s3_server import S3
@@ -71,8 +71,8 @@ def test_the_limit_of_the_cache_holds_for_what_is_not_in_use(
 def test_the_last_checkpoint_of_a_run(s3: S3) -> None:
     store = open_store(s3.url)
     with pytest.raises(UsageError, match="holds no checkpoints"):
-        last_url(s3.url)
+        last_of(s3.url)
     for name in ("step-0000004.pt", "step-0000012.pt", "step-0000020.pt.damaged"):
         store.write(f"checkpoints/{name}", b"x")
     last = s3.url / "checkpoints" / "step-0000012.pt"
-    assert last_url(s3.url) == last_url(last) == last
+    assert last_of(s3.url) == last_of(last) == last

@@ -15,7 +15,7 @@ from imagesprint.errors import UsageError
 from imagesprint.files import read_rows, write_rows
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.report.comparison import Comparison, write_comparison
-from imagesprint.report.repetitions import Spread, t_quantile, welch_margin
+from imagesprint.report.repetitions import Spread, beginning, t_quantile, welch_margin
 
 QUIET = Console(quiet=True)
 
@@ -103,6 +103,21 @@ def test_a_difference_is_held_against_the_spread(seeds: tuple[list[Path], Compar
     assert top1.sentence.endswith("3 and 2 runs); of so few runs that says little")
     assert found["loss"].exceeds is None  # all seeds have the same
     assert found["loss"].sentence.endswith("all alike, there is no spread to hold that against")
+
+
+@pytest.mark.parametrize(
+    ("runs", "title"),
+    [
+        (("plain-seed0", "plain-seed1"), "plain"),
+        (("plain-seed10", "plain-seed11"), "plain"),
+        (("resnet50_0", "resnet50_1"), "resnet50"),
+        (("runs/a/seed-0", "runs/a/seed-1"), "runs/a"),
+        (("0", "1"), "0"),
+        (("alone-seed3",), "alone-seed3"),
+    ],
+)
+def test_a_recipe_is_called_by_what_its_runs_names_begin_with(runs: tuple[str, ...], title: str) -> None:
+    assert beginning(runs) == title
 
 
 @pytest.mark.parametrize("freedom", [1.0, 1.3, 2.0, 7.7, 300.0])

@@ -6,6 +6,7 @@ neither the same number of runs nor the same spread for granted (B. L. Welch, Bi
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os.path import commonprefix
@@ -130,17 +131,17 @@ def experiments(runs: Sequence[tuple[str, RunRecord]]) -> list[Experiment]:
 def _titles(groups: Sequence[Sequence[tuple[str, RunRecord]]]) -> list[str]:
     """The recipes' names or, where two have the same, what the names of their runs begin with: plain-0, plain-1."""
     recipes = [group[0][1].recipe.name for group in groups]
-    begins = [_beginning([name for name, _ in group]) for group in groups]
+    begins = [beginning([name for name, _ in group]) for group in groups]
     firsts = [group[0][0] for group in groups]
     return next((titles for titles in (recipes, begins) if len(set(titles)) == len(titles)), firsts)
 
 
-def _beginning(runs: Sequence[str]) -> str:
+def beginning(runs: Sequence[str]) -> str:
     """What all names have in common, without the word and the marks that a seed's number comes behind."""
     if len(runs) == 1:
         return runs[0]
     shared = commonprefix(runs)  # noqa: RUF071 (characters are meant)
-    return shared.rstrip("-_./").removesuffix("seed").rstrip("-_./") or runs[0]
+    return re.sub(r"[-_./]*(seed[-_]?\d*)?$", "", shared) or runs[0]
 
 
 def _experiment(title: str, runs: Sequence[tuple[str, RunRecord]]) -> Experiment:

@@ -15,7 +15,7 @@ from imagesprint.recipes.serialization import to_dict
 from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.logs import DONE, EVALUATION_TAGS, EVALUATOR, METRIC_TAGS, read_scalars
 from imagesprint.runs.rows import Began, Command, Ended, EvaluationRow, MetricsRow
-from imagesprint.storage.url import Place
+from imagesprint.storage.url import Place, Url
 
 # What trackers call the keys of a row: a group, a slash and a name, as Lightning and Transformers have it.
 TRAIN_NAMES: Final = {
@@ -85,7 +85,7 @@ def identify(run: RunDirectory, place: Place) -> RunIdentity:
     first = [recipe.name, recipe.seed, asdict(commands[0])]
     digest = hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()[:12]
     times = row_times(run, rows)
-    name = place.resolve().name if hasattr(place, "resolve") else place.name or place.host
+    name = (place.name or place.host) if isinstance(place, Url) else place.resolve().name
     return RunIdentity(digest, name, str(place), times[rows[0].step] if rows else _changed(run))
 
 

@@ -81,7 +81,6 @@ class Answer:
 class Server:
     """A server that runs."""
 
-    command: Started
     host: str
     port: int
 
@@ -94,6 +93,13 @@ class Server:
         """Ask on a connection of its own: GET, or POST where there is a body."""
         with closing(self.connect()) as connection:
             return ask(connection, path, body, headers, method)
+
+
+@dataclass(frozen=True)
+class ServerProcess(Server):
+    """One in a process of its own."""
+
+    command: Started
 
 
 def ask(

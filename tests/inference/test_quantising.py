@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from imagesprint.checkpoints.weights import load_model
 from imagesprint.cli.main import main
 from imagesprint.console import Console
-from imagesprint.errors import CheckError, UsageError
+from imagesprint.errors import CheckError, CheckpointError, UsageError
 from imagesprint.inference import int8, quantising
 from imagesprint.inference.exporting import Exported, ToInt8, export
 from imagesprint.inference.opening import open_model
@@ -105,6 +105,15 @@ def test_a_channel_of_zeros_keeps_its_bias() -> None:
     exact = model.SerializeToString()
     expected = answers(exact, PIXELS)
     assert np.abs(answers(quantised(exact, [PIXELS]), PIXELS) - expected).max() < 0.05 * expected.std()
+
+
+def test_a_model_that_gives_no_numbers_is_an_error() -> None:
+    model = onnx.load_from_string(small_graph())
+    for tensor in model.graph.initializer:
+        if tensor.name == "b2":
+            tensor.CopyFrom(numpy_helper.from_array(np.full(8, np.nan, np.float32), "b2"))
+    with pytest.raises(CheckpointError, match="the model gives no numbers"):
+        quantised(model.SerializeToString(), [PIXELS])
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,22 @@ def test_each_image_comes_once_whatever_the_ranks(dataset: Dataset, world_size: 
     assert [sample_id for number in sorted(batches) for sample_id in batches[number]] == list(range(11))
 
 
+def test_some_images_alone_in_the_order_asked_for(dataset: Dataset) -> None:
+    every = {
+        int(sample_id): pixels.clone()
+        for batch in EvaluationLoader(dataset, 16, 20, 4)
+        for sample_id, pixels in zip(batch.sample_ids, batch.images, strict=True)
+    }
+    wanted = np.array([7, 2, 10, 0, 3])
+    batches = 0
+    for batch in EvaluationLoader(dataset, 16, 20, 3, sample_ids=wanted):
+        expected = wanted[3 * batches :][:3]
+        assert batch.sample_ids[batch.mask].tolist() == expected.tolist()
+        assert all(batch.images[row].equal(every[sample_id]) for row, sample_id in enumerate(expected.tolist()))
+        batches += 1
+    assert batches == 2
+
+
 def test_pixels_are_the_central_square_antialiased(dataset: Dataset) -> None:
     crops = evaluation_crops(dataset.sizes, 20, 16)
     for batch in EvaluationLoader(dataset, 16, 20, 4):

@@ -11,7 +11,7 @@ import pytest
 
 from imagesprint.errors import UsageError
 from imagesprint.serving.sagemaker import find_container
-from tiny_server import Server, make_image, write_checkpoint
+from tiny_server import Server, ServerProcess, make_image, write_checkpoint
 
 IMAGE = make_image()
 CUT = IMAGE[:-50]
@@ -21,7 +21,7 @@ FORM = (
 
 
 @pytest.fixture(scope="module")
-def server(serve: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(serve: Callable[..., ServerProcess], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that is told nothing of its model, as in a container."""
     base = tmp_path_factory.mktemp("ml")
     write_checkpoint(base / "model")

@@ -1,5 +1,6 @@
 """Servers from their beginning to their end: ports, signals under load, newer checkpoints. Real processes."""
 
+import json
 import signal
 import socket
 import threading
@@ -15,9 +16,9 @@ from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
 from imagesprint.inference.opening import open_model
 from imagesprint.serving.service import check_watched, tried
-from tiny_server import CLASSES, Server, Started, ask, make_image, wait_for, write_checkpoint
+from tiny_server import CLASSES, Server, ServerProcess, Started, ask, make_image, wait_for, write_checkpoint
 
-Serve = Callable[..., Server]
+Serve = Callable[..., ServerProcess]
 
 
 def test_a_port_that_is_taken_or_a_wrong_host_is_wrong_usage(imagesprint: Callable[..., Any], served_run: Path) -> None:
@@ -52,7 +53,7 @@ def test_while_the_model_loads_the_server_is_there_and_not_ready(start_server: C
         command = start_server(f"http://127.0.0.1:{store.getsockname()[1]}/model.pt")
         url = wait_for(lambda: command.stderr.read_text().endswith("\n") and command.stderr.read_text()).split()[2]
         host, _, port = url.removeprefix("http://").rpartition(":")
-        server = Server(command, host, int(port))
+        server = Server(host, int(port))
         assert server.ask("/health").json["status"] == "loading"
         assert server.ask("/v2/health/live").json == {"live": True}
         for path, body in (
@@ -67,6 +68,8 @@ def test_while_the_model_loads_the_server_is_there_and_not_ready(start_server: C
 
 def test_sigterm_under_load_loses_no_request(serve: Serve, served_run: Path) -> None:
     server = serve(served_run)
+    said = {"url", "model", "num_classes", "step", "image_size", "runtime", "precision"}
+    assert json.loads(server.command.stdout.read_text()).keys() == said
     lost, answered, ended = [], [0] * 16, threading.Event()
 
     def client(number: int) -> None:

@@ -18,7 +18,7 @@ from imagesprint.checkpoints.weights import TrainedModel, load_model
 from imagesprint.console import Console
 from imagesprint.diagnosis.contest import Open, Pass, PassTime, run_rounds
 from imagesprint.diagnosis.machine import processor, versions
-from imagesprint.errors import ImagesprintError
+from imagesprint.errors import ImagesprintError, UsageError
 from imagesprint.images.decoders import decoder_name
 from imagesprint.inference.formats import (
     FORMATS,
@@ -125,6 +125,11 @@ def bench_predict(
             samples, failed = run_rounds(wanted, set(wanted) - {"eager"}, ROUNDS, partial(_show, console, count))
             left_out.update(failed)
             calls += _call_times(work, {program: samples.get(_name(*program), []) for program in programs})
+    if not calls:
+        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise UsageError(
+            f"nothing here runs {subject}: {reasons}", "pip install 'imagesprint[export]', or --device cpu"
+        )
     console.live(f"measured {len(calls)} kinds of calls", last=True)
     return PredictBench(
         device=torch.cuda.get_device_name() if kind == "cuda" else processor(),
@@ -157,7 +162,7 @@ def _make_ready(
         if names <= left_out.keys():
             continue
         try:
-            (folder / f"{precision}.onnx").write_bytes(_content(model, precision))
+            put_onnx(model, precision, folder)
         except ImagesprintError as error:
             left_out.update(dict.fromkeys(names, error.what))
     return describe(model), PROGRAMS, left_out
@@ -174,15 +179,20 @@ def _left_out(programs: tuple[tuple[str, str], ...], device: str) -> dict[str, s
     return reasons
 
 
-def _content(model: TrainedModel, precision: str) -> bytes:
-    """An ONNX file. That in int8 is as fast as one that is right: its ranges are those of the sample images alone."""
-    if precision == "fp32":
-        return FORMATS["onnx"].encode(model)
-    from imagesprint.inference.quantising import quantised  # imports onnx
+def put_onnx(model: TrainedModel, precision: str, folder: Path) -> None:
+    """Write PRECISION.onnx; in int8 one that is as fast as it would be right: its ranges are the sample images' alone.
 
-    with ImageReader(model.recipe.eval_image_size, model.recipe.eval_resize) as reader:
-        pixels, _ = reader.decode(sample_images())
-    return sealed(quantised(graph(model), [pixels]), describe(model) | {"precision": "int8"})
+    Raises RunError for a model that cannot be exported.
+    """
+    if precision == "fp32":
+        content = FORMATS["onnx"].encode(model)
+    else:
+        from imagesprint.inference.quantising import quantised  # imports onnx
+
+        with ImageReader(model.recipe.eval_image_size, model.recipe.eval_resize) as reader:
+            pixels, _ = reader.decode(sample_images())
+        content = sealed(quantised(graph(model), [pixels]), describe(model) | {"precision": precision})
+    (folder / f"{precision}.onnx").write_bytes(content)
 
 
 def _name(runtime: str, precision: str) -> str:
@@ -241,9 +251,9 @@ def predict_program(work: PredictWork, runtime: str, precision: str) -> Pass:
         for batch_size in work.batch_sizes:
             files = [images[row % len(images)] for row in range(batch_size)]
             pixels, _ = reader.decode(files)
-            latencies[f"{batch_size} pixels"] = _time_calls(lambda: _softmax(infer(pixels)), work.seconds)  # noqa: B023
-            latencies[f"{batch_size} files"] = _time_calls(
-                lambda: _softmax(infer(reader.decode(files)[0])),  # noqa: B023
+            latencies[f"{batch_size} pixels"] = time_calls(lambda: softmax(infer(pixels)), work.seconds)  # noqa: B023
+            latencies[f"{batch_size} files"] = time_calls(
+                lambda: softmax(infer(reader.decode(files)[0])),  # noqa: B023
                 work.seconds,
             )
         return latencies
@@ -257,12 +267,13 @@ def _open(held: OnnxFile, runtime: str, work: PredictWork) -> Infer:
     return in_onnx_runtime(held.content, work.threads, work.device)
 
 
-def _softmax(logits: np.ndarray[Any, np.dtype[np.float32]]) -> object:
+def softmax(logits: np.ndarray[Any, np.dtype[np.float32]]) -> object:
+    """The probabilities, of logits [N, C]."""
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
 
 
-def _time_calls(call: Callable[[], object], seconds: float) -> list[float]:
+def time_calls(call: Callable[[], object], seconds: float) -> list[float]:
     """Seconds of each call, for about `seconds`."""
     taken: list[float] = []
     begun = time.perf_counter()

@@ -56,7 +56,9 @@ def read_onnx(file: Path) -> OnnxFile:
     body, end = content[:-length], content[-length:]
     if end != _entry(_HASH, hashlib.sha256(body).hexdigest()):
         if _key(_HASH) in content or _key(DESCRIPTION) in content:
-            raise CheckpointError(f"{file} is damaged: it is not what export wrote", "export it again, or copy it anew")
+            raise CheckpointError(
+                f"{file} is damaged, or was changed since export wrote it", "copy it anew, or export it"
+            )
         raise CheckpointError(f"{file} is no ONNX file of imagesprint: it does not say its classes", _NOT_OURS)
     start = body.rindex(_key(DESCRIPTION))  # JSON in ASCII: no control character of a key is in it
     description = json.loads(body[body.index(b"{", start) :])

@@ -23,6 +23,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from imagesprint.errors import CheckpointError
+
 Range = tuple[float, float]  # the least and the greatest value, 0 among them
 
 _WEIGHTED: Final = ("Conv", "Gemm")
@@ -36,7 +38,8 @@ _BIAS_LEVELS: Final = 2**30  # a bias of more would not fit into int32
 def quantised(graph: bytes, batches: Iterable[NDArray[np.uint8]]) -> bytes:
     """`graph`, an encoded ModelProto that takes uint8 `images`, with what `batches` show it to need to be in 8 bits.
 
-    The same images give the same bytes, however they are divided into batches.
+    The same images give the same bytes, however they are divided into batches. Raises CheckpointError where an
+    activation is no number.
     """
     model = onnx.load_from_string(graph)
     names = _to_round(model.graph)
@@ -71,6 +74,10 @@ def _ranges(model: onnx.ModelProto, names: list[str], batches: Iterable[NDArray[
         values = session.run(None, {"images": images})
         least = np.minimum(least, [value.min() for value in values])
         most = np.maximum(most, [value.max() for value in values])
+    if not np.isfinite([least, most]).all():
+        raise CheckpointError(
+            "the model gives no numbers: its weights are beyond what float32 holds", "use another checkpoint"
+        )
     ranges = dict(zip(names, zip(least.tolist(), most.tolist(), strict=True), strict=True))
     for node in model.graph.node:
         if node.op_type == "MaxPool":  # it chooses among its inputs: the same scale makes that exact

@@ -30,6 +30,7 @@ MAX_IMAGES: Final = 64  # of a request
 MAX_QUEUE: Final = 256  # images taken and not answered yet
 MAX_PIXELS: Final = 50_000_000  # of an image before it is decoded: phones' photos of 50 megapixels have 49.9 million
 REQUEST_SECONDS: Final = 30.0  # from taking a request to its answer
+_DECODED_AT_ONCE: Final = 4  # images a thread: more would keep the model waiting, fewer cost more Python
 _NEWEST: Final = 0.2  # the weight of the last batch in the mean time an image takes
 
 Logits = NDArray[np.float32]  # [C], of an image
@@ -55,6 +56,16 @@ class _Row:
 _Queue = SimpleQueue[_Row | None]  # None ends it
 
 
+class _Pace:
+    """The time that an image takes, of late."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def note(self, images: int, seconds: float) -> None:
+        self.seconds += _NEWEST * (seconds / images - self.seconds)
+
+
 class Batcher:
     """Answers images by `model`. Coroutines are awaited in one event loop; `close` ends the threads.
 
@@ -66,11 +77,12 @@ class Batcher:
         self._metrics = metrics
         self._console = console
         threads = max(1, len(os.sched_getaffinity(0)) // 2)  # the other half is for the model and for HTTP
+        self._decoded_at_once = _DECODED_AT_ONCE * threads
         self._reader = ImageReader(model.image_size, model.resize, threads, most_pixels=MAX_PIXELS)
         self._arrived: _Queue = SimpleQueue()
         self._decoded: _Queue = SimpleQueue()
         self._pending = 0  # images taken and not answered; the event loop's thread alone touches it
-        self._seconds_per_image = 0.0
+        self._decoding, self._inferring = _Pace(), _Pace()
         self._threads = [
             Thread(target=run, name=f"imagesprint-{run.__name__.strip('_')}", daemon=True)
             for run in (self._decode, self._infer)
@@ -123,7 +135,7 @@ class Batcher:
         """Raise the error of a request of `count` images that has no room."""
         if count > MAX_IMAGES:
             raise TooLargeError(f"a request of {count} images", f"send at most {MAX_IMAGES} at once")
-        wait = self._pending * self._seconds_per_image
+        wait = self._pending * max(self._decoding.seconds, self._inferring.seconds)
         if self._pending and (self._pending + count > MAX_QUEUE or wait > REQUEST_SECONDS):
             seconds = max(1, math.ceil(wait))
             raise BusyError(f"{self._pending} images wait for their turn", f"try again in {seconds} s", seconds)
@@ -147,7 +159,7 @@ class Batcher:
 
     def _decode(self) -> None:
         """The thread that decodes."""
-        while rows := _take(self._arrived):
+        while rows := _take(self._arrived, self._decoded_at_once):
             is_last = rows[-1] is None
             self._decode_rows(self._awaited(rows))
             if is_last:
@@ -168,7 +180,9 @@ class Batcher:
                 self._console.warn(f"decoding an image failed: {_reason(error)}")
                 self._deliver(rows, [ModelError("the image could not be decoded", "the server's log says more")])
             return
-        self._metrics.decoded(time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        self._metrics.decoded(seconds)
+        self._decoding.note(len(rows), seconds)
         for number, row in enumerate(rows):
             if number not in failures:
                 row.pixels = pixels[number]
@@ -178,14 +192,14 @@ class Batcher:
 
     def _infer(self) -> None:
         """The thread that runs the model."""
-        while rows := _take(self._decoded):
+        while rows := _take(self._decoded, MAX_BATCH):
             is_last = rows[-1] is None
             if awaited := self._awaited(rows):
                 begun = time.perf_counter()
                 answers = self._run(self._model, awaited)
                 seconds = time.perf_counter() - begun
                 self._metrics.inferred(len(awaited), seconds)
-                self._seconds_per_image += _NEWEST * (seconds / len(awaited) - self._seconds_per_image)
+                self._inferring.note(len(awaited), seconds)
                 self._deliver(awaited, answers)
             if is_last:
                 return
@@ -194,13 +208,12 @@ class Batcher:
         """The answer of each image. Where the model fails on a batch, each image is tried alone."""
         pixels = [row.pixels for row in rows if row.pixels is not None]
         try:
-            logits = model.infer(np.stack(pixels) if len(pixels) > 1 else pixels[0][None])
+            return _read(model, model.infer(np.stack(pixels) if len(pixels) > 1 else pixels[0][None]), rows)
         except Exception as error:  # whatever a runtime raises
             if len(rows) > 1:
                 return [answer for row in rows for answer in self._run(model, [row])]
             self._console.warn(f"{model.runtime} failed on an image: {_reason(error)}")
             return [ModelError("the model failed on this image", "the server's log says more")]
-        return _read(model, logits, rows)
 
     def _awaited(self, rows: Sequence[_Row | None]) -> list[_Row]:
         """The rows that somebody still waits for; the others are done with."""
@@ -245,11 +258,11 @@ def _read(model: OpenModel, logits: NDArray[np.float32], rows: Sequence[_Row]) -
     return answers
 
 
-def _take(queue: _Queue) -> list[_Row | None]:
-    """What is in the queue, at most MAX_BATCH; waits only while there is nothing. None is the last of all."""
+def _take(queue: _Queue, most: int) -> list[_Row | None]:
+    """What is in the queue, at most `most`; waits only while there is nothing. None is the last of all."""
     rows = [queue.get()]
     with suppress(Empty):
-        while len(rows) < MAX_BATCH and rows[-1] is not None:
+        while len(rows) < most and rows[-1] is not None:
             rows.append(queue.get_nowait())
     return rows
 

@@ -90,7 +90,6 @@ async def _serve(
     sys.setswitchinterval(_SWITCH_SECONDS)
     Connection.limit = max_connections()
     _log_to(console)
-    warnings.filterwarnings("ignore", module="PIL")  # its opinions on images that are decoded all the same
     config = uvicorn.Config(
         build_app(service),
         http=Connection,
@@ -145,7 +144,9 @@ def _leave(code: int = 0) -> NoReturn:
 
 
 def _log_to(console: Console) -> None:
-    """Have what uvicorn reports as errors be warnings of ours, one line each."""
+    """Have what uvicorn reports as errors be warnings of ours, one line each; what Pillow thinks of images, none."""
+    warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     log = logging.getLogger("uvicorn.error")
     log.handlers, log.propagate = [_OneLine(console)], False
     log.setLevel(logging.ERROR)

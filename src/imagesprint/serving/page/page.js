@@ -21,12 +21,13 @@ const MAY_PASS = new Set([408, 429, 500, 502, 503, 504]); // what may go better 
 const find = (id) => document.getElementById(id);
 const copy = (template) => find(template).content.firstElementChild.cloneNode(true);
 const megabytes = (bytes) => `${Math.round(bytes / 2 ** 20)} MB`;
-const time = (ms) => (ms < 10 ? `${ms.toFixed(1)} ms` : ms < 1000 ? `${ms.toFixed(0)} ms` : `${(ms / 1000).toFixed(1)} s`);
+const photos = (number) => `${number} photo${number === 1 ? "" : "s"}`;
+const time = (ms) => (ms < 1000 ? `${ms.toFixed(ms < 10 ? 1 : 0)} ms` : `${(ms / 1000).toFixed(1)} s`);
 
 let largest = Infinity; // bytes that the server takes at once
 let nextLook; // timer, while the model is being loaded
 
-/** Why a photo has no answer: `message` for people, `detail` in the server's words, and whether to offer a second try. */
+/** Why a photo has no answer: `message` for people, `detail` in the server's words; whether it may have one later. */
 class Failure extends Error {
   constructor(message, detail = "", mayPass = false) {
     super(message);
@@ -131,7 +132,7 @@ function announce() {
   find("said").textContent =
     answered.length === 1
       ? `${answered[0].name}: ${answered[0].said}`
-      : `${answered.length - failed} photos answered${failed ? `, ${failed} not` : ""}`;
+      : `${photos(answered.length - failed)} answered${failed ? `, ${failed} not` : ""}`;
   answered = [];
   describe(); // by now it may be gone, or serve a newer checkpoint
 }
@@ -202,8 +203,10 @@ function showModel(found) {
 
 /** Shows all that an answer can be. */
 async function listClasses() {
-  const response = await fetch("model").catch(() => null);
-  find("names").textContent = response?.ok ? (await response.json()).classes.map(({ text }) => text).join(" · ") : UNREACHED;
+  const classes = await fetch("model")
+    .then(async (response) => (await response.json()).classes)
+    .catch(() => null);
+  find("names").textContent = classes ? classes.map(({ text }) => text).join(" · ") : UNREACHED;
 }
 
 // Cameras that were held on their side
@@ -213,7 +216,8 @@ async function listClasses() {
  * Models take pixels as they lie in the file, as in training, and recognise little that lies on its side.
  */
 async function turned(file, bytes) {
-  if (orientation(new DataView(bytes)) === 1) return null;
+  const noted = orientation(new DataView(bytes));
+  if (noted < 2 || noted > 8) return null;
   const image = await createImageBitmap(file).catch(() => null); // turned as the camera noted
   if (!image) return null;
   const scale = Math.min(1, LONGEST_TURNED / Math.max(image.width, image.height));
@@ -227,7 +231,7 @@ async function turned(file, bytes) {
   return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.95));
 }
 
-/** EXIF's orientation of a JPEG, from 1 (upright) to 8; 1 of all else. */
+/** EXIF's orientation of a JPEG: 1 is upright, 2 to 8 are not; 1 of all else. */
 function orientation(view) {
   try {
     if (view.getUint16(0) !== 0xffd8) return 1;

@@ -142,6 +142,9 @@ class StandIn:
         class Server(ThreadingHTTPServer):
             request_queue_size = 64  # its 5 are too few for us
 
+            def handle_error(self, *_: object) -> None:
+                """Of a client that has gone, which is meant."""
+
         with Server(("127.0.0.1", 0), Handler) as server:
             thread = threading.Thread(target=server.serve_forever, args=(0.01,))
             thread.start()

@@ -203,7 +203,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if not (args.drivers / "sagemaker/train/container_drivers").is_dir():
-        print(f"error: AWS's drivers are not in {args.drivers}\nhint: make .remote/sagemaker/installed", file=sys.stderr)
+        print(f"error: no drivers of AWS's in {args.drivers}\nhint: make .remote/sagemaker/installed", file=sys.stderr)
         return 2
     scratch, begun = Path(tempfile.mkdtemp(prefix="sagemaker-")), time.monotonic()
     broken = run_all(scratch, prepare_digits(scratch, IMAGES), args.drivers.resolve())

@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -60,6 +61,7 @@ exec {words}
 """
 
 
+@cache
 def launched() -> dict[str, str]:
     """Return the hyperparameters of a job as `launch` writes them, but for the data, which come by a channel here."""
     words = ["launch", "sagemaker", "demo", "--data", "s3://bucket/digits", "--output", "s3://bucket/run", "--json"]

@@ -24,7 +24,7 @@ class LoggedRun:
 
     def train(self, start: int, end: int, reason: str = DONE) -> None:
         """Log the steps from `start` to `end`, each fourth evaluated; what was logged behind `start` is dropped."""
-        began = {"began": "2026-11-21T14:00:00", "step": start, "ranks": 2, "process": 7, "host": "here"}
+        began = {"began": "2026-11-21T14:00:00", "step": start, "ranks": 2, "process": 7, "host": self.path.name}
         append_row(self._run.commands_file, {**began, "device": "cpu", "threads": 1, "decoder": "native"})
         self._run.rewind(start)
         with RunLogs(self._run, purge_after=start) as logs:

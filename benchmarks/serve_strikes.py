@@ -55,7 +55,7 @@ from imagesprint.serving.batcher import MAX_BATCH, MAX_PIXELS
 
 HERE: Final = Path(__file__).parent
 MODEL: Final = "resnet18-64"
-WARM_PHOTOS: Final = 2500  # after which malloc's pools have what they need
+WARM_PHOTOS: Final = 10_000  # after which malloc's pools have what they need
 ROUNDS: Final = 4  # of mutated photos, between which memory is looked at
 SENDERS: Final = 4  # of mutated photos at a time
 LEEWAY: Final = 1.08  # of memory; open files must be at most 8 more

@@ -77,6 +77,7 @@ def test_who_may_not_write_gets_the_figures_and_a_warning(
     assert f"{s3.url}/" in refused.stderr
 
 
+@pytest.mark.remote  # 13 s
 def test_report_predict_export_inspect_doctor_and_recipes_take_its_url(
     imagesprint: Run, photo_root: Path, photos: Path, trained: Path, store: Store, s3: S3, tmp_path: Path
 ) -> None:

@@ -155,6 +155,7 @@ def test_a_store_that_is_gone_for_a_while_stops_no_step(
     check_is_whole(open_store(own_s3.url), whole, tmp_path)
 
 
+@pytest.mark.remote  # 15 s
 def test_a_store_that_is_gone_at_the_end_is_an_error_and_the_same_command_sends_the_rest(
     imagesprint: Run, tiny: Path, photo_root: Path, own_s3: S3, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

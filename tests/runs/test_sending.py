@@ -72,6 +72,19 @@ def test_the_newest_checkpoint_goes_first_and_rows_follow_theirs(store: Store, f
     assert checkpoint_keys(store) == ["checkpoints/step-0000004.pt", "checkpoints/step-0000008.pt"]
 
 
+def test_rows_of_the_steps_before_a_checkpoint_are_there_before_it(store: Store, folder: Path) -> None:
+    append_row(folder / "metrics.jsonl", {"step": 8})
+    append_row(folder / "evaluations.jsonl", row(7) | {"checkpoint": None})  # judged, but not saved
+    sender = Sender(store, folder)
+    newest = "checkpoints/step-0000008.pt"
+    while newest not in sender.checkpoints:  # with which all else is lost here
+        sender.send(sender.pending()[0])
+    assert [found["step"] for found in rows(store)] == [7]
+    assert store.read("metrics.jsonl") == b'{"step": 8}\n'
+    send_all(sender)
+    assert sorted(int(str(found["step"])) for found in rows(store)) == [4, 7, 8]
+
+
 def test_what_keep_removes_goes_once_a_newer_one_is_there(store: Store, folder: Path) -> None:
     sender = Sender(store, folder)
     send_all(sender)

@@ -1,8 +1,9 @@
 """What of a run's folder on this machine goes to its URL and in which order, and what comes from there first.
 
 The order is such that whoever reads the URL meanwhile finds a run: recipe.toml and commands.jsonl come first, then
-checkpoints, the newest before older ones, for it is what another machine goes on from; then the rows. A row of
-evaluations.jsonl waits for its checkpoint, result.json for all. A file is there whole or not at all.
+checkpoints, the newest before older ones, for it is what another machine goes on from; then the rest. The rows of the
+steps before a checkpoint come before it: nobody will write them again once it is gone on from. A row of
+evaluations.jsonl waits for its own checkpoint, result.json for all. A file is there whole or not at all.
 
 evaluations.jsonl is the one file that others, `evaluate`, add to meanwhile. So it is read, what is new is added, and it
 is written in place of what was read, again where that has changed by then. Rows of others are added here, too.
@@ -138,10 +139,14 @@ class Sender:
         return sum(stamp[0] for stamp in map(self._stamp, keys) if stamp)
 
     def send(self, key: str) -> None:
-        """Send one of `pending`; nothing happens where it was removed meanwhile."""
+        """Send one of `pending`, before a checkpoint new rows; nothing happens where it was removed meanwhile."""
         path, stamp = self._folder / key, self._stamp(key)
         if stamp is None:
             return
+        if step_of(key) is not None:
+            for rows in (METRICS, EVALUATIONS):
+                if self._there.get(rows) != self._stamp(rows):
+                    self.send(rows)
         try:
             if key == EVALUATIONS:
                 self._send_evaluations()

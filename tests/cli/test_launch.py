@@ -35,7 +35,7 @@ def test_time_cost_and_limit_stand_in_the_header(
     assert result["outputs"] == ["/runs/a"]
     assert result["submitted"] is None
     text = result["text"]
-    assert "# time: 2:13:" in text  # as `plan` has it
+    assert "# time: at best 2:13:" in text  # as `plan` has it
     assert "1,281,167 images" in text
     assert "# cost: 79." in text
     limit = int(text.partition("#SBATCH --time=")[2].split()[0])

@@ -77,11 +77,13 @@ def test_seeds_are_the_indices_of_an_array(
     job = make_job(data=Path("/data"), output=Path("/runs/a b"), seeds=(0, 7))
     text = Slurm().write(job)
     assert options(text)["array"] == "0,7"
-    started = stand_in("srun")
-    assert run_script(text, tmp_path, SLURM_JOB_ID="9", SLURM_ARRAY_TASK_ID="7") == 0
+    started, queued = stand_in("srun", train=(143, "")), stand_in("scontrol")
+    array = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "7"}
+    assert run_script(text, tmp_path, **array) == 143
     words = calls_of(started)[0]["words"]
     assert words[words.index("--output") + 1] == str(job.runs[1].output) == "/runs/a b-seed7"
     assert words[-2:] == ["--set", "seed=7"]
+    assert calls_of(queued)[0]["words"] == ["requeue", "9_7"]  # 9 alone would be all of the array's
 
 
 def test_submitted(make_job: MakeJob, stand_in: StandIn, calls_of: CallsOf) -> None:

@@ -30,7 +30,7 @@ def foresee(job: Job, data: Place | None, gpu: str | None, price: float | None) 
     minutes = math.ceil((_MARGIN * plan.total_seconds + _START) / 60)
     took = f"{duration(plan.total_seconds)} on {gpus} × {gpu}"
     lines = [
-        f"time: {took}, for {plan.epochs:g} epochs of {plan.num_train:,} images, without",
+        f"time: at best {took}, for {plan.epochs:g} epochs of {plan.num_train:,} images, without",
         f"  {', '.join(plan.not_included)}. By published speeds:",
         *(f"  {source}" for source in dict.fromkeys(row.source for row in plan.phases)),
     ]

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Trains {{ recipe }} into {{ output }}
-# Written by `imagesprint launch slurm`, to be read and changed. `sbatch FILE` submits it; again, it goes on.
+# Written by `imagesprint launch slurm`, to be read and changed. `sbatch FILE` submits it; once it has ended, again: it
+# goes on from the newest checkpoint. `squeue --me` and `tail -F` of its log follow it, `scancel JOB` stops it.
 #
 # {{ forecast }}
 #
@@ -8,6 +9,8 @@
 # SBATCH_PARTITION. What is set there, or given to sbatch (`sbatch --time=60 FILE`), counts before what stands here.
 ##SBATCH --account=ACCOUNT
 ##SBATCH --partition=PARTITION
+# Likewise where a job gets too little memory if it names none: all of the node's.
+##SBATCH --mem=0
 #SBATCH --job-name={{ name }}
 #SBATCH --output={{ log }}
 #SBATCH --open-mode=append
@@ -23,14 +26,15 @@
 export PATH={{ programs }}:$PATH  # of the imagesprint that wrote this: a folder that the nodes see
 
 # Two minutes before the time limit every task gets SIGUSR1: train saves, ends with 143, and the job is queued again, to
-# go on from there. No task is killed because another has ended: the first may still be saving. All see the cores of
-# all, and divide them by themselves.
+# go on from there. No task is killed because another has ended: the first may still be saving. Each task sees all cores
+# of the job on its node; train divides them.
 code=0
 srun --kill-on-bad-exit=0 --cpu-bind=none \
     imagesprint {{ command }} \
     {{ flags }} \
     || code=$?
 if [ "$code" -eq 143 ]; then
-    scontrol requeue "$SLURM_JOB_ID"
+    # In an array, a task by its own number: SLURM_JOB_ID of one of them means them all.
+    scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 fi
 exit "$code"

@@ -95,6 +95,7 @@ class Sender:
         self._surplus: set[str] = set()  # to be deleted there
         self._rewound: int | None = None  # the step behind which no row at the URL counts any more
         self._is_stale = False  # TensorBoard's files at the URL may be those from before they were made anew
+        self._next = 0  # the step of the checkpoint that is sent, or was last
         self.checkpoints: set[str] = set()  # keys of those at the URL
 
     def look(self) -> None:
@@ -143,7 +144,9 @@ class Sender:
         path, stamp = self._folder / key, self._stamp(key)
         if stamp is None:
             return
-        if step_of(key) is not None:
+        step = step_of(key)
+        if step is not None:
+            self._next = step
             for rows in (METRICS, EVALUATIONS):
                 if self._there.get(rows) != self._stamp(rows):
                     self.send(rows)
@@ -208,7 +211,9 @@ class Sender:
             new = [line for line in own if line not in there]
             ready = [line for line in new if not self._waits(line)]
             held_back = ready != new
-            return there + ready
+            for line in ready:
+                there.insert(_place(line, there), line)
+            return there
 
         merge_lines(self._store, EVALUATIONS, merged)
         self._rewound = None
@@ -219,10 +224,11 @@ class Sender:
         return there if self._rewound is None else [line for line in there if _row_step(line) <= self._rewound]
 
     def _waits(self, line: bytes) -> bool:
-        """Whether a row names a checkpoint that lies here and is not at the URL yet."""
+        """Whether a row names a checkpoint that lies here and is not at the URL yet, nor a newer one, or as good as."""
         key = _row(line).get("checkpoint")
         stamp = self._stamp(key) if isinstance(key, str) else None
-        return stamp is not None and self._there.get(str(key)) != stamp
+        newest = max([self._next, *(step_of(there) or 0 for there in self.checkpoints)])
+        return stamp is not None and self._there.get(str(key)) != stamp and _row_step(line) >= newest
 
     def _note(self, key: str, stamp: _Stamp, size: int) -> None:
         self._there[key], self._sizes[key] = stamp, size
@@ -265,6 +271,12 @@ def _row(line: bytes) -> dict[str, object]:
     except ValueError:
         return {}
     return row if isinstance(row, dict) else {}
+
+
+def _place(line: bytes, there: list[bytes]) -> int:
+    """Where a row belongs among others: behind all that are of its step or an earlier one, in whichever order."""
+    step = _row_step(line)
+    return next((place for place, other in enumerate(there) if _row_step(other) > step), len(there))
 
 
 def _row_step(line: bytes) -> int:

@@ -291,8 +291,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[Record]:
     with serving(serve, folder) as served:
         target = Target(served.port, model.name, model.image_size, photos[0])
         warm_up(target)
+        client = GoodClient(served.port, photos, answers)  # also while it warms up: batches grow with who sends
         strike_with_photos(Record("warm-up"), served, photos, WARM_PHOTOS, -1)
-        client = GoodClient(served.port, photos, answers)
         time.sleep(3)
         memory, files = served.memory(), served.files()
         records.append(Record("after a warm-up", memory=memory, files=files))

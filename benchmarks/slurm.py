@@ -55,7 +55,9 @@ def strike(server: SlurmServer, number: int, run: Path) -> dict[str, Any]:
     server.run("scontrol", "update", f"JobId={number}", f"TimeLimit={CUT_MINUTES}")
     await_that(server, number, lambda job: (job.get("Restarts"), job.get("JobState")) == ("1", "PENDING"))
     seconds = time.monotonic() - cut
-    # SLURM lets a job that was requeued wait for two minutes: here nobody else does.
+    # SLURM lets a job that was requeued wait for two minutes, within which a node may refuse it as the one that it has
+    # just ended ("Job credential revoked", seen after 0.2 s): a few seconds do here.
+    time.sleep(10)
     server.run("scontrol", "update", f"JobId={number}", "TimeLimit=60", "StartTime=now")
     return {"seconds_until_struck_saved_and_queued": seconds}
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -302,6 +303,18 @@ input()
     asks.communicate()
     wait_until(lambda: fetcher_pid(place) is None)
     assert not place.exists()
+
+
+def test_the_fetcher_ends_where_the_folder_of_its_socket_is_gone(tmp_path: Path) -> None:
+    place = tmp_path / "gone" / "fetcher.sock"
+    place.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        listener.listen()
+        words = [sys.executable, "-m", "imagesprint.records.remote.fetcher", str(listener.fileno()), str(place)]
+        fetcher = subprocess.Popen(words, pass_fds=[listener.fileno()])
+    shutil.rmtree(place.parent)
+    assert fetcher.wait(60) == 0
 
 
 def test_a_pickled_dataset_and_one_after_a_fork_read_on(root_url: Url, photo_root: Path) -> None:

@@ -227,8 +227,8 @@ def _withdraw(listener: socket.socket, place: Path) -> bool:
                 place.unlink()
             listener.close()
             return True
-    except FileError:  # somebody is starting one in our place, or tries whether we are there
-        return False
+    except FileError:  # somebody is starting one in our place, or tries whether we are there; or the folder is gone
+        return not place.parent.exists()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from imagesprint.checkpoints.weights import TrainedModel
 from imagesprint.console import Console
 from imagesprint.evaluating.evaluation import Accuracy, evaluate, evaluation_set
 from imagesprint.images.decoders import chosen_decoder, decoder_name, describe_decoder
+from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import Loader
 from imagesprint.model.building import build_model
 from imagesprint.recipes.recipe import Recipe
@@ -28,6 +29,7 @@ from imagesprint.runs.mirror import RunCopy, run_copy
 from imagesprint.runs.ranks import Ranks, StopVote, open_ranks
 from imagesprint.runs.rows import RunResult
 from imagesprint.storage.url import Place
+from imagesprint.training.features import feature_batches, make_features
 from imagesprint.training.metering import BadRecords, Cadence, Meter, StageTimes
 from imagesprint.training.micro_batch_size import settle_micro_batches, with_stored_sizes
 from imagesprint.training.optimizer import best_precision, l2_loss
@@ -164,14 +166,32 @@ def _go_on(
         with recorder.history(root.path):
             missing = recorder.evaluation_is_missing()
             if missing or state.step < until:
+                feed = _feed(root, state, judged, ranks, recorder) if state.step < until else iter
                 with StopSignals() as signals, recorder.files(options.keep):
                     if missing:
                         recorder.evaluate(judge)
                     if state.step < until:
-                        _loop(root, state, cadence, options, ranks, signals, recorder, judge)
+                        _loop(root, state, cadence, options, ranks, signals, recorder, judge, feed)
             result = recorder.result()
             show_comparison(console, result.plan)
     return result
+
+
+def _feed(
+    root: Root, state: TrainingState, judged: TrainedModel, ranks: Ranks, recorder: Recorder
+) -> Callable[[Loader], Iterator[Batch]]:
+    """What makes the loop's batches of its loader: with features once these are made here, by way of `judged`.
+
+    A signal ends the command meanwhile: there is nothing to save yet.
+    """
+    recipe = state.recipe
+    if not recipe.features_once:
+        return iter
+    judged.network.load_state_dict(state.network.state_dict())
+    dataset = root.dataset(root.nearest(recipe.phases[0].source), "train")
+    features, fallbacks = make_features(judged, dataset, ranks, recorder.console)
+    recorder.fallbacks(ranks.total(fallbacks))
+    return partial(feature_batches, features=features)
 
 
 def _loop(
@@ -183,6 +203,7 @@ def _loop(
     signals: StopSignals,
     recorder: Recorder,
     judge: Callable[[], Accuracy],
+    feed: Callable[[Loader], Iterator[Batch]],
 ) -> None:
     """Train to the end of this command. Raises StoppedError after the step in which a signal came."""
     schedule, device = cadence.schedule, ranks.device
@@ -195,7 +216,7 @@ def _loop(
             recorder.console.warn(note)
         step = TrainingStep(state, ranks, wants_compiled(options.compile, device))
         recorder.compiled(*_compile(step, state, cadence, ranks))
-        batches, vote = on_device(iter(loader), device), StopVote(ranks, signals)
+        batches, vote = on_device(feed(loader), device), StopVote(ranks, signals)
         stages = StageTimes(loader, batches, step, ranks)
         meter = Meter(state.recipe, schedule, loader, ranks, stages)
         bad_records = BadRecords(loader, ranks, recorder.console)

@@ -102,6 +102,13 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("crop", "centre"),
         ("bad_records", "skip"),
         ("momentum", 1.0),
+        ("beta2", 1.0),
+        ("rest_lr", 0.0),
+        ("backbone_lr", -0.1),
+        ("layer_decay", 1.5),
+        ("layer_decay", 0.0),
+        ("focal_gamma", -1.0),
+        ("class_weights", "equal"),
         ("label_smoothing", -0.1),
         ("ema_decay", 1.0),
         ("weight_decay", -1e-4),
@@ -178,6 +185,7 @@ def test_transforms_are_named_with_their_numbers(monkeypatch: pytest.MonkeyPatch
 
 def test_nesterov_needs_momentum() -> None:
     refused(replace(GOOD, nesterov=True, momentum=0.0), "nesterov")
+    refused(replace(GOOD, nesterov=True, optimizer="adamw"), "nesterov", "adamw")
 
 
 def test_a_recipe_without_rows_is_refused() -> None:

@@ -73,8 +73,18 @@ class Recipe:
     # optimizer and loss
     optimizer: str = "sgd"
     loss: str = "cross_entropy"
-    momentum: float = 0.9
+    focal_gamma: float = 2.0  # focal only: how little counts what is right already (Lin et al. 2017)
+    class_weights: str = "none"  # of a class with n images: "balanced" ~ 1 / n, "sqrt" ~ 1 / √n; their mean is 1
+    momentum: float = 0.9  # adamw: β1
+    beta2: float = 0.999  # adamw only
     nesterov: bool = False
+    rest_lr: float = (
+        1.0  # muon only: factor on the rate of what it leaves to momentum (first layer, head, norms, biases)
+    )
+    backbone_lr: float = 1.0  # factor on the rate of all but the head
+    layer_decay: float = (
+        1.0  # factor a depth: 1 in the head, so much in the last stage, its square in the one before, …
+    )
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = True
     label_smoothing: float = 0.0
@@ -130,8 +140,9 @@ class TransformDraws:
 # What a recipe may name. What stands behind a name needs torch, which recipes do not know: `MODELS` in
 # model/building.py, `OPTIMIZERS`, `LOSSES` and `TRANSFORMS` in training/ have the same keys (a test holds them to it).
 MODEL_NAMES = ("resnet18", "resnet20", "resnet34", "resnet50", "resnet101", "resnet152")  # or timm:NAME
-OPTIMIZER_NAMES = ("sgd",)
-LOSS_NAMES = ("cross_entropy",)
+OPTIMIZER_NAMES = ("sgd", "adamw", "lars", "muon")
+LOSS_NAMES = ("cross_entropy", "bce", "focal")
+CLASS_WEIGHTS = ("none", "balanced", "sqrt")
 TRANSFORM_DRAWS: dict[str, TransformDraws] = {}  # the loader makes them, below all that has torch
 METHODS = ("linear", "exponential", "cosine", "constant")
 CROPS = ("random_resized", "distorted_bbox", "center")

@@ -71,9 +71,10 @@ class RankSeconds:
 class MetricsRow:
     """A line of metrics.jsonl: what the steps since the one before did, up to `step`.
 
-    `loss` is `cross_entropy` plus `l2`; `top1` and `top5` are of the training images, `lr` of the last step;
-    `data_wait` is the share of the `seconds` that was spent waiting for data; `overflows` counts the steps whose fp16
-    gradients overflowed. `stages` and `ranks` are None where they were not logged yet.
+    `loss` is `cross_entropy`, which is whatever loss the recipe names, plus `l2` (`training.optimizer.l2_loss`); `top1`
+    and `top5` are of the training images, `lr` of the last step; `data_wait` is the share of the `seconds` that was
+    spent waiting for data; `overflows` counts the steps whose fp16 gradients overflowed. `stages` and `ranks` are None
+    where they were not logged yet.
     """
 
     step: Count

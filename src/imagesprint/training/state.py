@@ -43,7 +43,8 @@ class TrainingState:
     everything but compiling; `bad_records` is how often another record stood in for a bad one, on all ranks;
     `overflows` how many steps' fp16 gradients overflowed. All of them count over all interruptions. `frozen` is what
     does not move at present, as a phase's `freeze` names it. `not_fused` is why a GPU trains without our own kernels,
-    if it does though it was to: without `fused` they are not even tried.
+    if it does though it was to: without `fused` they are not even tried. `class_counts`, int64 [C], is how many training
+    images each class has; without it, as many as any other.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class TrainingState:
         device: torch.device,
         class_texts: tuple[str, ...] = (),
         fused: bool = True,
+        class_counts: Tensor | None = None,
     ) -> None:
         self.recipe = recipe
         self.classes = classes
         self.class_texts = class_texts or classes
+        self.class_counts = torch.ones(len(classes), dtype=torch.int64) if class_counts is None else class_counts
         self.step = 0
         self.train_seconds = 0.0
         self.wall_seconds = 0.0

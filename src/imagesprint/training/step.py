@@ -1,6 +1,7 @@
 """One optimizer step: forward and backward of each micro-batch, compiled or not, one reduction, one update.
 
-Nothing is read back to the host, but for the overflow check of fp16 with a dynamic loss scale on the CPU.
+Nothing is read back to the host, but for the overflow check of fp16 with a dynamic loss scale, on the CPU and where the
+optimizer leaves it to torch's GradScaler (LARS, Muon).
 
 Why the graphs are captured here and not by torch.compile's "reduce-overhead": there the gradients lie in the graph's
 own memory, which the next replay overwrites; accumulating over micro-batches then fails or silently keeps one of them
@@ -122,7 +123,7 @@ class MicroBatch:
         recipe, dtype = state.recipe, weight_dtype(state.recipe)
         self._mean = torch.tensor(recipe.mean, dtype=dtype, device=device)
         self._std = torch.tensor(recipe.std, dtype=dtype, device=device)
-        self._loss = LOSSES[recipe.loss](recipe).to(device, dtype)
+        self._loss = LOSSES[recipe.loss](recipe, state.class_counts).to(device, dtype)
         self._transform = transforms_of(recipe, len(state.classes))
         self._logits = self._of_features if recipe.features_once else self._of_images
         self._num_draws = sum(count for _, count in recipe.draws)

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import torch
+
 from imagesprint.checkpoints.naming import newest_whole, set_aside
 from imagesprint.checkpoints.retention import KEEP_ALL, Retention
 from imagesprint.checkpoints.weights import TrainedModel
@@ -133,10 +135,12 @@ def _go_on(
 ) -> RunResult:
     """Do this command's share of the run, which began at `began` by time.monotonic()."""
     run = RunDirectory(copy.path)
-    schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
+    dataset = root.dataset(root.nearest(recipe.phases[0].source), "train")
+    schedule = Schedule(recipe, len(dataset))
     until = min(options.stop_after or schedule.total_steps, schedule.total_steps)
     cadence = Cadence(schedule, recipe.eval_every, options.checkpoint_every, until)
-    state = TrainingState(recipe, root.classes, ranks.device, root.class_texts)
+    class_counts = torch.from_numpy(dataset.class_counts)
+    state = TrainingState(recipe, root.classes, ranks.device, root.class_texts, class_counts=class_counts)
     judged = TrainedModel(build_model(recipe, len(root.classes)), recipe, root.classes, schedule.num_train)
     judged = judged.to(ranks.device)
     validation, fingerprint, since = evaluation_set(root, judged), _fingerprint(recipe, root), time.monotonic()

@@ -120,6 +120,9 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("eval_image_size", 0),
         ("eval_batch_size", 0),
         ("eval_every", -1),
+        ("patience", -1),
+        ("recalibrate_bn", -1),
+        ("balance", 1),
         ("flip", 1),
         ("init", "\udcff.pt"),
     ],
@@ -127,6 +130,10 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
 def test_a_wrong_setting_is_named(key: str, value: Any) -> None:
     changes: dict[str, Any] = {key: value}
     refused(replace(GOOD, **changes), key)
+
+
+def test_patience_without_evaluations_is_refused() -> None:
+    refused(replace(GOOD, patience=3, eval_every=0), "patience: 3", "eval_every is 0")
 
 
 def test_an_evaluation_crop_larger_than_the_resized_image_is_refused() -> None:

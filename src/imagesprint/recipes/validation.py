@@ -87,6 +87,8 @@ def _check_settings(recipe: Recipe) -> None:
     for name in ("weight_decay", "loss_scale"):
         value = getattr(recipe, name)
         _within(name, value, "at least 0", value >= 0)
+    steps = recipe.recalibrate_bn
+    _within("recalibrate_bn", steps, f"in 0..{MAX_BOUND} steps", 0 <= steps <= MAX_BOUND)
     if recipe.nesterov and recipe.momentum == 0:
         raise RecipeError("nesterov: true needs a momentum, which is 0", "set momentum=0.9 or nesterov=false")
     _within("min_object_covered", recipe.min_object_covered, "in 0..1", 0 <= recipe.min_object_covered <= 1)
@@ -133,6 +135,11 @@ def _check_evaluation(recipe: Recipe) -> None:
     _within("eval_resize", recipe.eval_resize, f"at most {MAX_SIDE}", recipe.eval_resize <= MAX_SIDE)
     _check_pixels("eval_batch_size", recipe.eval_batch_size, recipe.eval_image_size)
     _within("eval_every", recipe.eval_every, "at least 0 epochs (0: at the end alone)", recipe.eval_every >= 0)
+    _within("patience", recipe.patience, "at least 0 evaluations (0: the run never ends early)", recipe.patience >= 0)
+    if recipe.patience and not recipe.eval_every:
+        raise RecipeError(
+            f"patience: {recipe.patience} evaluations are never made, since eval_every is 0", "set eval_every=1"
+        )
     if recipe.eval_image_size > recipe.eval_resize:
         raise RecipeError(
             f"eval_image_size: a centre of {recipe.eval_image_size} px does not fit a shorter side of "

@@ -99,7 +99,7 @@ class Recipe:
 
     # the end
     # `patience` evaluations without a better top-1 end the run; 0: it never ends early. Not for a rate that falls to
-    # the end (cosine, linear): its last epochs bring the most. The result is the last checkpoint; `report` names the best.
+    # the end (cosine, linear): its last epochs bring most. The result is the last checkpoint; `report` names the best.
     patience: int = 0
     recalibrate_bn: int = 0  # steps' worth of images, those that would follow, to measure batch norm's statistics by
 

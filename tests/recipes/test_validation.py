@@ -130,6 +130,9 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("eval_image_size", 0),
         ("eval_batch_size", 0),
         ("eval_every", -1),
+        ("patience", -1),
+        ("recalibrate_bn", -1),
+        ("balance", 1),
         ("flip", 1),
         ("init", "\udcff.pt"),
     ],
@@ -153,6 +156,7 @@ ONCE = replace(GOOD.phases[0], freeze="backbone")
         ("antialias", {"antialias": False}),
         ("freeze_norm", {"freeze_norm": False}),
         ("bad_records", {"bad_records": "substitute"}),
+        ("recalibrate_bn", {"recalibrate_bn": 5}),
     ],
 )
 def test_features_once_needs_the_same_features_each_time(key: str, changes: dict[str, Any]) -> None:
@@ -160,6 +164,10 @@ def test_features_once_needs_the_same_features_each_time(key: str, changes: dict
     validate(once)
     error = refused(replace(once, **changes), f"features_once: {key} does not allow it")
     assert "features_once=false" in error.hint
+
+
+def test_patience_without_evaluations_is_refused() -> None:
+    refused(replace(GOOD, patience=3, eval_every=0), "patience: 3", "eval_every is 0")
 
 
 def test_an_evaluation_crop_larger_than_the_resized_image_is_refused() -> None:

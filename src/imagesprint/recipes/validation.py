@@ -86,6 +86,8 @@ def _check_settings(recipe: Recipe) -> None:
     _within("seed", recipe.seed, f"in 0..{MAX_SEED}", 0 <= recipe.seed <= MAX_SEED)
     _within("bn_momentum", recipe.bn_momentum, "above 0 and at most 1", 0 < recipe.bn_momentum <= 1)
     _within("bn_eps", recipe.bn_eps, "above 0", recipe.bn_eps > 0)
+    steps = recipe.recalibrate_bn
+    _within("recalibrate_bn", steps, f"in 0..{MAX_BOUND} steps", 0 <= steps <= MAX_BOUND)
     _within("min_object_covered", recipe.min_object_covered, "in 0..1", 0 <= recipe.min_object_covered <= 1)
     low, high = recipe.aspect
     if not ASPECTS[0] <= low <= high <= ASPECTS[1]:
@@ -155,6 +157,11 @@ def _check_evaluation(recipe: Recipe) -> None:
     _within("eval_resize", recipe.eval_resize, f"at most {MAX_SIDE}", recipe.eval_resize <= MAX_SIDE)
     _check_pixels("eval_batch_size", recipe.eval_batch_size, recipe.eval_image_size)
     _within("eval_every", recipe.eval_every, "at least 0 epochs (0: at the end alone)", recipe.eval_every >= 0)
+    _within("patience", recipe.patience, "at least 0 evaluations (0: the run never ends early)", recipe.patience >= 0)
+    if recipe.patience and not recipe.eval_every:
+        raise RecipeError(
+            f"patience: {recipe.patience} evaluations are never made, since eval_every is 0", "set eval_every=1"
+        )
     if recipe.eval_image_size > recipe.eval_resize:
         raise RecipeError(
             f"eval_image_size: a centre of {recipe.eval_image_size} px does not fit a shorter side of "
@@ -215,6 +222,7 @@ def _check_features_once(recipe: Recipe) -> None:
         "antialias": recipe.antialias,
         "augment": not recipe.augment,
         "bad_records": recipe.bad_records == "stop",
+        "recalibrate_bn": recipe.recalibrate_bn == 0,
         "phases.*.freeze": all(phase.freeze == "backbone" for phase in recipe.phases),
         "phases.*.image_size": all(phase.image_size == first.image_size for phase in recipe.phases),
         "phases.*.source": all(phase.source == first.source for phase in recipe.phases),
@@ -224,7 +232,8 @@ def _check_features_once(recipe: Recipe) -> None:
             raise RecipeError(
                 f"features_once: {key} does not allow it: each image passes through the network one time alone",
                 "it needs freeze=backbone, one image_size and one source in all phases, crop=center, flip=false, "
-                "augment= (none), antialias=true, freeze_norm=true and bad_records=stop; or set features_once=false",
+                "augment= (none), antialias=true, freeze_norm=true, bad_records=stop and recalibrate_bn=0; or set "
+                "features_once=false",
             )
 
 

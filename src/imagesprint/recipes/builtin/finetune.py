@@ -27,7 +27,7 @@ RECIPE = Recipe(
     nesterov=True,
     weight_decay=1e-4,
     decay_norm_and_bias=False,
-    backbone_lr=0.2,  # what it knows is to be kept, the head knows nothing yet
+    backbone_lr=0.5,  # what it knows is to be kept, the head knows nothing yet
     label_smoothing=0.1,
     mean=(127.0, 127.0, 127.0),
     std=(128.0, 128.0, 128.0),
@@ -37,9 +37,9 @@ RECIPE = Recipe(
     eval_batch_size=64,
     eval_every=5,
     phases=(
-        #     epochs   lr          method      batch micro px  source min_area
-        Phase((0, 2),  (0.1, 0.1), "constant", 128, 32,  128, "160", 0.35, freeze="backbone"),
-        Phase((2, 10), (0.1, 0.0), "cosine",   128, 32,  128, "160", 0.35, freeze="stages 2"),  # edges stay edges
+        #     epochs   lr            method      batch micro px  source min_area
+        Phase((0, 2),  (0.03, 0.03), "constant", 128, 32,  128, "160", 0.35, freeze="backbone"),
+        Phase((2, 10), (0.03, 0.0),  "cosine",   128, 32,  128, "160", 0.35, freeze="stages 2"),  # edges stay edges
     ),
 )
 # fmt: on

@@ -39,7 +39,7 @@ RECIPE = Recipe(
     eval_every=0,  # the photos judged by pass through the network, too
     phases=(
         #     epochs   lr          method    batch micro px  source min_area
-        Phase((0, 20), (0.1, 0.0), "cosine", 128, 32,  160, "160", 1.0, freeze="backbone"),
+        Phase((0, 20), (0.01, 0.0), "cosine", 128, 32, 160, "160", 1.0, freeze="backbone"),
     ),
 )
 # fmt: on

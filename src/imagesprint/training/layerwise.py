@@ -75,7 +75,8 @@ class Muon(_Momentum):
     Groups that are `orthogonal` hold weights of convolutions, taken as matrices of outputs × (inputs · pixels), and of
     linear layers: w ← w·(1 − lr·β) − lr·s·O, where O is the momentum with all of its singular values near one, and
     s = √max(1, rows / columns), so that one rate fits all shapes (there, and torch.optim.Muon's "original"). The others
-    move by the momentum itself. Weight decay β is decoupled in both.
+    move by the momentum itself. Weight decay β is decoupled in both. For ResNet-18 a step of this takes 41 GFLOP, with
+    half the width 5.1, where 128 images of 64 px take 111 and 29.
     """
 
     def _move(self, group: Group, parameters: list[Tensor], gradients: list[Tensor]) -> None:

@@ -91,6 +91,7 @@ class Recipe:
     flip: bool = True
     augment: tuple[str, ...] = ()  # batch transforms in their order, each a name and its numbers, such as "mixup 0.2"
     antialias: bool = True
+    balance: bool = False  # each class equally often, however many images it has; an epoch is as many images as ever
     bad_records: str = "stop"  # or "substitute": the next sound sample of the epoch's order stands in, and is counted
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
@@ -101,6 +102,12 @@ class Recipe:
     eval_image_size: int = 224
     eval_batch_size: int = 256
     eval_every: int = 1  # epochs; 0: at the end alone
+
+    # the end
+    # `patience` evaluations without a better top-1 end the run; 0: it never ends early. Not for a rate that falls to
+    # the end (cosine, linear): its last epochs bring most. The result is the last checkpoint; `report` names the best.
+    patience: int = 0
+    recalibrate_bn: int = 0  # steps' worth of images, those that would follow, to measure batch norm's statistics by
 
     @property
     def transforms(self) -> tuple[tuple[str, tuple[float, ...]], ...]:

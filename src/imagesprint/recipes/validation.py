@@ -82,6 +82,8 @@ def _check_settings(recipe: Recipe) -> None:
     _within("seed", recipe.seed, f"in 0..{MAX_SEED}", 0 <= recipe.seed <= MAX_SEED)
     _within("bn_momentum", recipe.bn_momentum, "above 0 and at most 1", 0 < recipe.bn_momentum <= 1)
     _within("bn_eps", recipe.bn_eps, "above 0", recipe.bn_eps > 0)
+    steps = recipe.recalibrate_bn
+    _within("recalibrate_bn", steps, f"in 0..{MAX_BOUND} steps", 0 <= steps <= MAX_BOUND)
     _within("min_object_covered", recipe.min_object_covered, "in 0..1", 0 <= recipe.min_object_covered <= 1)
     low, high = recipe.aspect
     if not ASPECTS[0] <= low <= high <= ASPECTS[1]:
@@ -118,6 +120,11 @@ def _check_loss(recipe: Recipe) -> None:
     _choose("class_weights", recipe.class_weights, CLASS_WEIGHTS)
     _within("label_smoothing", recipe.label_smoothing, "at least 0 and below 1", 0 <= recipe.label_smoothing < 1)
     _within("focal_gamma", recipe.focal_gamma, "at least 0", recipe.focal_gamma >= 0)
+    if recipe.balance and recipe.class_weights != "none":
+        raise RecipeError(
+            f"class_weights: {recipe.class_weights}, but with balance every class comes equally often already",
+            "set class_weights=none or balance=false",
+        )
 
 
 def _check_augment(recipe: Recipe) -> None:
@@ -151,6 +158,11 @@ def _check_evaluation(recipe: Recipe) -> None:
     _within("eval_resize", recipe.eval_resize, f"at most {MAX_SIDE}", recipe.eval_resize <= MAX_SIDE)
     _check_pixels("eval_batch_size", recipe.eval_batch_size, recipe.eval_image_size)
     _within("eval_every", recipe.eval_every, "at least 0 epochs (0: at the end alone)", recipe.eval_every >= 0)
+    _within("patience", recipe.patience, "at least 0 evaluations (0: the run never ends early)", recipe.patience >= 0)
+    if recipe.patience and not recipe.eval_every:
+        raise RecipeError(
+            f"patience: {recipe.patience} evaluations are never made, since eval_every is 0", "set eval_every=1"
+        )
     if recipe.eval_image_size > recipe.eval_resize:
         raise RecipeError(
             f"eval_image_size: a centre of {recipe.eval_image_size} px does not fit a shorter side of "

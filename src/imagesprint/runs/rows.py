@@ -187,7 +187,9 @@ class PlanComparison:
 
 @dataclass(frozen=True)
 class RunResult:
-    """result.json, and what `train --json` prints: see `training.training.train`; `checkpoint` is a path in the run."""
+    """result.json, and what `train --json` prints: see `training.training.train`; `checkpoint` is a path in the run,
+    `ended_early` whether the recipe's patience ended it before its last step.
+    """
 
     steps: Count
     epochs: Epochs
@@ -202,6 +204,7 @@ class RunResult:
     loss: float | None = None
     plan: PlanComparison | None = None
     checkpoint: str = ""
+    ended_early: bool = False
 
     def __post_init__(self) -> None:
         figures = {"top1": self.top1, "top5": self.top5, "loss": self.loss}

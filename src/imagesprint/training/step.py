@@ -120,7 +120,7 @@ class MicroBatch:
         self._static_scale = static_scale(recipe)
         # A tensor: what a compiled function or a graph reads as a number would be fixed in it for good.
         self._share = torch.ones((), dtype=dtype, device=device)
-        self._forward = torch.compile(self._eager, fullgraph=True, dynamic=False) if compiled else self._eager
+        self._forward = torch.compile(self.eager, fullgraph=True, dynamic=False) if compiled else self.eager
         self._graphs: dict[Shape, _Graph | None] = {}  # of the shapes that are ready; None on a CPU
         self._capture = _Capture(device) if compiled and device.type == "cuda" else None
 
@@ -143,7 +143,7 @@ class MicroBatch:
             else:
                 torch.autograd.backward(scaled)
 
-    def _eager(self, images: Tensor, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    def eager(self, images: Tensor, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the mean loss, and its metrics in the order of `state.METRICS`; what is right is by the labels."""
         changed, targets = self._transform(images, labels, draws)
         with autocast(self._state.recipe, self._device):

@@ -72,7 +72,7 @@ class Recipe:
     momentum: float = 0.9  # adamw: β1
     beta2: float = 0.999  # adamw only
     nesterov: bool = False
-    rest_lr: float = 1.0  # muon only: factor on the rate of first layer, head, norms and biases, which have SGD's step
+    rest_lr: float = 1.0  # lars, muon: factor on the rate of norms and biases, and of muon's first layer and head
     backbone_lr: float = 1.0  # factor on the rate of all but the head
     layer_decay: float = 1.0  # factor for each depth below the head: once in the last stage, squared before it, …
     weight_decay: float = 1e-4

@@ -50,7 +50,8 @@ class LARS(_Momentum):
     """Layer-wise adaptive rates (You, Gitman, Ginsburg 2017, arXiv:1708.03888, algorithm 1).
 
     v ← m·v + lr·λ·(g + β·w), w ← w − v, with weight decay β and, in groups that are `adapted`, a rate of each tensor's
-    own, λ = η·‖w‖ / (‖g‖ + β·‖w‖); λ is 1 in the others, and where a tensor's weights or gradients are all zero.
+    own, λ = η·‖w‖ / (‖g‖ + β·‖w‖); λ is 1 in the others, and where a tensor's weights or gradients are all zero. Rates
+    are therefore in the tens, and the others want a small `rest_lr`.
     """
 
     def _move(self, group: Group, parameters: list[Tensor], gradients: list[Tensor]) -> None:

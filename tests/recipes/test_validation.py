@@ -208,6 +208,10 @@ def test_transforms_are_named_with_their_numbers(monkeypatch: pytest.MonkeyPatch
     refused(replace(GOOD, augment=("grey", "mixup 1", "grey")), "grey is there twice")
 
 
+def test_unequal_classes_are_made_up_for_once() -> None:
+    refused(replace(GOOD, class_weights="sqrt", balance=True), "class_weights", "balance")
+
+
 def test_nesterov_needs_momentum() -> None:
     refused(replace(GOOD, nesterov=True, momentum=0.0), "nesterov")
     refused(replace(GOOD, nesterov=True, optimizer="adamw"), "nesterov", "adamw")

@@ -10,14 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from imagesprint.checkpoints.weights import load_model
+from imagesprint.checkpoints.weights import TrainedModel, load_model
 from imagesprint.console import Console
+from imagesprint.model.building import build_model
 from imagesprint.recipes.recipe import Phase, Recipe
-from imagesprint.recipes.serialization import to_toml
+from imagesprint.records.dataset import open_root
+from imagesprint.runs.ranks import Ranks
 from imagesprint.storage.url import parse_place
+from imagesprint.training.features import make_features
 from imagesprint.training.training import TrainingOptions, train
 
-Train = Callable[..., Any]
+CPU = torch.device("cpu")
+SILENT = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +54,6 @@ def run(photo_root: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFacto
         return folder
 
     return make
-
-
-SILENT = Console(quiet=True)
 
 
 def last(run: Path) -> dict[str, Any]:
@@ -93,12 +94,20 @@ def test_resumed_it_is_the_same_to_the_bit(run: Callable[..., Path]) -> None:
         torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
 
 
-def test_two_ranks_make_the_same_features(
-    imagesprint: Train, run: Callable[..., Path], recipe: Recipe, photo_root: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "once.toml").write_text(to_toml(recipe))
-    words = ["--data", photo_root, "--output", tmp_path / "run", "--processes", 2, "--device", "cpu"]
-    done = imagesprint("train", tmp_path / "once.toml", *words)
-    assert done.code == 0, done.stderr
-    assert "features" in done.stderr
-    torch.testing.assert_close(last(tmp_path / "run")["model"], last(run())["model"], rtol=1e-9, atol=1e-12)
+class OneOfTwo(Ranks):
+    """A rank that keeps to itself what it would sum with the other's."""
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        pass
+
+
+def test_ranks_share_the_images_and_no_bit_depends_on_it(photo_root: Path, recipe: Recipe) -> None:
+    root = open_root(parse_place(str(photo_root)))
+    dataset = root.dataset("full", "train")
+    model = TrainedModel(build_model(recipe, 2), recipe, root.classes, len(dataset))
+    makers = (Ranks(0, 1, 0, 1, CPU), OneOfTwo(0, 2, 0, 2, CPU), OneOfTwo(1, 2, 1, 2, CPU))
+    whole, *shares = (make_features(model, dataset, ranks, SILENT)[0] for ranks in makers)
+    assert whole.shape == (len(dataset), 64)
+    assert (whole != 0).any(1).all()
+    assert [int((share != 0).any(1).sum()) for share in shares] == [38, 32]  # 9 batches of 8, the last not full
+    assert torch.equal(shares[0] + shares[1], whole)

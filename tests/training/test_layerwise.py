@@ -72,13 +72,13 @@ def test_lars_is_that_of_the_paper(nesterov: bool) -> None:
         velocity = torch.zeros_like(weight)
         decay = 0.3 if weight.ndim > 1 else 0.0
         for gradient, lr in zip(given, rates, strict=True):
-            trust = 0.001 * weight.norm() / (gradient.norm() + decay * weight.norm()) if weight.ndim > 1 else 1.0
+            trust = 0.001 * weight.norm() / (gradient.norm() + decay * weight.norm()) if weight.ndim > 1 else 2.0
             step = lr * trust * (gradient + decay * weight)
             velocity = 0.8 * velocity + step
             weight = weight - (step + 0.8 * velocity if nesterov else velocity)
         return weight
 
-    check(replace(RECIPE, optimizer="lars", nesterov=nesterov), expected)
+    check(replace(RECIPE, optimizer="lars", nesterov=nesterov, rest_lr=2.0), expected)
 
 
 def test_lars_goes_by_the_rate_alone_where_a_norm_is_zero() -> None:

@@ -47,7 +47,8 @@ def test_every_optimizer_goes_by_the_factors(name: str, network: nn.Module) -> N
     rates = {parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
     decays = {parameter: group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
     for key, parameter in network.named_parameters():
-        rest = 3.0 if name == "muon" and key not in hidden else 1.0
+        is_rest = {"muon": key not in hidden, "lars": parameter.ndim == 1}.get(name, False)
+        rest = 3.0 if is_rest else 1.0
         assert rates[parameter] == pytest.approx(0.2 * factors[key] * rest)
         assert decays[parameter] == (0.5 if parameter.ndim > 1 else 0.0)
 

@@ -34,6 +34,7 @@ RECIPE = Recipe(
     name="test",
     model="resnet20",
     precision="fp64",
+    optimizer="muon",
     nesterov=True,
     label_smoothing=0.1,
     augment=("fade 0.5", "pair 0.25"),

@@ -77,21 +77,17 @@ class Recipe:
     # optimizer and loss
     optimizer: str = "sgd"
     loss: str = "cross_entropy"
-    focal_gamma: float = 2.0  # focal only: how little counts what is right already (Lin et al. 2017)
-    class_weights: str = "none"  # of a class with n images: "balanced" ~ 1 / n, "sqrt" ~ 1 / √n; their mean is 1
     momentum: float = 0.9  # adamw: β1
     beta2: float = 0.999  # adamw only
     nesterov: bool = False
-    rest_lr: float = (
-        1.0  # muon only: factor on the rate of what it leaves to momentum (first layer, head, norms, biases)
-    )
+    rest_lr: float = 1.0  # lars, muon: factor on the rate of norms and biases, and of muon's first layer and head
     backbone_lr: float = 1.0  # factor on the rate of all but the head
-    layer_decay: float = (
-        1.0  # factor a depth: 1 in the head, so much in the last stage, its square in the one before, …
-    )
+    layer_decay: float = 1.0  # factor for each depth below the head: once in the last stage, squared before it, …
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = True
     label_smoothing: float = 0.0
+    focal_gamma: float = 2.0  # focal only: how little counts what is right already (Lin et al. 2017)
+    class_weights: str = "none"  # of a class with n images: "balanced" ~ 1 / n, "sqrt" ~ 1 / √n; their mean is 1
     ema_decay: float = 0.0  # per step; 0: no moving average
     precision: str = "auto"  # auto: bf16 where the hardware multiplies it fast, else fp32
     loss_scale: float = 0.0  # fp16 only; 0: dynamic

@@ -147,6 +147,11 @@ def _check_loss(recipe: Recipe) -> None:
     _choose("class_weights", recipe.class_weights, CLASS_WEIGHTS)
     _within("label_smoothing", recipe.label_smoothing, "at least 0 and below 1", 0 <= recipe.label_smoothing < 1)
     _within("focal_gamma", recipe.focal_gamma, "at least 0", recipe.focal_gamma >= 0)
+    if recipe.balance and recipe.class_weights != "none":
+        raise RecipeError(
+            f"class_weights: {recipe.class_weights}, but with balance every class comes equally often already",
+            "set class_weights=none or balance=false",
+        )
 
 
 def _check_augment(recipe: Recipe) -> None:

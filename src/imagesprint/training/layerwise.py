@@ -50,7 +50,8 @@ class LARS(_Momentum):
     """Layer-wise adaptive rates (You, Gitman, Ginsburg 2017, arXiv:1708.03888, algorithm 1).
 
     v ← m·v + lr·λ·(g + β·w), w ← w − v, with weight decay β and, in groups that are `adapted`, a rate of each tensor's
-    own, λ = η·‖w‖ / (‖g‖ + β·‖w‖); λ is 1 in the others, and where a tensor's weights or gradients are all zero.
+    own, λ = η·‖w‖ / (‖g‖ + β·‖w‖); λ is 1 in the others, and where a tensor's weights or gradients are all zero. Rates
+    are therefore in the tens, and the others want a small `rest_lr`.
     """
 
     def _move(self, group: Group, parameters: list[Tensor], gradients: list[Tensor]) -> None:
@@ -75,7 +76,8 @@ class Muon(_Momentum):
     Groups that are `orthogonal` hold weights of convolutions, taken as matrices of outputs × (inputs · pixels), and of
     linear layers: w ← w·(1 − lr·β) − lr·s·O, where O is the momentum with all of its singular values near one, and
     s = √max(1, rows / columns), so that one rate fits all shapes (there, and torch.optim.Muon's "original"). The others
-    move by the momentum itself. Weight decay β is decoupled in both.
+    move by the momentum itself. Weight decay β is decoupled in both. For ResNet-18 a step of this takes 41 GFLOP, with
+    half the width 5.1, where 128 images of 64 px take 111 and 29.
     """
 
     def _move(self, group: Group, parameters: list[Tensor], gradients: list[Tensor]) -> None:

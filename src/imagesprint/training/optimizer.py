@@ -44,18 +44,22 @@ def adamw(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
 
 
 def lars(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    """LARS: rates of their own for weights, the recipe's for the scales and shifts of norms and for biases."""
-    groups = parameter_groups(recipe, network, lambda _, parameter: {"adapted": parameter.ndim > 1})
-    return LARS(groups, recipe.momentum, recipe.nesterov)
+    """LARS: rates of their own for weights; the scales and shifts of norms and all biases have SGD's step."""
+    weights = {name for name, parameter in network.named_parameters() if parameter.ndim > 1}
+    return LARS(_split(recipe, network, weights, "adapted"), recipe.momentum, recipe.nesterov)
 
 
 def muon(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    """Muon for `hidden_weights`; the rest moves by momentum alone, at the recipe's rate times `rest_lr`."""
-    hidden = hidden_weights(network)
-    groups = parameter_groups(recipe, network, lambda name, _: {"orthogonal": name in hidden})
+    """Muon for `hidden_weights`; the rest has SGD's step, but with its decoupled weight decay."""
+    return Muon(_split(recipe, network, hidden_weights(network), "orthogonal"), recipe.momentum, recipe.nesterov)
+
+
+def _split(recipe: Recipe, network: nn.Module, taken: set[str], key: str) -> list[dict[str, Any]]:
+    """Groups whose `key` says whether their parameters are `taken`; the rest has the recipe's rate times `rest_lr`."""
+    groups = parameter_groups(recipe, network, lambda name, _: {key: name in taken})
     for group in groups:
-        group["lr_factor"] *= 1.0 if group["orthogonal"] else recipe.rest_lr
-    return Muon(groups, recipe.momentum, recipe.nesterov)
+        group["lr_factor"] *= 1.0 if group[key] else recipe.rest_lr
+    return groups
 
 
 # By the names in `recipes.recipe.OPTIMIZER_NAMES`: (recipe, network on its device) → one of torch's kind, with groups

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from imagesprint.model.depths import HEAD_PREFIXES, depths
+from imagesprint.model.depths import depths
 from imagesprint.recipes.recipe import Recipe
 
 
@@ -53,10 +53,11 @@ def hidden_weights(network: nn.Module) -> set[str]:
     Not the first, which takes pixels, not the head, and no convolution in channel groups: its weights are no matrix.
     Raises RecipeError where the network's head is not known.
     """
-    depths(name for name, _ in network.named_parameters())  # for the error
+    found = depths(name for name, _ in network.named_parameters())
+    head = max(found.values())
     layers = [(name, each) for name, each in network.named_modules() if isinstance(each, nn.Conv2d | nn.Linear)]
     return {
         f"{name}.weight"
         for name, layer in layers[1:]
-        if not f"{name}.".startswith(HEAD_PREFIXES) and getattr(layer, "groups", 1) == 1
+        if found.get(f"{name}.weight", head) < head and getattr(layer, "groups", 1) == 1
     }

@@ -38,8 +38,8 @@ RECIPE = Recipe(
     eval_every=5,
     phases=(
         #     epochs   lr            method      batch micro px  source min_area
-        Phase((0, 2),  (0.03, 0.03), "constant", 128, 32,  128, "160", 0.35, freeze="backbone"),
-        Phase((2, 10), (0.03, 0.0),  "cosine",   128, 32,  128, "160", 0.35, freeze="stages 2"),  # edges stay edges
+        Phase((0, 2),  (0.03, 0.03), "constant", 128, 32,   128, "160", 0.35, freeze="backbone"),
+        Phase((2, 10), (0.03, 0.0),  "cosine",   128, 32,   128, "160", 0.35, freeze="stages 2"),  # edges stay edges
     ),
 )
 # fmt: on

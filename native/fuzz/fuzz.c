@@ -194,14 +194,14 @@ static void put_record(int fd, file image, int damage) {
 }
 
 static void load_record(ims_pool *pool, int fd, file image, long *counts) {
-    static uint8_t out[1][SIZE][SIZE][3];
+    static uint8_t out[1][SIZE][2 * SIZE][3];
     char message[IMS_MESSAGE];
     int32_t status, crop[4] = {0, 0, 8, 8};
     uint8_t flip = 0;
     int64_t offset = draw(8) ? 0 : (int64_t)draw(64), length = (int64_t)image.length + (draw(8) ? 0 : 1);
     int64_t begin = draw(8) ? 0 : (int64_t)draw(1 << 20) - 1000, bytes = length - (draw(2) ? begin : 0);
     put_record(fd, image, draw(8) == 0);
-    ims_batch batch = {.count = 1, .height = SIZE, .width = SIZE, .antialias = 1, .crops = crop, .flips = &flip,
+    ims_batch batch = {.count = 1, .height = SIZE, .width = 2 * SIZE, .antialias = 1, .crops = crop, .flips = &flip,
                        .out = out[0][0][0], .status = &status, .messages = message};
     ims_load(pool, &batch, &(ims_records){&fd, &offset, &length, &begin, &bytes, NULL});
     counts[status]++;

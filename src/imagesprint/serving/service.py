@@ -149,7 +149,7 @@ def tried(model: OpenModel) -> OpenModel:
 def _check_alike(old: OpenModel, new: OpenModel) -> None:
     """Raise CheckpointError where `new` cannot take over what was decoded, and is understood, for `old`."""
     if any(getattr(old, name) != getattr(new, name) for name in ("classes", "image_size", "resize", "shape")):
-        raise CheckpointError("it has other classes or another image size", "serve it anew")
+        raise CheckpointError("it has other classes, or another image size or shape", "serve it anew")
 
 
 async def _in_thread(work: Callable[[], _Result]) -> _Result:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from imagesprint.cli.main import main
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
 from imagesprint.evaluating.checkpoints import evaluate_checkpoints, watch_runs
@@ -85,18 +86,20 @@ def test_the_same_question_is_answered_from_what_is_kept(
 
 
 def test_the_mean_of_classes_is_a_column_where_it_says_something(
-    imagesprint: Callable[..., Any], photo_root: Path, tmp_path: Path, write_checkpoint: Callable[..., Path]
+    photo_root: Path, tmp_path: Path, write_checkpoint: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_checkpoint(tmp_path, 4)
-    asked = ("evaluate", tmp_path, "--data", photo_root)
-    assert "mean of classes" not in imagesprint(*asked).stdout  # nine images each
+    words = ["evaluate", str(tmp_path), "--data", str(photo_root)]
+    assert main(words) == 0
+    assert "mean of classes" not in capsys.readouterr().out  # nine images each
     (kept,) = (tmp_path / "evaluated").iterdir()
     content = json.loads(kept.read_text()) | {"mean_class_accuracy": 12.5}
     del content["sha256"]
     kept.write_text(json.dumps(content))
-    rows = imagesprint(*asked).stdout.splitlines()
-    assert "top-1 %  mean of classes %  top-5 %" in rows[0]
-    assert rows[2].endswith(", mean of classes 12.50% in fp32")
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "top-1 %  mean of classes %  top-5 %" in lines[0]
+    assert lines[2].endswith(", mean of classes 12.50% in fp32")
     assert read_rows(tmp_path / "evaluations.jsonl")[-1]["mean_class_accuracy"] == 12.5
 
 

@@ -153,7 +153,7 @@ def summary(run: Place, result: dict[str, Any]) -> str:
     seconds, speed = result["wall_seconds"], result["images_per_second"]
     lines = [
         f"trained     {result['steps']:,} steps, {result['epochs']:g} epochs in {duration(seconds)}, "
-        f"{speed:,.0f} images/s"
+        f"{speed:,.0f} images/s" + (", ended early by patience" if result["ended_early"] else "")
     ]
     if result["top1"] is not None:
         top1 = f"top-1 {result['top1']:.2f}%{of_classes(result['top1'], result['mean_class_accuracy'])}"

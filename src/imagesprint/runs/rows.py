@@ -71,9 +71,10 @@ class RankSeconds:
 class MetricsRow:
     """A line of metrics.jsonl: what the steps since the one before did, up to `step`.
 
-    `loss` is `cross_entropy` plus `l2`; `top1` and `top5` are of the training images, `lr` of the last step;
-    `data_wait` is the share of the `seconds` that was spent waiting for data; `overflows` counts the steps whose fp16
-    gradients overflowed. `stages` and `ranks` are None where they were not logged yet.
+    `loss` is `cross_entropy`, which is whatever loss the recipe names, plus `l2` (`training.optimizer.l2_loss`); `top1`
+    and `top5` are of the training images, `lr` of the last step; `data_wait` is the share of the `seconds` that was
+    spent waiting for data; `overflows` counts the steps whose fp16 gradients overflowed. `stages` and `ranks` are None
+    where they were not logged yet.
     """
 
     step: Count
@@ -200,9 +201,9 @@ class PlanComparison:
 
 @dataclass(frozen=True)
 class RunResult:
-    """result.json, and what `train --json` prints: see `training.training.train`; `checkpoint` is a path in the run.
-
-    `mean_class_accuracy` is None beside a top1 in a file of before.
+    """result.json, and what `train --json` prints: see `training.training.train`; `checkpoint` is a path in the run,
+    `ended_early` whether the recipe's patience ended it before its last step. `mean_class_accuracy` is None beside a
+    top1 in a file of before.
     """
 
     steps: Count
@@ -218,6 +219,7 @@ class RunResult:
     loss: float | None = None
     plan: PlanComparison | None = None
     checkpoint: str = ""
+    ended_early: bool = False
     mean_class_accuracy: Percent | None = None
 
     def __post_init__(self) -> None:

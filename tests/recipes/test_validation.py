@@ -127,6 +127,7 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("eval_image_size", 0),
         ("eval_batch_size", 0),
         ("eval_every", -1),
+        ("eval_shape", "round"),
         ("patience", -1),
         ("recalibrate_bn", -1),
         ("balance", 1),

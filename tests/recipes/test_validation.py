@@ -104,6 +104,13 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("crop", "centre"),
         ("bad_records", "skip"),
         ("momentum", 1.0),
+        ("beta2", 1.0),
+        ("rest_lr", 0.0),
+        ("backbone_lr", -0.1),
+        ("layer_decay", 1.5),
+        ("layer_decay", 0.0),
+        ("focal_gamma", -1.0),
+        ("class_weights", "equal"),
         ("label_smoothing", -0.1),
         ("ema_decay", 1.0),
         ("weight_decay", -1e-4),
@@ -125,6 +132,9 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("eval_image_size", 0),
         ("eval_batch_size", 0),
         ("eval_every", -1),
+        ("patience", -1),
+        ("recalibrate_bn", -1),
+        ("balance", 1),
         ("flip", 1),
         ("init", "\udcff.pt"),
     ],
@@ -144,6 +154,10 @@ def test_what_resnets_alone_have_is_refused_for_others(key: str, value: Any) -> 
     for model in ("efficientnet_lite0", "timm:vit_base"):
         error = refused(replace(GOOD, model=model, **changes), f"{key}: ", model)
         assert error.hint.startswith(f"set {key}=")
+
+
+def test_patience_without_evaluations_is_refused() -> None:
+    refused(replace(GOOD, patience=3, eval_every=0), "patience: 3", "eval_every is 0")
 
 
 def test_an_evaluation_crop_larger_than_the_resized_image_is_refused() -> None:
@@ -167,8 +181,13 @@ def test_transforms_are_named_with_their_numbers(monkeypatch: pytest.MonkeyPatch
     refused(replace(GOOD, augment=("grey", "mixup 1", "grey")), "grey is there twice")
 
 
+def test_unequal_classes_are_made_up_for_once() -> None:
+    refused(replace(GOOD, class_weights="sqrt", balance=True), "class_weights", "balance")
+
+
 def test_nesterov_needs_momentum() -> None:
     refused(replace(GOOD, nesterov=True, momentum=0.0), "nesterov")
+    refused(replace(GOOD, nesterov=True, optimizer="adamw"), "nesterov", "adamw")
 
 
 def test_a_recipe_without_rows_is_refused() -> None:

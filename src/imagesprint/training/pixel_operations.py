@@ -84,8 +84,12 @@ def moved(images: Tensor, matrices: Tensor, fill: Tensor) -> Tensor:
     matrices: float [M, 2, 3], which give the place in `images` of each place in the result, (across, down), where the
     image reaches from −1 to 1.
     """
-    grid = functional.affine_grid(matrices, list(images.shape), align_corners=False)
-    return functional.grid_sample(images - fill, grid, "bilinear", "zeros", align_corners=False) + fill
+    size = images.shape[-1]
+    places = (2 * torch.arange(size, device=images.device) + 1).to(images.dtype) / size - 1  # of the pixels' middles
+    # Not functional.affine_grid, whose product of matrices takes six times as long on a CPU
+    across, down, start = (matrices[:, :, None, column] for column in range(3))
+    grid = (across * places)[:, :, None] + (down * places + start)[..., None]
+    return functional.grid_sample(images - fill, grid.movedim(1, -1), "bilinear", "zeros", align_corners=False) + fill
 
 
 def shifted(images: Tensor, down: Tensor, across: Tensor) -> Tensor:

@@ -83,7 +83,10 @@ class Recipe:
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     min_object_covered: float = 0.1  # distorted_bbox only
     flip: bool = True
-    augment: tuple[str, ...] = ()  # batch transforms in their order, each a name and its numbers, such as "mixup 0.2"
+    # Batch transforms in their order: "mixup A" and "cutmix A" (what is mixed in is of Beta(A, A)), "erasing P" (with
+    # probability P a box is set to the mean pixel), "jitter S" (brightness, contrast and saturation by factors in 1 ± S),
+    # "grey P", "trivial" (TrivialAugment), "pad N" (moved by up to N pixels each way, mirrored at the edges).
+    augment: tuple[str, ...] = ()
     antialias: bool = True
     bad_records: str = "stop"  # or "substitute": the next sound sample of the epoch's order stands in, and is counted
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
@@ -130,13 +133,13 @@ MODEL_NAMES = ("resnet18", "resnet20", "resnet34", "resnet50", "resnet101", "res
 OPTIMIZER_NAMES = ("sgd",)
 LOSS_NAMES = ("cross_entropy",)
 TRANSFORM_DRAWS = {  # the loader makes them, below all that has torch
-    "mixup": TransformDraws(16, 1, ((0.01, 8.0),)),  # A: images are mixed by a sample of Beta(A, A)
-    "cutmix": TransformDraws(17, 3, ((0.01, 8.0),)),  # A: a box of the other image, its area from Beta(A, A)
-    "erasing": TransformDraws(18, 5, ((0.0, 1.0),)),  # P: with this probability a box is set to the mean pixel
-    "jitter": TransformDraws(19, 3, ((0.0, 1.0),)),  # S: brightness, contrast and saturation by factors in 1 ± S
-    "grey": TransformDraws(20, 1, ((0.0, 1.0),)),  # P: with this probability without colour
-    "trivial": TransformDraws(21, 2),  # TrivialAugment: one of 14 operations, at any strength
-    "pad": TransformDraws(22, 2, ((1, 64),)),  # N: moved by up to so many pixels, mirrored at the edges
+    "mixup": TransformDraws(16, 1, ((0.01, 8.0),)),
+    "cutmix": TransformDraws(17, 3, ((0.01, 8.0),)),
+    "erasing": TransformDraws(18, 5, ((0.0, 1.0),)),
+    "jitter": TransformDraws(19, 3, ((0.0, 1.0),)),
+    "grey": TransformDraws(20, 1, ((0.0, 1.0),)),
+    "trivial": TransformDraws(21, 2),
+    "pad": TransformDraws(22, 2, ((1, 64),)),
 }
 METHODS = ("linear", "exponential", "cosine", "constant")
 CROPS = ("random_resized", "distorted_bbox", "center")

@@ -169,7 +169,7 @@ def test_a_step_counts_what_is_right_by_the_labels_and_the_loss_by_the_mixed_tar
     expected, right = 0.0, 0
     for batch in given:
         pixels, targets = batch.images.double(), torch.eye(len(CLASSES), dtype=torch.float64)[batch.labels]
-        share = ((batch.draws * 4096).floor().double() + 0.5) / 4096  # Beta(1, 1) is uniform
+        share = ((batch.draws * 2048).floor().double() + 0.5) / 4096  # Beta(1, 1) is uniform
         pixels = pixels + share[:, :, None, None] * (pixels.roll(1, 0) - pixels)
         targets = targets + share * (targets.roll(1, 0) - targets)
         logits = network(((pixels - mean) / std).permute(0, 3, 1, 2))

@@ -84,7 +84,7 @@ class Recipe:
     min_object_covered: float = 0.1  # distorted_bbox only
     flip: bool = True
     # Batch transforms in their order: "mixup A" and "cutmix A" (what is mixed in is of Beta(A, A)), "erasing P" (with
-    # probability P a box is set to the mean pixel), "jitter S" (brightness, contrast and saturation by factors in 1 ± S),
+    # probability P a box is set to the mean pixel), "jitter S" (brightness, contrast, saturation by factors in 1 ± S),
     # "grey P", "trivial" (TrivialAugment), "pad N" (moved by up to N pixels each way, mirrored at the edges).
     augment: tuple[str, ...] = ()
     antialias: bool = True

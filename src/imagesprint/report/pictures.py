@@ -28,6 +28,7 @@ TILE = 160  # pixels a side that an image is shrunk to
 _CAPTION = 28  # pixels below it, for two lines
 _LONGEST_CAPTION = 26  # characters that fit
 _MAX_COLUMNS = 8
+_LEAST_SHARE = 0.005  # of a class in a mixed image: less would be shown as 0%
 
 
 def write_contact_sheet(dataset: Dataset, sample_ids: Sequence[int], path: Path, seen: "Sequence[Seen]" = ()) -> None:
@@ -76,8 +77,9 @@ def _draw(sheet: Image.Image, dataset: Dataset, sample_id: int, left: int, top: 
 def _draw_seen(sheet: Image.Image, dataset: Dataset, seen: "Seen", left: int, top: int) -> None:
     """What the network saw, as large as a tile; below it the two classes of most weight, if it has several."""
     sheet.paste(Image.fromarray(seen.image).resize((TILE, TILE), Image.Resampling.BILINEAR), (left, top))
-    lines = [f"{share:.0%} {printable(dataset.classes[label])}" for label, share in seen.targets[:2]]
-    _write_below(sheet, lines if len(seen.targets) > 1 else ["as the network saw it"], left, top)
+    shares = [(label, share) for label, share in seen.targets[:2] if share >= _LEAST_SHARE]
+    lines = [f"{share:.0%} {printable(dataset.classes[label])}" for label, share in shares]
+    _write_below(sheet, lines if len(lines) > 1 else ["as the network saw it"], left, top)
 
 
 def _write_below(sheet: Image.Image, lines: list[str], left: int, top: int) -> None:

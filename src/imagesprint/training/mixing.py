@@ -26,18 +26,20 @@ _ASPECTS = (0.3, 3.3)
 class Mixup(nn.Module):
     """mixup (Zhang et al. 2018): of each image λ, of its neighbour 1 − λ, in pixels as in targets.
 
-    λ is a sample of Beta(alpha, alpha), one for each image.
+    λ is a sample of Beta(alpha, alpha), one for each image; of λ and 1 − λ the greater, so that each image is mainly
+    itself. The mixtures are those of the paper, which has one λ for all; but with many, and small ones among them, some
+    images would be there twice and others hardly (fastai takes the greater for that reason, too).
     """
 
     shares: Tensor
 
     def __init__(self, _: Recipe, alpha: float) -> None:
         super().__init__()
-        self.register_buffer("shares", torch.from_numpy(beta_quantiles(alpha)))
+        self.register_buffer("shares", torch.from_numpy(beta_quantiles(alpha)[: _CHOICES // 2]))
 
     def forward(self, images: Tensor, targets: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """As `transforms.TRANSFORMS` has it, with one draw."""
-        share = _chosen(self.shares, draws[:, 0])  # of the neighbour, which has the distribution that λ has
+        share = _chosen(self.shares, draws[:, 0])  # of the neighbour
         return images.lerp(images.roll(1, 0), share[:, None, None, None]), targets.lerp(
             targets.roll(1, 0), share[:, None]
         )
@@ -118,8 +120,8 @@ def beta_quantiles(alpha: float) -> NDArray[np.float64]:
 
 
 def _chosen(table: Tensor, draws: Tensor) -> Tensor:
-    """The values of `table`, [_CHOICES], that `draws`, [M] in [0, 1), choose."""
-    return table[(draws * _CHOICES).long()]
+    """The values of `table`, as many as a power of two, that `draws`, [M] in [0, 1), choose."""
+    return table[(draws * len(table)).long()]
 
 
 def _between(start: Tensor, length: Tensor, size: int) -> Tensor:

@@ -138,7 +138,7 @@ def test_two_ranks_train_to_the_bits_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("registered")
-def test_resumed_it_is_the_same(tmp_path: Path) -> None:
+def test_resumed_and_compiled_it_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, metrics = trained(RECIPE, range(4))
     half, _ = trained(RECIPE, range(2))
     torch.save(half.checkpoint(100, "data", "native"), tmp_path / "half.pt")
@@ -147,15 +147,10 @@ def test_resumed_it_is_the_same(tmp_path: Path) -> None:
     assert_same(resumed, whole.network.state_dict())
     plain, other = trained(replace(RECIPE, augment=()), range(4)), trained(replace(RECIPE, seed=1), range(4))
     assert metrics not in (plain[1], other[1])  # the transforms and their draws did change something
-
-
-@pytest.mark.usefixtures("registered")
-def test_compiled_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     # All of torch.compile but the C++ compiler, which takes a second a layer
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    compiled, _ = trained(RECIPE, range(2), compiled=True)
-    eager, _ = trained(RECIPE, range(2))
-    torch.testing.assert_close(compiled.network.state_dict(), eager.network.state_dict(), rtol=1e-9, atol=1e-12)
+    compiled, _ = trained(RECIPE, range(2, 4), compiled=True, held=tmp_path / "half.pt")
+    torch.testing.assert_close(compiled.network.state_dict(), whole.network.state_dict(), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.usefixtures("registered")

@@ -17,8 +17,8 @@ from imagesprint.recipes.recipe import Recipe
 # device, and no logarithm or power is needed there.
 _CHOICES = 4096
 
-# Of random erasing: the share of the image that is erased (Zhong et al. 2017, section 3, and as in torchvision the
-# greatest a third, not 0.4), and height over width, uniform in its logarithm.
+# Of random erasing: the share of the image that is erased, and height over width, uniform in its logarithm. As
+# torchvision's RandomErasing has them; the paper has 0.4 for the greatest share.
 _ERASED = (0.02, 1 / 3)
 _ASPECTS = (0.3, 3.3)
 
@@ -40,9 +40,8 @@ class Mixup(nn.Module):
     def forward(self, images: Tensor, targets: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """As `transforms.TRANSFORMS` has it, with one draw."""
         share = _chosen(self.shares, draws[:, 0])  # of the neighbour
-        return images.lerp(images.roll(1, 0), share[:, None, None, None]), targets.lerp(
-            targets.roll(1, 0), share[:, None]
-        )
+        mixed = images.lerp(images.roll(1, 0), share[:, None, None, None])
+        return mixed, targets.lerp(targets.roll(1, 0), share[:, None])
 
 
 class CutMix(nn.Module):
@@ -64,10 +63,8 @@ class CutMix(nn.Module):
         length = (_chosen(self.sides, draws[:, 0]) * size).long()
         rows, columns = (_between((draws[:, axis] * size).long() - length // 2, length, size) for axis in (1, 2))
         share = (rows.sum(1) * columns.sum(1)).to(targets.dtype) / size**2
-        return (
-            torch.where(_box(rows, columns), images.roll(1, 0), images),
-            targets.lerp(targets.roll(1, 0), share[:, None]),
-        )
+        mixed = torch.where(_box(rows, columns), images.roll(1, 0), images)
+        return mixed, targets.lerp(targets.roll(1, 0), share[:, None])
 
 
 class Erasing(nn.Module):

@@ -1,9 +1,9 @@
-"""Operations on pixels and places of images, each as Pillow has it but for its rounding; what batch transforms are
-made of.
+"""Operations on the pixels of images and on their places: what batch transforms are made of.
 
 All take float images [M, 3, S, S] in 0..255, RGB, and give others of that kind. What is given for each image, such as
-a factor, is float [M, 1, 1, 1]. Nothing is rounded, so that Pillow's differ by up to 2, but what
-`posterize` and `equalize` take, which are about whole numbers: they round down and to the nearest.
+a factor, is float [M, 1, 1, 1]. Each is what Pillow's is, but that nothing is rounded: on whole numbers Pillow's differ
+by up to 2. `posterize` and `equalize` are about whole numbers, and take others as if they were rounded, down and to the
+nearest.
 """
 
 import torch

@@ -7,7 +7,7 @@ from imagesprint.recipes.recipe import Recipe
 from imagesprint.training import pixel_operations as pixels
 from imagesprint.training.mixing import mean_pixel
 
-# The space "wide" of the paper, section 4, as torchvision's TrivialAugmentWide has it.
+# The paper's space "wide", as torchvision's TrivialAugmentWide has it.
 OPERATIONS = (
     "shear x", "shear y", "translate x", "translate y", "rotate", "identity", "brightness", "colour", "contrast",
     "sharpness", "posterize", "solarize", "autocontrast", "equalize",
@@ -63,23 +63,23 @@ class TrivialAugment(nn.Module):
         strength = level.to(dealt.dtype) / (LEVELS - 1)
         signed = strength * sign
         matrices = affine_matrices(signed.view(-1, each)[:_AFFINE], dealt.shape[-1])
-        parts = dict(zip(OPERATIONS, dealt.chunk(len(OPERATIONS)), strict=True))
         factors, thresholds, steps = (
-            dict(zip(OPERATIONS, values[:, None, None, None].chunk(len(OPERATIONS)), strict=True))
+            values[:, None, None, None]
             for values in (1 + _FACTOR * signed, pixels.WHITE * (1 - strength), self.steps[level])
         )
+        at = {name: slice(index * each, (index + 1) * each) for index, name in enumerate(OPERATIONS)}
         return torch.cat(
             [
                 pixels.moved(dealt[: _AFFINE * each], matrices, self.fill),
-                parts["identity"],
-                pixels.brightness(parts["brightness"], factors["brightness"]),
-                pixels.colour(parts["colour"], factors["colour"]),
-                pixels.contrast(parts["contrast"], factors["contrast"]),
-                pixels.sharpness(parts["sharpness"], factors["sharpness"]),
-                pixels.posterize(parts["posterize"], steps["posterize"]),
-                pixels.solarize(parts["solarize"], thresholds["solarize"]),
-                pixels.autocontrast(parts["autocontrast"]),
-                pixels.equalize(parts["equalize"]),
+                dealt[at["identity"]],
+                pixels.brightness(dealt[at["brightness"]], factors[at["brightness"]]),
+                pixels.colour(dealt[at["colour"]], factors[at["colour"]]),
+                pixels.contrast(dealt[at["contrast"]], factors[at["contrast"]]),
+                pixels.sharpness(dealt[at["sharpness"]], factors[at["sharpness"]]),
+                pixels.posterize(dealt[at["posterize"]], steps[at["posterize"]]),
+                pixels.solarize(dealt[at["solarize"]], thresholds[at["solarize"]]),
+                pixels.autocontrast(dealt[at["autocontrast"]]),
+                pixels.equalize(dealt[at["equalize"]]),
             ]
         )
 

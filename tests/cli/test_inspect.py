@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imagesprint.cli.main import main
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
 from imagesprint.records.dataset import open_root
@@ -35,14 +36,14 @@ def test_named_samples_and_those_of_a_step(
 
 
 def test_what_the_network_sees_is_there_before_the_training(
-    imagesprint: Run, photo_root: Path, tiny_recipe: Recipe, tmp_path: Path
+    photo_root: Path, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     file, sheet = tmp_path / "mine.toml", tmp_path / "sheet.png"
     file.write_text(to_toml(tiny_recipe))
-    shown = ["--recipe", file, "--step", 6, "--output", sheet]
+    shown = ["inspect", str(photo_root), "--recipe", str(file), "--step", "6", "--output", str(sheet)]
     tiles = []
     for words in ([], ["--set", "augment=erasing 1"]):
-        assert imagesprint("inspect", photo_root, *shown, *words).code == 0
+        assert main([*shown, *words]) == 0
         tiles.append([Image.open(sheet).crop((left, 0, left + TILE, TILE)).tobytes() for left in (0, TILE)])
     (stored, seen), (again, erased) = tiles
     assert again == stored
@@ -64,7 +65,7 @@ def test_what_the_network_saw_is_what_the_step_takes(photo_root: Path, tiny_reci
         assert ((low <= other.image) & (other.image <= high)).all()
 
 
-def test_what_is_not_there(imagesprint: Run, photo_root: Path, tmp_path: Path) -> None:
+def test_what_is_not_there(photo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, part in (
         (["--ids", "70"], "there is no sample 70"),
         (["--ids", "x"], "--ids x"),
@@ -72,9 +73,9 @@ def test_what_is_not_there(imagesprint: Run, photo_root: Path, tmp_path: Path) -
         (["--ids", "3", "--recipe", "small"], "--step with --run or --recipe"),
         (["--ids", "3", "--set", "seed=1"], "--set changes the recipe of --recipe"),
         (["--recipe", "small", "--step", "3", "--split", "validation"], "no training steps"),
-        (["--run", tmp_path, "--step", "3"], "there is no run"),
+        (["--recipe", "small", "--step", "3", "--set", "augment=cutmax 1"], "did you mean cutmix?"),
+        (["--run", str(tmp_path), "--step", "3"], "there is no run"),
     ):
-        done = imagesprint("inspect", photo_root, *words, "--output", tmp_path / "sheet.png")
-        assert done.code == 2
-        assert part in done.stderr
+        assert main(["inspect", str(photo_root), *words, "--output", str(tmp_path / "sheet.png")]) == 2
+        assert part in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

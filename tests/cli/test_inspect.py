@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from imagesprint.cli.main import main
+from imagesprint.loading.loader import Loader
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
 from imagesprint.records.dataset import open_root
@@ -33,6 +34,11 @@ def test_named_samples_and_those_of_a_step(
     assert done.code == 0, done.stderr
     assert (done.json["variant"], len(done.json["ids"])) == ("32", 16)
     assert Image.open(sheet).size == (8 * TILE, 4 * (TILE + 28))  # each beside what the network saw
+
+    balanced = replace(tiny_recipe, balance=True)
+    (tmp_path / "recipe.toml").write_text(to_toml(balanced))
+    done = imagesprint("inspect", photo_root, "--run", tmp_path, "--step", 6, "--output", sheet, "--json")
+    assert done.json["ids"] == Loader(photo_root, balanced).sampler().batch(5).ids.tolist()
 
 
 def test_what_the_network_sees_is_there_before_the_training(

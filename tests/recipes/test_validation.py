@@ -99,6 +99,13 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("crop", "centre"),
         ("bad_records", "skip"),
         ("momentum", 1.0),
+        ("beta2", 1.0),
+        ("rest_lr", 0.0),
+        ("backbone_lr", -0.1),
+        ("layer_decay", 1.5),
+        ("layer_decay", 0.0),
+        ("focal_gamma", -1.0),
+        ("class_weights", "equal"),
         ("label_smoothing", -0.1),
         ("ema_decay", 1.0),
         ("weight_decay", -1e-4),
@@ -120,6 +127,9 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("eval_image_size", 0),
         ("eval_batch_size", 0),
         ("eval_every", -1),
+        ("patience", -1),
+        ("recalibrate_bn", -1),
+        ("balance", 1),
         ("flip", 1),
         ("init", "\udcff.pt"),
     ],
@@ -127,6 +137,10 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
 def test_a_wrong_setting_is_named(key: str, value: Any) -> None:
     changes: dict[str, Any] = {key: value}
     refused(replace(GOOD, **changes), key)
+
+
+def test_patience_without_evaluations_is_refused() -> None:
+    refused(replace(GOOD, patience=3, eval_every=0), "patience: 3", "eval_every is 0")
 
 
 def test_an_evaluation_crop_larger_than_the_resized_image_is_refused() -> None:
@@ -148,8 +162,13 @@ def test_transforms_are_named_with_their_numbers() -> None:
     refused(replace(GOOD, augment=("trivial", "mixup 1", "trivial")), "trivial is there twice")
 
 
+def test_unequal_classes_are_made_up_for_once() -> None:
+    refused(replace(GOOD, class_weights="sqrt", balance=True), "class_weights", "balance")
+
+
 def test_nesterov_needs_momentum() -> None:
     refused(replace(GOOD, nesterov=True, momentum=0.0), "nesterov")
+    refused(replace(GOOD, nesterov=True, optimizer="adamw"), "nesterov", "adamw")
 
 
 def test_a_recipe_without_rows_is_refused() -> None:

@@ -95,13 +95,15 @@ def _recipe(args: argparse.Namespace, console: Console) -> Recipe:
 
 def _of_step(recipe: Recipe, step: int, root: "Root") -> tuple[str, list[int]]:
     """The variant and the sample ids that `step` reads."""
-    from imagesprint.loading.sampling import Sampler
+    from imagesprint.loading.sampling import make_sampler
     from imagesprint.recipes.schedule import Schedule
 
-    schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
+    dataset = root.dataset(root.nearest(recipe.phases[0].source), "train")
+    schedule = Schedule(recipe, len(dataset))
     if step > schedule.total_steps:
         raise UsageError(f"--step {step}: the training has {schedule.total_steps} steps", "give one of them")
-    ids: list[int] = Sampler(schedule, recipe.seed).batch(step - 1).tolist()
+    sampler = make_sampler(schedule, recipe.seed, dataset.labels if recipe.balance else None)
+    ids: list[int] = sampler.batch(step - 1).ids.tolist()
     return root.nearest(schedule.phase(step - 1).source), ids
 
 

@@ -69,11 +69,17 @@ class Recipe:
     # optimizer and loss
     optimizer: str = "sgd"
     loss: str = "cross_entropy"
-    momentum: float = 0.9
+    momentum: float = 0.9  # adamw: β1
+    beta2: float = 0.999  # adamw only
     nesterov: bool = False
+    rest_lr: float = 1.0  # lars, muon: factor on the rate of norms and biases, and of muon's first layer and head
+    backbone_lr: float = 1.0  # factor on the rate of all but the head
+    layer_decay: float = 1.0  # factor for each depth below the head: once in the last stage, squared before it, …
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = True
     label_smoothing: float = 0.0
+    focal_gamma: float = 2.0  # focal only: how little counts what is right already (Lin et al. 2017)
+    class_weights: str = "none"  # of a class with n images: "balanced" ~ 1 / n, "sqrt" ~ 1 / √n; their mean is 1
     ema_decay: float = 0.0  # per step; 0: no moving average
     precision: str = "auto"  # auto: bf16 where the hardware multiplies it fast, else fp32
     loss_scale: float = 0.0  # fp16 only; 0: dynamic
@@ -88,6 +94,7 @@ class Recipe:
     # "grey P", "trivial" (TrivialAugment), "pad N" (moved by up to N pixels each way, mirrored at the edges).
     augment: tuple[str, ...] = ()
     antialias: bool = True
+    balance: bool = False  # each class equally often, however many images it has; an epoch is as many images as ever
     bad_records: str = "stop"  # or "substitute": the next sound sample of the epoch's order stands in, and is counted
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
@@ -98,6 +105,12 @@ class Recipe:
     eval_image_size: int = 224
     eval_batch_size: int = 256
     eval_every: int = 1  # epochs; 0: at the end alone
+
+    # the end
+    # `patience` evaluations without a better top-1 end the run; 0: it never ends early. Not for a rate that falls to
+    # the end (cosine, linear): its last epochs bring most. The result is the last checkpoint; `report` names the best.
+    patience: int = 0
+    recalibrate_bn: int = 0  # steps' worth of images, those that would follow, to measure batch norm's statistics by
 
     @property
     def transforms(self) -> tuple[tuple[str, tuple[float, ...]], ...]:
@@ -130,8 +143,9 @@ class TransformDraws:
 # What a recipe may name. What stands behind a name needs torch, which recipes do not know: `MODELS` in
 # model/building.py, `OPTIMIZERS`, `LOSSES` and `TRANSFORMS` in training/ have the same keys (a test holds them to it).
 MODEL_NAMES = ("resnet18", "resnet20", "resnet34", "resnet50", "resnet101", "resnet152")  # or timm:NAME
-OPTIMIZER_NAMES = ("sgd",)
-LOSS_NAMES = ("cross_entropy",)
+OPTIMIZER_NAMES = ("sgd", "adamw", "lars", "muon")
+LOSS_NAMES = ("cross_entropy", "bce", "focal")
+CLASS_WEIGHTS = ("none", "balanced", "sqrt")
 TRANSFORM_DRAWS = {  # the loader makes them, below all that has torch
     "mixup": TransformDraws(16, 1, ((0.01, 8.0),)),
     "cutmix": TransformDraws(17, 3, ((0.01, 8.0),)),

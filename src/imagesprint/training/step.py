@@ -115,7 +115,7 @@ class MicroBatch:
         self._mean = torch.tensor(recipe.mean, dtype=dtype, device=device)
         self._std = torch.tensor(recipe.std, dtype=dtype, device=device)
         self._loss = LOSSES[recipe.loss](recipe, state.class_counts).to(device, dtype)
-        self._transform = transforms_of(recipe, len(state.classes))
+        self._transform = transforms_of(recipe, len(state.classes), device)
         self._num_draws = sum(count for _, count in recipe.draws)
         self._static_scale = static_scale(recipe)
         # A tensor: what a compiled function or a graph reads as a number would be fixed in it for good.

@@ -1,4 +1,4 @@
-"""What malloc keeps of memory that was freed: in one place, and given back to the system soon.
+"""Memory that is not needed any more: what malloc keeps of it is in one place, and goes back to the system soon.
 
 By itself glibc's malloc has each thread keep what it freed, for good; and once a block of many megabytes was freed, as
 the body of a large photo is, it holds back twice as much at the end of its memory (mallopt(3), M_MMAP_THRESHOLD). Both
@@ -7,6 +7,7 @@ is right for a program that works all day by itself, and not for a server beside
 
 import asyncio
 import ctypes
+import gc
 from collections.abc import Callable
 from typing import Final
 
@@ -24,9 +25,10 @@ def share_freed_memory() -> None:
 
 
 async def give_back_freed_memory(count: Callable[[], int]) -> None:
-    """Have malloc give back what it does not need, as long as `count`, of what was done, grows; does not end by itself.
+    """Have malloc give back what nobody needs, whenever `count`, of what was done, has grown; does not end by itself.
 
-    Returns at once where the C library is another one than glibc.
+    Errors that were raised may hold the frames that they passed, and so a request's body, until garbage is collected:
+    the young is, first. Returns at once without glibc.
     """
     trim = _in_libc("malloc_trim")
     seen = count()
@@ -34,6 +36,7 @@ async def give_back_freed_memory(count: Callable[[], int]) -> None:
         await asyncio.sleep(SECONDS)
         if count() != seen:
             seen = count()
+            gc.collect(1)
             await asyncio.to_thread(trim, 0)
 
 

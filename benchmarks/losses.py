@@ -91,11 +91,12 @@ def shorten(recipe: Recipe, steps: int) -> Recipe:
 def train(recipe: Recipe, run: Run, root: Root, ranks: Ranks) -> list[float]:
     """Return the mean loss of each step."""
     recipe = replace(recipe, precision=run.precision, seed=run.seed)
-    state = TrainingState(recipe, root.classes, ranks.device)
+    dataset = root.dataset(root.nearest(recipe.phases[0].source), "train")
+    state = TrainingState(recipe, root.classes, ranks.device, class_counts=torch.from_numpy(dataset.class_counts))
     step = TrainingStep(state, ranks, wants_compiled(run.compilation, ranks.device))
     losses = []
     with Loader(root, recipe, threads=ranks.threads) as loader:
-        schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
+        schedule = Schedule(recipe, len(dataset))
         batches = iter(loader)
         for number in range(schedule.total_steps):
             sums = step(batches, recipe.phases[0], schedule.lr(number))

@@ -7,7 +7,7 @@ import pytest
 
 from imagesprint.errors import RankError, RecipeError
 from imagesprint.recipes.library import load_recipe
-from imagesprint.recipes.recipe import TRANSFORM_DRAWS, Phase, Recipe, TransformDraws
+from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size, largest_world_size, validate
 
@@ -95,10 +95,22 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("seed", -1),
         ("seed", 2**63),
         ("strides", "v2"),
+        ("stem", "7x7"),
+        ("shortcut", "average"),
+        ("attention", "cbam"),
+        ("width", 0.0),
+        ("width", 100.0),
         ("precision", "fp8"),
         ("crop", "centre"),
         ("bad_records", "skip"),
         ("momentum", 1.0),
+        ("beta2", 1.0),
+        ("rest_lr", 0.0),
+        ("backbone_lr", -0.1),
+        ("layer_decay", 1.5),
+        ("layer_decay", 0.0),
+        ("focal_gamma", -1.0),
+        ("class_weights", "equal"),
         ("label_smoothing", -0.1),
         ("ema_decay", 1.0),
         ("weight_decay", -1e-4),
@@ -120,6 +132,10 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("eval_image_size", 0),
         ("eval_batch_size", 0),
         ("eval_every", -1),
+        ("eval_shape", "round"),
+        ("patience", -1),
+        ("recalibrate_bn", -1),
+        ("balance", 1),
         ("flip", 1),
         ("init", "\udcff.pt"),
     ],
@@ -129,29 +145,48 @@ def test_a_wrong_setting_is_named(key: str, value: Any) -> None:
     refused(replace(GOOD, **changes), key)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("blurpool", True), ("stem", "deep"), ("shortcut", "pool"), ("attention", "se"), ("width", 2.0)],
+)
+def test_what_resnets_alone_have_is_refused_for_others(key: str, value: Any) -> None:
+    changes: dict[str, Any] = {key: value}
+    validate(replace(GOOD, model="resnet18", **changes))
+    for model in ("efficientnet_lite0", "timm:vit_base"):
+        error = refused(replace(GOOD, model=model, **changes), f"{key}: ", model)
+        assert error.hint.startswith(f"set {key}=")
+
+
+def test_patience_without_evaluations_is_refused() -> None:
+    refused(replace(GOOD, patience=3, eval_every=0), "patience: 3", "eval_every is 0")
+
+
 def test_an_evaluation_crop_larger_than_the_resized_image_is_refused() -> None:
     error = refused(replace(GOOD, eval_resize=128, eval_image_size=160), "160", "128")
     assert error.hint == "set eval_resize=160 or more"
 
 
-def test_transforms_are_named_with_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no batch transforms" in refused(replace(GOOD, augment=("mixup 0.2",)), "'mixup 0.2'").hint
-    monkeypatch.setitem(TRANSFORM_DRAWS, "mixup", TransformDraws(16, 2, ((0.0, 8.0),)))
-    monkeypatch.setitem(TRANSFORM_DRAWS, "grey", TransformDraws(17, 0))
-    recipe = replace(GOOD, augment=("grey", "mixup 0.2"))
+def test_transforms_are_named_with_their_numbers() -> None:
+    recipe = replace(GOOD, augment=("trivial", "mixup 0.2", "pad 4"))
     validate(recipe)
-    assert recipe.transforms == (("grey", ()), ("mixup", (0.2,)))
-    assert recipe.draws == ((16, 2),)
+    assert recipe.transforms == (("trivial", ()), ("mixup", (0.2,)), ("pad", (4.0,)))
+    assert recipe.draws == ((21, 2), (16, 1), (22, 2))
     assert refused(replace(GOOD, augment=("mixip 0.2",)), "'mixip 0.2'").hint == "did you mean mixup?"
-    assert refused(replace(GOOD, augment=("?",)), "'?'").hint == "there are mixup, grey"
+    assert refused(replace(GOOD, augment=("?",)), "'?'").hint.startswith("there are mixup, cutmix, ")
     refused(replace(GOOD, augment=("",)), "unknown transform")
-    for wrong in ("mixup", "mixup x", "mixup 9", "mixup nan", "mixup 0.2 0.2", "grey 1"):
+    for wrong in ("mixup", "mixup x", "mixup 9", "mixup nan", "mixup 0.2 0.2", "trivial 1"):
         refused(replace(GOOD, augment=(wrong,)), repr(wrong))
-    refused(replace(GOOD, augment=("grey", "mixup 1", "grey")), "grey is there twice")
+    assert refused(replace(GOOD, augment=("pad 2.5",)), "'pad 2.5'").hint == "write pad (1 to 64, a whole number)"
+    refused(replace(GOOD, augment=("trivial", "mixup 1", "trivial")), "trivial is there twice")
+
+
+def test_unequal_classes_are_made_up_for_once() -> None:
+    refused(replace(GOOD, class_weights="sqrt", balance=True), "class_weights", "balance")
 
 
 def test_nesterov_needs_momentum() -> None:
     refused(replace(GOOD, nesterov=True, momentum=0.0), "nesterov")
+    refused(replace(GOOD, nesterov=True, optimizer="adamw"), "nesterov", "adamw")
 
 
 def test_a_recipe_without_rows_is_refused() -> None:

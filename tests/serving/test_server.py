@@ -144,7 +144,7 @@ def test_a_newer_checkpoint_takes_over_and_no_request_is_lost(serve: Serve, tmp_
     assert (done.code, failed) == (0, [])
     assert len(seen) == 3  # those of steps 1, 2 and 5
     assert done.stderr.count("warning: ") == 2
-    assert "it has other classes or another image size" in done.stderr
+    assert "it has other classes, or another image size or shape" in done.stderr
 
 
 def test_a_model_that_gives_no_numbers_is_not_served(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The loaders: passes over a prepared dataset, batch by batch, for training and for evaluation."""
 
 import itertools
+import math
 import os
 import time
 from abc import ABC, abstractmethod
@@ -14,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagesprint.errors import RankError, RecordError, UsageError
-from imagesprint.images.crops import draw_training_crops, evaluation_crops
+from imagesprint.images.crops import draw_training_crops, evaluation_crops, evaluation_shapes
 from imagesprint.images.decoders import open_decoder
 from imagesprint.images.decoding import STAGES
 from imagesprint.images.draws import sample_floats
 from imagesprint.loading.batch import Batch, Buffer, Filled, Load
 from imagesprint.loading.ring import Ring
-from imagesprint.loading.sampling import DRAWN_TOGETHER, BatchSpec, Course, Sampler, batch_specs
+from imagesprint.loading.sampling import DRAWN_TOGETHER, BatchSpec, Course, Sampler, Samples, batch_specs, make_sampler
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.recipes.validation import check_world_size, validate
@@ -116,8 +117,8 @@ class Loader(_BatchLoader):
     which stands for a recipe of defaults around it, from step 0 on. For each step in [start_step, end_step) (by default
     all) it yields micro-batches rank, rank + world_size, … as `Batch`; together the ranks' batches are the same stream
     whatever their number, the threads, and the step it starts at. `len` is how many this rank's are. Where
-    `bad_records` is "substitute", the next sound sample of the epoch's order stands in for one that is bad, with crop
-    and draws of its own; `bad_records` counts.
+    `bad_records` is "substitute", the next sound sample of the epoch's order (with `balance`, of its class's) stands in
+    for one that is bad, with crop and draws of its own; `bad_records` counts.
 
     `source` is a prepared ROOT (or its path), of which each spec reads the variant it names or else the nearest
     (`notes` then says so), or one dataset for all. `pin` puts the batches into pinned memory.
@@ -150,6 +151,8 @@ class Loader(_BatchLoader):
             self.specs = tuple(each.shared_by(world_size) for each in specs)
             if len(seeds := {each.seed for each in specs}) != 1:
                 raise UsageError(f"{len(specs)} specs with the seeds {sorted(seeds)}", "give specs of one seed")
+            if len({each.balance for each in specs}) > 1:
+                raise UsageError(f"{len(specs)} specs, of which some balance classes", "give balance to all or none")
         _check_rank(rank, world_size)
         self.notes: list[str] = []
         self._datasets = self._open(source if isinstance(source, Root | Dataset) else open_root(source))
@@ -189,6 +192,11 @@ class Loader(_BatchLoader):
             )
         return datasets
 
+    def sampler(self) -> Sampler:
+        """A new one of which samples each step holds, on all ranks together."""
+        labels = self._datasets[0].labels if self.specs[0].balance else None  # the same in every variant
+        return make_sampler(self._course, self.specs[0].seed, labels)
+
     def take_notices(self) -> list[str]:
         """Return what people should hear of that happened to data in a store since the last call."""
         remotes = {id(dataset.remote): dataset.remote for dataset in self._datasets if dataset.remote is not None}
@@ -211,7 +219,7 @@ class Loader(_BatchLoader):
         return max(rows), max(values), max(draws)
 
     def loads(self) -> Iterator[Load]:
-        sampler = Sampler(self._course, self.specs[0].seed)
+        sampler = self.sampler()
         windows = list(self._windows())
         announce = self._announcer() if any(dataset.remote for dataset in self._datasets) else None
         for number, steps in enumerate(windows):
@@ -232,13 +240,13 @@ class Loader(_BatchLoader):
 
         The first time it also asks for all that the pass will read, in order, and forgets what a pass before expected.
         """
-        sampler = Sampler(self._course, self.specs[0].seed)  # one of its own: it is an epoch ahead at times
+        sampler = self.sampler()  # one of its own: it is an epoch ahead at times
         datasets = [self._datasets[self._course.phase_index(steps.start)] for _, steps in self._runs()]
         begun: list[Dataset] = []
 
         def announce(steps: range) -> None:
             dataset = self._datasets[self._course.phase_index(steps.start)]
-            ids = np.concatenate([sampler.micro_batch(*place) for place in self._places(steps)])
+            ids = np.concatenate([sampler.micro_batch(*place).ids for place in self._places(steps)])
             dataset.expect(ids, anew=dataset not in begun)
             if not begun:
                 for each in datasets:
@@ -257,28 +265,28 @@ class Loader(_BatchLoader):
         """The loads of `steps`, which are of one spec."""
         spec = self._course.phase(steps.start)
         places = self._places(steps)
-        of_steps = [self._course.position(step).epoch for step in steps]
-        epochs = np.repeat(of_steps, len(places) // len(steps) * spec.micro_batch)
-        ids = np.concatenate([sampler.micro_batch(*place) for place in places])
-        together = self._draw(steps.start, epochs, ids)
+        ids, passes = map(np.concatenate, zip(*(sampler.micro_batch(*place) for place in places), strict=True))
+        together = self._draw(steps.start, Samples(ids, passes))
         for number, (step, index) in enumerate(places):
             stand_ins = partial(self._stand_ins, sampler, step, index) if spec.bad_records == "substitute" else None
             start, advice = number * spec.micro_batch, _SUBSTITUTE
             yield together.part(start, spec.micro_batch, step=step, stand_ins=stand_ins, advice=advice)
 
-    def _draw(self, step: int, epochs: NDArray[np.int64] | int, ids: NDArray[np.int64]) -> Load:
-        """One load of the samples `ids` in `epochs`, all of the spec of `step`."""
+    def _draw(self, step: int, samples: Samples) -> Load:
+        """One load of `samples`, all of the spec of `step`."""
+        ids, passes = samples
         spec = self._course.phase(step)
         dataset = self._datasets[self._course.phase_index(step)]
         with_boxes = spec.crop.kind == "distorted_bbox"
         boxes = [dataset.boxes(sample_id) for sample_id in ids.tolist()] if with_boxes else None
-        crops, flips = draw_training_crops(spec.crop, spec.seed, dataset.sizes[ids], boxes, epochs, ids)
-        draws = sample_floats(spec.seed, epochs, ids, spec.draws)
-        return Load(dataset, ids, crops, flips, draws, spec.crop.antialias, len(ids), spec.image_size, step)
+        crops, flips = draw_training_crops(spec.crop, spec.seed, dataset.sizes[ids], boxes, passes, ids)
+        draws = sample_floats(spec.seed, passes, ids, spec.draws)
+        shape = (spec.image_size, spec.image_size)
+        return Load(dataset, ids, crops, flips, draws, spec.crop.antialias, len(ids), shape, step)
 
     def _stand_ins(self, sampler: Sampler, step: int, index: int, row: int) -> Iterator[Load]:
-        for sample_id in sampler.following(step, index, row):
-            yield self._draw(step, self._course.position(step).epoch, np.array([sample_id]))
+        for sample in sampler.following(step, index, row):
+            yield self._draw(step, sample)
 
 
 _SUBSTITUTE: Final = '; or pass over bad records: --set bad_records=substitute, in a BatchSpec bad_records="substitute"'
@@ -294,9 +302,10 @@ class EvaluationLoader(_BatchLoader):
     """Each image of `dataset` once, in the order of sample ids: batch j is the business of rank j % world_size.
 
     Where there are `sample_ids`, those images alone, in that order. The shorter side is resized to `resize` and the
-    centre square of `image_size` cut out, antialiased; no flip. Every batch has `batch_size` rows; the last one's
-    padding has mask False. Raises RankError for a rank beyond world_size; while iterating RecordError or ImageError for
-    damaged data.
+    centre of `shape` cut out (`evaluation_shapes` of `image_size`), antialiased; no flip. Every batch of squares has
+    `batch_size` rows; the last one's padding has mask False. Rectangles come by their height, then their width, and in
+    that order within each shape; the last batch of each has fewer rows and no padding. `numbers` are this rank's
+    batches. Raises RankError for a rank beyond world_size; while iterating RecordError or ImageError for damaged data.
     """
 
     def __init__(
@@ -311,43 +320,57 @@ class EvaluationLoader(_BatchLoader):
         *,
         pin: bool = False,
         sample_ids: NDArray[np.int64] | None = None,
+        shape: str = "square",
     ) -> None:
         super().__init__(threads, pin)
         _check_rank(rank, world_size)
         self._dataset = dataset
-        self._sample_ids = np.arange(len(dataset)) if sample_ids is None else sample_ids
-        self._image_size = image_size
-        self._resize = resize
-        self._batch_size = batch_size
-        self._numbers = range(rank, -(-len(self._sample_ids) // batch_size), world_size)
+        ids = np.arange(len(dataset)) if sample_ids is None else sample_ids
+        shapes = evaluation_shapes(dataset.sizes[ids], image_size, shape)
+        self._batches = _batches_alike(ids, shapes, batch_size)
+        self._cut = (resize, image_size, shape)
+        self._rows = batch_size if shape == "square" else 0
+        self.numbers = range(rank, len(self._batches), world_size)
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self.numbers)
 
     def _largest(self) -> tuple[int, int, int]:
-        return self._batch_size, self._batch_size * self._image_size**2 * 3, 0
-
-    def _ids(self, number: int) -> NDArray[np.int64]:
-        return self._sample_ids[number * self._batch_size :][: self._batch_size]
+        rows = [max(self._rows, len(self._batches[number][0])) for number in self.numbers]
+        values = [count * math.prod(self._batches[number][1]) for count, number in zip(rows, self.numbers, strict=True)]
+        return max(rows, default=0), 3 * max(values, default=0), 0
 
     def loads(self) -> Iterator[Load]:
         if self._dataset.remote is not None:
-            self._dataset.expect(np.concatenate([np.empty(0, np.int64), *map(self._ids, self._numbers)]), anew=True)
-        for number in self._numbers:
-            ids = self._ids(number)
-            crops = evaluation_crops(self._dataset.sizes[ids], self._resize, self._image_size)
+            own = (self._batches[number][0] for number in self.numbers)
+            self._dataset.expect(np.concatenate([np.empty(0, np.int64), *own]), anew=True)
+        for number in self.numbers:
+            ids, shape = self._batches[number]
             yield Load(
                 dataset=self._dataset,
                 sample_ids=ids,
-                crops=crops,
+                crops=evaluation_crops(self._dataset.sizes[ids], *self._cut),
                 flips=np.zeros(len(ids), np.bool_),
                 draws=np.empty((len(ids), 0), np.float32),
                 antialias=True,
-                rows=self._batch_size,
-                image_size=self._image_size,
+                rows=max(self._rows, len(ids)),
+                shape=shape,
                 step=number,
                 to_end=True,
             )
+
+
+def _batches_alike(
+    sample_ids: NDArray[np.int64], shapes: NDArray[np.int64], batch_size: int
+) -> list[tuple[NDArray[np.int64], tuple[int, int]]]:
+    """The ids of each batch, of one height and width, and these."""
+    order = np.lexsort((shapes[:, 1], shapes[:, 0]))  # stable
+    changes = np.flatnonzero(np.diff(shapes[order], axis=0).any(axis=1)) + 1
+    batches = []
+    for alike in np.split(order, changes):
+        parts = (alike[start : start + batch_size] for start in range(0, len(alike), batch_size))
+        batches += [(sample_ids[rows], (int(shapes[rows[0], 0]), int(shapes[rows[0], 1]))) for rows in parts]
+    return batches
 
 
 def _check_rank(rank: int, world_size: int) -> None:

@@ -62,18 +62,28 @@ class Recipe:
     strides: str = "v1.5"  # where a bottleneck strides: "v1" in its first 1×1, "v1.5" in its 3×3 convolution
     zero_init: bool = True  # last batch-norm scale of each block starts at 0 (Goyal et al. 2017, section 5.1)
     blurpool: bool = False  # low-pass filter before striding (Zhang 2019)
-    init: str = ""  # weights to start from: a checkpoint or a torchvision-named state dict
+    stem: str = "default"  # the architecture's own; "deep": three 3×3 (ResNet-D); "3x3": one at stride 1, no pooling
+    shortcut: str = "conv"  # where a block changes the shape; "pool": average pooling, then a 1×1 (ResNet-D)
+    attention: str = "none"  # on a block's last batch norm: "se" (Hu et al. 2017) or "eca" (Wang et al. 2019)
+    width: float = 1.0  # factor on the channels of all layers, which become multiples of 8
+    init: str = ""  # weights to start from: a file, a URL, timm:NAME, torchvision:NAME, package:DISTRIBUTION
     bn_momentum: float = 0.1
     bn_eps: float = 1e-5
 
     # optimizer and loss
     optimizer: str = "sgd"
     loss: str = "cross_entropy"
-    momentum: float = 0.9
+    momentum: float = 0.9  # adamw: β1
+    beta2: float = 0.999  # adamw only
     nesterov: bool = False
+    rest_lr: float = 1.0  # lars, muon: factor on the rate of norms and biases, and of muon's first layer and head
+    backbone_lr: float = 1.0  # factor on the rate of all but the head
+    layer_decay: float = 1.0  # factor for each depth below the head: once in the last stage, squared before it, …
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = True
     label_smoothing: float = 0.0
+    focal_gamma: float = 2.0  # focal only: how little counts what is right already (Lin et al. 2017)
+    class_weights: str = "none"  # of a class with n images: "balanced" ~ 1 / n, "sqrt" ~ 1 / √n; their mean is 1
     ema_decay: float = 0.0  # per step; 0: no moving average
     precision: str = "auto"  # auto: bf16 where the hardware multiplies it fast, else fp32
     loss_scale: float = 0.0  # fp16 only; 0: dynamic
@@ -83,18 +93,29 @@ class Recipe:
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     min_object_covered: float = 0.1  # distorted_bbox only
     flip: bool = True
-    augment: tuple[str, ...] = ()  # batch transforms in their order, each a name and its numbers, such as "mixup 0.2"
+    # Batch transforms in their order: "mixup A" and "cutmix A" (what is mixed in is of Beta(A, A)), "erasing P" (with
+    # probability P a box is set to the mean pixel), "jitter S" (brightness, contrast, saturation by factors in 1 ± S),
+    # "grey P", "trivial" (TrivialAugment), "pad N" (moved by up to N pixels each way, mirrored at the edges).
+    augment: tuple[str, ...] = ()
     antialias: bool = True
+    balance: bool = False  # each class equally often, however many images it has; an epoch is as many images as ever
     bad_records: str = "stop"  # or "substitute": the next sound sample of the epoch's order stands in, and is counted
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
-    # evaluation: shorter side to eval_resize, then the centre eval_image_size square
+    # evaluation: shorter side to eval_resize, then the centre, whose shorter side is eval_image_size
     eval_source: str = "full"
     eval_resize: int = 256
     eval_image_size: int = 224
+    eval_shape: str = "square"  # or "rectangle": the image's own ratio, to the nearest sixth and at most 2 : 1
     eval_batch_size: int = 256
     eval_every: int = 1  # epochs; 0: at the end alone
+
+    # the end
+    # `patience` evaluations without a better top-1 end the run; 0: it never ends early. Not for a rate that falls to
+    # the end (cosine, linear): its last epochs bring most. The result is the last checkpoint; `report` names the best.
+    patience: int = 0
+    recalibrate_bn: int = 0  # steps' worth of images, those that would follow, to measure batch norm's statistics by
 
     @property
     def transforms(self) -> tuple[tuple[str, tuple[float, ...]], ...]:
@@ -115,7 +136,8 @@ class TransformDraws:
 
     `purpose` is that of its draws in the counter-based generator (`images/draws.py`), from 16 on; one that was given
     once is never given to another: streams would change unnoticed. A sample takes `count` of them. `numbers` has the
-    least and the greatest value of each number that follows the transform's name in `augment`.
+    least and the greatest value of each number that follows the transform's name in `augment`; where both are int, it
+    is a whole number.
     """
 
     purpose: int
@@ -125,15 +147,31 @@ class TransformDraws:
 
 # What a recipe may name. What stands behind a name needs torch, which recipes do not know: `MODELS` in
 # model/building.py, `OPTIMIZERS`, `LOSSES` and `TRANSFORMS` in training/ have the same keys (a test holds them to it).
-MODEL_NAMES = ("resnet18", "resnet20", "resnet34", "resnet50", "resnet101", "resnet152")  # or timm:NAME
-OPTIMIZER_NAMES = ("sgd",)
-LOSS_NAMES = ("cross_entropy",)
-TRANSFORM_DRAWS: dict[str, TransformDraws] = {}  # the loader makes them, below all that has torch
+# model is one of these, or timm:NAME
+MODEL_NAMES = ("resnet18", "resnet20", "resnet34", "resnet50", "resnet101", "resnet152", "efficientnet_lite0")
+OPTIMIZER_NAMES = ("sgd", "adamw", "lars", "muon")
+LOSS_NAMES = ("cross_entropy", "bce", "focal")
+CLASS_WEIGHTS = ("none", "balanced", "sqrt")
+TRANSFORM_DRAWS = {  # the loader makes them, below all that has torch
+    "mixup": TransformDraws(16, 1, ((0.01, 8.0),)),
+    "cutmix": TransformDraws(17, 3, ((0.01, 8.0),)),
+    "erasing": TransformDraws(18, 5, ((0.0, 1.0),)),
+    "jitter": TransformDraws(19, 3, ((0.0, 1.0),)),
+    "grey": TransformDraws(20, 1, ((0.0, 1.0),)),
+    "trivial": TransformDraws(21, 2),
+    "pad": TransformDraws(22, 2, ((1, 64),)),
+}
 METHODS = ("linear", "exponential", "cosine", "constant")
 CROPS = ("random_resized", "distorted_bbox", "center")
 PRECISIONS = ("auto", "bf16", "fp16", "fp32", "fp64")
 STRIDES = ("v1", "v1.5")
+INIT_KINDS = ("timm:", "torchvision:", "package:")  # what `init` begins with where it names no file
+STEMS = ("default", "deep", "3x3")
+SHORTCUTS = ("conv", "pool")
+ATTENTIONS = ("none", "se", "eca")
+RESNET_FIELDS = ("blurpool", "stem", "shortcut", "attention", "width")  # what other models have no use for
 BAD_RECORDS = ("stop", "substitute")
+EVAL_SHAPES = ("square", "rectangle")
 
 
 _ONE = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

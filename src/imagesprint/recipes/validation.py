@@ -7,13 +7,19 @@ from typing import Any
 
 from imagesprint.errors import RankError, RecipeError
 from imagesprint.recipes.recipe import (
+    ATTENTIONS,
     BAD_RECORDS,
+    CLASS_WEIGHTS,
     CROPS,
+    EVAL_SHAPES,
     LOSS_NAMES,
     METHODS,
     MODEL_NAMES,
     OPTIMIZER_NAMES,
     PRECISIONS,
+    RESNET_FIELDS,
+    SHORTCUTS,
+    STEMS,
     STRIDES,
     TRANSFORM_DRAWS,
     Phase,
@@ -30,6 +36,7 @@ MAX_BOUND = 2**31 - 1
 # Of one forward pass: no device holds what a network makes of more. It is what memory is asked for.
 MAX_PIXELS = 2**31
 MAX_SIDE = 65_535  # pixels: a JPEG's
+WIDTHS = (1 / 16, 16.0)  # beyond them a ResNet has 8 channels throughout, or too many for any memory
 ASPECTS = (0.01, 100.0)  # far beyond any use; towards 0 and infinity the crops' arithmetic ends in overflows
 
 
@@ -37,7 +44,10 @@ def validate(recipe: Recipe) -> None:
     """Return where the recipe can be trained as it stands; RecipeError names what cannot, its row and value."""
     for name, kind in kinds(Recipe).items():
         _check_plain(name, from_plain(kind, getattr(recipe, name), name))
+    _check_network(recipe)
     _check_settings(recipe)
+    _check_optimizer(recipe)
+    _check_loss(recipe)
     _check_augment(recipe)
     _check_evaluation(recipe)
     if not recipe.phases:
@@ -67,28 +77,37 @@ def _within(where: str, value: float, rule: str, good: bool) -> None:
         raise RecipeError(f"{where}: {value} is out of range", f"it must be {rule}")
 
 
+def _check_network(recipe: Recipe) -> None:
+    if not recipe.model.startswith("timm:"):
+        _choose("model", recipe.model, MODEL_NAMES)
+    _choose("strides", recipe.strides, STRIDES)
+    _choose("stem", recipe.stem, STEMS)
+    _choose("shortcut", recipe.shortcut, SHORTCUTS)
+    _choose("attention", recipe.attention, ATTENTIONS)
+    low, high = WIDTHS
+    _within("width", recipe.width, f"in {low:g}..{high:g}", low <= recipe.width <= high)
+    _within("bn_momentum", recipe.bn_momentum, "above 0 and at most 1", 0 < recipe.bn_momentum <= 1)
+    _within("bn_eps", recipe.bn_eps, "above 0", recipe.bn_eps > 0)
+    if recipe.model.startswith("resnet"):
+        return
+    for name in RESNET_FIELDS:
+        value, plain = getattr(recipe, name), getattr(Recipe, name)
+        if value != plain:
+            raise RecipeError(
+                f"{name}: {shown(value)} is for ResNets, and {recipe.model} is none",
+                f"set {name}={plain}".lower(),
+            )
+
+
 def _check_settings(recipe: Recipe) -> None:
     if not recipe.name.strip():
         raise RecipeError("name: is empty", "give the recipe a name")
-    if not recipe.model.startswith("timm:"):
-        _choose("model", recipe.model, MODEL_NAMES)
-    _choose("optimizer", recipe.optimizer, OPTIMIZER_NAMES)
-    _choose("loss", recipe.loss, LOSS_NAMES)
-    _choose("strides", recipe.strides, STRIDES)
     _choose("precision", recipe.precision, PRECISIONS)
     _choose("crop", recipe.crop, CROPS)
     _choose("bad_records", recipe.bad_records, BAD_RECORDS)
     _within("seed", recipe.seed, f"in 0..{MAX_SEED}", 0 <= recipe.seed <= MAX_SEED)
-    _within("bn_momentum", recipe.bn_momentum, "above 0 and at most 1", 0 < recipe.bn_momentum <= 1)
-    _within("bn_eps", recipe.bn_eps, "above 0", recipe.bn_eps > 0)
-    for name in ("momentum", "label_smoothing", "ema_decay"):
-        value = getattr(recipe, name)
-        _within(name, value, "at least 0 and below 1", 0 <= value < 1)
-    for name in ("weight_decay", "loss_scale"):
-        value = getattr(recipe, name)
-        _within(name, value, "at least 0", value >= 0)
-    if recipe.nesterov and recipe.momentum == 0:
-        raise RecipeError("nesterov: true needs a momentum, which is 0", "set momentum=0.9 or nesterov=false")
+    steps = recipe.recalibrate_bn
+    _within("recalibrate_bn", steps, f"in 0..{MAX_BOUND} steps", 0 <= steps <= MAX_BOUND)
     _within("min_object_covered", recipe.min_object_covered, "in 0..1", 0 <= recipe.min_object_covered <= 1)
     low, high = recipe.aspect
     if not ASPECTS[0] <= low <= high <= ASPECTS[1]:
@@ -102,22 +121,45 @@ def _check_settings(recipe: Recipe) -> None:
         _within("std", value, "in 1e-6..1e6 (pixels are in 0..255)", 1e-6 <= value <= 1e6)
 
 
+def _check_optimizer(recipe: Recipe) -> None:
+    _choose("optimizer", recipe.optimizer, OPTIMIZER_NAMES)
+    for name in ("momentum", "beta2", "ema_decay"):
+        value = getattr(recipe, name)
+        _within(name, value, "at least 0 and below 1", 0 <= value < 1)
+    for name in ("weight_decay", "loss_scale"):
+        value = getattr(recipe, name)
+        _within(name, value, "at least 0", value >= 0)
+    for name in ("rest_lr", "backbone_lr"):
+        value = getattr(recipe, name)
+        _within(name, value, "above 0", value > 0)
+    _within("layer_decay", recipe.layer_decay, "above 0 and at most 1", 0 < recipe.layer_decay <= 1)
+    if recipe.nesterov and recipe.momentum == 0:
+        raise RecipeError("nesterov: true needs a momentum, which is 0", "set momentum=0.9 or nesterov=false")
+    if recipe.nesterov and recipe.optimizer == "adamw":
+        raise RecipeError("nesterov: true, but adamw has no such momentum", "set nesterov=false, or another optimizer")
+
+
+def _check_loss(recipe: Recipe) -> None:
+    _choose("loss", recipe.loss, LOSS_NAMES)
+    _choose("class_weights", recipe.class_weights, CLASS_WEIGHTS)
+    _within("label_smoothing", recipe.label_smoothing, "at least 0 and below 1", 0 <= recipe.label_smoothing < 1)
+    _within("focal_gamma", recipe.focal_gamma, "at least 0", recipe.focal_gamma >= 0)
+    if recipe.balance and recipe.class_weights != "none":
+        raise RecipeError(
+            f"class_weights: {recipe.class_weights}, but with balance every class comes equally often already",
+            "set class_weights=none or balance=false",
+        )
+
+
 def _check_augment(recipe: Recipe) -> None:
     for entry in recipe.augment:
         name, *numbers = entry.split() or [""]
         if name not in TRANSFORM_DRAWS:
             hint = did_you_mean(name, TRANSFORM_DRAWS) or f"there are {', '.join(TRANSFORM_DRAWS)}"
-            none = "this version has no batch transforms: leave augment empty"
-            raise RecipeError(f"augment: unknown transform {shown(entry)!r}", hint if TRANSFORM_DRAWS else none)
+            raise RecipeError(f"augment: unknown transform {shown(entry)!r}", hint)
         ranges = TRANSFORM_DRAWS[name].numbers
-        try:
-            fits = len(numbers) == len(ranges) and all(
-                low <= float(number) <= high for number, (low, high) in zip(numbers, ranges, strict=True)
-            )
-        except ValueError:
-            fits = False
-        if not fits:
-            wanted = " ".join([name, *(f"({low:g} to {high:g})" for low, high in ranges)])
+        if len(numbers) != len(ranges) or not all(map(_is_number_in, numbers, ranges)):
+            wanted = " ".join([name, *(f"({_range_text(*bounds)})" for bounds in ranges)])
             raise RecipeError(f"augment: {shown(entry)!r} does not have the numbers of {name}", f"write {wanted}")
     names = [entry.split()[0] for entry in recipe.augment]
     for name in names:
@@ -125,14 +167,32 @@ def _check_augment(recipe: Recipe) -> None:
             raise RecipeError(f"augment: {name} is there twice", "each transform has draws for one use: leave one out")
 
 
+def _is_number_in(text: str, bounds: tuple[float, float] | tuple[int, int]) -> bool:
+    try:
+        value = float(text)
+    except ValueError:
+        return False
+    return bounds[0] <= value <= bounds[1] and (type(bounds[0]) is float or value.is_integer())
+
+
+def _range_text(low: float, high: float) -> str:
+    return f"{low:g} to {high:g}" + (", a whole number" if type(low) is int else "")
+
+
 def _check_evaluation(recipe: Recipe) -> None:
     _check_source("eval_source", recipe.eval_source)
+    _choose("eval_shape", recipe.eval_shape, EVAL_SHAPES)
     for name in ("eval_resize", "eval_image_size", "eval_batch_size"):
         value = getattr(recipe, name)
         _within(name, value, "at least 1", value >= 1)
     _within("eval_resize", recipe.eval_resize, f"at most {MAX_SIDE}", recipe.eval_resize <= MAX_SIDE)
     _check_pixels("eval_batch_size", recipe.eval_batch_size, recipe.eval_image_size)
     _within("eval_every", recipe.eval_every, "at least 0 epochs (0: at the end alone)", recipe.eval_every >= 0)
+    _within("patience", recipe.patience, "at least 0 evaluations (0: the run never ends early)", recipe.patience >= 0)
+    if recipe.patience and not recipe.eval_every:
+        raise RecipeError(
+            f"patience: {recipe.patience} evaluations are never made, since eval_every is 0", "set eval_every=1"
+        )
     if recipe.eval_image_size > recipe.eval_resize:
         raise RecipeError(
             f"eval_image_size: a centre of {recipe.eval_image_size} px does not fit a shorter side of "

@@ -7,7 +7,8 @@ buckets are summed one after another, so no bit depends on timing. (DistributedD
 after the first iteration, so a resumed run sums in another order than an uninterrupted one.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
@@ -26,7 +27,6 @@ from imagesprint.recipes.library import differences
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_dict
 from imagesprint.runs.ranks import Ranks
-from imagesprint.storage.url import parse_place
 from imagesprint.training.optimizer import AUTOCAST, build_optimizer, loss_scaler, restore_optimizer, weight_dtype
 
 METRICS = ("loss", "correct1", "correct5", "images")
@@ -41,8 +41,10 @@ class TrainingState:
     `train_seconds` is the time spent on steps so far, `compile_seconds` that on compiling them, `wall_seconds` that on
     everything but compiling; `bad_records` is how often another record stood in for a bad one, on all ranks;
     `overflows` how many steps' fp16 gradients overflowed. All of them count over all
-    interruptions. `not_fused` is why a GPU trains without our own kernels, if it does though it was to: without `fused`
-    they are not even tried.
+    interruptions. `recalibrated` is whether the run is at its end and its batch norm's statistics were measured anew
+    (`recalibration.py`). `not_fused` is why a GPU trains without our own kernels, if it does though it was to: without
+    `fused` they are not even tried. `class_counts`, int64 [C], is how many training images each class has; without it,
+    as many as any other.
     """
 
     def __init__(
@@ -52,16 +54,19 @@ class TrainingState:
         device: torch.device,
         class_texts: tuple[str, ...] = (),
         fused: bool = True,
+        class_counts: Tensor | None = None,
     ) -> None:
         self.recipe = recipe
         self.classes = classes
         self.class_texts = class_texts or classes
+        self.class_counts = torch.ones(len(classes), dtype=torch.int64) if class_counts is None else class_counts
         self.step = 0
         self.train_seconds = 0.0
         self.wall_seconds = 0.0
         self.compile_seconds = 0.0
         self.bad_records = 0
         self.overflows = 0
+        self.recalibrated = False
         network = build_model(recipe, len(classes))
         self.network = network.to(device, weight_dtype(recipe)).train()
         self.not_fused = fuse_where_it_works(self.network, AUTOCAST.get(recipe.precision)) if fused else None
@@ -75,7 +80,7 @@ class TrainingState:
     def start(self, console: Console) -> None:
         """Take the weights that the recipe's `init` names, if any, and tell which."""
         if self.recipe.init:
-            start_from(self.network, parse_place(self.recipe.init), console)
+            start_from(self.network, self.recipe.init, console)
             for key, value in self.average.items():
                 value.copy_(self._averaged[key])
 
@@ -85,6 +90,22 @@ class TrainingState:
         if self.average:
             weight = 1 - self.recipe.ema_decay
             torch._foreach_lerp_(list(self.average.values()), list(self._averaged.values()), weight)
+
+    @contextmanager
+    def holding_evaluated_weights(self) -> Iterator[nn.Module]:
+        """The network with the weights to judge (see below); what is changed in them inside stays changed."""
+        self._exchange_average()
+        try:
+            yield self.network
+        finally:
+            self._exchange_average()
+
+    @torch.no_grad()
+    def _exchange_average(self) -> None:
+        for key, value in self.average.items():
+            own = self._averaged[key].clone()
+            self._averaged[key].copy_(value)
+            value.copy_(own)
 
     def evaluated_weights(self) -> dict[str, Tensor]:
         """The state dict to judge: the moving average where there is one, else the weights themselves."""
@@ -106,6 +127,7 @@ class TrainingState:
             "compile_seconds": self.compile_seconds,
             "bad_records": self.bad_records,
             "overflows": self.overflows,
+            "recalibrated": self.recalibrated,
             "recipe": to_dict(self.recipe),
             "classes": list(self.classes),
             "class_texts": list(self.class_texts),
@@ -153,6 +175,7 @@ class TrainingState:
         self.train_seconds, self.wall_seconds = held.train_seconds, held.wall_seconds
         self.compile_seconds = held.compile_seconds
         self.bad_records, self.overflows = held.bad_records, held.overflows
+        self.recalibrated = held.recalibrated
 
     def _restore_tensors(self, held: TrainingCheckpoint) -> None:
         if bool(self.scaler.state_dict()) != bool(held.scaler):

@@ -1,6 +1,7 @@
 """One optimizer step: forward and backward of each micro-batch, compiled or not, one reduction, one update.
 
-Nothing is read back to the host, but for the overflow check of fp16 with a dynamic loss scale on the CPU.
+Nothing is read back to the host, but for the overflow check of fp16 with a dynamic loss scale, on the CPU and where the
+optimizer leaves it to torch's GradScaler (LARS, Muon).
 
 Why the graphs are captured here and not by torch.compile's "reduce-overhead": there the gradients lie in the graph's
 own memory, which the next replay overwrites; accumulating over micro-batches then fails or silently keeps one of them
@@ -113,13 +114,13 @@ class MicroBatch:
         recipe, dtype = state.recipe, weight_dtype(state.recipe)
         self._mean = torch.tensor(recipe.mean, dtype=dtype, device=device)
         self._std = torch.tensor(recipe.std, dtype=dtype, device=device)
-        self._loss = LOSSES[recipe.loss](recipe).to(device, dtype)
-        self._transform = transforms_of(recipe, len(state.classes))
+        self._loss = LOSSES[recipe.loss](recipe, state.class_counts).to(device, dtype)
+        self._transform = transforms_of(recipe, len(state.classes), device)
         self._num_draws = sum(count for _, count in recipe.draws)
         self._static_scale = static_scale(recipe)
         # A tensor: what a compiled function or a graph reads as a number would be fixed in it for good.
         self._share = torch.ones((), dtype=dtype, device=device)
-        self._forward = torch.compile(self._eager, fullgraph=True, dynamic=False) if compiled else self._eager
+        self._forward = torch.compile(self.eager, fullgraph=True, dynamic=False) if compiled else self.eager
         self._graphs: dict[Shape, _Graph | None] = {}  # of the shapes that are ready; None on a CPU
         self._capture = _Capture(device) if compiled and device.type == "cuda" else None
 
@@ -142,7 +143,7 @@ class MicroBatch:
             else:
                 torch.autograd.backward(scaled)
 
-    def _eager(self, images: Tensor, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    def eager(self, images: Tensor, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the mean loss, and its metrics in the order of `state.METRICS`; what is right is by the labels."""
         changed, targets = self._transform(images, labels, draws)
         with autocast(self._state.recipe, self._device):

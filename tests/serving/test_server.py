@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from imagesprint.console import Console
@@ -157,3 +158,14 @@ def test_watching_needs_a_run(served_run: Path, tmp_path: Path) -> None:
     for place in (next(served_run.rglob("*.pt")), tmp_path / "model.onnx", tmp_path):
         with pytest.raises(UsageError):
             check_watched(place)
+
+
+def test_what_large_bodies_took_goes_back(serve: Serve, served_run: Path) -> None:
+    server = serve(served_run)
+    process = psutil.Process(server.command.pid)
+    assert server.ask("/predict", make_image()).status == 200
+    before = process.memory_info().rss
+    for _ in range(3):
+        assert server.ask("/predict", bytes(31 << 20)).status == 415
+    assert wait_for(lambda: process.memory_info().rss < before + (10 << 20))
+    assert server.command.end().code == 0

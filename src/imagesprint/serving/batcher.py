@@ -119,9 +119,9 @@ class Batcher:
         Raises as `classify`, and the error of the first image that has one.
         """
         answers: list[Answer] = await self._answers([b""] * len(pixels), pixels, 0)
-        for answer in answers:
-            if isinstance(answer, ImagesprintError):
-                raise answer
+        if errors := [answer for answer in answers if isinstance(answer, ImagesprintError)]:
+            answers.clear()  # as in `predict_files`
+            raise errors.pop(0)
         return np.stack([answer for answer in answers if not isinstance(answer, ImagesprintError)])
 
     def close(self) -> None:
@@ -162,6 +162,7 @@ class Batcher:
         while rows := _take(self._arrived, self._decoded_at_once):
             is_last = rows[-1] is None
             self._decode_rows(self._awaited(rows))
+            rows.clear()  # so that nobody's image is held while this waits for the next one
             if is_last:
                 self._decoded.put(None)
                 return
@@ -194,15 +195,20 @@ class Batcher:
         """The thread that runs the model."""
         while rows := _take(self._decoded, MAX_BATCH):
             is_last = rows[-1] is None
-            if awaited := self._awaited(rows):
-                begun = time.perf_counter()
-                answers = self._run(self._model, awaited)
-                seconds = time.perf_counter() - begun
-                self._metrics.inferred(len(awaited), seconds)
-                self._inferring.note(len(awaited), seconds)
-                self._deliver(awaited, answers)
+            self._infer_rows(self._awaited(rows))
+            rows.clear()
             if is_last:
                 return
+
+    def _infer_rows(self, rows: list[_Row]) -> None:
+        if not rows:
+            return
+        begun = time.perf_counter()
+        answers = self._run(self._model, rows)
+        seconds = time.perf_counter() - begun
+        self._metrics.inferred(len(rows), seconds)
+        self._inferring.note(len(rows), seconds)
+        self._deliver(rows, answers)
 
     def _run(self, model: OpenModel, rows: Sequence[_Row]) -> list[Answer | Likeliest]:
         """The answer of each image. Where the model fails on a batch, each image is tried alone."""

@@ -77,6 +77,9 @@ def test_a_good_recipe_passes() -> None:
         (0, {"source": "१६०"}, ["phases.0.source"]),
         (0, {"min_area": 0.0}, ["phases.0.min_area", "0.0"]),
         (0, {"min_area": 1.5}, ["phases.0.min_area", "1.5"]),
+        (0, {"freeze": "head"}, ["phases.0.freeze", "'head'"]),
+        (1, {"freeze": "stages 0"}, ["phases.1.freeze", "'stages 0'"]),
+        (1, {"freeze": "stages 2 3"}, ["phases.1.freeze", "'stages 2 3'"]),
     ],
 )
 def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[str]) -> None:
@@ -145,6 +148,34 @@ def test_a_wrong_setting_is_named(key: str, value: Any) -> None:
     refused(replace(GOOD, **changes), key)
 
 
+ONCE = replace(GOOD.phases[0], freeze="backbone")
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("phases.*.freeze", {"phases": GOOD.phases[:1]}),
+        ("phases.*.image_size", {"phases": (ONCE, replace(ONCE, epochs=(2, 4), image_size=24))}),
+        ("phases.*.source", {"phases": (ONCE, replace(ONCE, epochs=(2, 4), source="full"))}),
+        ("crop", {"crop": "random_resized"}),
+        ("flip", {"flip": True}),
+        ("antialias", {"antialias": False}),
+        ("freeze_norm", {"freeze_norm": False}),
+        ("bad_records", {"bad_records": "substitute"}),
+        ("recalibrate_bn", {"recalibrate_bn": 5}),
+    ],
+)
+def test_features_once_needs_the_same_features_each_time(key: str, changes: dict[str, Any]) -> None:
+    once = replace(GOOD, features_once=True, crop="center", flip=False, phases=(ONCE,))
+    validate(once)
+    error = refused(replace(once, **changes), f"features_once: {key} does not allow it")
+    assert "features_once=false" in error.hint
+
+
+def test_patience_without_evaluations_is_refused() -> None:
+    refused(replace(GOOD, patience=3, eval_every=0), "patience: 3", "eval_every is 0")
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("blurpool", True), ("stem", "deep"), ("shortcut", "pool"), ("attention", "se"), ("width", 2.0)],
@@ -155,10 +186,6 @@ def test_what_resnets_alone_have_is_refused_for_others(key: str, value: Any) -> 
     for model in ("efficientnet_lite0", "timm:vit_base"):
         error = refused(replace(GOOD, model=model, **changes), f"{key}: ", model)
         assert error.hint.startswith(f"set {key}=")
-
-
-def test_patience_without_evaluations_is_refused() -> None:
-    refused(replace(GOOD, patience=3, eval_every=0), "patience: 3", "eval_every is 0")
 
 
 def test_an_evaluation_crop_larger_than_the_resized_image_is_refused() -> None:

@@ -13,7 +13,7 @@ from imagesprint.diagnosis.calibrations import DISTURBED, KeptCalibration, distu
 from imagesprint.diagnosis.excerpt import local_part
 from imagesprint.diagnosis.published_speeds import NUM_CLASSES, gpu_names, published_plan
 from imagesprint.diagnosis.stage_costs import LoadingCost, TrainingCosts, measure_costs
-from imagesprint.diagnosis.step_timing import TimedTraining, device_name
+from imagesprint.diagnosis.step_timing import TimedTraining, check_timed, device_name
 from imagesprint.diagnosis.storage_plan import Storage
 from imagesprint.diagnosis.storage_text import storage_lines
 from imagesprint.diagnosis.stores import (
@@ -202,6 +202,7 @@ def plan_elsewhere(
 
     Raises UsageError for a GPU that nothing is known of, and where the number of images is missing.
     """
+    check_timed(recipe)
     check_world_size(recipe, gpus)
     root = open_root(data) if data is not None else None
     if root is not None:
@@ -257,6 +258,8 @@ def known_plan(
 
 
 def _known_times(recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> TimePlan | None:
+    if recipe.features_once:
+        return None  # see `check_timed`
     found = KeptCalibration(recipe, root, ranks, compiled).read()
     if found is not None:
         return _time_plan(*found)

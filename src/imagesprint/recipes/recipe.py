@@ -21,7 +21,8 @@ class Phase:
     images of one optimizer step on all ranks together; `micro_batch` of them pass through the network, and share
     batch-norm statistics, at once. `source` names the variant of the data to read (`full` or the shorter side in
     pixels), `min_area` the least share of the image a crop covers. `micro_batch` may be 0, written auto: `train` then
-    puts the largest that fits into memory in its place.
+    puts the largest that fits into memory in its place. What `freeze` names is not trained: "none", "backbone" (all but
+    the head) or "stages N" (the stem and the first N stages).
     """
 
     epochs: tuple[int, int] | None
@@ -33,6 +34,7 @@ class Phase:
     source: str = "full"
     min_area: float = 0.08
     steps: tuple[int, int] | None = None
+    freeze: str = "none"
 
     @property
     def micro_batches(self) -> int:
@@ -69,6 +71,8 @@ class Recipe:
     init: str = ""  # weights to start from: a file, a URL, timm:NAME, torchvision:NAME, package:DISTRIBUTION
     bn_momentum: float = 0.1
     bn_eps: float = 1e-5
+    freeze_norm: bool = True  # the running statistics of what a phase freezes stand still, and normalise
+    features_once: bool = False  # each image passes through the frozen backbone one time, and only the head trains
 
     # optimizer and loss
     optimizer: str = "sgd"
@@ -163,6 +167,7 @@ TRANSFORM_DRAWS = {  # the loader makes them, below all that has torch
 }
 METHODS = ("linear", "exponential", "cosine", "constant")
 CROPS = ("random_resized", "distorted_bbox", "center")
+FREEZES = r"none|backbone|stages [1-9][0-9]?"  # a regular expression
 PRECISIONS = ("auto", "bf16", "fp16", "fp32", "fp64")
 STRIDES = ("v1", "v1.5")
 INIT_KINDS = ("timm:", "torchvision:", "package:")  # what `init` begins with where it names no file

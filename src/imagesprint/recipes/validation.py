@@ -1,6 +1,7 @@
 """Checks of a whole recipe, made once, after all overrides; every message names the row and the value."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from imagesprint.recipes.recipe import (
     CLASS_WEIGHTS,
     CROPS,
     EVAL_SHAPES,
+    FREEZES,
     LOSS_NAMES,
     METHODS,
     MODEL_NAMES,
@@ -55,6 +57,8 @@ def validate(recipe: Recipe) -> None:
     for index, phase in enumerate(recipe.phases):
         _check_phase(f"phases.{index}", phase)
     _check_ranges(recipe.phases)
+    if recipe.features_once:
+        _check_features_once(recipe)
 
 
 def _check_plain(where: str, value: Any) -> None:
@@ -234,8 +238,38 @@ def _check_phase(row: str, phase: Phase) -> None:
             f"set {row}.batch_size={nearest}, or a micro_batch that divides {phase.batch_size}",
         )
     _check_source(f"{row}.source", phase.source)
+    if not re.fullmatch(FREEZES, phase.freeze):
+        raise RecipeError(
+            f"{row}.freeze: unknown value {shown(phase.freeze)!r}",
+            "give none, backbone (all but the head is not trained) or stages N (the stem and the first N stages)",
+        )
     _within(f"{row}.min_area", phase.min_area, "above 0 and at most 1", 0 < phase.min_area <= 1)
     _check_lr(row, phase)
+
+
+def _check_features_once(recipe: Recipe) -> None:
+    """Refuse what would make another image, or another backbone, of a later epoch."""
+    first = recipe.phases[0]
+    rules = {
+        "freeze_norm": recipe.freeze_norm,
+        "crop": recipe.crop == "center",
+        "flip": not recipe.flip,
+        "antialias": recipe.antialias,
+        "augment": not recipe.augment,
+        "bad_records": recipe.bad_records == "stop",
+        "recalibrate_bn": recipe.recalibrate_bn == 0,
+        "phases.*.freeze": all(phase.freeze == "backbone" for phase in recipe.phases),
+        "phases.*.image_size": all(phase.image_size == first.image_size for phase in recipe.phases),
+        "phases.*.source": all(phase.source == first.source for phase in recipe.phases),
+    }
+    for key, kept in rules.items():
+        if not kept:
+            raise RecipeError(
+                f"features_once: {key} does not allow it: each image passes through the network one time alone",
+                "it needs freeze=backbone, one image_size and one source in all phases, crop=center, flip=false, "
+                "augment= (none), antialias=true, freeze_norm=true, bad_records=stop and recalibrate_bn=0; or set "
+                "features_once=false",
+            )
 
 
 def _check_lr(row: str, phase: Phase) -> None:

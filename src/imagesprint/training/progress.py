@@ -21,6 +21,7 @@ def show_recipe(console: Console, recipe: Recipe, schedule: Schedule, world_size
             f"phase {index}     steps {start}..{end}, {phase.image_size} px from {phase.source}, "
             f"batch {phase.batch_size} = {_micro_batches(phase, world_size)}, "
             f"lr {phase.lr[0]:g} → {phase.lr[1]:g} {phase.method}"
+            f"{'' if phase.freeze == 'none' else f', {phase.freeze} frozen'}"
         )
     images = schedule.images_before(schedule.total_steps)
     console.line(

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,6 +16,7 @@ from imagesprint.checkpoints.weights import TrainedModel
 from imagesprint.console import Console
 from imagesprint.evaluating.evaluation import Accuracy, evaluate, evaluation_set
 from imagesprint.images.decoders import chosen_decoder, decoder_name, describe_decoder
+from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import Loader
 from imagesprint.loading.sampling import batch_specs
 from imagesprint.model.building import build_model
@@ -31,6 +32,7 @@ from imagesprint.runs.mirror import RunCopy, run_copy
 from imagesprint.runs.ranks import Ranks, StopVote, open_ranks
 from imagesprint.runs.rows import RunResult
 from imagesprint.storage.url import Place
+from imagesprint.training.features import feature_batches, make_features
 from imagesprint.training.metering import BadRecords, Cadence, Meter, StageTimes
 from imagesprint.training.micro_batch_size import settle_micro_batches, with_stored_sizes
 from imagesprint.training.optimizer import best_precision, l2_loss
@@ -169,15 +171,33 @@ def _go_on(
         keeper = TimeKeeper(recipe, cadence, state.step, plan, began)
         recorder = Recorder(copy, state, cadence, keeper, ranks, console, content, since)
         with recorder.history(root.path):
-            _work(root, state, cadence, options, ranks, recorder, judge)
+            _work(root, state, judged, cadence, options, ranks, recorder, judge)
             result = recorder.result()
             show_comparison(console, result.plan)
     return result
 
 
+def _feed(
+    root: Root, state: TrainingState, judged: TrainedModel, ranks: Ranks, recorder: Recorder
+) -> Callable[[Loader], Iterator[Batch]]:
+    """What makes the loop's batches of its loader: with features once these are made here, by way of `judged`.
+
+    A signal ends the command meanwhile: there is nothing to save yet.
+    """
+    recipe = state.recipe
+    if not recipe.features_once:
+        return iter
+    judged.network.load_state_dict(state.network.state_dict())
+    dataset = root.dataset(root.nearest(recipe.phases[0].source), "train")
+    features, fallbacks = make_features(judged, dataset, ranks, recorder.console)
+    recorder.fallbacks(ranks.total(fallbacks))
+    return partial(feature_batches, features=features)
+
+
 def _work(
     root: Root,
     state: TrainingState,
+    judged: TrainedModel,
     cadence: Cadence,
     options: TrainingOptions,
     ranks: Ranks,
@@ -188,11 +208,12 @@ def _work(
     missing = recorder.evaluation_is_missing()
     if not (missing or recorder.goes_on() or recorder.is_to_recalibrate()):
         return
+    feed = _feed(root, state, judged, ranks, recorder) if recorder.goes_on() else iter
     with StopSignals() as signals, recorder.files(options.keep):
         if missing:
             recorder.evaluate(judge)
         if recorder.goes_on():
-            _loop(root, state, cadence, options, ranks, signals, recorder, judge)
+            _loop(root, state, cadence, options, ranks, signals, recorder, judge, feed)
         if recorder.is_to_recalibrate():
             _recalibrate(root, state, cadence.schedule, ranks, recorder)
             recorder.save()
@@ -208,6 +229,7 @@ def _loop(
     signals: StopSignals,
     recorder: Recorder,
     judge: Callable[[], Accuracy],
+    feed: Callable[[Loader], Iterator[Batch]],
 ) -> None:
     """Train to the end of this command. Raises StoppedError after the step in which a signal came."""
     schedule, device = cadence.schedule, ranks.device
@@ -220,7 +242,7 @@ def _loop(
             recorder.console.warn(note)
         step = TrainingStep(state, ranks, wants_compiled(options.compile, device))
         recorder.compiled(*_compile(step, state, cadence, ranks))
-        batches, vote = on_device(iter(loader), device), StopVote(ranks, signals)
+        batches, vote = on_device(feed(loader), device), StopVote(ranks, signals)
         stages = StageTimes(loader, batches, step, ranks)
         meter = Meter(state.recipe, schedule, loader, ranks, stages)
         bad_records = BadRecords(loader, ranks, recorder.console)
@@ -258,6 +280,7 @@ def _recalibrate(root: Root, state: TrainingState, schedule: Schedule, ranks: Ra
     index = schedule.phase_index(state.step - 1)
     *before, last = batch_specs(recipe, recipe.draws)[: index + 1]
     start, end = schedule.bounds[index]
+    state.freeze(recipe.phases[index].freeze)  # where the run was resumed here, no step has
     more = replace(last, epochs=None, steps=end - start + recipe.recalibrate_bn)
     with Loader(
         root, [*before, more], ranks.rank, ranks.world_size, state.step,

@@ -127,7 +127,7 @@ def test_a_dict_of_other_types_is_refused() -> None:
         from_dict(data)
 
 
-SMALL = load_recipe("small")
+SMALL = load_recipe("small-2026-11")
 
 
 def test_values_are_read_by_the_type_of_their_field() -> None:

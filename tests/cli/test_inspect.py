@@ -1,9 +1,11 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from imagesprint.loading.loader import Loader
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
 from imagesprint.report.pictures import TILE
@@ -26,6 +28,11 @@ def test_named_samples_and_those_of_a_step(
     done = imagesprint("inspect", photo_root, "--run", tmp_path, "--step", 6, "--output", sheet, "--json")
     assert done.code == 0, done.stderr
     assert (done.json["variant"], len(done.json["ids"])) == ("32", 16)
+
+    balanced = replace(tiny_recipe, balance=True)
+    (tmp_path / "recipe.toml").write_text(to_toml(balanced))
+    done = imagesprint("inspect", photo_root, "--run", tmp_path, "--step", 6, "--output", sheet, "--json")
+    assert done.json["ids"] == Loader(photo_root, balanced).sampler().batch(5).ids.tolist()
 
 
 def test_what_is_not_there(imagesprint: Run, photo_root: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 def test_the_projection_sums_the_phases_at_the_speed_of_their_shapes() -> None:
     recipe = load_recipe("minutes104")
     shapes = ((128, 5920, 740), (224, 2048, 256), (224, 1568, 196), (288, 1024, 128))
-    measured = {shape: 1000.0 * place for place, shape in enumerate(shapes, 1)}
+    measured = {(*shape, "none"): 1000.0 * place for place, shape in enumerate(shapes, 1)}
     projection = project(recipe, Schedule(recipe, 1_281_167), measured)
     assert [row.images_per_second for row in projection.phases] == [1000, 1000, 2000, 3000, 4000]
     images = [row.images for row in projection.phases]

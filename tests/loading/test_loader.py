@@ -21,9 +21,8 @@ from imagesprint.images.crops import draw_training_crops
 from imagesprint.images.native import is_available
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import Loader
-from imagesprint.loading.sampling import Sampler, batch_specs
+from imagesprint.loading.sampling import batch_specs
 from imagesprint.recipes.recipe import Phase, Recipe
-from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import open_dataset, open_root
 from imagesprint.records.image_record import ImageRecord
 
@@ -252,9 +251,9 @@ def test_an_image_that_cannot_be_decoded(
     root = write_root(train_records)
     recipe = Recipe("test", (Phase((0, 1), (0.1, 0.1), "constant", 16, 2, 16),))
     batches = iter(Loader(root, recipe, threads=threads))
-    sampler = Sampler(Schedule(recipe, 16), recipe.seed)
+    sampler = Loader(root, recipe).sampler()
     for index in range(8):
-        ids = sampler.micro_batch(0, index).tolist()
+        ids = sampler.micro_batch(0, index).ids.tolist()
         if 11 in ids:
             break
         assert next(batches).sample_ids.tolist() == ids  # what comes before the bad one comes through

@@ -10,7 +10,7 @@ from imagesprint.images.crops import draw_training_crops
 from imagesprint.loading import loader, sampling
 from imagesprint.loading.batch import Load
 from imagesprint.loading.loader import Loader
-from imagesprint.loading.sampling import Sampler, batch_specs
+from imagesprint.loading.sampling import ShuffledSampler, batch_specs
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 
@@ -36,12 +36,12 @@ def drawn_together(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.usefixtures("drawn_together")
 def test_each_load_is_what_it_would_be_alone(root_path: Path, crop: str, rank: int) -> None:
-    recipe, sampler = replace(RECIPE, crop=crop), Sampler(SCHEDULE, 7)
+    recipe, sampler = replace(RECIPE, crop=crop), ShuffledSampler(SCHEDULE, 7)
     loads = Loader(root_path, recipe, rank, 2, 3).loads()
     for step in range(3, 17):
         phase, spec = SCHEDULE.phase(step), batch_specs(recipe)[SCHEDULE.phase_index(step)]
         for index in range(rank, phase.micro_batches, 2):
-            load, ids = next(loads), sampler.micro_batch(step, index)
+            load, ids = next(loads), sampler.micro_batch(step, index).ids
             assert (load.dataset.variant, load.step, load.rows) == (phase.source, step, phase.micro_batch)
             assert load.image_size == phase.image_size
             np.testing.assert_array_equal(load.sample_ids, ids)

@@ -195,7 +195,7 @@ def test_none_at_all_changes_nothing() -> None:
         ("seed=1.5", "1.5", "whole number"),
         ("seed=" + "9" * 5000, "seed", "whole number"),
         ("flip=maybe", "maybe", "true or false"),
-        ("optimizer=adm", "'adm'", "choose one of sgd"),
+        ("optimizer=adm", "'adm'", "did you mean adamw?"),
         ("loss=cross-entropy", "'cross-entropy'", "did you mean cross_entropy?"),
         ("augment=mixup 0.2", "augment: unknown transform 'mixup 0.2'", "no batch transforms"),
         ("mean=1,2", "[1.0, 2.0]", "3 numbers"),

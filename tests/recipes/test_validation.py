@@ -77,6 +77,9 @@ def test_a_good_recipe_passes() -> None:
         (0, {"source": "१६०"}, ["phases.0.source"]),
         (0, {"min_area": 0.0}, ["phases.0.min_area", "0.0"]),
         (0, {"min_area": 1.5}, ["phases.0.min_area", "1.5"]),
+        (0, {"freeze": "head"}, ["phases.0.freeze", "'head'"]),
+        (1, {"freeze": "stages 0"}, ["phases.1.freeze", "'stages 0'"]),
+        (1, {"freeze": "stages 2 3"}, ["phases.1.freeze", "'stages 2 3'"]),
     ],
 )
 def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[str]) -> None:
@@ -99,6 +102,13 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("crop", "centre"),
         ("bad_records", "skip"),
         ("momentum", 1.0),
+        ("beta2", 1.0),
+        ("rest_lr", 0.0),
+        ("backbone_lr", -0.1),
+        ("layer_decay", 1.5),
+        ("layer_decay", 0.0),
+        ("focal_gamma", -1.0),
+        ("class_weights", "equal"),
         ("label_smoothing", -0.1),
         ("ema_decay", 1.0),
         ("weight_decay", -1e-4),
@@ -120,6 +130,9 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("eval_image_size", 0),
         ("eval_batch_size", 0),
         ("eval_every", -1),
+        ("patience", -1),
+        ("recalibrate_bn", -1),
+        ("balance", 1),
         ("flip", 1),
         ("init", "\udcff.pt"),
     ],
@@ -127,6 +140,34 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
 def test_a_wrong_setting_is_named(key: str, value: Any) -> None:
     changes: dict[str, Any] = {key: value}
     refused(replace(GOOD, **changes), key)
+
+
+ONCE = replace(GOOD.phases[0], freeze="backbone")
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("phases.*.freeze", {"phases": GOOD.phases[:1]}),
+        ("phases.*.image_size", {"phases": (ONCE, replace(ONCE, epochs=(2, 4), image_size=24))}),
+        ("phases.*.source", {"phases": (ONCE, replace(ONCE, epochs=(2, 4), source="full"))}),
+        ("crop", {"crop": "random_resized"}),
+        ("flip", {"flip": True}),
+        ("antialias", {"antialias": False}),
+        ("freeze_norm", {"freeze_norm": False}),
+        ("bad_records", {"bad_records": "substitute"}),
+        ("recalibrate_bn", {"recalibrate_bn": 5}),
+    ],
+)
+def test_features_once_needs_the_same_features_each_time(key: str, changes: dict[str, Any]) -> None:
+    once = replace(GOOD, features_once=True, crop="center", flip=False, phases=(ONCE,))
+    validate(once)
+    error = refused(replace(once, **changes), f"features_once: {key} does not allow it")
+    assert "features_once=false" in error.hint
+
+
+def test_patience_without_evaluations_is_refused() -> None:
+    refused(replace(GOOD, patience=3, eval_every=0), "patience: 3", "eval_every is 0")
 
 
 def test_an_evaluation_crop_larger_than_the_resized_image_is_refused() -> None:
@@ -152,6 +193,7 @@ def test_transforms_are_named_with_their_numbers(monkeypatch: pytest.MonkeyPatch
 
 def test_nesterov_needs_momentum() -> None:
     refused(replace(GOOD, nesterov=True, momentum=0.0), "nesterov")
+    refused(replace(GOOD, nesterov=True, optimizer="adamw"), "nesterov", "adamw")
 
 
 def test_a_recipe_without_rows_is_refused() -> None:

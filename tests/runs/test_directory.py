@@ -107,6 +107,7 @@ def test_rewinding_drops_what_is_computed_again(tmp_path: Path) -> None:
     with run.metrics_file.open("a") as file:
         file.write('{"step": 20, "lo')
     assert [(row.step, row.top1) for row in run.evaluations()] == [(10, 2.0)]
+    assert (run.top1(), run.first_top1()) == ({10: 2.0}, {10: 1.0})
     first = run.metrics_file.read_text().splitlines(keepends=True)[0]
     run.rewind(9)
     assert run.metrics_file.read_text() == first  # as it was, to what this version does not know

@@ -12,11 +12,12 @@ from imagesprint.errors import RunError
 from imagesprint.images.draws import permutation
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import Loader
+from imagesprint.loading.sampling import ShuffledSampler
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import open_dataset, open_root
 from imagesprint.runs.ranks import Ranks
-from imagesprint.training.metering import EXPLODED, Cadence, LossGuard, Meter, StageTimes
+from imagesprint.training.metering import EXPLODED, Cadence, LossGuard, Meter, StageTimes, is_out_of_patience
 from imagesprint.training.optimizer import l2_loss
 from imagesprint.training.prefetch import on_device
 from imagesprint.training.state import TrainingState
@@ -45,18 +46,30 @@ def test_checkpoints() -> None:
     assert steps(Cadence(SCHEDULE, 1, None, 51).checkpoint) == [13, 26, 39, 45, 51]
     assert steps(Cadence(SCHEDULE, 1, 20, 51).checkpoint) == [20, 40, 51]
     assert [step for step in range(1, 31) if Cadence(SCHEDULE, 1, 20, 30).checkpoint(step)] == [20, 30]
+    assert steps(Cadence(SCHEDULE, 2, 20, 51, patience=3).checkpoint) == [20, 26, 40, 45, 51]
 
 
 @pytest.mark.parametrize("start", [0, 13, 20, 51])
 @pytest.mark.parametrize("until", [51, 39, 30])
-@pytest.mark.parametrize(("eval_every", "checkpoint_every"), [(1, None), (2, 20), (0, 13)])
+@pytest.mark.parametrize(
+    ("eval_every", "checkpoint_every", "patience"), [(1, None, 0), (2, 20, 0), (0, 13, 0), (2, 20, 1)]
+)
 def test_lists_hold_the_steps_at_which_it_is_due(
-    start: int, until: int, eval_every: int, checkpoint_every: int | None
+    start: int, until: int, eval_every: int, checkpoint_every: int | None, patience: int
 ) -> None:
-    cadence = Cadence(SCHEDULE, eval_every, checkpoint_every, until)
+    cadence = Cadence(SCHEDULE, eval_every, checkpoint_every, until, patience)
     ahead = range(start + 1, until + 1)
     assert cadence.evaluations(start) == [step for step in ahead if cadence.evaluate(step)]
     assert cadence.checkpoints(start) == [step for step in ahead if cadence.checkpoint(step)]
+
+
+def test_patience_ends_with_so_many_evaluations_that_brought_nothing_better() -> None:
+    top1 = [10.0, 30.0, 20.0, 30.0, 30.5, 30.5, 9.0, 30.5]
+    ends = {
+        patience: [n for n in range(len(top1) + 1) if is_out_of_patience(top1[:n], patience)]
+        for patience in (0, 1, 2, 3, 4, 7)
+    }
+    assert ends == {0: [], 1: [3, 4, 6, 7, 8], 2: [4, 7, 8], 3: [8], 4: [], 7: []}
 
 
 def test_logged_windows_end_wherever_something_happens() -> None:
@@ -108,7 +121,8 @@ def test_a_nan_in_one_batch_is_reported_with_its_step_and_samples(photo_root: Pa
 
 
 def test_what_is_too_large_or_infinite(tiny_recipe: Recipe) -> None:
-    guard = LossGuard(Schedule(tiny_recipe, 70), 0)
+    schedule = Schedule(tiny_recipe, 70)
+    guard = LossGuard(schedule, ShuffledSampler(schedule, 0))
     guard.check(10, [1.0, EXPLODED], 5.0)
     with pytest.raises(RunError, match=r"the loss is 1001 at step 9,"):
         guard.check(10, [1001.0, 1.0], 5.0)

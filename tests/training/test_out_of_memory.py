@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,26 +130,27 @@ class Replayed:
 def test_all_shapes_are_captured_on_one_stream_in_one_pool_once_all_are_warm(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Gpu(monkeypatch)
     micro_batch = MicroBatch(TrainingState(RECIPE, CLASSES, ALONE.device), ALONE.device, compiled=True)
-    runs: list[tuple[object, tuple[int, ...]]] = []
-    monkeypatch.setattr(micro_batch, "_run", lambda images, *_: runs.append((gpu.current, tuple(images.shape[:2]))))
+    large, middle, small, late = ((*sizes, "none") for sizes in ((8, 24), (8, 16), (4, 16), (2, 16)))
+    runs: list[tuple[object, tuple[int, int, str]]] = []
+    monkeypatch.setattr(micro_batch, "_run", lambda images, *_: runs.append((gpu.current, (*images.shape[:2], "none"))))
     monkeypatch.setattr(micro_batch, "_capture", step._Capture(ALONE.device))
-    assert micro_batch.prepare([(8, 16), (8, 24), (4, 16), (8, 24)]) == 3
-    assert micro_batch.prepare([(8, 16), (2, 16)]) == 1  # one that comes later, too
+    assert micro_batch.prepare([middle, large, small, large]) == 3
+    assert micro_batch.prepare([middle, late]) == 1  # one that comes later, too
     kinds, streams, pools = zip(*gpu.events, strict=True)
     assert kinds == ("eager",) * 3 + ("capture",) * 3 + ("eager", "capture")
     assert len(set(streams)) == 1
     assert {pool for kind, pool in zip(kinds, pools, strict=True) if kind == "capture"} == {1}
     assert {stream for stream, _ in runs} == set(streams)
-    largest_first = [(8, 24), (8, 16), (4, 16)]
+    largest_first = [large, middle, small]
     warmed = [shape for shape in largest_first for _ in range(EAGER_RUNS)]
-    assert [shape for _, shape in runs] == [*warmed, *largest_first, *[(2, 16)] * (EAGER_RUNS + 1)]
+    assert [shape for _, shape in runs] == [*warmed, *largest_first, *[late] * (EAGER_RUNS + 1)]
 
     count = len(runs)
     micro_batch(*micro_batch.blank(8, 24))
     assert len(runs) == count  # replayed, not run
     graphs = {shape: graph._graph for shape, graph in micro_batch._graphs.items() if graph is not None}
     assert {shape: graph.replays for shape, graph in graphs.items()} == {  # type: ignore[attr-defined]
-        (8, 24): 1, (8, 16): 0, (4, 16): 0, (2, 16): 0,
+        large: 1, middle: 0, small: 0, late: 0,
     }  # fmt: skip
 
 
@@ -208,7 +210,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Small]]:
         assert all(tensor() is None for tensor in Small.held)
 
     monkeypatch.setattr(micro_batch_size, "MicroBatch", Small)
-    monkeypatch.setattr(micro_batch_size, "TrainingState", lambda *_: None)
+    frozen = SimpleNamespace(freeze=lambda _: None)
+    monkeypatch.setattr(micro_batch_size, "TrainingState", lambda *_: frozen)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, _: fractions.append(share))
     monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
     monkeypatch.setattr(Ranks, "gather", lambda _, value: [value])

@@ -25,14 +25,15 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1e-12))
 
 
-WORDS = ("--stop-after", 30, "--checkpoint-every", 1, "--set", "precision=fp64", "--set", "ema_decay=0.9")
+SETTINGS = ("precision=fp64", "ema_decay=0.9", "patience=1", "recalibrate_bn=2")
+WORDS = ("--checkpoint-every", 1, *(word for setting in SETTINGS for word in ("--set", setting)))
 
 
 @pytest.fixture(scope="module")
 def runs(
     imagesprint: Train, photo_root: Path, tiny_recipe: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, Path]:
-    """30 steps in float64 on 1, 2 and 4 processes, with a checkpoint after each."""
+    """The 32 steps in float64 on 1, 2 and 4 processes, with a checkpoint after each; the last is recalibrated."""
     from imagesprint.recipes.serialization import to_toml
 
     folder = tmp_path_factory.mktemp("ranks")
@@ -60,6 +61,18 @@ def test_thirty_steps_in_float64_are_the_same_on_any_number_of_ranks(runs: dict[
         for key in ("step", "epoch", "lr", "batch_size", "image_size", "top1", "top5"):
             assert ours[key] == theirs[key], key
         assert abs(ours["cross_entropy"] - theirs["cross_entropy"]) < 1e-5 * ours["cross_entropy"]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_statistics_that_are_measured_anew_are_the_same_on_any_number_of_ranks(
+    runs: dict[int, Path], processes: int
+) -> None:
+    alone, many = after(runs[1], 32), after(runs[processes], 32)
+    assert alone["recalibrated"]
+    assert many["recalibrated"]
+    assert not after(runs[1], 31)["recalibrated"]
+    for key, value in alone["ema"].items():
+        assert relative(many["ema"][key], value) < 1e-5, key
 
 
 @pytest.mark.parametrize("processes", [2, 4])

@@ -90,6 +90,7 @@ OF_BOTH: list[tuple[str, object]] = [
     ("ema:bn1.bias", torch.quantize_per_tensor(TENSOR, 0.1, 0, torch.qint8)), ("ema:bn1.bias", None),
     ("ema:bn1.bias", torch.ones(1).expand(1 << 40)), ("ema:bn1.num_batches_tracked", torch.tensor(1.0)),
     ("train_seconds", NAN), ("wall_seconds", -1.0), ("compile_seconds", "1"), ("bad_records", True), ("overflows", 1.5),
+    ("recalibrated", 1),
     ("data", 3), ("decoder", None), ("torch", b"2.13"),
     ("decoder", "\x1b[2J"), ("optimizer", 1), ("optimizer", {}),
     ("optimizer:state", []), ("optimizer:param_groups", {}), ("optimizer:param_groups:0", 1),

@@ -118,7 +118,16 @@ class _HostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("changes", [{"precision": "bf16", "ema_decay": 0.9}, {"precision": "fp16", "loss_scale": 8.0}])
+READING_NOTHING = [
+    {"precision": "bf16", "ema_decay": 0.9},
+    {"precision": "fp16", "loss_scale": 8.0},
+    {"precision": "bf16", "optimizer": "adamw", "nesterov": False, "loss": "bce", "class_weights": "balanced"},
+    {"precision": "bf16", "optimizer": "lars", "loss": "focal"},
+    {"precision": "bf16", "optimizer": "muon", "layer_decay": 0.5, "class_weights": "sqrt"},
+]
+
+
+@pytest.mark.parametrize("changes", READING_NOTHING, ids=str)
 def test_a_step_reads_nothing_back_to_the_host(batches: Batches, changes: dict[str, Any]) -> None:
     state = TrainingState(replace(RECIPE, **changes), CLASSES, ALONE.device)
     step, feed = TrainingStep(state, ALONE), iter(batches(6))

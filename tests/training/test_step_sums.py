@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,11 +19,12 @@ from imagesprint.training.step import TrainingStep
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 CLASSES = tuple("abcdefg")  # an odd number: the gradients behind the head's bias need padding
-RECIPE = Recipe(
-    name="test", model="resnet20", precision="fp64", phases=(Phase((0, 1), (0.1, 0.1), "constant", 32, 8, 16),)
-)
+WHOLE = Phase((1, 2), (0.1, 0.1), "constant", 32, 8, 16)
+FROZEN = Phase((0, 1), (0.1, 0.1), "constant", 32, 8, 16, freeze="stages 1")
+RECIPE = Recipe(name="test", model="resnet20", precision="fp64", phases=(FROZEN, WHOLE))
 
-# Rank RANK of 2: two steps with the reduction during the backward pass, then two with it afterwards.
+# Rank RANK of 2: two steps, the first with frozen parts, with the reduction during the backward pass, then the same
+# with it afterwards.
 PROGRAM = """
 import sys, torch
 from imagesprint.loading.batch import Batch
@@ -39,14 +41,14 @@ with open_ranks("cpu") as ranks:
     saved = {}
     for overlapping in (True, False):
         state = TrainingState(recipe, tuple("abcdefg"), ranks.device)
-        sums, reduce, early = state.sums, state.sums.reduce, []
-        sums.reduce = lambda ranks: (early.append(len(sums._waits)), reduce(ranks))
+        sums, reduce, early, used = state.sums, state.sums.reduce, [], []
+        sums.reduce = lambda ranks: (early.append(len(sums._waits)), used.append(sums._num_used), reduce(ranks))
         if not overlapping:
             sums.overlap = lambda ranks: None
         feed = (Batch(*tensors, 0, torch.empty((8, 0))) for tensors in given[ranks.rank::2])
         step = TrainingStep(state, ranks)
-        metrics = [step(feed, recipe.phases[0], 0.1).clone() for _ in range(2)]
-        saved[overlapping] = {"model": state.network.state_dict(), "metrics": metrics, "early": early,
+        metrics = [step(feed, phase, 0.1).clone() for phase in recipe.phases]
+        saved[overlapping] = {"model": state.network.state_dict(), "metrics": metrics, "early": early, "used": used,
                               "buckets": len(sums._buckets)}
     torch.save(saved, f"{sys.argv[1]}/rank{ranks.rank}.pt")
 """
@@ -68,7 +70,7 @@ def test_buckets_cover_all_sums_in_the_order_of_the_backward_pass(monkeypatch: p
 @pytest.fixture(scope="module")
 def two_ranks(
     batches: Callable[[int], list[Batch]], tmp_path_factory: pytest.TempPathFactory
-) -> list[dict[bool, dict[str, object]]]:
+) -> list[dict[bool, dict[str, Any]]]:
     from imagesprint.recipes.serialization import to_toml
 
     folder = tmp_path_factory.mktemp("sums")
@@ -98,13 +100,14 @@ def _run(folder: Path) -> None:
     assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
 
 
-def test_buckets_are_summed_while_the_backward_pass_goes_on(two_ranks: list[dict[bool, dict[str, object]]]) -> None:
+def test_buckets_are_summed_while_the_backward_pass_goes_on(two_ranks: list[dict[bool, dict[str, Any]]]) -> None:
     for rank in two_ranks:
-        assert rank[True]["early"] == [rank[True]["buckets"]] * 2  # none was left when the backward pass had ended
+        assert rank[True]["early"] == rank[True]["used"]  # none was left when the backward pass had ended
+        assert rank[True]["used"] == [rank[True]["buckets"] - 2, rank[True]["buckets"]]  # the frozen parts' are zero
         assert rank[False]["early"] == [0, 0]
 
 
-def test_no_bit_depends_on_when_a_bucket_is_summed(two_ranks: list[dict[bool, dict[str, object]]]) -> None:
+def test_no_bit_depends_on_when_a_bucket_is_summed(two_ranks: list[dict[bool, dict[str, Any]]]) -> None:
     reference = two_ranks[0][True]
     for rank in two_ranks:
         for done in rank.values():
@@ -113,11 +116,11 @@ def test_no_bit_depends_on_when_a_bucket_is_summed(two_ranks: list[dict[bool, di
 
 
 def test_two_ranks_equal_one_with_all_micro_batches(
-    two_ranks: list[dict[bool, dict[str, object]]], batches: Callable[[int], list[Batch]]
+    two_ranks: list[dict[bool, dict[str, Any]]], batches: Callable[[int], list[Batch]]
 ) -> None:
     state = TrainingState(RECIPE, CLASSES, ALONE.device)
     step, feed = TrainingStep(state, ALONE), iter(batches(8))
-    metrics = [step(feed, RECIPE.phases[0], 0.1).clone() for _ in range(2)]
+    metrics = [step(feed, phase, 0.1).clone() for phase in RECIPE.phases]
     torch.testing.assert_close(two_ranks[1][True]["metrics"], metrics, rtol=1e-10, atol=0)
     torch.testing.assert_close(two_ranks[1][True]["model"], dict(state.network.state_dict()), rtol=1e-9, atol=1e-10)
 
@@ -128,7 +131,7 @@ def test_momenta_of_their_own(batches: Callable[[int], list[Batch]]) -> None:
     network = state.network
     network.get_submodule("bn1").momentum = 0.5  # type: ignore[assignment]
     state.sums = StepSums(network)
-    TrainingStep(state, ALONE)(iter(batches(4)), RECIPE.phases[0], 0.1)
+    TrainingStep(state, ALONE)(iter(batches(4)), WHOLE, 0.1)
     for name, momentum in (("bn1", 0.5), ("layer1.0.bn1", 0.1)):
         moved = network.get_buffer(f"{name}.running_var")
         assert not torch.equal(moved, torch.ones_like(moved))

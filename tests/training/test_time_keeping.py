@@ -53,7 +53,7 @@ def test_time_left_follows_what_was_measured() -> None:
 def test_without_a_plan_the_first_steps_make_one() -> None:
     keeper = TimeKeeper(RECIPE, CADENCE, 0, None, time.monotonic())
     assert keeper.left(0) is None
-    assert keeper.comparison() is None
+    assert keeper.comparison(51) is None
     assert keeper.steps(row(0, 10, seconds=5.0))
     assert keeper.left(10) == pytest.approx(0.5 * 29 + 8 * 0.5 * 12)  # by their pixels
     assert not keeper.steps(row(0, 10, seconds=5.0))
@@ -63,7 +63,7 @@ def test_comparison() -> None:
     keeper = TimeKeeper(RECIPE, CADENCE, 0, PLAN, time.monotonic())
     keeper.steps(row(0, 39, seconds=40.0))
     keeper.steps(row(1, 12, seconds=30.0))
-    compared = keeper.comparison()
+    compared = keeper.comparison(51)
     assert compared is not None
     parts = {part.part: (part.count, part.planned_seconds, part.seconds) for part in compared.parts}
     assert parts["phase 0"] == (39, 39.0, 40.0)
@@ -71,3 +71,6 @@ def test_comparison() -> None:
     assert parts["evaluations"] == (3, 30.0, 0.0)
     assert compared.planned_seconds == 5 + 39 + 24 + 30 + 2.5
     assert compared.origin == "made up"
+    ended_early = keeper.comparison(26)
+    assert ended_early is not None
+    assert ended_early.planned_seconds == 5 + 26 + 10 + 2 * 0.5

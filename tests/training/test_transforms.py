@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from imagesprint.checkpoints.format import read_training_checkpoint
-from imagesprint.errors import CheckpointError
 from imagesprint.images.draws import sample_floats
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import Loader
@@ -24,7 +23,7 @@ from imagesprint.recipes.recipe import LOSS_NAMES, OPTIMIZER_NAMES, TRANSFORM_DR
 from imagesprint.recipes.serialization import to_toml
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.losses import LOSSES
-from imagesprint.training.optimizer import OPTIMIZERS, decay_groups
+from imagesprint.training.optimizer import OPTIMIZERS
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep
 from imagesprint.training.transforms import TRANSFORMS, transforms_of
@@ -213,54 +212,3 @@ def test_the_tables_have_the_names_that_recipes_know() -> None:
     purposes = [row.purpose for row in TRANSFORM_DRAWS.values()]
     assert len(set(purposes)) == len(purposes)
     assert all(purpose >= 16 for purpose in purposes)
-
-
-class Together(torch.optim.Optimizer):
-    """Two of torch's optimizers as one: they share the state, and the groups of both stand in one list."""
-
-    def __init__(self, *parts: torch.optim.Optimizer) -> None:
-        super().__init__([group for part in parts for group in part.param_groups], {})
-        self.param_groups = [group for part in parts for group in part.param_groups]
-        for part in parts:
-            self.state.update(part.state)
-            part.state = self.state
-        self._parts = parts
-
-    def step(self, closure: Any = None) -> Any:
-        for part in self._parts:
-            part.step(closure)
-
-
-def split(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    """SGD for what has weight decay, AdamW for the rest, as Muon's users split a network."""
-    matrices, rest = decay_groups(recipe, network)
-    sgd, adamw = torch.optim.SGD([matrices], lr=0.0, momentum=0.9), torch.optim.AdamW([rest], lr=0.0)
-    for parameter in matrices["params"]:
-        sgd.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
-    for parameter in rest["params"]:
-        averages = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-        adamw.state[parameter] = {"step": torch.tensor(0.0), **averages}
-    return Together(sgd, adamw)
-
-
-@pytest.mark.usefixtures("registered")
-def test_several_optimizers_are_one_and_every_key_of_their_state_is_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(OPTIMIZERS, "split", split)
-    monkeypatch.setattr("imagesprint.recipes.validation.OPTIMIZER_NAMES", ("sgd", "split"))
-    recipe = replace(RECIPE, optimizer="split", decay_norm_and_bias=False)
-    whole, metrics = trained(recipe, range(4))
-    half, _ = trained(recipe, range(2))
-    content = half.checkpoint(100, "data", "native")
-    torch.save(content, tmp_path / "half.pt")
-    resumed, rest = trained(recipe, range(2, 4), held=tmp_path / "half.pt")
-    assert rest == metrics[2:]
-    assert_same(resumed, whole.network.state_dict())
-    number, row = max(content["optimizer"]["state"].items())
-    assert sorted(row) == ["exp_avg", "exp_avg_sq", "step"]
-    for change in ({"exp_avg": torch.ones(99)}, {"more": torch.ones(1)}, {"step": torch.tensor(float("nan"))}):
-        state = {**content["optimizer"]["state"], number: {**row, **change}}
-        torch.save({**content, "optimizer": {**content["optimizer"], "state": state}}, tmp_path / "wrong.pt")
-        with pytest.raises(CheckpointError, match=rf"optimizer\.state\.{number}"):
-            trained(recipe, range(2, 4), held=tmp_path / "wrong.pt")

@@ -41,6 +41,7 @@ class CheckpointContent(TypedDict):
     compile_seconds: float
     bad_records: int
     overflows: int
+    recalibrated: bool
     recipe: dict[str, object]
     classes: list[str]
     class_texts: list[str]
@@ -76,6 +77,7 @@ class TrainingCheckpoint:
     compile_seconds: float
     bad_records: int
     overflows: int
+    recalibrated: bool
     missing: tuple[str, ...]
 
 
@@ -113,6 +115,7 @@ def read_training_checkpoint(path: Path) -> TrainingCheckpoint:
         compile_seconds=given.number("compile_seconds"),
         bad_records=given.count("bad_records"),
         overflows=given.count("overflows"),
+        recalibrated=given.flag("recalibrated"),
         missing=tuple(key for key in _FOR_RESUMING if key not in content),
     )
 
@@ -170,6 +173,12 @@ class _Keys:
         value = self.content.get(key, 0)
         if type(value) is not int or not at_least <= value <= _LARGEST:
             raise self.fault(key, value, f"a whole number from {at_least}")
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self.content.get(key, False)
+        if type(value) is not bool:
+            raise self.fault(key, value, "true or false")
         return value
 
     def number(self, key: str) -> float:

@@ -15,11 +15,10 @@ from imagesprint.checkpoints.weight_files import Inert, no_plain_tensor, read_fo
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
 from imagesprint.model.building import build_model, normalize
+from imagesprint.model.depths import HEAD_PREFIXES
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.storage.url import Place, parse_place
 
-# A head holds the names of the classes in its shape: torchvision calls it fc, timm head or classifier.
-HEAD_PREFIXES = ("fc.", "head.", "classifier.")
 COUNTER = "num_batches_tracked"  # of a batch norm: not used here, and not there before PyTorch 0.4.1
 # What wrappers put into a name, in any order and place: DataParallel, torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}

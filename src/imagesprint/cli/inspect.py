@@ -66,7 +66,7 @@ def _numbers(text: str) -> list[int]:
 
 def _of_step(run_directory: Path, step: int, root: "Root") -> tuple[str, list[int]]:
     """The variant and the sample ids that `step` of a run reads."""
-    from imagesprint.loading.sampling import Sampler
+    from imagesprint.loading.sampling import make_sampler
     from imagesprint.recipes.library import load_recipe
     from imagesprint.recipes.schedule import Schedule
 
@@ -74,8 +74,10 @@ def _of_step(run_directory: Path, step: int, root: "Root") -> tuple[str, list[in
     if not file.is_file():
         raise UsageError(f"there is no run {run_directory}: it has no recipe.toml", "name a run directory")
     recipe = load_recipe(file)
-    schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
+    dataset = root.dataset(root.nearest(recipe.phases[0].source), "train")
+    schedule = Schedule(recipe, len(dataset))
     if step > schedule.total_steps:
         raise UsageError(f"--step {step}: the run has {schedule.total_steps} steps", "give one of them")
-    ids: list[int] = Sampler(schedule, recipe.seed).batch(step - 1).tolist()
+    sampler = make_sampler(schedule, recipe.seed, dataset.labels if recipe.balance else None)
+    ids: list[int] = sampler.batch(step - 1).ids.tolist()
     return root.nearest(schedule.phase(step - 1).source), ids

@@ -46,6 +46,7 @@ def plan_text(plan: "Plan", price: float | None = None) -> str:
         *(_besides(plan) if plan.calibration is not None else ()),
         _disk(plan.checkpoints),
         _total(plan.total_seconds, price),
+        *([f"            or less: {plan.patience} evaluations without a better top-1 end it"] if plan.patience else ()),
         *storage_lines(plan.storage),
         *_reached(plan),
         *(_sources(plan) if plan.calibration is None else _calibration(plan.calibration)),

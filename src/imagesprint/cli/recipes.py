@@ -111,8 +111,10 @@ def _as_text(recipe: Recipe, schedule: Schedule | None) -> str:
 
 def _phase_table(recipe: Recipe, schedule: Schedule | None) -> str:
     unit = "steps" if recipe.phases[0].epochs is None else "epochs"
-    header = ["phase", unit, "lr", "method", "batch", "micro", "px", "source", "min_area"]
+    header = ["phase", unit, "lr", "method", "batch", "micro", "px", "source", "min_area", "freeze"]
     rows = [[i, *_phase_cells(phase)] for i, phase in enumerate(recipe.phases)]
+    if all(phase.freeze == "none" for phase in recipe.phases):
+        header, rows = header[:-1], [row[:-1] for row in rows]
     if schedule is not None and unit == "epochs":
         header.insert(2, "steps")
         for row, bounds in zip(rows, schedule.bounds, strict=True):
@@ -125,7 +127,17 @@ def _phase_cells(phase: Phase) -> list[object]:
     lr = f"{first:g}" if first == last else f"{first:g} → {last:g}"
     span = _range_text(phase.epochs or phase.steps or (0, 0))
     batch = f"{phase.micro_batches} × {phase.micro_batch}" if phase.micro_batch else "auto"
-    return [span, lr, phase.method, phase.batch_size, batch, phase.image_size, phase.source, phase.min_area]
+    return [
+        span,
+        lr,
+        phase.method,
+        phase.batch_size,
+        batch,
+        phase.image_size,
+        phase.source,
+        phase.min_area,
+        phase.freeze,
+    ]
 
 
 def _settings_table(recipe: Recipe) -> str:

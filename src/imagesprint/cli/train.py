@@ -152,7 +152,7 @@ def summary(run: Place, result: dict[str, Any]) -> str:
     seconds, speed = result["wall_seconds"], result["images_per_second"]
     lines = [
         f"trained     {result['steps']:,} steps, {result['epochs']:g} epochs in {duration(seconds)}, "
-        f"{speed:,.0f} images/s"
+        f"{speed:,.0f} images/s" + (", ended early by patience" if result["ended_early"] else "")
     ]
     if result["top1"] is not None:
         lines.append(f"accuracy    top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}%, loss {result['loss']:.4f}")

@@ -74,9 +74,9 @@ def _files(record: RunRecord) -> Check:
 
 def _finished(record: RunRecord, schedule: Schedule | None) -> Check:
     step = record.last.step
-    if record.result is not None:
-        return ok("finished", f"all {step:,} steps are done")
     found = f"{step:,}{f' of {schedule.total_steps:,}' if schedule else ''} steps are done"
+    if record.result is not None:
+        return ok("finished", f"early: {found}" if record.result.ended_early else f"all {step:,} steps are done")
     hint = "give the same train command again: most of the accuracy comes where the learning rate falls"
     return warning("finished", f"{found}, at learning rate {record.last.lr:.3g}", hint)
 

@@ -58,6 +58,7 @@ class StepSpeed:
     image_size: int
     batch_size: int
     micro_batch: int
+    freeze: str
     compile_seconds: float
     images_per_second: float
     seconds_per_step: float
@@ -170,7 +171,7 @@ def bench_step(
 
 def _shapes(recipe: Recipe, pixels: int | None) -> list[Phase]:
     """The first phase of each shape that is to be measured, in the recipe's order."""
-    shapes: dict[tuple[int, int, int], Phase] = {}
+    shapes: dict[tuple[int, int, int, str], Phase] = {}
     for phase in recipe.phases:
         if pixels in (None, phase.image_size):
             shapes.setdefault(shape_of(phase), phase)
@@ -215,7 +216,7 @@ def _against_limits(work: ImageWork, speed: float, ceilings: Ceilings) -> Agains
     )
 
 
-def project(recipe: Recipe, schedule: Schedule, speeds: Mapping[tuple[int, int, int], float]) -> Projection:
+def project(recipe: Recipe, schedule: Schedule, speeds: Mapping[tuple[int, int, int, str], float]) -> Projection:
     """Return the training time of the whole recipe, derived from the images a second of each of its shapes."""
     phases = []
     for phase, (start, end) in zip(recipe.phases, schedule.bounds, strict=True):
@@ -253,6 +254,7 @@ def _measure_parts(training: TimedTraining, phase: Phase) -> dict[str, float]:
     device = training.ranks.device
     batches = on_device(synthetic_batches(phase, CLASSES, device), device)
     totals = dict.fromkeys(PARTS, 0.0)
+    training.state.freeze(phase.freeze)  # the hooks are on what is trained
     for _ in range(PART_STEPS):
         step = partial(training.eager_step, batches, phase, LR)
         for part, seconds in _Watch(training.state, device).run(step).items():
@@ -316,6 +318,7 @@ class TrainedShape:
     image_size: int
     batch_size: int
     micro_batch: int
+    freeze: str
     compile_seconds: float
     images_per_second: float
     synthetic_images_per_second: float

@@ -89,7 +89,7 @@ def _facts(recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> dict[str
         ),
         "recipe": {key: value for key, value in fields.items() if key not in _NO_MATTER},
         "phases": [
-            [phase.image_size, phase.batch_size, phase.micro_batch, phase.source, phase.min_area]
+            [phase.image_size, phase.batch_size, phase.micro_batch, phase.freeze, phase.source, phase.min_area]
             for phase in recipe.phases
         ],
     }

@@ -13,7 +13,7 @@ from imagesprint.diagnosis.calibrations import DISTURBED, KeptCalibration, distu
 from imagesprint.diagnosis.excerpt import local_part
 from imagesprint.diagnosis.published_speeds import NUM_CLASSES, gpu_names, published_plan
 from imagesprint.diagnosis.stage_costs import LoadingCost, TrainingCosts, measure_costs
-from imagesprint.diagnosis.step_timing import TimedTraining, device_name
+from imagesprint.diagnosis.step_timing import TimedTraining, check_timed, device_name
 from imagesprint.diagnosis.storage_plan import Storage
 from imagesprint.diagnosis.storage_text import storage_lines
 from imagesprint.diagnosis.stores import (
@@ -102,8 +102,8 @@ class CalibrationFile:
 @dataclass(frozen=True)
 class Plan:
     """The result of `plan`, in seconds; `calibration` is None for another machine. `accuracies` are the points of
-    `reference` that the training comes to, each with the `seconds` after which it does. `storage` is None where data
-    and run lie on this machine.
+    `reference` that the training comes to, each with the `seconds` after which it does. With a `patience` other than 0
+    it may end before. `storage` is None where data and run lie on this machine.
     """
 
     recipe: str
@@ -121,6 +121,7 @@ class Plan:
     total_seconds: float
     reference: str | None
     accuracies: list[dict[str, float]]
+    patience: int
     not_included: tuple[str, ...]
     storage: Storage | None
 
@@ -201,6 +202,7 @@ def plan_elsewhere(
 
     Raises UsageError for a GPU that nothing is known of, and where the number of images is missing.
     """
+    check_timed(recipe)
     check_world_size(recipe, gpus)
     root = open_root(data) if data is not None else None
     if root is not None:
@@ -248,13 +250,16 @@ def known_plan(
     if stores == NO_STORES:
         return plan, []
     schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
-    work = Timetable(Cadence(schedule, recipe.eval_every, checkpoint_every, schedule.total_steps), 0).whole()
+    cadence = Cadence(schedule, recipe.eval_every, checkpoint_every, schedule.total_steps, recipe.patience)
+    work = Timetable(cadence, 0).whole()
     num_bytes = 0 if stores.run is None else _checkpoint_bytes(recipe, len(root.classes))
     plan, storage = plan_stores(stores, recipe, schedule, plan, work, num_bytes)
     return plan, storage_lines(storage)
 
 
 def _known_times(recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> TimePlan | None:
+    if recipe.features_once:
+        return None  # see `check_timed`
     found = KeptCalibration(recipe, root, ranks, compiled).read()
     if found is not None:
         return _time_plan(*found)
@@ -287,7 +292,7 @@ def _forecast(
     num_classes: int,
     checkpoint_bytes: int,
 ) -> Plan:
-    timetable = Timetable(Cadence(schedule, recipe.eval_every, None, schedule.total_steps), 0)
+    timetable = Timetable(Cadence(schedule, recipe.eval_every, None, schedule.total_steps, recipe.patience), 0)
     work = timetable.whole()
     plan, storage = plan_stores(stores, recipe, schedule, plan, work, checkpoint_bytes)
     phases = [
@@ -322,6 +327,7 @@ def _forecast(
         total_seconds=plan.start_up + plan.seconds(work) + _sending(storage),
         reference=None if reference is None else reference.name,
         accuracies=[] if reference is None else _accuracies(schedule, plan, timetable, reference),
+        patience=recipe.patience,
         not_included=() if calibration is not None else ("start-up", "evaluations", "checkpoints"),
         storage=storage,
     )

@@ -55,8 +55,8 @@ def gpu_names() -> list[str]:
 def speed_of(recipe: Recipe, phase: Phase, gpu: str, gpus: int) -> Speed:
     """Return the speed of `gpus` GPUs in `phase`: published, or derived from the nearest that is.
 
-    Derived are speeds of another number of GPUs, in proportion to it, and of another model or image size, by the
-    floating-point operations that an image takes. Raises UsageError for a GPU that is not in the table.
+    Derived are speeds of another number of GPUs, in proportion to it, and of another model, image size or frozen part,
+    by the floating-point operations that an image takes. Raises UsageError for a GPU that is not in the table.
     """
     known = [each for each in published_speeds() if each.gpu == gpu and each.recipe in (None, recipe.name)]
     if not known:
@@ -65,9 +65,9 @@ def speed_of(recipe: Recipe, phase: Phase, gpu: str, gpus: int) -> Speed:
     factor, derived = gpus / nearest.gpus, []
     if gpus != nearest.gpus:
         derived.append(f"{gpus}/{nearest.gpus} of the GPUs")
-    if (recipe.model, phase.image_size) != (nearest.model, nearest.image_size):
-        theirs = _flops(replace(recipe, model=nearest.model), nearest.image_size)
-        ours = _flops(recipe, phase.image_size)
+    if (recipe.model, phase.image_size, phase.freeze) != (nearest.model, nearest.image_size, "none"):
+        theirs = _flops(replace(recipe, model=nearest.model), nearest.image_size, "none")
+        ours = _flops(recipe, phase.image_size, phase.freeze)
         factor *= theirs / ours
         derived.append(f"{ours / 1e9:.3g} instead of {theirs / 1e9:.3g} GFLOP an image")
     return Speed(factor * nearest.images_per_second, nearest.source, ", ".join(derived))
@@ -85,8 +85,8 @@ def _distance(known: PublishedSpeed, recipe: Recipe, phase: Phase, gpus: int) ->
 
 
 @cache
-def _flops(recipe: Recipe, image_size: int) -> float:
-    one = replace(recipe.phases[0], image_size=image_size, batch_size=1, micro_batch=1)
+def _flops(recipe: Recipe, image_size: int, freeze: str) -> float:
+    one = replace(recipe.phases[0], image_size=image_size, batch_size=1, micro_batch=1, freeze=freeze)
     return count_work(recipe, one, NUM_CLASSES).flops
 
 

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from imagesprint.model.building import build_model
+from imagesprint.model.freezing import frozen_names
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.training.optimizer import AUTOCAST, weight_dtype
 from imagesprint.training.prefetch import Stopwatch
@@ -100,6 +101,8 @@ def count_work(recipe: Recipe, phase: Phase, num_classes: int) -> ImageWork:
     """Count the work of a micro-batch of `phase`, for an image of it. Nothing is computed: the tensors are empty."""
     dtype = AUTOCAST.get(recipe.precision, weight_dtype(recipe))
     network = build_model(recipe, num_classes).to("meta", dtype).train()
+    for name in frozen_names(network, phase.freeze):
+        network.get_parameter(name).requires_grad_(False)
     shape = (phase.micro_batch, 3, phase.image_size, phase.image_size)
     images = torch.empty(shape, dtype=dtype, device="meta").to(memory_format=torch.channels_last)
     labels = torch.empty(phase.micro_batch, dtype=torch.int64, device="meta")

@@ -16,6 +16,7 @@ from imagesprint.checkpoints.naming import list_checkpoints
 from imagesprint.checkpoints.writer import CheckpointWriter
 from imagesprint.console import Console
 from imagesprint.diagnosis.machine import processor, versions
+from imagesprint.errors import UsageError
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import AHEAD, Loader
 from imagesprint.recipes.recipe import Phase, Recipe
@@ -98,10 +99,11 @@ class TimedTraining:
 
     Batch norm's last scales begin at one: with zeros, half of the network would compute with zeros, which a GPU does
     faster. Without `fused` torch's kernels alone train it. Raises RankError where the ranks cannot share the
-    micro-batches.
+    micro-batches, UsageError as `check_timed` does.
     """
 
     def __init__(self, recipe: Recipe, num_classes: int, ranks: Ranks, compilation: str, fused: bool = True) -> None:
+        check_timed(recipe)
         check_world_size(recipe, ranks.world_size)
         precision = best_precision(ranks.device) if recipe.precision == "auto" else recipe.precision
         self.recipe = replace(recipe, precision=precision, zero_init=False)
@@ -162,9 +164,18 @@ def steps_ahead(phase: Phase, world_size: int) -> int:
     return -(-(AHEAD + _COPIED_AHEAD) * world_size // phase.micro_batches)
 
 
-def shape_of(phase: Phase) -> tuple[int, int, int]:
-    """Return image size, batch size and micro-batch: all of a phase that a step's speed depends on."""
-    return phase.image_size, phase.batch_size, phase.micro_batch
+def shape_of(phase: Phase) -> tuple[int, int, int, str]:
+    """Return image size, batch size, micro-batch and what is frozen: all of a phase that a step's speed depends on."""
+    return phase.image_size, phase.batch_size, phase.micro_batch, phase.freeze
+
+
+def check_timed(recipe: Recipe) -> None:
+    """Raise UsageError where the steps of `recipe` say nothing of how long its training takes."""
+    if recipe.features_once:
+        raise UsageError(
+            f"{recipe.name} has features once: nearly all of its time goes to them, which `train` shows, not to steps",
+            "--set features_once=false has each image pass through the network in each epoch, which can be measured",
+        )
 
 
 @dataclass(frozen=True)

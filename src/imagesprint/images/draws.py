@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 PERMUTATION: Final = 0
 CROP: Final = 1
 FLIP: Final = 2
+ROUND: Final = 3  # the classes in a round of a balanced order
+DEAL: Final = 4  # the samples of a class in one pass through them
 FIRST_FREE, LAST = 16, 2**32 - 1  # what a BatchSpec's `draws` are for
 
 # Multipliers and Weyl constants of Philox4x32, table 2 and section 3.3 of the paper; ten rounds pass BigCrush.
@@ -107,8 +109,16 @@ def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return order
 
 
-def permutations(n: int, seed: int, epochs: range) -> NDArray[np.int64]:
+def permutations(
+    n: int,
+    seed: int,
+    epochs: range | NDArray[np.int64],
+    purpose: int = PERMUTATION,
+    groups: NDArray[np.int64] | int = 0,
+) -> NDArray[np.int64]:
     """The order of `n` samples (1 ≤ n < 2³²) in each of E `epochs`: int64[E, n], each row with 0 … n − 1 once.
+
+    For each purpose, and each of `groups`, int64[E] or one for all, it is another one.
 
     Each sample draws a random key of 64 bits whose lower bits give way to its number. No two keys are then equal, so
     that whatever sort numpy chooses on this processor finds the same order; for the 1,281,167 images of ImageNet 43
@@ -116,7 +126,9 @@ def permutations(n: int, seed: int, epochs: range) -> NDArray[np.int64]:
     """
     shape = (len(epochs), (n + 1) // 2)
     blocks = np.broadcast_to(np.arange(shape[1]), shape).reshape(-1)
-    bits = sample_bits(seed, np.repeat(epochs, shape[1]), blocks, 0, PERMUTATION)
+    counted = np.repeat(epochs, shape[1])
+    of_groups = np.repeat(np.broadcast_to(groups, len(epochs)), shape[1])
+    bits = sample_bits(seed, counted, blocks, of_groups, purpose)
     keys = np.empty((len(blocks), 2), np.uint64)
     keys[:, 0] = bits[0].astype(np.uint64) << _32 | bits[1]
     keys[:, 1] = bits[2].astype(np.uint64) << _32 | bits[3]

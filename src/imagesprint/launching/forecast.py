@@ -20,6 +20,8 @@ def foresee(job: Job, data: Place | None, gpu: str | None, price: float | None) 
         return unknown("as speeds of CPUs are not published: `imagesprint plan` measures them on one of the nodes")
     if gpu is None:
         return unknown("as no GPU is named: --gpu h200 plans by speeds that were published for it")
+    if job.recipe.features_once:
+        return unknown("as nearly all of it goes to making features, of which no speed is published")
     from imagesprint.diagnosis.planning import plan_elsewhere  # imports torch
     from imagesprint.report.run_record import published_reference
 

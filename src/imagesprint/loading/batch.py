@@ -159,7 +159,8 @@ def _first_sound(loads: Iterator[Load], decoder: Decoder, out: NDArray[np.uint8]
             return load
         passed_over.append(failures[0])
     first, *more = passed_over
-    raise RecordError(f"{first.what}; the {len(more)} samples after it in the epoch's order are bad, too", first.hint)
+    others = f"the {len(more)} samples after it in the order are bad, too" if more else "nothing may stand in for it"
+    raise RecordError(f"{first.what}; {others}", first.hint)
 
 
 def decode_load(load: Load, decoder: Decoder, out: NDArray[np.uint8]) -> dict[int, DataError]:

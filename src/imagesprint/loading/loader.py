@@ -20,7 +20,7 @@ from imagesprint.images.decoding import STAGES
 from imagesprint.images.draws import sample_floats
 from imagesprint.loading.batch import Batch, Buffer, Filled, Load
 from imagesprint.loading.ring import Ring
-from imagesprint.loading.sampling import DRAWN_TOGETHER, BatchSpec, Course, Sampler, batch_specs
+from imagesprint.loading.sampling import DRAWN_TOGETHER, BatchSpec, Course, Sampler, Samples, batch_specs, make_sampler
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.recipes.validation import check_world_size, validate
@@ -116,8 +116,8 @@ class Loader(_BatchLoader):
     which stands for a recipe of defaults around it, from step 0 on. For each step in [start_step, end_step) (by default
     all) it yields micro-batches rank, rank + world_size, … as `Batch`; together the ranks' batches are the same stream
     whatever their number, the threads, and the step it starts at. `len` is how many this rank's are. Where
-    `bad_records` is "substitute", the next sound sample of the epoch's order stands in for one that is bad, with crop
-    and draws of its own; `bad_records` counts.
+    `bad_records` is "substitute", the next sound sample of the epoch's order (with `balance`, of its class's) stands in
+    for one that is bad, with crop and draws of its own; `bad_records` counts.
 
     `source` is a prepared ROOT (or its path), of which each spec reads the variant it names or else the nearest
     (`notes` then says so), or one dataset for all. `pin` puts the batches into pinned memory.
@@ -150,6 +150,8 @@ class Loader(_BatchLoader):
             self.specs = tuple(each.shared_by(world_size) for each in specs)
             if len(seeds := {each.seed for each in specs}) != 1:
                 raise UsageError(f"{len(specs)} specs with the seeds {sorted(seeds)}", "give specs of one seed")
+            if len({each.balance for each in specs}) > 1:
+                raise UsageError(f"{len(specs)} specs, of which some balance classes", "give balance to all or none")
         _check_rank(rank, world_size)
         self.notes: list[str] = []
         self._datasets = self._open(source if isinstance(source, Root | Dataset) else open_root(source))
@@ -189,6 +191,11 @@ class Loader(_BatchLoader):
             )
         return datasets
 
+    def sampler(self) -> Sampler:
+        """A new one of which samples each step holds, on all ranks together."""
+        labels = self._datasets[0].labels if self.specs[0].balance else None  # the same in every variant
+        return make_sampler(self._course, self.specs[0].seed, labels)
+
     def take_notices(self) -> list[str]:
         """Return what people should hear of that happened to data in a store since the last call."""
         remotes = {id(dataset.remote): dataset.remote for dataset in self._datasets if dataset.remote is not None}
@@ -211,7 +218,7 @@ class Loader(_BatchLoader):
         return max(rows), max(values), max(draws)
 
     def loads(self) -> Iterator[Load]:
-        sampler = Sampler(self._course, self.specs[0].seed)
+        sampler = self.sampler()
         windows = list(self._windows())
         announce = self._announcer() if any(dataset.remote for dataset in self._datasets) else None
         for number, steps in enumerate(windows):
@@ -232,13 +239,13 @@ class Loader(_BatchLoader):
 
         The first time it also asks for all that the pass will read, in order, and forgets what a pass before expected.
         """
-        sampler = Sampler(self._course, self.specs[0].seed)  # one of its own: it is an epoch ahead at times
+        sampler = self.sampler()  # one of its own: it is an epoch ahead at times
         datasets = [self._datasets[self._course.phase_index(steps.start)] for _, steps in self._runs()]
         begun: list[Dataset] = []
 
         def announce(steps: range) -> None:
             dataset = self._datasets[self._course.phase_index(steps.start)]
-            ids = np.concatenate([sampler.micro_batch(*place) for place in self._places(steps)])
+            ids = np.concatenate([sampler.micro_batch(*place).ids for place in self._places(steps)])
             dataset.expect(ids, anew=dataset not in begun)
             if not begun:
                 for each in datasets:
@@ -257,28 +264,27 @@ class Loader(_BatchLoader):
         """The loads of `steps`, which are of one spec."""
         spec = self._course.phase(steps.start)
         places = self._places(steps)
-        of_steps = [self._course.position(step).epoch for step in steps]
-        epochs = np.repeat(of_steps, len(places) // len(steps) * spec.micro_batch)
-        ids = np.concatenate([sampler.micro_batch(*place) for place in places])
-        together = self._draw(steps.start, epochs, ids)
+        ids, passes = map(np.concatenate, zip(*(sampler.micro_batch(*place) for place in places), strict=True))
+        together = self._draw(steps.start, Samples(ids, passes))
         for number, (step, index) in enumerate(places):
             stand_ins = partial(self._stand_ins, sampler, step, index) if spec.bad_records == "substitute" else None
             start, advice = number * spec.micro_batch, _SUBSTITUTE
             yield together.part(start, spec.micro_batch, step=step, stand_ins=stand_ins, advice=advice)
 
-    def _draw(self, step: int, epochs: NDArray[np.int64] | int, ids: NDArray[np.int64]) -> Load:
-        """One load of the samples `ids` in `epochs`, all of the spec of `step`."""
+    def _draw(self, step: int, samples: Samples) -> Load:
+        """One load of `samples`, all of the spec of `step`."""
+        ids, passes = samples
         spec = self._course.phase(step)
         dataset = self._datasets[self._course.phase_index(step)]
         with_boxes = spec.crop.kind == "distorted_bbox"
         boxes = [dataset.boxes(sample_id) for sample_id in ids.tolist()] if with_boxes else None
-        crops, flips = draw_training_crops(spec.crop, spec.seed, dataset.sizes[ids], boxes, epochs, ids)
-        draws = sample_floats(spec.seed, epochs, ids, spec.draws)
+        crops, flips = draw_training_crops(spec.crop, spec.seed, dataset.sizes[ids], boxes, passes, ids)
+        draws = sample_floats(spec.seed, passes, ids, spec.draws)
         return Load(dataset, ids, crops, flips, draws, spec.crop.antialias, len(ids), spec.image_size, step)
 
     def _stand_ins(self, sampler: Sampler, step: int, index: int, row: int) -> Iterator[Load]:
-        for sample_id in sampler.following(step, index, row):
-            yield self._draw(step, self._course.position(step).epoch, np.array([sample_id]))
+        for sample in sampler.following(step, index, row):
+            yield self._draw(step, sample)
 
 
 _SUBSTITUTE: Final = '; or pass over bad records: --set bad_records=substitute, in a BatchSpec bad_records="substitute"'

@@ -1,15 +1,16 @@
 """What training batches are asked to be, and which samples each of them holds."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imagesprint.errors import RankError, UsageError
 from imagesprint.images.crops import CropSpec, check_fields
-from imagesprint.images.draws import FIRST_FREE, LAST, permutations
+from imagesprint.images.draws import DEAL, FIRST_FREE, LAST, ROUND, permutations
 from imagesprint.recipes.recipe import BAD_RECORDS, Recipe
 from imagesprint.recipes.schedule import Stretch, Timeline
 from imagesprint.recipes.validation import MAX_BOUND, MAX_PIXELS, MAX_SEED, MAX_SIDE
@@ -25,7 +26,10 @@ class BatchSpec:
     each rank's share. `source` names the variant of the data to read, `crop` says how images are cut out. Order, crops
     and draws follow from `seed`. `bad_records` is "stop" or "substitute": then the next sound sample of the epoch's
     order stands in for one that is bad. `draws` are pairs of a purpose, from 16 on, and how many random numbers of that
-    purpose each image has in `Batch.draws`. Raises UsageError for what is out of range.
+    purpose each image has in `Batch.draws`. With `balance` each class comes equally often, however many images it has:
+    an epoch is as many images as ever, but those of a small class come several times in it, differently cropped and
+    drawn for each time, and those of a large one not all (`BalancedSampler`). Raises UsageError for what is out of
+    range.
     """
 
     image_size: int
@@ -38,6 +42,7 @@ class BatchSpec:
     seed: int = 0
     bad_records: str = "stop"
     draws: tuple[tuple[int, int], ...] = ()
+    balance: bool = False
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
@@ -109,6 +114,7 @@ def batch_specs(recipe: Recipe, draws: tuple[tuple[int, int], ...] = ()) -> tupl
             seed=recipe.seed,
             bad_records=recipe.bad_records,
             draws=draws,
+            balance=recipe.balance,
         )
         for phase in recipe.phases
     )
@@ -130,39 +136,136 @@ class Course(Timeline[BatchSpec]):
         super().__init__(specs, steps, num_train)
 
 
-class Sampler:
-    """The order of the samples under `timeline`: batch i of epoch e is the i-th slice of the epoch's permutation."""
+class Samples(NamedTuple):
+    """Samples in their order: `ids` int64[N], and `passes` int64[N], how often each was dealt out before.
+
+    Crops and draws of a sample follow from its pass: where it comes again, they are others.
+    """
+
+    ids: NDArray[np.int64]
+    passes: NDArray[np.int64]
+
+
+class Sampler(ABC):
+    """Which samples each step under `timeline` trains on: a pure function of the step, so that no way there matters."""
 
     def __init__(self, timeline: Timeline[Stretch], seed: int) -> None:
         self._timeline = timeline
         self._seed = seed
+
+    def micro_batch(self, step: int, index: int) -> Samples:
+        """The samples of micro-batch `index` of `step`. IndexError where there is no such one."""
+        phase = self._timeline.phase(step)
+        if not 0 <= index < phase.micro_batches:
+            raise IndexError(f"micro-batch {index} of {phase.micro_batches}")
+        return self._read(step, index * phase.micro_batch, phase.micro_batch)
+
+    def batch(self, step: int) -> Samples:
+        """The samples of all micro-batches of `step`. IndexError where there is no such step."""
+        return self._read(step, 0, self._timeline.phase(step).batch_size)
+
+    @abstractmethod
+    def following(self, step: int, index: int, row: int) -> Iterator[Samples]:
+        """What may stand in for `row` of that micro-batch, each once: one sample at a time."""
+
+    @abstractmethod
+    def _read(self, step: int, start: int, count: int) -> Samples:
+        """The `count` samples of the step's batch from its place `start` on."""
+
+
+class ShuffledSampler(Sampler):
+    """Batch i of epoch e is the i-th slice of the epoch's permutation; the pass of all its samples is e."""
+
+    def __init__(self, timeline: Timeline[Stretch], seed: int) -> None:
+        super().__init__(timeline, seed)
         self._epochs = range(0)
         self._orders: NDArray[np.int64] = np.empty((0, 0), np.int64)
 
-    def micro_batch(self, step: int, index: int) -> NDArray[np.int64]:
-        """The sample ids, int64[M], of micro-batch `index` of `step`. IndexError where there is no such one."""
-        order, start = self._place(step, index)
-        return order[start : start + self._timeline.phase(step).micro_batch]
+    def following(self, step: int, index: int, row: int) -> Iterator[Samples]:
+        """Those behind that row in the epoch's order, and from its start again."""
+        start = index * self._timeline.phase(step).micro_batch + row
+        order, place, epoch = self._order(step)
+        for at in range(place + start + 1, place + start + len(order)):
+            yield _of_epoch(order[[at % len(order)]], epoch)
 
-    def batch(self, step: int) -> NDArray[np.int64]:
-        """The sample ids, int64[N], of all micro-batches of `step`. IndexError where there is no such step."""
-        order, start = self._place(step, 0)
-        return order[start : start + self._timeline.phase(step).batch_size]
+    def _read(self, step: int, start: int, count: int) -> Samples:
+        order, place, epoch = self._order(step)
+        return _of_epoch(order[place + start : place + start + count], epoch)
 
-    def following(self, step: int, index: int, row: int) -> Iterator[int]:
-        """The sample ids behind `row` of that micro-batch in the epoch's order, and from its start again, each once."""
-        order, start = self._place(step, index)
-        for place in range(start + row + 1, start + row + len(order)):
-            yield int(order[place % len(order)])
-
-    def _place(self, step: int, index: int) -> tuple[NDArray[np.int64], int]:
-        """The order of the step's epoch, and where in it the micro-batch begins."""
-        position, phase = self._timeline.position(step), self._timeline.phase(step)
-        if not 0 <= index < phase.micro_batches:
-            raise IndexError(f"micro-batch {index} of {phase.micro_batches}")
+    def _order(self, step: int) -> tuple[NDArray[np.int64], int, int]:
+        """The order of the step's epoch, where in it its batch begins, and which epoch that is."""
+        position = self._timeline.position(step)
         if position.epoch not in self._epochs:
             together = max(1, DRAWN_TOGETHER // self._timeline.num_train)
             self._epochs = range(position.epoch, position.epoch + together)
             self._orders = permutations(self._timeline.num_train, self._seed, self._epochs)
         order = self._orders[position.epoch - self._epochs.start]
-        return order, position.batch * position.batch_size + index * phase.micro_batch
+        return order, position.batch * position.batch_size, position.epoch
+
+
+def _of_epoch(ids: NDArray[np.int64], epoch: int) -> Samples:
+    return Samples(ids, np.full(len(ids), epoch))
+
+
+class BalancedSampler(Sampler):
+    """Each class equally often: a training is one long row of places, dealt out in rounds that hold each class once.
+
+    The order of the classes in a round is drawn anew for each. Round g takes from a class with n samples the
+    (g mod n)-th in the order of its pass g ÷ n; each pass through a class has an order of its own. So in all places up
+    to any, and among the samples of one class, none was met twice more often than another; in a batch, which may begin
+    and end within a round, a class has at most two samples more than another. Epochs and batch sizes do not matter to
+    it. `labels` int[N] are those of the samples; a class without any is left out.
+    """
+
+    def __init__(self, timeline: Timeline[Stretch], seed: int, labels: NDArray[np.int32]) -> None:
+        super().__init__(timeline, seed)
+        self._labels = labels
+        self._by_label = np.argsort(labels, kind="stable")
+        counts = np.bincount(labels)
+        self._first = np.cumsum(counts) - counts  # of each label, its place in the former
+        self._classes = np.flatnonzero(counts)
+        self._counts = counts[self._classes]
+        self._rounds = range(0)
+        self._dealt = Samples(np.empty(0, np.int64), np.empty(0, np.int64))
+
+    def following(self, step: int, index: int, row: int) -> Iterator[Samples]:
+        """Those behind it in the order of its class's pass, and from its start again: the label stays."""
+        ids, passes = self.micro_batch(step, index)
+        own, label = passes[[row]], int(self._labels[ids[row]])
+        members = self._by_label[self._first[label] :][: np.count_nonzero(self._labels == label)]
+        order = members[permutations(len(members), self._seed, own, DEAL, label)[0]]
+        place = int(np.flatnonzero(order == ids[row])[0])
+        for at in range(place + 1, place + len(order)):
+            yield Samples(order[[at % len(order)]], own)
+
+    def _read(self, step: int, start: int, count: int) -> Samples:
+        place, width = self._timeline.images_before(step) + start, len(self._classes)
+        rounds = range(place // width, -(-(place + count) // width))
+        if rounds.start < self._rounds.start or rounds.stop > self._rounds.stop:
+            together = max(DRAWN_TOGETHER, self._timeline.num_train) // width
+            self._rounds = range(rounds.start, max(rounds.stop, rounds.start + together))
+            self._dealt = self._deal(self._rounds)
+        at = slice(place - self._rounds.start * width, place - self._rounds.start * width + count)
+        return Samples(self._dealt.ids[at], self._dealt.passes[at])
+
+    def _deal(self, rounds: range) -> Samples:
+        """The samples of whole rounds."""
+        of_class = np.empty((len(self._classes), len(rounds)), np.int64)
+        for size in np.unique(self._counts).tolist():  # at once for all classes of a size
+            rows = np.flatnonzero(self._counts == size)
+            labels, passes = self._classes[rows], np.arange(rounds.start // size, (rounds.stop - 1) // size + 1)
+            drawn = np.tile(passes, len(rows)), DEAL, np.repeat(labels, len(passes))
+            orders = permutations(size, self._seed, *drawn).reshape(len(rows), -1)
+            began = rounds.start - int(passes[0]) * size
+            places = self._first[labels][:, None] + orders[:, began : began + len(rounds)]
+            of_class[rows] = self._by_label[places]
+        order, numbers = permutations(len(self._classes), self._seed, rounds, ROUND), np.arange(len(rounds))[:, None]
+        passes = (rounds.start + numbers) // self._counts[order]
+        return Samples(of_class[order, numbers].reshape(-1), passes.reshape(-1))
+
+
+def make_sampler(timeline: Timeline[Stretch], seed: int, balanced: NDArray[np.int32] | None) -> Sampler:
+    """The sampler of a training; `balanced` are the labels of all samples where its classes come equally often."""
+    if balanced is None:
+        return ShuffledSampler(timeline, seed)
+    return BalancedSampler(timeline, seed, balanced)

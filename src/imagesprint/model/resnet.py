@@ -171,7 +171,7 @@ class ResNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.fused is not None:
+        if self.bn1.training and self.fused is not None:  # else it is evaluated, or its first layers are frozen
             return self.fused(self, x)
         x = self.maxpool(self.bn1(self.conv1(x), relu=True))
         for stage in range(self.num_stages):

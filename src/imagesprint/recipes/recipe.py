@@ -21,7 +21,8 @@ class Phase:
     images of one optimizer step on all ranks together; `micro_batch` of them pass through the network, and share
     batch-norm statistics, at once. `source` names the variant of the data to read (`full` or the shorter side in
     pixels), `min_area` the least share of the image a crop covers. `micro_batch` may be 0, written auto: `train` then
-    puts the largest that fits into memory in its place.
+    puts the largest that fits into memory in its place. What `freeze` names is not trained: "none", "backbone" (all but
+    the head) or "stages N" (the stem and the first N stages).
     """
 
     epochs: tuple[int, int] | None
@@ -33,6 +34,7 @@ class Phase:
     source: str = "full"
     min_area: float = 0.08
     steps: tuple[int, int] | None = None
+    freeze: str = "none"
 
     @property
     def micro_batches(self) -> int:
@@ -65,12 +67,24 @@ class Recipe:
     init: str = ""  # weights to start from: a checkpoint or a torchvision-named state dict
     bn_momentum: float = 0.1
     bn_eps: float = 1e-5
+    freeze_norm: bool = True  # the running statistics of what a phase freezes stand still, and normalise
+    features_once: bool = False  # each image passes through the frozen backbone one time, and only the head trains
 
     # optimizer and loss
     optimizer: str = "sgd"
     loss: str = "cross_entropy"
-    momentum: float = 0.9
+    focal_gamma: float = 2.0  # focal only: how little counts what is right already (Lin et al. 2017)
+    class_weights: str = "none"  # of a class with n images: "balanced" ~ 1 / n, "sqrt" ~ 1 / √n; their mean is 1
+    momentum: float = 0.9  # adamw: β1
+    beta2: float = 0.999  # adamw only
     nesterov: bool = False
+    rest_lr: float = (
+        1.0  # muon only: factor on the rate of what it leaves to momentum (first layer, head, norms, biases)
+    )
+    backbone_lr: float = 1.0  # factor on the rate of all but the head
+    layer_decay: float = (
+        1.0  # factor a depth: 1 in the head, so much in the last stage, its square in the one before, …
+    )
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = True
     label_smoothing: float = 0.0
@@ -85,6 +99,7 @@ class Recipe:
     flip: bool = True
     augment: tuple[str, ...] = ()  # batch transforms in their order, each a name and its numbers, such as "mixup 0.2"
     antialias: bool = True
+    balance: bool = False  # each class equally often, however many images it has; an epoch is as many images as ever
     bad_records: str = "stop"  # or "substitute": the next sound sample of the epoch's order stands in, and is counted
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
@@ -95,6 +110,12 @@ class Recipe:
     eval_image_size: int = 224
     eval_batch_size: int = 256
     eval_every: int = 1  # epochs; 0: at the end alone
+
+    # the end
+    # `patience` evaluations without a better top-1 end the run; 0: it never ends early. Not for a rate that falls to
+    # the end (cosine, linear): its last epochs bring most. The result is the last checkpoint; `report` names the best.
+    patience: int = 0
+    recalibrate_bn: int = 0  # steps' worth of images, those that would follow, to measure batch norm's statistics by
 
     @property
     def transforms(self) -> tuple[tuple[str, tuple[float, ...]], ...]:
@@ -126,11 +147,13 @@ class TransformDraws:
 # What a recipe may name. What stands behind a name needs torch, which recipes do not know: `MODELS` in
 # model/building.py, `OPTIMIZERS`, `LOSSES` and `TRANSFORMS` in training/ have the same keys (a test holds them to it).
 MODEL_NAMES = ("resnet18", "resnet20", "resnet34", "resnet50", "resnet101", "resnet152")  # or timm:NAME
-OPTIMIZER_NAMES = ("sgd",)
-LOSS_NAMES = ("cross_entropy",)
+OPTIMIZER_NAMES = ("sgd", "adamw", "lars", "muon")
+LOSS_NAMES = ("cross_entropy", "bce", "focal")
+CLASS_WEIGHTS = ("none", "balanced", "sqrt")
 TRANSFORM_DRAWS: dict[str, TransformDraws] = {}  # the loader makes them, below all that has torch
 METHODS = ("linear", "exponential", "cosine", "constant")
 CROPS = ("random_resized", "distorted_bbox", "center")
+FREEZES = r"none|backbone|stages [1-9][0-9]?"  # a regular expression
 PRECISIONS = ("auto", "bf16", "fp16", "fp32", "fp64")
 STRIDES = ("v1", "v1.5")
 BAD_RECORDS = ("stop", "substitute")

@@ -92,6 +92,12 @@ class Timeline(Generic[PhaseT]):
         epoch, batch = divmod(step - segment.start, segment.batches_in_epoch)
         return Position(segment.first_epoch + epoch, batch, segment.batches_in_epoch, segment.batch_size)
 
+    def images_before(self, step: int) -> int:
+        """The images trained on in the steps before `step`, in [0, total_steps], over all ranks."""
+        self._check(step, self.total_steps)
+        rows = zip(self._phases, self.bounds, strict=True)
+        return sum(max(0, min(end, step) - start) * phase.batch_size for phase, (start, end) in rows)
+
     def epochs_done(self, step: int) -> float:
         """The epochs completed before `step`, in [0, total_steps]."""
         self._check(step, self.total_steps)

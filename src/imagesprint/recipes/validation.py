@@ -1,6 +1,7 @@
 """Checks of a whole recipe, made once, after all overrides; every message names the row and the value."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 from imagesprint.errors import RankError, RecipeError
 from imagesprint.recipes.recipe import (
     BAD_RECORDS,
+    CLASS_WEIGHTS,
     CROPS,
+    FREEZES,
     LOSS_NAMES,
     METHODS,
     MODEL_NAMES,
@@ -38,6 +41,8 @@ def validate(recipe: Recipe) -> None:
     for name, kind in kinds(Recipe).items():
         _check_plain(name, from_plain(kind, getattr(recipe, name), name))
     _check_settings(recipe)
+    _check_optimizer(recipe)
+    _check_loss(recipe)
     _check_augment(recipe)
     _check_evaluation(recipe)
     if not recipe.phases:
@@ -45,6 +50,8 @@ def validate(recipe: Recipe) -> None:
     for index, phase in enumerate(recipe.phases):
         _check_phase(f"phases.{index}", phase)
     _check_ranges(recipe.phases)
+    if recipe.features_once:
+        _check_features_once(recipe)
 
 
 def _check_plain(where: str, value: Any) -> None:
@@ -72,8 +79,6 @@ def _check_settings(recipe: Recipe) -> None:
         raise RecipeError("name: is empty", "give the recipe a name")
     if not recipe.model.startswith("timm:"):
         _choose("model", recipe.model, MODEL_NAMES)
-    _choose("optimizer", recipe.optimizer, OPTIMIZER_NAMES)
-    _choose("loss", recipe.loss, LOSS_NAMES)
     _choose("strides", recipe.strides, STRIDES)
     _choose("precision", recipe.precision, PRECISIONS)
     _choose("crop", recipe.crop, CROPS)
@@ -81,14 +86,8 @@ def _check_settings(recipe: Recipe) -> None:
     _within("seed", recipe.seed, f"in 0..{MAX_SEED}", 0 <= recipe.seed <= MAX_SEED)
     _within("bn_momentum", recipe.bn_momentum, "above 0 and at most 1", 0 < recipe.bn_momentum <= 1)
     _within("bn_eps", recipe.bn_eps, "above 0", recipe.bn_eps > 0)
-    for name in ("momentum", "label_smoothing", "ema_decay"):
-        value = getattr(recipe, name)
-        _within(name, value, "at least 0 and below 1", 0 <= value < 1)
-    for name in ("weight_decay", "loss_scale"):
-        value = getattr(recipe, name)
-        _within(name, value, "at least 0", value >= 0)
-    if recipe.nesterov and recipe.momentum == 0:
-        raise RecipeError("nesterov: true needs a momentum, which is 0", "set momentum=0.9 or nesterov=false")
+    steps = recipe.recalibrate_bn
+    _within("recalibrate_bn", steps, f"in 0..{MAX_BOUND} steps", 0 <= steps <= MAX_BOUND)
     _within("min_object_covered", recipe.min_object_covered, "in 0..1", 0 <= recipe.min_object_covered <= 1)
     low, high = recipe.aspect
     if not ASPECTS[0] <= low <= high <= ASPECTS[1]:
@@ -100,6 +99,31 @@ def _check_settings(recipe: Recipe) -> None:
         _within("mean", value, "in -1e6..1e6 (pixels are in 0..255)", abs(value) <= 1e6)
     for value in recipe.std:
         _within("std", value, "in 1e-6..1e6 (pixels are in 0..255)", 1e-6 <= value <= 1e6)
+
+
+def _check_optimizer(recipe: Recipe) -> None:
+    _choose("optimizer", recipe.optimizer, OPTIMIZER_NAMES)
+    for name in ("momentum", "beta2", "ema_decay"):
+        value = getattr(recipe, name)
+        _within(name, value, "at least 0 and below 1", 0 <= value < 1)
+    for name in ("weight_decay", "loss_scale"):
+        value = getattr(recipe, name)
+        _within(name, value, "at least 0", value >= 0)
+    for name in ("rest_lr", "backbone_lr"):
+        value = getattr(recipe, name)
+        _within(name, value, "above 0", value > 0)
+    _within("layer_decay", recipe.layer_decay, "above 0 and at most 1", 0 < recipe.layer_decay <= 1)
+    if recipe.nesterov and recipe.momentum == 0:
+        raise RecipeError("nesterov: true needs a momentum, which is 0", "set momentum=0.9 or nesterov=false")
+    if recipe.nesterov and recipe.optimizer == "adamw":
+        raise RecipeError("nesterov: true, but adamw has no such momentum", "set nesterov=false, or another optimizer")
+
+
+def _check_loss(recipe: Recipe) -> None:
+    _choose("loss", recipe.loss, LOSS_NAMES)
+    _choose("class_weights", recipe.class_weights, CLASS_WEIGHTS)
+    _within("label_smoothing", recipe.label_smoothing, "at least 0 and below 1", 0 <= recipe.label_smoothing < 1)
+    _within("focal_gamma", recipe.focal_gamma, "at least 0", recipe.focal_gamma >= 0)
 
 
 def _check_augment(recipe: Recipe) -> None:
@@ -133,6 +157,11 @@ def _check_evaluation(recipe: Recipe) -> None:
     _within("eval_resize", recipe.eval_resize, f"at most {MAX_SIDE}", recipe.eval_resize <= MAX_SIDE)
     _check_pixels("eval_batch_size", recipe.eval_batch_size, recipe.eval_image_size)
     _within("eval_every", recipe.eval_every, "at least 0 epochs (0: at the end alone)", recipe.eval_every >= 0)
+    _within("patience", recipe.patience, "at least 0 evaluations (0: the run never ends early)", recipe.patience >= 0)
+    if recipe.patience and not recipe.eval_every:
+        raise RecipeError(
+            f"patience: {recipe.patience} evaluations are never made, since eval_every is 0", "set eval_every=1"
+        )
     if recipe.eval_image_size > recipe.eval_resize:
         raise RecipeError(
             f"eval_image_size: a centre of {recipe.eval_image_size} px does not fit a shorter side of "
@@ -174,8 +203,38 @@ def _check_phase(row: str, phase: Phase) -> None:
             f"set {row}.batch_size={nearest}, or a micro_batch that divides {phase.batch_size}",
         )
     _check_source(f"{row}.source", phase.source)
+    if not re.fullmatch(FREEZES, phase.freeze):
+        raise RecipeError(
+            f"{row}.freeze: unknown value {shown(phase.freeze)!r}",
+            "give none, backbone (all but the head is not trained) or stages N (the stem and the first N stages)",
+        )
     _within(f"{row}.min_area", phase.min_area, "above 0 and at most 1", 0 < phase.min_area <= 1)
     _check_lr(row, phase)
+
+
+def _check_features_once(recipe: Recipe) -> None:
+    """Refuse what would make another image, or another backbone, of a later epoch."""
+    first = recipe.phases[0]
+    rules = {
+        "freeze_norm": recipe.freeze_norm,
+        "crop": recipe.crop == "center",
+        "flip": not recipe.flip,
+        "antialias": recipe.antialias,
+        "augment": not recipe.augment,
+        "bad_records": recipe.bad_records == "stop",
+        "recalibrate_bn": recipe.recalibrate_bn == 0,
+        "phases.*.freeze": all(phase.freeze == "backbone" for phase in recipe.phases),
+        "phases.*.image_size": all(phase.image_size == first.image_size for phase in recipe.phases),
+        "phases.*.source": all(phase.source == first.source for phase in recipe.phases),
+    }
+    for key, kept in rules.items():
+        if not kept:
+            raise RecipeError(
+                f"features_once: {key} does not allow it: each image passes through the network one time alone",
+                "it needs freeze=backbone, one image_size and one source in all phases, crop=center, flip=false, "
+                "augment= (none), antialias=true, freeze_norm=true, bad_records=stop and recalibrate_bn=0; or set "
+                "features_once=false",
+            )
 
 
 def _check_lr(row: str, phase: Phase) -> None:

@@ -153,9 +153,10 @@ class Root:
 class Dataset:
     """One split of one variant. A sample id is a row number of its index, the same in every variant of a ROOT.
 
-    `labels` is int32 [N], from 0; `sizes` is int32 [N, 2], height and width in pixels; `encoded_lengths`, int32 [N], is
-    in bytes; `classes` names the labels; `image_format` is "jpeg" or "raw", as in `Manifest`; `fingerprint` is the same
-    for the same classes and bytes. Any thread may read, also after a fork or in another process that got it pickled.
+    `labels` is int32 [N], from 0; `class_counts`, int64 [C], is how many there are of each; `sizes` is int32 [N, 2],
+    height and width in pixels; `encoded_lengths`, int32 [N], is in bytes; `classes` names the labels; `image_format` is
+    "jpeg" or "raw", as in `Manifest`; `fingerprint` is the same for the same classes and bytes. Any thread may read,
+    also after a fork or in another process that got it pickled.
 
     `path` is the variant's folder or URL. Of a URL, `held` is the folder of the cache with its dataset.json (by default
     it is fetched), and `remote` has the records come; where all lie on this machine anyway it is None.
@@ -187,6 +188,10 @@ class Dataset:
     @property
     def labels(self) -> npt.NDArray[np.int32]:
         return self._index.label
+
+    @cached_property
+    def class_counts(self) -> npt.NDArray[np.int64]:
+        return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
 
     @cached_property
     def sizes(self) -> npt.NDArray[np.int32]:

@@ -35,6 +35,8 @@ def summary(record: RunRecord, reference: Reference | None, price: float | None)
     if price is not None:
         figures[f"cost, at {price:g} an hour"] = f"{price * record.wall_seconds / 3600:,.2f}"
     state = "Finished" if record.result is not None else "Not finished"
+    if record.result is not None and record.result.ended_early:
+        state = f"Finished early, after {record.recipe.patience} evaluations without a better top-1"
     lines = [
         f"<h1>{escape(record.recipe.name)}: {escape(record.recipe.model)}</h1>",
         f"<p class=faint>{state}: {last.step:,} steps, {last.epoch:g} epochs; directory {escape(record.name)}.</p>",

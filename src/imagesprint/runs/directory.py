@@ -94,6 +94,10 @@ class RunDirectory:
         """The top-1 of each step that was evaluated. Raises RunError."""
         return {row.step: row.top1 for row in self.evaluations()}
 
+    def first_top1(self) -> dict[int, float]:
+        """As `top1`, but of several evaluations of one step by the first, which was training's own."""
+        return {row.step: row.top1 for row in reversed(self._all_evaluations())}
+
     def _all_evaluations(self) -> list[EvaluationRow]:
         hint = "delete that line: imagesprint evaluate makes it anew"
         return parse_rows(self.evaluations_file, lambda value: from_json(EvaluationRow, value), hint)

@@ -71,9 +71,10 @@ class RankSeconds:
 class MetricsRow:
     """A line of metrics.jsonl: what the steps since the one before did, up to `step`.
 
-    `loss` is `cross_entropy` plus `l2`; `top1` and `top5` are of the training images, `lr` of the last step;
-    `data_wait` is the share of the `seconds` that was spent waiting for data; `overflows` counts the steps whose fp16
-    gradients overflowed. `stages` and `ranks` are None where they were not logged yet.
+    `loss` is `cross_entropy`, which is whatever loss the recipe names, plus `l2` (`training.optimizer.l2_loss`); `top1`
+    and `top5` are of the training images, `lr` of the last step; `data_wait` is the share of the `seconds` that was
+    spent waiting for data; `overflows` counts the steps whose fp16 gradients overflowed. `stages` and `ranks` are None
+    where they were not logged yet.
     """
 
     step: Count
@@ -186,7 +187,9 @@ class PlanComparison:
 
 @dataclass(frozen=True)
 class RunResult:
-    """result.json, and what `train --json` prints: see `training.training.train`; `checkpoint` is a path in the run."""
+    """result.json, and what `train --json` prints: see `training.training.train`; `checkpoint` is a path in the run,
+    `ended_early` whether the recipe's patience ended it before its last step.
+    """
 
     steps: Count
     epochs: Epochs
@@ -201,6 +204,7 @@ class RunResult:
     loss: float | None = None
     plan: PlanComparison | None = None
     checkpoint: str = ""
+    ended_early: bool = False
 
     def __post_init__(self) -> None:
         figures = {"top1": self.top1, "top5": self.top5, "loss": self.loss}

@@ -31,13 +31,15 @@ LOG_EVERY = 10  # steps between rows of metrics.jsonl, each of which costs one h
 class Cadence:
     """`step` below is always the number of steps done.
 
-    `checkpoint_every` counts steps, or is None for every epoch; `until` is the step at which this command ends.
+    `checkpoint_every` counts steps, or is None for every epoch; `until` is the step at which this command ends. Where
+    the recipe has `patience`, the run may end at any evaluation: each has its checkpoint then.
     """
 
     schedule: Schedule
     eval_every: int
     checkpoint_every: int | None
     until: int
+    patience: int = 0
 
     def evaluate(self, step: int) -> bool:
         """At the end of every `eval_every`-th epoch, and at the end of the run."""
@@ -47,8 +49,8 @@ class Cadence:
         return self.eval_every > 0 and self.schedule.is_epoch_start(step) and epoch % self.eval_every == 0
 
     def checkpoint(self, step: int) -> bool:
-        """At every epoch, or every so many steps; and where this command ends."""
-        if step == self.until:
+        """At every epoch, or every so many steps; where this command ends, or the run may."""
+        if step == self.until or (self.patience and self.evaluate(step)):
             return True
         if self.checkpoint_every is None:
             return self.schedule.is_epoch_start(step)
@@ -71,7 +73,13 @@ class Cadence:
         """The steps after `start`, up to the command's end, at which one is due; in order."""
         every = self.checkpoint_every
         due = self.schedule.epoch_ends() if every is None else range(every, self.until, every)
-        return sorted({step for step in (*due, self.until) if start < step <= self.until})
+        may_end = self.evaluations(start) if self.patience else ()
+        return sorted({step for step in (*due, *may_end, self.until) if start < step <= self.until})
+
+
+def is_out_of_patience(top1: Sequence[float], patience: int) -> bool:
+    """Whether the last `patience` of these evaluations brought nothing better than the best before; never with 0."""
+    return 0 < patience < len(top1) and max(top1[-patience:]) <= max(top1[:-patience])
 
 
 # A guess among C classes costs ln C, below 12 for all that has been published; nothing comes back from far above it.
@@ -82,9 +90,9 @@ _SHOWN_IDS: Final = 32
 class LossGuard:
     """Finds the step that went wrong, and names its samples."""
 
-    def __init__(self, schedule: Schedule, seed: int) -> None:
+    def __init__(self, schedule: Schedule, sampler: Sampler) -> None:
         self._schedule = schedule
-        self._seed = seed
+        self._sampler = sampler
 
     def check(self, step: int, losses: Sequence[float], penalty: float) -> None:
         """Check a window that ends after `step` steps: the `losses` of each of its steps, before weight decay.
@@ -100,7 +108,7 @@ class LossGuard:
             raise self._error(step, f"the weights are not finite any more (their L2 loss is {penalty})")
 
     def _error(self, step: int, what: str) -> RunError:
-        ids = Sampler(self._schedule, self._seed).batch(step - 1).tolist()
+        ids = self._sampler.batch(step - 1).ids.tolist()
         shown = ", ".join(map(str, ids[:_SHOWN_IDS])) + (", …" if len(ids) > _SHOWN_IDS else "")
         return RunError(
             f"{what} at step {step}, learning rate {self._schedule.lr(step - 1):.5g}, "
@@ -208,7 +216,7 @@ class Meter:
         self._loader = loader
         self._ranks = ranks
         self._stages = stages
-        self._guard = LossGuard(schedule, recipe.seed)
+        self._guard = LossGuard(schedule, loader.sampler())
         self._counts_overflows = recipe.precision == "fp16"
         self._sums = torch.zeros(len(METRICS), dtype=torch.float64, device=ranks.device)
         self._losses = torch.zeros(LOG_EVERY, dtype=torch.float64, device=ranks.device)  # of each step of the window

@@ -17,7 +17,7 @@ from imagesprint.training.step import MicroBatch, out_of_memory
 CPU_LIMIT = 32  # images: more make a CPU no faster; with fewer, batch norm's statistics get noisy (arXiv:1706.02677)
 MEMORY_SHARE = 0.9  # of a GPU's memory: the rest is for momentum, evaluation and what cannot be used between blocks
 
-Trial = Callable[[int, int], str]  # (images, pixels of their side) → what a pass lacks memory for; "" where it fits
+Trial = Callable[[Phase, int], str]  # (phase, images at once) → what a pass lacks memory for; "" where it fits
 
 
 def settle_micro_batches(
@@ -64,7 +64,7 @@ def _largest(phase: Phase, world_size: int, trial: Trial) -> int:
     share, failure = phase.batch_size // world_size, ""
     for rows in range(share, 0, -1):
         if share % rows == 0:
-            failure = trial(rows, phase.image_size)
+            failure = trial(phase, rows)
             if not failure:
                 return rows
     raise RunError(
@@ -75,14 +75,17 @@ def _largest(phase: Phase, world_size: int, trial: Trial) -> int:
 
 def _trial(recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> Trial:
     if device.type == "cpu":
-        return lambda rows, _: "" if rows <= CPU_LIMIT else "more make a CPU no faster"
-    micro_batch = MicroBatch(TrainingState(recipe, classes, device), device, compiled=False)
+        return lambda _, rows: "" if rows <= CPU_LIMIT else "more make a CPU no faster"
+    # With features once a pass takes less than that through the whole network, which makes the features.
+    state = TrainingState(replace(recipe, features_once=False), classes, device)
+    micro_batch = MicroBatch(state, device, compiled=False)
 
-    def trial(rows: int, size: int) -> str:
+    def trial(phase: Phase, rows: int) -> str:
         failure = ""
+        state.freeze(phase.freeze)
         torch.cuda.set_per_process_memory_fraction(MEMORY_SHARE, device)
         try:
-            micro_batch(*micro_batch.blank(rows, size))
+            micro_batch(*micro_batch.blank(rows, phase.image_size))
         except RuntimeError as error:
             failure = out_of_memory(error)
             if not failure:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from imagesprint.checkpoints.format import check_values
 from imagesprint.errors import CheckpointError
 from imagesprint.recipes.recipe import Recipe
+from imagesprint.training.layerwise import LARS, Muon
+from imagesprint.training.parameter_groups import hidden_weights, parameter_groups
 
 
 def sgd(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
@@ -18,7 +20,7 @@ def sgd(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     Momentum is there before the first step, which makes of it what torch makes of none. Torch's fused SGD would make it
     in that step, and leave it undefined where the step is passed over because fp16 gradients overflowed.
     """
-    groups = decay_groups(recipe, network)
+    groups = parameter_groups(recipe, network)
     parameters = [parameter for group in groups for parameter in group["params"]]
     fused = parameters[0].device.type == "cuda"
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
@@ -29,10 +31,43 @@ def sgd(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     return optimizer
 
 
-# By the names in `recipes.recipe.OPTIMIZER_NAMES`: (recipe, network on its device) → one of torch's kind, whose groups
-# each have a `weight_decay`. Its state, tensors alone, is there before the first step: what is not there when a
-# checkpoint is read cannot be checked against it. The learning rate is set before each step.
-OPTIMIZERS: dict[str, Callable[[Recipe, nn.Module], torch.optim.Optimizer]] = {"sgd": sgd}
+def adamw(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), with `momentum` as its β₁ and `beta2` as its β₂."""
+    groups = parameter_groups(recipe, network)
+    # The fused one counts its steps on the device, where a step that fp16 overflows is taken back without a host read.
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(recipe.momentum, recipe.beta2), fused=True)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            averages = {key: torch.zeros_like(parameter, requires_grad=False) for key in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **averages}
+    return optimizer
+
+
+def lars(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """LARS: rates of their own for weights, the recipe's for the scales and shifts of norms and for biases."""
+    groups = parameter_groups(recipe, network, lambda _, parameter: {"adapted": parameter.ndim > 1})
+    return LARS(groups, recipe.momentum, recipe.nesterov)
+
+
+def muon(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """Muon for `hidden_weights`; the rest moves by momentum alone, at the recipe's rate times `rest_lr`."""
+    hidden = hidden_weights(network)
+    groups = parameter_groups(recipe, network, lambda name, _: {"orthogonal": name in hidden})
+    for group in groups:
+        group["lr_factor"] *= 1.0 if group["orthogonal"] else recipe.rest_lr
+    return Muon(groups, recipe.momentum, recipe.nesterov)
+
+
+# By the names in `recipes.recipe.OPTIMIZER_NAMES`: (recipe, network on its device) → one of torch's kind, with groups
+# as `parameter_groups` makes them. Its state, tensors alone, is there before the first step: what is not there when a
+# checkpoint is read cannot be checked against it. The learning rate is set before each step. A parameter whose `grad`
+# is None stays as it is, and so does its state.
+OPTIMIZERS: dict[str, Callable[[Recipe, nn.Module], torch.optim.Optimizer]] = {
+    "sgd": sgd,
+    "adamw": adamw,
+    "lars": lars,
+    "muon": muon,
+}
 
 
 def build_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
@@ -40,23 +75,9 @@ def build_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer
     return OPTIMIZERS[recipe.optimizer](recipe, network)
 
 
-def decay_groups(recipe: Recipe, network: nn.Module) -> list[dict[str, Any]]:
-    """The parameters in two groups: with the recipe's weight decay, and without; an empty one is left out.
-
-    The second holds the scales and shifts of norms and all biases (every tensor of one dimension) where
-    `decay_norm_and_bias` is off.
-    """
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
-    for parameter in network.parameters():
-        if parameter.requires_grad:
-            (decayed if recipe.decay_norm_and_bias or parameter.ndim > 1 else spared).append(parameter)
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
-
-
 # Of a group's settings those that no result depends on: how torch computes, and the rate, which is set before each step
 _INDIFFERENT = ("lr", "foreach", "fused", "capturable", "differentiable")
+_LATER = {"lr_factor": 1.0}  # what older checkpoints lack
 
 
 @torch.no_grad()
@@ -68,7 +89,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, given: dict[str, Any], w
     """
     own = optimizer.state_dict()
     keys = sorted({key for group in own["param_groups"] for key in group}.difference(_INDIFFERENT))
-    settings = [[{key: group.get(key) for key in keys} for group in of["param_groups"]] for of in (given, own)]
+    settings = [
+        [{key: group.get(key, _LATER.get(key)) for key in keys} for group in of["param_groups"]] for of in (given, own)
+    ]
     if settings[0] != settings[1]:
         raise CheckpointError(
             f"{where}.param_groups are not those of the recipe beside them: {settings[0]!r:.200}",
@@ -97,13 +120,18 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, given: dict[str, Any], w
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Have the next step go by `lr`, in each group times its factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_factor"]
 
 
 @torch.no_grad()
 def l2_loss(optimizer: torch.optim.Optimizer) -> Tensor:
-    """What weight decay adds to the loss, ½·Σ decay·‖w‖², as a scalar on the device."""
+    """What weight decay adds to the loss, ½·Σ decay·‖w‖², as a scalar on the device.
+
+    Where it is decoupled (AdamW, Muon) the loss has no such part: then it is the function whose gradient, times the
+    learning rate, is what weight decay takes from the weights.
+    """
     parts = [
         0.5
         * group["weight_decay"]

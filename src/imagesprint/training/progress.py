@@ -21,14 +21,15 @@ def show_recipe(console: Console, recipe: Recipe, schedule: Schedule, world_size
             f"phase {index}     steps {start}..{end}, {phase.image_size} px from {phase.source}, "
             f"batch {phase.batch_size} = {_micro_batches(phase, world_size)}, "
             f"lr {phase.lr[0]:g} → {phase.lr[1]:g} {phase.method}"
+            f"{'' if phase.freeze == 'none' else f', {phase.freeze} frozen'}"
         )
-    images = sum(
-        (end - start) * phase.batch_size for phase, (start, end) in zip(recipe.phases, schedule.bounds, strict=True)
-    )
+    images = schedule.images_before(schedule.total_steps)
     console.line(
         f"in all      {schedule.total_steps} steps, {schedule.epochs_done(schedule.total_steps):g} epochs, "
         f"{images:,} images of {schedule.num_train:,} different ones"
     )
+    if recipe.patience:
+        console.line(f"            or fewer: {recipe.patience} evaluations without a better top-1 end it")
 
 
 def _micro_batches(phase: Phase, world_size: int) -> str:

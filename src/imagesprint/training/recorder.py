@@ -21,7 +21,7 @@ from imagesprint.runs.mirror import RunCopy
 from imagesprint.runs.ranks import Ranks
 from imagesprint.runs.rows import MetricsRow, RunResult
 from imagesprint.storage.url import Place
-from imagesprint.training.metering import Cadence
+from imagesprint.training.metering import Cadence, is_out_of_patience
 from imagesprint.training.progress import ProgressLine, show_compiling, show_exceptions, show_plan
 from imagesprint.training.state import TrainingState
 from imagesprint.training.time_plan import TimeKeeper
@@ -97,12 +97,46 @@ class Recorder:
     def evaluation_is_missing(self) -> bool:
         """Whether the step that the run stands at is to be evaluated and was not: the command before was ended there.
 
-        Rank 0 looks, the others hear from it.
+        Rank 0 looks, the others hear from it. What is to be recalibrated is evaluated after that; whether the row that
+        is there was written before or after it cannot be told.
         """
-        step, missing = self._state.step, False
-        if self._ranks.is_main and step > 0 and self._cadence.evaluate(step):
-            missing = all(row.step != step for row in self._run.evaluations())
+        state, missing = self._state, False
+        if self._ranks.is_main and state.step > 0 and self._cadence.evaluate(state.step):
+            is_new = all(row.step != state.step for row in self._run.evaluations())
+            missing = state.recalibrated or (is_new and not self.awaits_statistics())
         return self._ranks.total(missing) > 0
+
+    def goes_on(self) -> bool:
+        """Whether steps are left for this command. Every rank calls it."""
+        return self._state.step < self._cadence.until and not self.is_over()
+
+    def is_over(self) -> bool:
+        """Whether the run ends at the step where it stands. Every rank calls it.
+
+        By patience it does so by the rows of evaluations.jsonl up to that step: a run that was killed ends where one
+        that was not does.
+        """
+        step, cadence = self._state.step, self._cadence
+        if self._state.recalibrated or step == cadence.schedule.total_steps:
+            return True
+        if not cadence.patience or not cadence.evaluate(step):
+            return False
+        is_over = False
+        if self._ranks.is_main:
+            top1 = self._run.first_top1()
+            judged = [top1[at] for at in sorted(top1) if at <= step and cadence.evaluate(at)]
+            is_over = is_out_of_patience(judged, cadence.patience)
+        return self._ranks.total(is_over) > 0
+
+    def is_to_recalibrate(self) -> bool:
+        """Whether the run is over but for measuring batch norm's statistics anew. Every rank calls it."""
+        return self._state.recipe.recalibrate_bn > 0 and not self._state.recalibrated and self.is_over()
+
+    def awaits_statistics(self) -> bool:
+        """Whether this is the last step, and a checkpoint and an evaluation wait until it is recalibrated."""
+        state = self._state
+        is_last = state.step == self._cadence.schedule.total_steps
+        return is_last and state.recipe.recalibrate_bn > 0 and not state.recalibrated
 
     def compiled(self, shapes: int, seconds: float) -> None:
         """Take note of how long it took to compile `shapes`; the run's clock stood still meanwhile."""
@@ -169,29 +203,32 @@ class Recorder:
         )
 
     def result(self) -> RunResult:
-        """The result up to here, once rank 0 has written all; kept as result.json where the recipe is done."""
+        """The result up to here, once rank 0 has written all; kept as result.json where the run is over."""
         self._ranks.barrier()
         state, step, schedule = self._state, self._state.step, self._cadence.schedule
         state.wall_seconds += self._lap()
-        images = sum(
-            max(0, min(end, step) - start) * phase.batch_size
-            for phase, (start, end) in zip(state.recipe.phases, schedule.bounds, strict=True)
-        )
+        is_over = self.is_over()
+        if ended_early := is_over and step < schedule.total_steps:
+            self.console.line(
+                f"ended early after step {step} of {schedule.total_steps}: {state.recipe.patience} evaluations in a "
+                "row brought no better top-1"
+            )
         evaluated = next((row for row in self._run.evaluations() if row.step == step), None)
         result = RunResult(
             steps=step,
             epochs=schedule.epochs_done(step),
-            images_per_second=images / state.train_seconds,
+            images_per_second=schedule.images_before(step) / state.train_seconds,
             wall_seconds=state.wall_seconds,
             compile_seconds=state.compile_seconds,
             bad_records=state.bad_records,
             overflows=state.overflows,
             interruptions=interruptions(self._run.commands()),
             **{key: getattr(evaluated, key, None) for key in ("top1", "top5", "loss")},
-            plan=self.time.comparison(),
+            plan=self.time.comparison(step),
             checkpoint=str(checkpoint_path(Path(), step)),
+            ended_early=ended_early,
         )
-        if self._ranks.is_main and step == schedule.total_steps:
+        if self._ranks.is_main and is_over:
             self._run.write_result(result)
         return result
 

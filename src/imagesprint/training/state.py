@@ -7,7 +7,8 @@ buckets are summed one after another, so no bit depends on timing. (DistributedD
 after the first iteration, so a resumed run sums in another order than an uninterrupted one.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
@@ -21,6 +22,7 @@ from imagesprint.errors import CheckpointError
 from imagesprint.images.decoders import VARIABLE as DECODER_VARIABLE
 from imagesprint.model.batch_norm import BatchNorm2d, batch_norms
 from imagesprint.model.building import build_model
+from imagesprint.model.freezing import frozen_names
 from imagesprint.model.fusing import fuse_where_it_works
 from imagesprint.recipes.library import differences
 from imagesprint.recipes.recipe import Recipe
@@ -40,9 +42,11 @@ class TrainingState:
     Built from the recipe's seed it is the state before the first step, but for `init` (see `start`).
     `train_seconds` is the time spent on steps so far, `compile_seconds` that on compiling them, `wall_seconds` that on
     everything but compiling; `bad_records` is how often another record stood in for a bad one, on all ranks;
-    `overflows` how many steps' fp16 gradients overflowed. All of them count over all
-    interruptions. `not_fused` is why a GPU trains without our own kernels, if it does though it was to: without `fused`
-    they are not even tried.
+    `overflows` how many steps' fp16 gradients overflowed. All of them count over all interruptions. `frozen` is what
+    does not move at present, as a phase's `freeze` names it. `recalibrated` is whether the run is at its end and its
+    batch norm's statistics were measured anew (`recalibration.py`). `not_fused` is why a GPU trains without our own
+    kernels, if it does though it was to: without `fused` they are not even tried. `class_counts`, int64 [C], is how
+    many training images each class has; without it, as many as any other.
     """
 
     def __init__(
@@ -52,20 +56,25 @@ class TrainingState:
         device: torch.device,
         class_texts: tuple[str, ...] = (),
         fused: bool = True,
+        class_counts: Tensor | None = None,
     ) -> None:
         self.recipe = recipe
         self.classes = classes
         self.class_texts = class_texts or classes
+        self.class_counts = torch.ones(len(classes), dtype=torch.int64) if class_counts is None else class_counts
         self.step = 0
         self.train_seconds = 0.0
         self.wall_seconds = 0.0
         self.compile_seconds = 0.0
         self.bad_records = 0
         self.overflows = 0
+        self.recalibrated = False
         network = build_model(recipe, len(classes))
         self.network = network.to(device, weight_dtype(recipe)).train()
         self.not_fused = fuse_where_it_works(self.network, AUTOCAST.get(recipe.precision)) if fused else None
         self.sums = StepSums(self.network)
+        self.frozen = "none"
+        self._frozen_names = {phase.freeze: frozen_names(self.network, phase.freeze) for phase in recipe.phases}
         self.optimizer = build_optimizer(recipe, self.network)
         self.scaler = loss_scaler(recipe, device)
         # The network's own tensors, which keep their places: what is loaded is copied into them.
@@ -79,12 +88,46 @@ class TrainingState:
             for key, value in self.average.items():
                 value.copy_(self._averaged[key])
 
+    def freeze(self, freeze: str) -> None:
+        """From here on leave as it is what a phase of the recipe with this `freeze` does not train, and train the rest.
+
+        No gradient is computed of it, and the optimizer passes over it, weight decay and momentum included. With the
+        recipe's `freeze_norm` its batch norms normalise by their running statistics, which stand still; without, by
+        those of the micro-batch, and they move.
+        """
+        if freeze == self.frozen:
+            return
+        self.frozen, names = freeze, self._frozen_names[freeze]
+        parameters = {parameter for name, parameter in self.network.named_parameters() if name in names}
+        norms = batch_norms(self.network) if self.recipe.freeze_norm else []
+        held = {norm for norm in norms if norm.weight in parameters}
+        self.network.train()
+        for norm in held:
+            norm.eval()
+        self.sums.leave_out(parameters, held)
+
     @torch.no_grad()
     def update_average(self) -> None:
         """Move the average of weights and statistics by one step, where the recipe keeps one."""
         if self.average:
             weight = 1 - self.recipe.ema_decay
             torch._foreach_lerp_(list(self.average.values()), list(self._averaged.values()), weight)
+
+    @contextmanager
+    def holding_evaluated_weights(self) -> Iterator[nn.Module]:
+        """The network with the weights to judge (see below); what is changed in them inside stays changed."""
+        self._exchange_average()
+        try:
+            yield self.network
+        finally:
+            self._exchange_average()
+
+    @torch.no_grad()
+    def _exchange_average(self) -> None:
+        for key, value in self.average.items():
+            own = self._averaged[key].clone()
+            self._averaged[key].copy_(value)
+            value.copy_(own)
 
     def evaluated_weights(self) -> dict[str, Tensor]:
         """The state dict to judge: the moving average where there is one, else the weights themselves."""
@@ -106,6 +149,7 @@ class TrainingState:
             "compile_seconds": self.compile_seconds,
             "bad_records": self.bad_records,
             "overflows": self.overflows,
+            "recalibrated": self.recalibrated,
             "recipe": to_dict(self.recipe),
             "classes": list(self.classes),
             "class_texts": list(self.class_texts),
@@ -153,6 +197,7 @@ class TrainingState:
         self.train_seconds, self.wall_seconds = held.train_seconds, held.wall_seconds
         self.compile_seconds = held.compile_seconds
         self.bad_records, self.overflows = held.bad_records, held.overflows
+        self.recalibrated = held.recalibrated
 
     def _restore_tensors(self, held: TrainingCheckpoint) -> None:
         if bool(self.scaler.state_dict()) != bool(held.scaler):
@@ -171,7 +216,7 @@ class TrainingState:
 
 
 class StepSums:
-    """Owns the `.grad` of every parameter of `network`, as views into its flat tensor.
+    """Owns the `.grad` of every parameter of `network` that is trained, as views into its flat tensor.
 
     A step is `clear`, then for each micro-batch a forward pass, `add` and a backward pass, with `overlap` before the
     last of them, then `reduce`, then reading `.grad` and `metrics` and calling `update_running_statistics`.
@@ -181,29 +226,46 @@ class StepSums:
         # From the network's end to its beginning, as everything below
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad][::-1]
         norms = batch_norms(network)
-        self._statistics = [buffer for norm in norms for buffer in (norm.batch_mean, norm.batch_var)]
-        sizes = [tensor.numel() for tensor in (*self._statistics, *self._parameters)]
-        sizes.insert(len(self._statistics), len(METRICS))
+        statistics = [buffer for norm in norms for buffer in (norm.batch_mean, norm.batch_var)]
+        sizes = [tensor.numel() for tensor in (*statistics, *self._parameters)]
+        sizes.insert(len(statistics), len(METRICS))
         like = self._parameters[0]
         unit = ALIGNMENT // like.element_size()
         starts = list(accumulate((-(-size // unit) * unit for size in sizes), initial=0))
         self._flat = torch.zeros(starts[-1], dtype=like.dtype, device=like.device)
         pieces = [self._flat[start : start + size] for start, size in zip(starts, sizes, strict=False)]
-        self._statistic_sums = pieces[: len(self._statistics)]
-        self._running = _running_statistics(norms, self._statistic_sums)
-        self.metrics: Tensor = pieces[len(self._statistics)]  # sums over the step in the order of METRICS
-        self.gradients = [
+        self._sums_of_norms = dict(
+            zip(norms, zip(pieces[: len(statistics) : 2], pieces[1 : len(statistics) : 2], strict=True), strict=True)
+        )
+        self.metrics: Tensor = pieces[len(statistics)]  # sums over the step in the order of METRICS
+        self._views = {
             # The same strides as the weight (channels_last), so that optimizer kernels need no copy.
-            torch.as_strided(self._flat, parameter.shape, parameter.stride(), piece.storage_offset())
-            for parameter, piece in zip(self._parameters, pieces[len(self._statistics) + 1 :], strict=True)
-        ]
-        for parameter, gradient in zip(self._parameters, self.gradients, strict=True):
-            parameter.grad = gradient
-        self._cut(starts[len(self._statistics) + 2 :], BUCKET_BYTES // like.element_size())
-        self._has_hooks = False
+            parameter: torch.as_strided(self._flat, parameter.shape, parameter.stride(), piece.storage_offset())
+            for parameter, piece in zip(self._parameters, pieces[len(statistics) + 1 :], strict=True)
+        }
+        self._cut(starts[len(statistics) + 2 :], BUCKET_BYTES // like.element_size())
+        self._hooked: set[nn.Parameter] = set()
         self._overlapping: Ranks | None = None
         self._missing: list[int] = []  # gradients that a bucket still waits for
         self._waits: list[Callable[[], None]] = []  # for the buckets whose sum over the ranks has begun
+        self.leave_out(set(), set())
+
+    def leave_out(self, parameters: Set[nn.Parameter], norms: Set[BatchNorm2d]) -> None:
+        """From here on sum nothing of these, until the next call; all others are trained.
+
+        Their `.grad` is None: optimizers pass over them. `gradients` are those of the others.
+        """
+        for parameter, view in self._views.items():
+            parameter.requires_grad_(parameter not in parameters)
+            parameter.grad = view if parameter.requires_grad else None
+        self._trained = [parameter for parameter in self._parameters if parameter.requires_grad]
+        self.gradients = [self._views[parameter] for parameter in self._trained]
+        moving = {norm: sums for norm, sums in self._sums_of_norms.items() if norm not in norms}
+        self._statistics = [buffer for norm in moving for buffer in (norm.batch_mean, norm.batch_var)]
+        self._statistic_sums = [piece for pieces in moving.values() for piece in pieces]
+        self._running = _running_statistics(moving)
+        # What lies behind the last gradient is zero on all ranks.
+        self._num_used = max(self._bucket_of[parameter] for parameter in self._trained) + 1
 
     def _cut(self, gradient_ends: list[int], bucket_size: int) -> None:
         """Cut the flat tensor behind the first gradient that fills a bucket, and so on."""
@@ -229,7 +291,7 @@ class StepSums:
 
         No hook runs, so it is not for a backward pass that `overlap` was called before.
         """
-        gradients = torch.autograd.grad(loss, self._parameters)
+        gradients = torch.autograd.grad(loss, self._trained)
         torch._foreach_add_(
             self.gradients, [_strided_as(*pair) for pair in zip(gradients, self.gradients, strict=True)]
         )
@@ -238,20 +300,20 @@ class StepSums:
         """Say that the next backward pass is the step's last: what it completes is summed over the ranks at once."""
         if ranks.world_size == 1:
             return
-        if not self._has_hooks:
-            self._has_hooks = True
-            for parameter in self._parameters:
+        for parameter in self._trained:
+            if parameter not in self._hooked:
+                self._hooked.add(parameter)
                 parameter.register_post_accumulate_grad_hook(self._on_gradient)  # type: ignore[no-untyped-call]
-        self._missing = [0] * len(self._buckets)
-        for bucket in self._bucket_of.values():
-            self._missing[bucket] += 1
+        self._missing = [0] * self._num_used
+        for parameter in self._trained:
+            self._missing[self._bucket_of[parameter]] += 1
         self._overlapping = ranks
 
     def _on_gradient(self, parameter: nn.Parameter) -> None:
         if self._overlapping is None:  # more micro-batches follow
             return
         self._missing[self._bucket_of[parameter]] -= 1
-        while len(self._waits) < len(self._buckets) and self._missing[len(self._waits)] == 0:
+        while len(self._waits) < self._num_used and self._missing[len(self._waits)] == 0:
             self._start_next(self._overlapping)
 
     def _start_next(self, ranks: Ranks) -> None:
@@ -259,7 +321,7 @@ class StepSums:
 
     def reduce(self, ranks: Ranks) -> None:
         """Sum over all ranks what is not yet, and wait for all: on a GPU its stream waits, not the host."""
-        while len(self._waits) < len(self._buckets):  # all of them after the replay of a CUDA graph: it runs no hooks
+        while len(self._waits) < self._num_used:  # all of them after the replay of a CUDA graph: it runs no hooks
             self._start_next(ranks)
         for wait in self._waits:
             wait()
@@ -282,12 +344,14 @@ def _strided_as(tensor: Tensor, other: Tensor) -> Tensor:
     return tensor.as_strided(other.shape, other.stride()) if fits else tensor
 
 
-def _running_statistics(norms: list[BatchNorm2d], sums: list[Tensor]) -> dict[float, tuple[list[Tensor], list[Tensor]]]:
+def _running_statistics(
+    sums: Mapping[BatchNorm2d, tuple[Tensor, Tensor]],
+) -> dict[float, tuple[list[Tensor], list[Tensor]]]:
     """By momentum: the running statistics that move with it, and what they move to, summed over the step."""
     by_momentum: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
-    for index, norm in enumerate(norms):
+    for norm, totals_of_norm in sums.items():
         running, totals = by_momentum.setdefault(norm.momentum or 0.0, ([], []))
-        for statistic, total in zip((norm.running_mean, norm.running_var), sums[2 * index :], strict=False):
+        for statistic, total in zip((norm.running_mean, norm.running_var), totals_of_norm, strict=True):
             if statistic is not None:
                 running.append(statistic)
                 totals.append(total)

@@ -1,6 +1,7 @@
 """One optimizer step: forward and backward of each micro-batch, compiled or not, one reduction, one update.
 
-Nothing is read back to the host, but for the overflow check of fp16 with a dynamic loss scale on the CPU.
+Nothing is read back to the host, but for the overflow check of fp16 with a dynamic loss scale, on the CPU and where the
+optimizer leaves it to torch's GradScaler (LARS, Muon).
 
 Why the graphs are captured here and not by torch.compile's "reduce-overhead": there the gradients lie in the graph's
 own memory, which the next replay overwrites; accumulating over micro-batches then fails or silently keeps one of them
@@ -20,6 +21,7 @@ from imagesprint.errors import RunError
 from imagesprint.evaluating.evaluation import correct_counts
 from imagesprint.loading.batch import Batch
 from imagesprint.model.building import normalize
+from imagesprint.model.freezing import head_of
 from imagesprint.recipes.recipe import Phase
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.losses import LOSSES
@@ -38,15 +40,16 @@ class TrainingStep:
     """Runs steps of `state` on this rank's device; `__call__` does one.
 
     With `compiled` micro-batches pass through torch.compile and, on CUDA, CUDA graphs. `prepare` gets ready for all
-    shapes at once; one that was not prepared is before its first step.
+    shapes at once; one that was not prepared is before its first step. Where the recipe has features once, batches
+    bring features, what the head takes, in the place of images, and there is nothing worth compiling.
     """
 
     def __init__(self, state: TrainingState, ranks: Ranks, compiled: bool = False) -> None:
         self._state = state
         self._ranks = ranks
         self._loss_scale = static_scale(state.recipe)
-        self._micro_batch = MicroBatch(state, ranks.device, compiled)
-        self._compiled = compiled
+        self._compiled = compiled and not state.recipe.features_once
+        self._micro_batch = MicroBatch(state, ranks.device, self._compiled)
         self.data_waits = Waits(ranks.device)  # for batches
         self.rank_waits = Waits(ranks.device)  # for other ranks' sums, and for theirs on the way
 
@@ -57,7 +60,7 @@ class TrainingStep:
         """
         if not self._compiled:
             return 0
-        return self._micro_batch.prepare({(phase.micro_batch, phase.image_size) for phase in phases})
+        return self._micro_batch.prepare({(phase.micro_batch, phase.image_size, phase.freeze) for phase in phases})
 
     def __call__(self, batches: Iterator[Batch], phase: Phase, lr: float) -> Tensor:
         """Take this rank's share of a step from `batches` and update the weights.
@@ -67,6 +70,7 @@ class TrainingStep:
         """
         state, sums, device = self._state, self._state.sums, self._ranks.device
         self.prepare([phase])
+        state.freeze(phase.freeze)
         self._micro_batch.share_step(phase.micro_batches)
         sums.clear()
         for left in reversed(range(phase.micro_batches // self._ranks.world_size)):
@@ -95,8 +99,14 @@ class TrainingStep:
 EAGER_RUNS = 3  # before a capture, as PyTorch's notes on CUDA graphs have it: compiling, cuDNN's choices, workspaces
 MAX_SHAPES = 64  # of all recipes in one process; torch.compile alone stops at 8
 
-Shape = tuple[int, int]  # images in a micro-batch, pixels of their side
-Inputs = tuple[Tensor, Tensor, Tensor]  # images uint8 [M, S, S, 3], labels int64 [M], draws float32 [M, K]
+Shape = tuple[int, int, str]  # images in a micro-batch, pixels of their side, what is frozen
+Inputs = tuple[Tensor, Tensor, Tensor]  # images uint8 [M, S, S, 3] or features, labels int64 [M], draws float32 [M, K]
+
+
+def _memory(shape: Shape) -> tuple[int, bool, str]:
+    """An order of shapes by the memory that they take: of one size the one in which nothing is frozen takes most."""
+    rows, size, freeze = shape
+    return rows * size**2, freeze == "none", freeze
 
 
 class MicroBatch:
@@ -113,13 +123,14 @@ class MicroBatch:
         recipe, dtype = state.recipe, weight_dtype(state.recipe)
         self._mean = torch.tensor(recipe.mean, dtype=dtype, device=device)
         self._std = torch.tensor(recipe.std, dtype=dtype, device=device)
-        self._loss = LOSSES[recipe.loss](recipe).to(device, dtype)
+        self._loss = LOSSES[recipe.loss](recipe, state.class_counts).to(device, dtype)
         self._transform = transforms_of(recipe, len(state.classes))
+        self._logits = self._of_features if recipe.features_once else self._of_images
         self._num_draws = sum(count for _, count in recipe.draws)
         self._static_scale = static_scale(recipe)
         # A tensor: what a compiled function or a graph reads as a number would be fixed in it for good.
         self._share = torch.ones((), dtype=dtype, device=device)
-        self._forward = torch.compile(self._eager, fullgraph=True, dynamic=False) if compiled else self._eager
+        self._forward = torch.compile(self.eager, fullgraph=True, dynamic=False) if compiled else self.eager
         self._graphs: dict[Shape, _Graph | None] = {}  # of the shapes that are ready; None on a CPU
         self._capture = _Capture(device) if compiled and device.type == "cuda" else None
 
@@ -129,7 +140,7 @@ class MicroBatch:
 
     def __call__(self, *inputs: *Inputs) -> None:
         """Train on images, labels and draws, which lie on the device."""
-        graph = self._graphs.get((inputs[0].shape[0], inputs[0].shape[1]))
+        graph = self._graphs.get((inputs[0].shape[0], inputs[0].shape[1], self._state.frozen))
         (graph or self._run)(*inputs)
 
     def _run(self, *inputs: *Inputs) -> None:
@@ -142,17 +153,25 @@ class MicroBatch:
             else:
                 torch.autograd.backward(scaled)
 
-    def _eager(self, images: Tensor, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    def eager(self, images: Tensor, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the mean loss, and its metrics in the order of `state.METRICS`; what is right is by the labels."""
         changed, targets = self._transform(images, labels, draws)
         with autocast(self._state.recipe, self._device):
-            logits = self._state.network(normalize(changed, self._mean, self._std))
+            logits = self._logits(changed)
         logits = logits.to(self._mean.dtype)
         loss: Tensor = self._loss(logits, targets)
         with torch.no_grad():
             count = torch.full((1,), len(labels), device=labels.device)
             metrics = torch.cat((loss[None] * count, correct_counts(logits, labels), count)).to(self._mean.dtype)
         return loss, metrics
+
+    def _of_images(self, images: Tensor) -> Tensor:
+        logits: Tensor = self._state.network(normalize(images, self._mean, self._std))
+        return logits
+
+    def _of_features(self, features: Tensor) -> Tensor:
+        logits: Tensor = head_of(self._state.network)(features.to(self._mean.dtype))
+        return logits
 
     def blank(self, rows: int, size: int) -> Inputs:
         """Inputs of zeros, for so many images of `size` pixels."""
@@ -163,27 +182,36 @@ class MicroBatch:
         )
 
     def prepare(self, shapes: Iterable[Shape]) -> int:
-        """Compile and warm those of `shapes` that are not; returns how many. Leaves garbage in the step's sums.
+        """Compile and warm those of `shapes` that are not; returns how many.
 
-        Nothing else of the training changes, the states of random generators included. Raises RunError where the
-        compiler fails or the memory of the GPU does not suffice.
+        Leaves garbage in the step's sums, and something frozen or not: each step says anew what is. Nothing else of the
+        training changes, the states of random generators included. Raises RunError where the compiler fails or the
+        memory of the GPU does not suffice.
         """
         # The largest first: the others then fit into the memory that it took.
-        new = sorted(set(shapes) - self._graphs.keys(), key=lambda shape: shape[0] * shape[1] ** 2, reverse=True)
+        new = sorted(set(shapes) - self._graphs.keys(), key=_memory, reverse=True)
         if not new:
             return 0
         devices = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch._dynamo.config.patch(recompile_limit=MAX_SHAPES):
             for shape in new:
-                with _failure_explained(shape, self._device):
-                    self._warm(self.blank(*shape))
+                with self._as_in(shape):
+                    self._warm(self.blank(*shape[:2]))
             # All are warmed before one is captured: eager runs cannot use the graphs' memory, and the sizes that
             # `micro_batch` auto finds leave no room for both.
             for shape in new:
-                with _failure_explained(shape, self._device):
-                    graph = None if self._capture is None else self._capture.graph(self._run, self.blank(*shape))
+                with self._as_in(shape):
+                    graph = None if self._capture is None else self._capture.graph(self._run, self.blank(*shape[:2]))
                     self._graphs[shape] = graph
         return len(new)
+
+    @contextmanager
+    def _as_in(self, shape: Shape) -> Iterator[None]:
+        """Freeze what is frozen for `shape`; an error says for which it was."""
+        rows, size, freeze = shape
+        self._state.freeze(freeze)
+        with _failure_explained(rows, size, self._device):
+            yield
 
     def _warm(self, inputs: Inputs) -> None:
         if self._capture is None:
@@ -286,9 +314,8 @@ def out_of_memory(error: BaseException) -> str:
 
 
 @contextmanager
-def _failure_explained(shape: Shape, device: torch.device) -> Iterator[None]:
-    """Raise RunError where `shape` does not fit into memory or the compiler fails."""
-    rows, size = shape
+def _failure_explained(rows: int, size: int, device: torch.device) -> Iterator[None]:
+    """Raise RunError where so many images of that size do not fit into memory or the compiler fails."""
     try:
         yield
     except RuntimeError as error:

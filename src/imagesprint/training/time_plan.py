@@ -139,15 +139,16 @@ class TimeKeeper:
             checkpoint=_mean(self._checkpoints, plan.checkpoint),
         )
 
-    def comparison(self) -> PlanComparison | None:
-        """Return the plan beside what the command took so far, as result.json has it; None where no step was logged.
+    def comparison(self, step: int) -> PlanComparison | None:
+        """Return the plan beside what the command took up to `step`, where it ended, as result.json has it; None where
+        no step was logged.
 
         Its parts are start-up, each phase, evaluations, checkpoints, and the rest, which is not planned.
         """
         plan = self.plan
         if plan is None or not any(self._counts):
             return None
-        work, took = self._timetable.whole(), time.monotonic() - self._began
+        work, took = self._timetable.before(step), time.monotonic() - self._began
         parts = [PartTime("start-up", 1, plan.start_up, self._start_up)]
         phases = enumerate(zip(work.steps, plan.steps, self._seconds, strict=True))
         parts += [PartTime(f"phase {i}", count, count * each, spent) for i, (count, each, spent) in phases if count]
@@ -157,7 +158,7 @@ class TimeKeeper:
         ):
             parts.append(PartTime(name, count, count * each, sum(spent)))
         parts.append(PartTime("rest", 1, 0.0, max(0.0, took - sum(part.seconds for part in parts))))
-        return PlanComparison(plan.origin, self.planned(), took, tuple(parts))
+        return PlanComparison(plan.origin, plan.start_up + plan.seconds(work), took, tuple(parts))
 
 
 @contextmanager

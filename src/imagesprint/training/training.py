@@ -2,11 +2,13 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
+
+import torch
 
 from imagesprint.checkpoints.naming import newest_whole, set_aside
 from imagesprint.checkpoints.retention import KEEP_ALL, Retention
@@ -14,7 +16,9 @@ from imagesprint.checkpoints.weights import TrainedModel
 from imagesprint.console import Console
 from imagesprint.evaluating.evaluation import Accuracy, evaluate, evaluation_set
 from imagesprint.images.decoders import chosen_decoder, decoder_name, describe_decoder
+from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import Loader
+from imagesprint.loading.sampling import batch_specs
 from imagesprint.model.building import build_model
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
@@ -28,11 +32,13 @@ from imagesprint.runs.mirror import RunCopy, run_copy
 from imagesprint.runs.ranks import Ranks, StopVote, open_ranks
 from imagesprint.runs.rows import RunResult
 from imagesprint.storage.url import Place
+from imagesprint.training.features import feature_batches, make_features
 from imagesprint.training.metering import BadRecords, Cadence, Meter, StageTimes
 from imagesprint.training.micro_batch_size import settle_micro_batches, with_stored_sizes
 from imagesprint.training.optimizer import best_precision, l2_loss
 from imagesprint.training.prefetch import on_device
 from imagesprint.training.progress import show_comparison, show_plan, show_ranks, show_recipe
+from imagesprint.training.recalibration import recalibrate
 from imagesprint.training.recorder import Recorder
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep, wants_compiled
@@ -67,7 +73,8 @@ def train(
 
     Returns, on every rank, what `train --json` prints: steps, epochs, images_per_second, wall_seconds, compile_seconds
     (on top of the former), bad_records, overflows, interruptions, top1, top5, loss and checkpoint, of the whole run;
-    top1, top5 and loss are None where the last step was not evaluated. On a rank that stood by it is empty. `plan`
+    top1, top5 and loss are None where the last step was not evaluated; ended_early says whether patience ended it. On a
+    rank that stood by it is empty. `plan`
     compares this command's time with what `planner`, asked on rank 0 alone, said of it (`TimeKeeper.comparison`);
     `elapsed` are the seconds that the command took before this call. Raises the errors of errors.py; what was written
     before stays usable. SIGINT, SIGTERM, SIGUSR1 and SIGHUP end it with a StoppedError, after a checkpoint.
@@ -131,10 +138,12 @@ def _go_on(
 ) -> RunResult:
     """Do this command's share of the run, which began at `began` by time.monotonic()."""
     run = RunDirectory(copy.path)
-    schedule = Schedule(recipe, len(root.dataset(root.nearest(recipe.phases[0].source), "train")))
+    dataset = root.dataset(root.nearest(recipe.phases[0].source), "train")
+    schedule = Schedule(recipe, len(dataset))
     until = min(options.stop_after or schedule.total_steps, schedule.total_steps)
-    cadence = Cadence(schedule, recipe.eval_every, options.checkpoint_every, until)
-    state = TrainingState(recipe, root.classes, ranks.device, root.class_texts)
+    cadence = Cadence(schedule, recipe.eval_every, options.checkpoint_every, until, recipe.patience)
+    class_counts = torch.from_numpy(dataset.class_counts)
+    state = TrainingState(recipe, root.classes, ranks.device, root.class_texts, class_counts=class_counts)
     judged = TrainedModel(build_model(recipe, len(root.classes)), recipe, root.classes, schedule.num_train)
     judged = judged.to(ranks.device)
     validation, fingerprint, since = evaluation_set(root, judged), _fingerprint(recipe, root), time.monotonic()
@@ -162,16 +171,53 @@ def _go_on(
         keeper = TimeKeeper(recipe, cadence, state.step, plan, began)
         recorder = Recorder(copy, state, cadence, keeper, ranks, console, content, since)
         with recorder.history(root.path):
-            missing = recorder.evaluation_is_missing()
-            if missing or state.step < until:
-                with StopSignals() as signals, recorder.files(options.keep):
-                    if missing:
-                        recorder.evaluate(judge)
-                    if state.step < until:
-                        _loop(root, state, cadence, options, ranks, signals, recorder, judge)
+            _work(root, state, judged, cadence, options, ranks, recorder, judge)
             result = recorder.result()
             show_comparison(console, result.plan)
     return result
+
+
+def _feed(
+    root: Root, state: TrainingState, judged: TrainedModel, ranks: Ranks, recorder: Recorder
+) -> Callable[[Loader], Iterator[Batch]]:
+    """What makes the loop's batches of its loader: with features once these are made here, by way of `judged`.
+
+    A signal ends the command meanwhile: there is nothing to save yet.
+    """
+    recipe = state.recipe
+    if not recipe.features_once:
+        return iter
+    judged.network.load_state_dict(state.network.state_dict())
+    dataset = root.dataset(root.nearest(recipe.phases[0].source), "train")
+    features, fallbacks = make_features(judged, dataset, ranks, recorder.console)
+    recorder.fallbacks(ranks.total(fallbacks))
+    return partial(feature_batches, features=features)
+
+
+def _work(
+    root: Root,
+    state: TrainingState,
+    judged: TrainedModel,
+    cadence: Cadence,
+    options: TrainingOptions,
+    ranks: Ranks,
+    recorder: Recorder,
+    judge: Callable[[], Accuracy],
+) -> None:
+    """Do what is left for this command: an evaluation to be made up for, steps, what follows the last of them."""
+    missing = recorder.evaluation_is_missing()
+    if not (missing or recorder.goes_on() or recorder.is_to_recalibrate()):
+        return
+    feed = _feed(root, state, judged, ranks, recorder) if recorder.goes_on() else iter
+    with StopSignals() as signals, recorder.files(options.keep):
+        if missing:
+            recorder.evaluate(judge)
+        if recorder.goes_on():
+            _loop(root, state, cadence, options, ranks, signals, recorder, judge, feed)
+        if recorder.is_to_recalibrate():
+            _recalibrate(root, state, cadence.schedule, ranks, recorder)
+            recorder.save()
+            recorder.evaluate(judge)
 
 
 def _loop(
@@ -183,6 +229,7 @@ def _loop(
     signals: StopSignals,
     recorder: Recorder,
     judge: Callable[[], Accuracy],
+    feed: Callable[[Loader], Iterator[Batch]],
 ) -> None:
     """Train to the end of this command. Raises StoppedError after the step in which a signal came."""
     schedule, device = cadence.schedule, ranks.device
@@ -195,12 +242,12 @@ def _loop(
             recorder.console.warn(note)
         step = TrainingStep(state, ranks, wants_compiled(options.compile, device))
         recorder.compiled(*_compile(step, state, cadence, ranks))
-        batches, vote = on_device(iter(loader), device), StopVote(ranks, signals)
+        batches, vote = on_device(feed(loader), device), StopVote(ranks, signals)
         stages = StageTimes(loader, batches, step, ranks)
         meter = Meter(state.recipe, schedule, loader, ranks, stages)
         bad_records = BadRecords(loader, ranks, recorder.console)
         recorder.time.begin()
-        while state.step < cadence.until:
+        while recorder.goes_on():
             phase, lr = schedule.phase(state.step), schedule.lr(state.step)
             meter.add(step(batches, phase, lr), state.sums.gradients)
             with step.rank_waits:
@@ -210,7 +257,9 @@ def _loop(
                 for notice in loader.take_notices():
                     recorder.console.warn(notice)
             recorder.progress()
-            saving, judging = cadence.checkpoint(state.step) or stop, cadence.evaluate(state.step) and not stop
+            last = recorder.awaits_statistics()
+            saving = stop or (cadence.checkpoint(state.step) and not last)
+            judging = cadence.evaluate(state.step) and not (stop or last)
             if saving:  # before the evaluation, which can be made up for
                 with stages.pause("checkpoint"):
                     recorder.save()
@@ -223,6 +272,26 @@ def _loop(
                 meter.start_window()
         ranks.watch.heed(None)  # the others wait for what rank 0 has still to write
     recorder.fallbacks(ranks.total(loader.fallbacks))
+
+
+def _recalibrate(root: Root, state: TrainingState, schedule: Schedule, ranks: Ranks, recorder: Recorder) -> None:
+    """Measure batch norm's statistics anew, by the images of the steps that would follow: the last phase goes on."""
+    recipe, began = state.recipe, time.monotonic()
+    index = schedule.phase_index(state.step - 1)
+    *before, last = batch_specs(recipe, recipe.draws)[: index + 1]
+    start, end = schedule.bounds[index]
+    state.freeze(recipe.phases[index].freeze)  # where the run was resumed here, no step has
+    more = replace(last, epochs=None, steps=end - start + recipe.recalibrate_bn)
+    with Loader(
+        root, [*before, more], ranks.rank, ranks.world_size, state.step,
+        threads=ranks.threads, end_step=state.step + recipe.recalibrate_bn, pin=ranks.device.type == "cuda",
+    ) as loader:  # fmt: skip
+        recalibrate(state, on_device(iter(loader), ranks.device), ranks)
+    state.bad_records += ranks.total(loader.bad_records)
+    recorder.fallbacks(ranks.total(loader.fallbacks))
+    recorder.console.line(
+        f"batch norm  measured anew by {recipe.recalibrate_bn} steps' images in {time.monotonic() - began:.1f} s"
+    )
 
 
 def _compile(step: TrainingStep, state: TrainingState, cadence: Cadence, ranks: Ranks) -> tuple[int, float]:

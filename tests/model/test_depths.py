@@ -1,0 +1,63 @@
+"""Which tensor lies at which depth, in networks of ours and by the names of others."""
+
+import pytest
+
+from imagesprint.errors import RecipeError
+from imagesprint.model.building import build_model
+from imagesprint.model.depths import depths
+from imagesprint.recipes.recipe import Phase, Recipe
+
+RECIPE = Recipe("test", (Phase((0, 1), (0.1, 0.1), "constant", 8, 8, 16),))
+
+
+@pytest.mark.parametrize(("model", "stages"), [("resnet18", 4), ("resnet20", 3)])
+def test_a_resnet_has_its_stages(model: str, stages: int) -> None:
+    recipe = Recipe("test", RECIPE.phases, model=model)
+    found = depths(build_model(recipe, 10).state_dict())
+    assert {found[name] for name in ("conv1.weight", "bn1.running_mean")} == {0}
+    for stage in range(1, stages + 1):
+        assert {depth for name, depth in found.items() if name.startswith(f"layer{stage}.")} == {stage}
+    assert found["fc.weight"] == found["fc.bias"] == stages + 1
+
+
+# As timm 1.0 names the tensors of its models; the first of each kind
+NAMES = {
+    "efficientnet_lite0": (
+        ["conv_stem.weight", "bn1.bias"],
+        ["blocks.0.0.conv_dw.weight", "blocks.0.0.bn2.running_var"],
+        ["blocks.1.0.conv_pw.weight", "blocks.1.1.bn3.weight"],
+        ["blocks.2.0.conv_pwl.weight", "conv_head.weight", "bn2.weight"],
+        ["classifier.weight", "classifier.bias"],
+    ),
+    "vit_small_patch16_224": (
+        ["cls_token", "pos_embed", "patch_embed.proj.weight"],
+        ["blocks.0.norm1.weight", "blocks.0.mlp.fc1.weight"],
+        ["blocks.1.attn.qkv.weight", "norm.weight"],
+        ["head.weight"],
+    ),
+    "convnext_tiny": (
+        ["stem.0.weight"],
+        ["stages.0.blocks.0.conv_dw.weight"],
+        ["stages.1.downsample.0.weight", "stages.1.blocks.0.gamma"],
+        ["head.norm.weight", "head.fc.weight"],
+    ),
+    "regnety_008": (
+        ["stem.conv.weight"],
+        ["s1.b1.conv1.conv.weight"],
+        ["s2.b1.se.fc1.weight", "s2.b2.conv3.bn.bias"],
+        ["head.fc.weight"],
+    ),
+    "a network without stages": (["features.weight"], ["fc.weight"]),
+}
+
+
+@pytest.mark.parametrize("by_depth", NAMES.values(), ids=NAMES)
+def test_others_by_their_names(by_depth: tuple[list[str], ...]) -> None:
+    expected = {name: depth for depth, names in enumerate(by_depth) for name in names}
+    assert depths(expected) == expected
+
+
+def test_a_head_by_another_name_is_refused() -> None:
+    with pytest.raises(RecipeError, match="its head is not known") as caught:
+        depths(["stages.0.weight", "last.weight"])
+    assert "muon" in caught.value.hint

@@ -1,0 +1,136 @@
+"""Batch norm's statistics measured anew, and the early end that they may follow."""
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from imagesprint.loading.batch import Batch
+from imagesprint.model.batch_norm import batch_norms
+from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.serialization import to_toml
+from imagesprint.runs.ranks import Ranks
+from imagesprint.training.recalibration import recalibrate
+from imagesprint.training.state import TrainingState
+
+ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
+RECIPE = Recipe(
+    name="test",
+    model="resnet20",
+    precision="fp64",
+    phases=(Phase((0, 1), (0.1, 0.1), "constant", 24, 8, 16),),
+)
+
+
+def trained(recipe: Recipe) -> TrainingState:
+    """A state whose moving average, if there is one, and statistics are not those that it began with."""
+    state = TrainingState(recipe, tuple("abcdefg"), ALONE.device)
+    generator = torch.Generator().manual_seed(0)
+    for tensor in (*state.network.parameters(), *state.average.values()):
+        tensor.data += 0.01 * torch.rand(tensor.shape, dtype=tensor.dtype, generator=generator)
+    return state
+
+
+def plain_means(recipe: Recipe, weights: dict[str, torch.Tensor], given: list[Batch]) -> list[torch.Tensor]:
+    """Mean and variance of each norm, over micro-batches of float64 images that torch's own batch norms see."""
+    network = TrainingState(recipe, tuple("abcdefg"), ALONE.device).network
+    network.load_state_dict(weights)
+    norms, seen = batch_norms(network), list[list[torch.Tensor]]()
+    mean, std = torch.tensor(recipe.mean, dtype=torch.float64), torch.tensor(recipe.std, dtype=torch.float64)
+    inputs: dict[nn.Module, torch.Tensor] = {}
+    for norm in norms:
+        norm.register_forward_pre_hook(lambda module, args: inputs.update({module: args[0].detach()}))
+    for batch in given:
+        network(((batch.images.double() - mean) / std).permute(0, 3, 1, 2))
+        rows = [inputs[norm].transpose(0, 1).flatten(1) for norm in norms]
+        seen.append([figure for row in rows for figure in (row.mean(1), row.var(1))])
+    return [torch.stack(figures).mean(0) for figures in zip(*seen, strict=True)]
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_the_statistics_are_the_plain_mean_of_the_weights_that_are_judged(
+    batches: Callable[[int], list[Batch]], ema_decay: float
+) -> None:
+    recipe, given = replace(RECIPE, ema_decay=ema_decay), batches(6)
+    state = trained(recipe)
+    own = {key: value.clone() for key, value in state.network.state_dict().items()}
+    judged = {key: value.clone() for key, value in state.evaluated_weights().items()}
+    recalibrate(state, given, ALONE)
+    assert state.recalibrated
+    after = state.evaluated_weights()
+    found = [value for key, value in after.items() if "running" in key]
+    for ours, expected in zip(found, plain_means(recipe, judged, given), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-13)
+    assert all(torch.equal(after[key], value) for key, value in judged.items() if "running" not in key)
+    if ema_decay:
+        assert all(torch.equal(state.network.state_dict()[key], value) for key, value in own.items())
+
+
+def test_norms_that_stand_still_keep_their_statistics(batches: Callable[[int], list[Batch]]) -> None:
+    state = trained(RECIPE)
+    still, *others = batch_norms(state.network)
+    still.eval()
+    assert still.running_mean is not None
+    before = still.running_mean.clone()
+    recalibrate(state, batches(2), ALONE)
+    assert torch.equal(still.running_mean, before)
+    assert all(norm.running_mean is not None and norm.running_mean.any() for norm in others)
+
+
+Run = Callable[..., Any]
+
+
+def newest(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(max((run / "checkpoints").glob("step-*.pt")), weights_only=True)
+    return content
+
+
+def evaluations(run: Path) -> list[dict[str, Any]]:
+    """The whole rows."""
+    file = run / "evaluations.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+
+
+def test_killed_while_it_measures_an_early_end_comes_to_the_same_bits(
+    imagesprint: Run, warm_commands: Any, photo_root: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    """Without a learning rate nothing gets better. The classes are balanced, and it is the average that is judged."""
+    phase = replace(tiny_recipe.phases[0], lr=(0.0, 0.0), epochs=(0, 8))
+    recipe = replace(
+        tiny_recipe, phases=(phase,), eval_every=1, ema_decay=0.5, balance=True, patience=2, recalibrate_bn=10
+    )
+    (tmp_path / "early.toml").write_text(to_toml(recipe))
+    words = ("train", tmp_path / "early.toml", "--data", photo_root, "--json", "--checkpoint-every", 5, "--output")
+    whole = imagesprint(*words, tmp_path / "whole")
+    assert whole.code == 0, whole.stderr
+    rows = evaluations(tmp_path / "whole")
+    assert [row["step"] for row in rows] == [4, 8, 12, 12]
+    assert (whole.json["steps"], whole.json["ended_early"]) == (12, True)
+    assert whole.json["loss"] == rows[-1]["loss"] != rows[-2]["loss"]
+    assert "ended early after step 12 of 32" in whole.stderr
+
+    struck = tmp_path / "struck"
+    (tmp_path / "printed").mkdir()
+    command = warm_commands.start(tmp_path / "printed", *words, struck)
+    end = time.monotonic() + 100
+    while not (struck / "evaluations.jsonl").exists() or len(evaluations(struck)) < 3:
+        assert time.monotonic() < end
+        time.sleep(0.002)
+    command.end(signal.SIGKILL)
+    assert len(evaluations(struck)) == 3
+    assert not newest(struck)["recalibrated"]
+    again = imagesprint(*words, struck)
+    assert again.code == 0, again.stderr
+    assert evaluations(struck) == rows
+    expected, got = newest(tmp_path / "whole"), newest(struck)
+    assert got["recalibrated"]
+    for part in ("model", "ema"):
+        assert all(torch.equal(got[part][key], value) for key, value in expected[part].items())
+    assert "nothing to do" in imagesprint(*words, struck).stderr

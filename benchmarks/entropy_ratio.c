@@ -93,7 +93,8 @@ int main(int argc, char **argv) {
     int64_t *head = read_in(2 * sizeof(int64_t));
     size_t count = (size_t)head[0], size = (size_t)head[1];
     int32_t status;
-    ims_batch batch = {.count = head[0], .size = (int32_t)head[1], .antialias = 1, .status = &status};
+    int32_t size = (int32_t)head[1];
+    ims_batch batch = {.count = head[0], .height = size, .width = size, .antialias = 1, .status = &status};
     batch.crops = read_in(count * 4 * sizeof(int32_t));
     batch.flips = read_in(count);
     batch.out = memset(take(OUTPUTS * size * size * 3), 0, OUTPUTS * size * size * 3);

@@ -19,7 +19,7 @@ MakeJob = Callable[..., Job]
 StandIn = Callable[..., Path]
 CallsOf = Callable[[Path], list[dict[str, Any]]]
 PROGRESS = "step 1296/19683  loss 3.1416  ETA 1:02 min  top-1 33.3%  14,200 images/s  data wait 2%  epoch 6.00"
-EVALUATED = "evaluated   epoch 40: top-1 75.88%, top-5 93.24%, loss 1.0041 on 50000 images in fp32"
+EVALUATED = "evaluated   epoch 40: top-1 75.88%, mean of classes 71.5%, top-5 93.24%, loss 1.0041 on 9 images in fp32"
 
 
 def test_the_request(make_job: MakeJob) -> None:
@@ -56,6 +56,7 @@ def test_its_metrics_are_in_the_lines_that_train_prints(make_job: MakeJob) -> No
         "train:top1": "33.3",
         "train:data_wait": "2",
         "validation:top1": "75.88",
+        "validation:mean_class_accuracy": "71.5",
         "validation:top5": "93.24",
         "validation:loss": "1.0041",
     }

@@ -133,6 +133,7 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("patience", -1),
         ("recalibrate_bn", -1),
         ("balance", 1),
+        ("eval_shape", "round"),
         ("flip", 1),
         ("init", "\udcff.pt"),
     ],

@@ -104,10 +104,11 @@ class Recipe:
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
-    # evaluation: shorter side to eval_resize, then the centre eval_image_size square
+    # evaluation: shorter side to eval_resize, then the centre, whose shorter side is eval_image_size
     eval_source: str = "full"
     eval_resize: int = 256
     eval_image_size: int = 224
+    eval_shape: str = "square"  # or "rectangle": the image's own ratio, to the nearest sixth and at most 2 : 1
     eval_batch_size: int = 256
     eval_every: int = 1  # epochs; 0: at the end alone
 
@@ -157,6 +158,7 @@ FREEZES = r"none|backbone|stages [1-9][0-9]?"  # a regular expression
 PRECISIONS = ("auto", "bf16", "fp16", "fp32", "fp64")
 STRIDES = ("v1", "v1.5")
 BAD_RECORDS = ("stop", "substitute")
+EVAL_SHAPES = ("square", "rectangle")
 
 
 _ONE = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -11,6 +11,7 @@ from imagesprint.recipes.recipe import (
     BAD_RECORDS,
     CLASS_WEIGHTS,
     CROPS,
+    EVAL_SHAPES,
     FREEZES,
     LOSS_NAMES,
     METHODS,
@@ -151,6 +152,7 @@ def _check_augment(recipe: Recipe) -> None:
 
 def _check_evaluation(recipe: Recipe) -> None:
     _check_source("eval_source", recipe.eval_source)
+    _choose("eval_shape", recipe.eval_shape, EVAL_SHAPES)
     for name in ("eval_resize", "eval_image_size", "eval_batch_size"):
         value = getattr(recipe, name)
         _within(name, value, "at least 1", value >= 1)

@@ -40,7 +40,7 @@ Answer = Logits | ImagesprintError
 
 @dataclass(eq=False, slots=True)
 class _Row:
-    """An image on its way: a file, or pixels [S, S, 3]; how many classes are wanted, 0 for all logits; who waits."""
+    """An image on its way: a file, or pixels [H, W, 3]; how many classes are wanted, 0 for all logits; who waits."""
 
     encoded: bytes
     pixels: NDArray[np.uint8] | None
@@ -78,7 +78,7 @@ class Batcher:
         self._console = console
         threads = max(1, len(os.sched_getaffinity(0)) // 2)  # the other half is for the model and for HTTP
         self._decoded_at_once = _DECODED_AT_ONCE * threads
-        self._reader = ImageReader(model.image_size, model.resize, threads, most_pixels=MAX_PIXELS)
+        self._reader = ImageReader(model.image_size, model.resize, threads, MAX_PIXELS, model.shape)
         self._arrived: _Queue = SimpleQueue()
         self._decoded: _Queue = SimpleQueue()
         self._pending = 0  # images taken and not answered; the event loop's thread alone touches it
@@ -98,7 +98,7 @@ class Batcher:
         return self._model
 
     def swap(self, model: OpenModel) -> None:
-        """Have `model`, of the same classes and image size, take the next batch and all after it."""
+        """Have `model`, of the same classes, image size and shape, take the next batch and all after it."""
         self._model = model
         self._metrics.show_model(model)
 
@@ -208,7 +208,7 @@ class Batcher:
         """The answer of each image. Where the model fails on a batch, each image is tried alone."""
         pixels = [row.pixels for row in rows if row.pixels is not None]
         try:
-            return _read(model, model.infer(np.stack(pixels) if len(pixels) > 1 else pixels[0][None]), rows)
+            return _read(model, model.infer(pixels), rows)
         except Exception as error:  # whatever a runtime raises
             if len(rows) > 1:
                 return [answer for row in rows for answer in self._run(model, [row])]

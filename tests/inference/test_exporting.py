@@ -20,7 +20,10 @@ from imagesprint.console import Console
 from imagesprint.errors import CheckError, UsageError
 from imagesprint.inference import exporting
 from imagesprint.inference.exporting import LIMIT, Exported, export, greatest_difference
-from imagesprint.inference.formats import Infer, in_torch
+from imagesprint.inference.formats import Infer, in_onnx_runtime, in_torch
+from imagesprint.model import efficientnet, resnet
+from imagesprint.model.building import build_model
+from imagesprint.recipes.serialization import from_dict
 
 
 def run_export(run: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -82,6 +85,29 @@ def test_safetensors(
     with safe_open(file, "pt") as opened:
         assert json.loads(opened.metadata()["imagesprint"]) == described
     assert start_from(model.network, file) == []  # it serves as a start of training, too
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "resnet20", "stem": "deep", "shortcut": "pool", "attention": "se"},
+        {"model": "resnet20", "stem": "3x3", "shortcut": "pool", "attention": "eca", "blurpool": True},
+        {"model": "efficientnet_lite0", "bn_eps": 1e-3},
+    ],
+)
+def test_parts_that_not_all_networks_have(
+    changes: dict[str, Any], digit_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ONNX, of networks of few blocks: an export takes a second a block."""
+    monkeypatch.setitem(resnet.ARCHITECTURES, "resnet20", resnet.Architecture((1, 1), bottleneck=False, widths=(8, 8)))
+    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:3])
+    content = torch.load(digit_checkpoint, weights_only=True)
+    content["recipe"] |= changes
+    recipe = from_dict(content["recipe"])
+    content["model"] = build_model(recipe, 3).state_dict()
+    torch.save(content, tmp_path / "a.pt")
+    export(tmp_path / "a.pt", tmp_path / "a.onnx", None, Console(quiet=True))
+    check_shapes(tmp_path / "a.pt", in_onnx_runtime((tmp_path / "a.onnx").read_bytes(), threads=1))
 
 
 def test_another_model_differs(digit_run: Path) -> None:

@@ -115,3 +115,4 @@ def test_recipes_and_weights_that_containers_do_not_see(make_job: MakeJob) -> No
     from_file = replace(load_recipe("small"), init="a.pt")
     with pytest.raises(UsageError, match=r"do not see init=a.pt"):
         target.check(make_job(recipe=from_file))
+    assert target.check(make_job(recipe=replace(from_file, init="package:weights"))) == []  # of their own packages

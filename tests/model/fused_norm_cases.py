@@ -156,17 +156,18 @@ def micro_batches(count: int) -> list[Batch]:
     return [Batch(images[i], labels[i], labels[i], labels[i] >= 0, 0, torch.empty((4, 0))) for i in range(count)]
 
 
-# The first is fused as a whole, the second, whose stem has no pooling, batch norm by batch norm.
-NETWORKS = (
-    resnet.Architecture((2, 1), bottleneck=True, widths=(8, 16)),
-    resnet.Architecture((1,), bottleneck=True, widths=(8,), small_stem=True),
+# The first is fused as a whole, the others, whose stem has no pooling or whose blocks have gates, norm by norm.
+NETWORKS: tuple[tuple[resnet.Architecture, dict[str, Any]], ...] = (
+    (resnet.Architecture((2, 1), bottleneck=True, widths=(8, 16)), {"stem": "deep"}),
+    (resnet.Architecture((1,), bottleneck=True, widths=(8,), small_stem=True), {}),
+    (resnet.Architecture((1, 1), bottleneck=True, widths=(8, 8)), {"attention": "se", "shortcut": "pool"}),
 )
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("network", "changes"), NETWORKS)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_steps_are_those_of_torchs_operations(
-    compiled: bool, network: resnet.Architecture, monkeypatch: pytest.MonkeyPatch
+    compiled: bool, network: resnet.Architecture, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two steps of two micro-batches: weights, running statistics and metrics, on a GPU under graphs as well."""
     monkeypatch.setitem(resnet.ARCHITECTURES, "resnet20", network)
@@ -175,7 +176,7 @@ def test_steps_are_those_of_torchs_operations(
     ranks, classes = Ranks(0, 1, 0, 1, DEVICE), tuple("abcdefg")
     found: list[Any] = []
     for fused in (False, True):
-        state = TrainingState(replace(RECIPE, zero_init=False), classes, DEVICE)
+        state = TrainingState(replace(RECIPE, zero_init=False, **changes), classes, DEVICE)
         if fused:
             fuse(state.network)
         step, feed = TrainingStep(state, ranks, compiled and fused), iter(micro_batches(4))

@@ -98,6 +98,11 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("seed", -1),
         ("seed", 2**63),
         ("strides", "v2"),
+        ("stem", "7x7"),
+        ("shortcut", "average"),
+        ("attention", "cbam"),
+        ("width", 0.0),
+        ("width", 100.0),
         ("precision", "fp8"),
         ("crop", "centre"),
         ("bad_records", "skip"),
@@ -169,6 +174,18 @@ def test_features_once_needs_the_same_features_each_time(key: str, changes: dict
 
 def test_patience_without_evaluations_is_refused() -> None:
     refused(replace(GOOD, patience=3, eval_every=0), "patience: 3", "eval_every is 0")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("blurpool", True), ("stem", "deep"), ("shortcut", "pool"), ("attention", "se"), ("width", 2.0)],
+)
+def test_what_resnets_alone_have_is_refused_for_others(key: str, value: Any) -> None:
+    changes: dict[str, Any] = {key: value}
+    validate(replace(GOOD, model="resnet18", **changes))
+    for model in ("efficientnet_lite0", "timm:vit_base"):
+        error = refused(replace(GOOD, model=model, **changes), f"{key}: ", model)
+        assert error.hint.startswith(f"set {key}=")
 
 
 def test_an_evaluation_crop_larger_than_the_resized_image_is_refused() -> None:

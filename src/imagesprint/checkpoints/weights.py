@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from imagesprint.checkpoints.cached import cached, last_of
 from imagesprint.checkpoints.format import check_values, load_weights, read_training_checkpoint
+from imagesprint.checkpoints.named_weights import named_weights
 from imagesprint.checkpoints.weight_files import Inert, no_plain_tensor, read_foreign
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
 from imagesprint.model.building import build_model, normalize
 from imagesprint.model.depths import HEAD_PREFIXES
-from imagesprint.recipes.recipe import Recipe
+from imagesprint.model.efficientnet import renamed
+from imagesprint.recipes.recipe import INIT_KINDS, Recipe
 from imagesprint.storage.url import Place, parse_place
 
 COUNTER = "num_batches_tracked"  # of a batch norm: not used here, and not there before PyTorch 0.4.1
@@ -92,22 +94,27 @@ def _load_model(file: Path, weights: str) -> TrainedModel:
     return TrainedModel(network, held.recipe, held.classes, held.num_train, held.step, held.class_texts).eval()
 
 
-def start_from(model: nn.Module, place: Place, console: Console | None = None) -> list[str]:
-    """Load the weights at `path` into `model`, all but a head of another size; returns the keys left as they were.
+def start_from(model: nn.Module, init: str | Place, console: Console | None = None) -> list[str]:
+    """Load the weights that `init` names into `model`, all but a head of another size; returns the keys left alone.
 
-    At `place`, a path or a URL, lies what torch.save or safetensors wrote of a network with these names (torchvision's
-    and timm's ResNets have ours): a state dict, alone or inside what a training program saves; of several, a moving
-    average. What was taken and what was left goes to `console`. Raises CheckpointError where anything but the head does
-    not fit, and where several fit alike; the model is then as it was.
+    At a path or a URL lies what torch.save or safetensors wrote of a network with these names (torchvision's and timm's
+    have ours): a state dict, alone or inside what a training program saves; of several, a moving average. Other names
+    are those of `named_weights`. What was taken and what was left goes to `console`. Raises CheckpointError where
+    anything but the head does not fit, and where several fit alike; the model is then as it was.
     """
-    with cached(place) as path:
-        if console is not None and path != place:
-            console.show_as(path, place)
-        return _start_from(model, path, console)
+    if isinstance(init, str):
+        if init.startswith(INIT_KINDS):
+            return _start_from(model, named_weights(init), init, console)
+        init = parse_place(init)
+    with cached(init) as path:
+        if console is not None and path != init:
+            console.show_as(path, init)
+        return _start_from(model, read_foreign(path), path, console)
 
 
-def _start_from(model: nn.Module, path: Path, console: Console | None) -> list[str]:
-    content, own = read_foreign(path), model.state_dict()
+def _start_from(model: nn.Module, content: object, path: str | Path, console: Console | None) -> list[str]:
+    """Take what fits of `content`, which `path` names in messages."""
+    own = model.state_dict()
     found = _choose(list(_find(content, own)), own, content, path)
     heads = {key for key in own if key.startswith(HEAD_PREFIXES)}
     # A head is one layer: where its weight does not fit, its bias would belong to other classes.
@@ -155,7 +162,8 @@ class _Found:
 
     def describe(self) -> str:
         where = f" of {_listed('.'.join(self.place))}" if self.place else ""
-        prefixes = {key.removesuffix(name) for name, key in self.keys.items() if key.endswith(name)} - {""}
+        ours = [(name, key) for name, key in self.keys.items() if key.endswith(name) and renamed(key) == key]
+        prefixes = {key.removesuffix(name) for name, key in ours} - {""}
         dropped = f" without the prefix {_listed(*sorted(prefixes))}" if prefixes else ""
         return f"{where}{dropped}{', a moving average' if self.is_average else ''}"
 
@@ -223,7 +231,7 @@ def _flat(module: Inert, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
             yield from _flat(child, f"{prefix}{name}.", depth - 1)
 
 
-def _choose(found: list[_Found], own: Mapping[str, Tensor], content: object, path: Path) -> _Found:
+def _choose(found: list[_Found], own: Mapping[str, Tensor], content: object, path: str | Path) -> _Found:
     """The one to take; raises CheckpointError where none fits or several do alike."""
     if not found:
         held = _listed(*content) if isinstance(content, dict) and content else f"a {type(content).__name__}"
@@ -251,7 +259,7 @@ def _choose(found: list[_Found], own: Mapping[str, Tensor], content: object, pat
 
 
 def _tell(
-    console: Console, path: Path, found: _Found, taken: Mapping[str, Any], dropped: list[str], content: object
+    console: Console, path: str | Path, found: _Found, taken: Mapping[str, Any], dropped: list[str], content: object
 ) -> None:
     console.line(f"start       from {path}: {len(taken)} tensors{found.describe()}")
     if dropped:
@@ -270,7 +278,8 @@ def _tell(
 
 
 def _bare(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    """`name` without what wrappers put into it, as our networks have it."""
+    return renamed(".".join(part for part in name.split(".") if part not in _WRAPPERS))
 
 
 def _part(name: str) -> str:

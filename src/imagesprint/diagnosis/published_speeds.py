@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from imagesprint.diagnosis.roofline import count_work
 from imagesprint.errors import UsageError
-from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.recipe import RESNET_FIELDS, Phase, Recipe
 from imagesprint.training.time_plan import TimePlan
 
 NUM_CLASSES = 1000  # of ImageNet, on which all of them were measured
@@ -65,8 +65,10 @@ def speed_of(recipe: Recipe, phase: Phase, gpu: str, gpus: int) -> Speed:
     factor, derived = gpus / nearest.gpus, []
     if gpus != nearest.gpus:
         derived.append(f"{gpus}/{nearest.gpus} of the GPUs")
-    if (recipe.model, phase.image_size, phase.freeze) != (nearest.model, nearest.image_size, "none"):
-        theirs = _flops(replace(recipe, model=nearest.model), nearest.image_size, "none")
+    plain = {name: getattr(Recipe, name) for name in RESNET_FIELDS}
+    published = replace(recipe, model=nearest.model, **plain)
+    if (recipe, phase.image_size, phase.freeze) != (published, nearest.image_size, "none"):
+        theirs = _flops(published, nearest.image_size, "none")
         ours = _flops(recipe, phase.image_size, phase.freeze)
         factor *= theirs / ours
         derived.append(f"{ours / 1e9:.3g} instead of {theirs / 1e9:.3g} GFLOP an image")

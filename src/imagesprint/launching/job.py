@@ -7,7 +7,7 @@ from typing import Final
 
 from imagesprint.errors import UsageError
 from imagesprint.recipes.library import builtin_names
-from imagesprint.recipes.recipe import Recipe
+from imagesprint.recipes.recipe import INIT_KINDS, Recipe
 from imagesprint.storage.url import Place, Url, parse_place
 
 _LOCAL: Final = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # of one machine, wherever it is
@@ -132,10 +132,11 @@ def check_in_reach(job: Job, where: str) -> None:
             f"{where} do not see {job.source}, a file of this machine",
             f"copy it into a store, and name it by its URL: s3://bucket/{Path(job.source).name}",
         )
-    if job.recipe.init and not isinstance(parse_place(job.recipe.init), Url):
+    init = job.recipe.init
+    if init and not init.startswith(INIT_KINDS) and not isinstance(parse_place(init), Url):
         raise UsageError(
-            f"{where} do not see init={job.recipe.init}, a file of this machine",
-            f"copy it into a store, and --set init=s3://bucket/{Path(job.recipe.init).name}",
+            f"{where} do not see init={init}, a file of this machine",
+            f"copy it into a store, and --set init=s3://bucket/{Path(init).name}",
         )
 
 

@@ -1,18 +1,24 @@
 """The network that a recipe names, ready for training by steps, and the form in which all of them take images."""
 
+import importlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from imagesprint.errors import RecipeError
 from imagesprint.model.batch_norm import BatchNorm2d, convert_batch_norms
+from imagesprint.model.efficientnet import EfficientNetLite0
 from imagesprint.model.resnet import ARCHITECTURES, resnet
 from imagesprint.recipes.recipe import Recipe
 
 # By the names in `recipes.recipe.MODEL_NAMES`: (recipe, number of classes) → a network with fresh weights on the CPU,
 # which takes float images [N, 3, H, W] as `normalize` gives them to float logits [N, classes].
-MODELS: dict[str, Callable[[Recipe, int], nn.Module]] = {**dict.fromkeys(ARCHITECTURES, resnet)}
+MODELS: dict[str, Callable[[Recipe, int], nn.Module]] = {
+    **dict.fromkeys(ARCHITECTURES, resnet),
+    "efficientnet_lite0": EfficientNetLite0,
+}
 
 
 def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
@@ -34,17 +40,22 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
 
 
 def _timm_model(name: str, num_classes: int) -> nn.Module:
-    try:
-        import timm
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
-        raise RecipeError(
-            f"model: timm:{name} needs timm, which cannot be imported ({error})",
-            "install timm and a torchvision that fits this torch, or choose a built-in model such as resnet50",
-        ) from error
+    timm = import_library("timm", f"model: timm:{name}")
     if not timm.is_model(name):
         raise RecipeError(f"model: timm has no model {name!r}", "list its models with timm.list_models()")
     model: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes)
     return model
+
+
+def import_library(library: str, what: str) -> Any:
+    """The module `library`, timm or torchvision, which `what` needs. Raises RecipeError where it cannot be imported."""
+    try:
+        return importlib.import_module(library)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
+        raise RecipeError(
+            f"{what} needs {library}, which cannot be imported ({error})",
+            f"install {library} beside a torchvision that fits this torch, or use a built-in model and init=FILE",
+        ) from error
 
 
 def _check_norms(model: nn.Module, name: str) -> None:

@@ -22,10 +22,16 @@ def fuse(network: nn.Module) -> None:
 
 
 def _fits(network: ResNet) -> bool:
-    """Whether it has the stem of `norm_pool`, and 1×1 convolutions at both ends of each block that do not stride."""
+    """Whether it has the stem of `norm_pool`, and 1×1 convolutions at both ends of each block that do not stride.
+
+    Nothing may stand between a block's last batch norm and its addition.
+    """
     blocks = [block for block in network.modules() if isinstance(block, Bottleneck | BasicBlock)]
     return isinstance(network.maxpool, nn.MaxPool2d) and all(
-        isinstance(block, Bottleneck) and block.conv1.stride == (1, 1) and isinstance(block.blur2, nn.Identity)
+        isinstance(block, Bottleneck)
+        and block.conv1.stride == (1, 1)
+        and isinstance(block.blur2, nn.Identity)
+        and block.se is None
         for block in blocks
     )
 

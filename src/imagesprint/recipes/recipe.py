@@ -64,7 +64,11 @@ class Recipe:
     strides: str = "v1.5"  # where a bottleneck strides: "v1" in its first 1×1, "v1.5" in its 3×3 convolution
     zero_init: bool = True  # last batch-norm scale of each block starts at 0 (Goyal et al. 2017, section 5.1)
     blurpool: bool = False  # low-pass filter before striding (Zhang 2019)
-    init: str = ""  # weights to start from: a checkpoint or a torchvision-named state dict
+    stem: str = "default"  # the architecture's own; "deep": three 3×3 (ResNet-D); "3x3": one at stride 1, no pooling
+    shortcut: str = "conv"  # where a block changes the shape; "pool": average pooling, then a 1×1 (ResNet-D)
+    attention: str = "none"  # on a block's last batch norm: "se" (Hu et al. 2017) or "eca" (Wang et al. 2019)
+    width: float = 1.0  # factor on the channels of all layers, which become multiples of 8
+    init: str = ""  # weights to start from: a file, a URL, timm:NAME, torchvision:NAME, package:DISTRIBUTION
     bn_momentum: float = 0.1
     bn_eps: float = 1e-5
     freeze_norm: bool = True  # the running statistics of what a phase freezes stand still, and normalise
@@ -147,7 +151,8 @@ class TransformDraws:
 
 # What a recipe may name. What stands behind a name needs torch, which recipes do not know: `MODELS` in
 # model/building.py, `OPTIMIZERS`, `LOSSES` and `TRANSFORMS` in training/ have the same keys (a test holds them to it).
-MODEL_NAMES = ("resnet18", "resnet20", "resnet34", "resnet50", "resnet101", "resnet152")  # or timm:NAME
+# model is one of these, or timm:NAME
+MODEL_NAMES = ("resnet18", "resnet20", "resnet34", "resnet50", "resnet101", "resnet152", "efficientnet_lite0")
 OPTIMIZER_NAMES = ("sgd", "adamw", "lars", "muon")
 LOSS_NAMES = ("cross_entropy", "bce", "focal")
 CLASS_WEIGHTS = ("none", "balanced", "sqrt")
@@ -157,6 +162,11 @@ CROPS = ("random_resized", "distorted_bbox", "center")
 FREEZES = r"none|backbone|stages [1-9][0-9]?"  # a regular expression
 PRECISIONS = ("auto", "bf16", "fp16", "fp32", "fp64")
 STRIDES = ("v1", "v1.5")
+INIT_KINDS = ("timm:", "torchvision:", "package:")  # what `init` begins with where it names no file
+STEMS = ("default", "deep", "3x3")
+SHORTCUTS = ("conv", "pool")
+ATTENTIONS = ("none", "se", "eca")
+RESNET_FIELDS = ("blurpool", "stem", "shortcut", "attention", "width")  # what other models have no use for
 BAD_RECORDS = ("stop", "substitute")
 EVAL_SHAPES = ("square", "rectangle")
 

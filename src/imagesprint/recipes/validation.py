@@ -8,6 +8,7 @@ from typing import Any
 
 from imagesprint.errors import RankError, RecipeError
 from imagesprint.recipes.recipe import (
+    ATTENTIONS,
     BAD_RECORDS,
     CLASS_WEIGHTS,
     CROPS,
@@ -18,6 +19,9 @@ from imagesprint.recipes.recipe import (
     MODEL_NAMES,
     OPTIMIZER_NAMES,
     PRECISIONS,
+    RESNET_FIELDS,
+    SHORTCUTS,
+    STEMS,
     STRIDES,
     TRANSFORM_DRAWS,
     Phase,
@@ -34,6 +38,7 @@ MAX_BOUND = 2**31 - 1
 # Of one forward pass: no device holds what a network makes of more. It is what memory is asked for.
 MAX_PIXELS = 2**31
 MAX_SIDE = 65_535  # pixels: a JPEG's
+WIDTHS = (1 / 16, 16.0)  # beyond them a ResNet has 8 channels throughout, or too many for any memory
 ASPECTS = (0.01, 100.0)  # far beyond any use; towards 0 and infinity the crops' arithmetic ends in overflows
 
 
@@ -41,6 +46,7 @@ def validate(recipe: Recipe) -> None:
     """Return where the recipe can be trained as it stands; RecipeError names what cannot, its row and value."""
     for name, kind in kinds(Recipe).items():
         _check_plain(name, from_plain(kind, getattr(recipe, name), name))
+    _check_network(recipe)
     _check_settings(recipe)
     _check_optimizer(recipe)
     _check_loss(recipe)
@@ -75,18 +81,35 @@ def _within(where: str, value: float, rule: str, good: bool) -> None:
         raise RecipeError(f"{where}: {value} is out of range", f"it must be {rule}")
 
 
-def _check_settings(recipe: Recipe) -> None:
-    if not recipe.name.strip():
-        raise RecipeError("name: is empty", "give the recipe a name")
+def _check_network(recipe: Recipe) -> None:
     if not recipe.model.startswith("timm:"):
         _choose("model", recipe.model, MODEL_NAMES)
     _choose("strides", recipe.strides, STRIDES)
+    _choose("stem", recipe.stem, STEMS)
+    _choose("shortcut", recipe.shortcut, SHORTCUTS)
+    _choose("attention", recipe.attention, ATTENTIONS)
+    low, high = WIDTHS
+    _within("width", recipe.width, f"in {low:g}..{high:g}", low <= recipe.width <= high)
+    _within("bn_momentum", recipe.bn_momentum, "above 0 and at most 1", 0 < recipe.bn_momentum <= 1)
+    _within("bn_eps", recipe.bn_eps, "above 0", recipe.bn_eps > 0)
+    if recipe.model.startswith("resnet"):
+        return
+    for name in RESNET_FIELDS:
+        value, plain = getattr(recipe, name), getattr(Recipe, name)
+        if value != plain:
+            raise RecipeError(
+                f"{name}: {shown(value)} is for ResNets, and {recipe.model} is none",
+                f"set {name}={plain}".lower(),
+            )
+
+
+def _check_settings(recipe: Recipe) -> None:
+    if not recipe.name.strip():
+        raise RecipeError("name: is empty", "give the recipe a name")
     _choose("precision", recipe.precision, PRECISIONS)
     _choose("crop", recipe.crop, CROPS)
     _choose("bad_records", recipe.bad_records, BAD_RECORDS)
     _within("seed", recipe.seed, f"in 0..{MAX_SEED}", 0 <= recipe.seed <= MAX_SEED)
-    _within("bn_momentum", recipe.bn_momentum, "above 0 and at most 1", 0 < recipe.bn_momentum <= 1)
-    _within("bn_eps", recipe.bn_eps, "above 0", recipe.bn_eps > 0)
     steps = recipe.recalibrate_bn
     _within("recalibrate_bn", steps, f"in 0..{MAX_BOUND} steps", 0 <= steps <= MAX_BOUND)
     _within("min_object_covered", recipe.min_object_covered, "in 0..1", 0 <= recipe.min_object_covered <= 1)

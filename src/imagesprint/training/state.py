@@ -28,7 +28,6 @@ from imagesprint.recipes.library import differences
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_dict
 from imagesprint.runs.ranks import Ranks
-from imagesprint.storage.url import parse_place
 from imagesprint.training.optimizer import AUTOCAST, build_optimizer, loss_scaler, restore_optimizer, weight_dtype
 
 METRICS = ("loss", "correct1", "correct5", "images")
@@ -84,7 +83,7 @@ class TrainingState:
     def start(self, console: Console) -> None:
         """Take the weights that the recipe's `init` names, if any, and tell which."""
         if self.recipe.init:
-            start_from(self.network, parse_place(self.recipe.init), console)
+            start_from(self.network, self.recipe.init, console)
             for key, value in self.average.items():
                 value.copy_(self._averaged[key])
 

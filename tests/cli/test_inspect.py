@@ -3,12 +3,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 from PIL import Image
 
 from imagesprint.loading.loader import Loader
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
+from imagesprint.records.dataset import open_root
 from imagesprint.report.pictures import TILE
+from imagesprint.training.transforms import seen_in_step
 
 Run = Callable[..., Any]
 
@@ -28,6 +32,38 @@ def test_named_samples_and_those_of_a_step(
     done = imagesprint("inspect", photo_root, "--run", tmp_path, "--step", 6, "--output", sheet, "--json")
     assert done.code == 0, done.stderr
     assert (done.json["variant"], len(done.json["ids"])) == ("32", 16)
+    assert Image.open(sheet).size == (8 * TILE, 4 * (TILE + 28))  # each beside what the network saw
+
+
+def test_what_the_network_sees_is_there_before_the_training(
+    imagesprint: Run, photo_root: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    file, sheet = tmp_path / "mine.toml", tmp_path / "sheet.png"
+    file.write_text(to_toml(tiny_recipe))
+    shown = ["--recipe", file, "--step", 6, "--output", sheet]
+    tiles = []
+    for words in ([], ["--set", "augment=erasing 1"], ["--set", "augment=erasing 1"]):
+        assert imagesprint("inspect", photo_root, *shown, *words).code == 0
+        tiles.append([Image.open(sheet).crop((left, 0, left + TILE, TILE)).tobytes() for left in (0, TILE)])
+    (stored, seen), (again, erased), same = tiles
+    assert again == stored
+    assert erased != seen
+    assert same == [again, erased]
+
+
+def test_what_the_network_saw_is_what_the_step_takes(photo_root: Path, tiny_recipe: Recipe) -> None:
+    recipe = replace(tiny_recipe, augment=("mixup 1",))
+    root = open_root(photo_root)
+    plain, mixed = seen_in_step(root, tiny_recipe, 5), seen_in_step(root, recipe, 5)
+    size = recipe.phases[0].micro_batch
+    for row, (one, other) in enumerate(zip(plain, mixed, strict=True)):
+        before = plain[row // size * size + (row - 1) % size]
+        assert one.sample_id == other.sample_id
+        assert one.targets == [(int(root.dataset("32", "train").labels[one.sample_id]), 1.0)]
+        assert sum(share for _, share in other.targets) == pytest.approx(1)
+        assert {label for label, _ in other.targets} == {one.targets[0][0], before.targets[0][0]}
+        low, high = np.minimum(one.image, before.image), np.maximum(one.image, before.image)
+        assert ((low <= other.image) & (other.image <= high)).all()
 
     balanced = replace(tiny_recipe, balance=True)
     (tmp_path / "recipe.toml").write_text(to_toml(balanced))
@@ -39,7 +75,10 @@ def test_what_is_not_there(imagesprint: Run, photo_root: Path, tmp_path: Path) -
     for words, part in (
         (["--ids", "70"], "there is no sample 70"),
         (["--ids", "x"], "--ids x"),
-        (["--step", "3"], "--run and --step"),
+        (["--step", "3"], "--step with --run or --recipe"),
+        (["--ids", "3", "--recipe", "small"], "--step with --run or --recipe"),
+        (["--ids", "3", "--set", "seed=1"], "--set changes the recipe of --recipe"),
+        (["--recipe", "small", "--step", "3", "--split", "validation"], "no training steps"),
         (["--run", tmp_path, "--step", "3"], "there is no run"),
     ):
         done = imagesprint("inspect", photo_root, *words, "--output", tmp_path / "sheet.png")

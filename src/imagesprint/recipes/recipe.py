@@ -141,7 +141,8 @@ class TransformDraws:
 
     `purpose` is that of its draws in the counter-based generator (`images/draws.py`), from 16 on; one that was given
     once is never given to another: streams would change unnoticed. A sample takes `count` of them. `numbers` has the
-    least and the greatest value of each number that follows the transform's name in `augment`.
+    least and the greatest value of each number that follows the transform's name in `augment`; where both are int, it
+    is a whole number.
     """
 
     purpose: int
@@ -156,7 +157,15 @@ MODEL_NAMES = ("resnet18", "resnet20", "resnet34", "resnet50", "resnet101", "res
 OPTIMIZER_NAMES = ("sgd", "adamw", "lars", "muon")
 LOSS_NAMES = ("cross_entropy", "bce", "focal")
 CLASS_WEIGHTS = ("none", "balanced", "sqrt")
-TRANSFORM_DRAWS: dict[str, TransformDraws] = {}  # the loader makes them, below all that has torch
+TRANSFORM_DRAWS = {  # the loader makes them, below all that has torch
+    "mixup": TransformDraws(16, 1, ((0.01, 8.0),)),  # A: images are mixed by a sample of Beta(A, A)
+    "cutmix": TransformDraws(17, 3, ((0.01, 8.0),)),  # A: a box of the other image, its area from Beta(A, A)
+    "erasing": TransformDraws(18, 5, ((0.0, 1.0),)),  # P: with this probability a box is set to the mean pixel
+    "jitter": TransformDraws(19, 3, ((0.0, 1.0),)),  # S: brightness, contrast and saturation by factors in 1 ± S
+    "grey": TransformDraws(20, 1, ((0.0, 1.0),)),  # P: with this probability without colour
+    "trivial": TransformDraws(21, 2),  # TrivialAugment: one of 14 operations, at any strength
+    "pad": TransformDraws(22, 2, ((1, 64),)),  # N: moved by up to so many pixels, mirrored at the edges
+}
 METHODS = ("linear", "exponential", "cosine", "constant")
 CROPS = ("random_resized", "distorted_bbox", "center")
 FREEZES = r"none|backbone|stages [1-9][0-9]?"  # a regular expression

@@ -155,22 +155,27 @@ def _check_augment(recipe: Recipe) -> None:
         name, *numbers = entry.split() or [""]
         if name not in TRANSFORM_DRAWS:
             hint = did_you_mean(name, TRANSFORM_DRAWS) or f"there are {', '.join(TRANSFORM_DRAWS)}"
-            none = "this version has no batch transforms: leave augment empty"
-            raise RecipeError(f"augment: unknown transform {shown(entry)!r}", hint if TRANSFORM_DRAWS else none)
+            raise RecipeError(f"augment: unknown transform {shown(entry)!r}", hint)
         ranges = TRANSFORM_DRAWS[name].numbers
-        try:
-            fits = len(numbers) == len(ranges) and all(
-                low <= float(number) <= high for number, (low, high) in zip(numbers, ranges, strict=True)
-            )
-        except ValueError:
-            fits = False
-        if not fits:
-            wanted = " ".join([name, *(f"({low:g} to {high:g})" for low, high in ranges)])
+        if len(numbers) != len(ranges) or not all(map(_is_number_in, numbers, ranges)):
+            wanted = " ".join([name, *(f"({_range_text(*bounds)})" for bounds in ranges)])
             raise RecipeError(f"augment: {shown(entry)!r} does not have the numbers of {name}", f"write {wanted}")
     names = [entry.split()[0] for entry in recipe.augment]
     for name in names:
         if names.count(name) > 1:
             raise RecipeError(f"augment: {name} is there twice", "each transform has draws for one use: leave one out")
+
+
+def _is_number_in(text: str, bounds: tuple[float, float] | tuple[int, int]) -> bool:
+    try:
+        value = float(text)
+    except ValueError:
+        return False
+    return bounds[0] <= value <= bounds[1] and (type(bounds[0]) is float or value.is_integer())
+
+
+def _range_text(low: float, high: float) -> str:
+    return f"{low:g} to {high:g}" + (", a whole number" if type(low) is int else "")
 
 
 def _check_evaluation(recipe: Recipe) -> None:

@@ -26,7 +26,9 @@ def training_flops(recipe: Recipe, num_train: int, num_classes: int) -> float:
     total = 0.0
     for phase, (start, end) in zip(recipe.phases, schedule.bounds, strict=True):
         alike = replace(phase, epochs=None, steps=(0, 1), lr=(0.0, 0.0), batch_size=COUNTED, micro_batch=COUNTED)
-        total += (end - start) * (phase.batch_size * _image_flops(replace(recipe, phases=()), alike, num_classes) + a_step)
+        total += (end - start) * (
+            phase.batch_size * _image_flops(replace(recipe, phases=()), alike, num_classes) + a_step
+        )
     return total
 
 

@@ -34,6 +34,11 @@ def test_named_samples_and_those_of_a_step(
     assert (done.json["variant"], len(done.json["ids"])) == ("32", 16)
     assert Image.open(sheet).size == (8 * TILE, 4 * (TILE + 28))  # each beside what the network saw
 
+    balanced = replace(tiny_recipe, balance=True)
+    (tmp_path / "recipe.toml").write_text(to_toml(balanced))
+    done = imagesprint("inspect", photo_root, "--run", tmp_path, "--step", 6, "--output", sheet, "--json")
+    assert done.json["ids"] == Loader(photo_root, balanced).sampler().batch(5).ids.tolist()
+
 
 def test_what_the_network_sees_is_there_before_the_training(
     imagesprint: Run, photo_root: Path, tiny_recipe: Recipe, tmp_path: Path
@@ -64,11 +69,6 @@ def test_what_the_network_saw_is_what_the_step_takes(photo_root: Path, tiny_reci
         assert {label for label, _ in other.targets} == {one.targets[0][0], before.targets[0][0]}
         low, high = np.minimum(one.image, before.image), np.maximum(one.image, before.image)
         assert ((low <= other.image) & (other.image <= high)).all()
-
-    balanced = replace(tiny_recipe, balance=True)
-    (tmp_path / "recipe.toml").write_text(to_toml(balanced))
-    done = imagesprint("inspect", photo_root, "--run", tmp_path, "--step", 6, "--output", sheet, "--json")
-    assert done.json["ids"] == Loader(photo_root, balanced).sampler().batch(5).ids.tolist()
 
 
 def test_what_is_not_there(imagesprint: Run, photo_root: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Phase, Recipe
-from imagesprint.recipes.serialization import to_toml
+from imagesprint.recipes.serialization import apply_overrides, to_toml
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks/recipes"
 
@@ -95,16 +95,19 @@ def test_a_bad_table_is_refused(text: str, said: str, tmp_path: Path) -> None:
     assert said in caught.value.what + caught.value.hint
 
 
-def test_a_plain_training_computes_as_many_pixels_or_a_little_more() -> None:
+def test_a_plain_training_has_the_network_epochs_and_sizes_of_the_recipe() -> None:
     plain = importlib.import_module("plain")
-    small = load_recipe("small")
+    recipe = apply_overrides(load_recipe("small"), ["shortcut=pool", "width=0.5", "ema_decay=0.9", "augment=trivial"])
     for settings in plain.SETTINGS.values():
-        form = plain.plain_form(small, settings)
-        (phase,) = form.phases
-        assert phase.epochs == (0, small.phases[-1].epochs[1] if small.phases[-1].epochs else 0)
-        pixels = sum((p.epochs[1] - p.epochs[0]) * p.image_size**2 for p in small.phases if p.epochs)
-        assert pixels <= phase.epochs[1] * phase.image_size**2 <= 1.2 * pixels
-        assert (form.model, form.eval_image_size) == (small.model, small.eval_image_size)
+        form = plain.plain_form(recipe, settings)
+        for ours, theirs in zip(recipe.phases, form.phases, strict=True):
+            assert (ours.epochs, ours.image_size, ours.source) == (theirs.epochs, theirs.image_size, theirs.source)
+            assert theirs.micro_batch == theirs.batch_size == (settings.batch or ours.batch_size)
+        assert (form.model, form.shortcut, form.width) == ("resnet18", "pool", 0.5)
+        assert (form.eval_resize, form.eval_image_size) == (recipe.eval_resize, recipe.eval_image_size)
+        assert (form.ema_decay, form.augment, form.zero_init) == (0.0, (), settings.zero_init)
+    with pytest.raises(plain.UsageError, match="in steps"):
+        plain.plain_form(load_recipe("classic"), settings)
 
 
 def test_the_rates_are_those_of_the_sources() -> None:

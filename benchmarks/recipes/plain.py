@@ -2,11 +2,10 @@
 
     python benchmarks/recipes/plain.py torchvision small --data ROOT --output FOLDER --seed 0 --threads 1
 
-The network, its first weights, the epochs, the training images and the evaluation are those of the recipe. All else is
-what SETTINGS says, each row of which is written out after its source: DataLoader, Pillow, one image size, batch norm
-over whole batches, torch.optim, a loop. The image size is the smallest multiple of eight whose training computes at
-least as many pixels as the recipe's phases do together; both go through bf16 where the recipe does. Writes
-FOLDER/result.json.
+The network, the weights that it begins with, epochs and image sizes of the phases, the training images and the
+evaluation are those of the recipe, and so is the computation, but for what a recipe freezes. All else is what SETTINGS
+says, each row of which is written out after its source: DataLoader, Pillow, batch norm over whole batches, torch.optim,
+a loop; autocast to bf16 where the recipe has that. Writes FOLDER/result.json.
 """
 
 import argparse
@@ -42,18 +41,17 @@ from torch.utils.data import Dataset as TorchDataset
 
 from imagesprint.checkpoints.weights import TrainedModel, start_from
 from imagesprint.console import Console
-from imagesprint.errors import ImagesprintError
+from imagesprint.errors import UsageError
 from imagesprint.evaluating.evaluation import evaluate, evaluation_set
 from imagesprint.files import write_text
 from imagesprint.model.batch_norm import BatchNorm2d, batch_norms
 from imagesprint.model.building import build_model
 from imagesprint.recipes.library import load_recipe
-from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.recipe import RESNET_FIELDS, Phase, Recipe, kinds
 from imagesprint.recipes.serialization import apply_overrides, to_dict
 from imagesprint.recipes.validation import validate
 from imagesprint.records.dataset import Dataset, Root, open_root
 from imagesprint.runs.ranks import open_ranks
-from imagesprint.storage.url import parse_place
 from imagesprint.training.optimizer import autocast, best_precision
 
 RESULT = "result.json"
@@ -120,25 +118,20 @@ SETTINGS = {
 
 
 def plain_form(recipe: Recipe, settings: Settings) -> Recipe:
-    """Return the recipe of one phase that stands for the plain training: its network, epochs, pixels and evaluation.
+    """Return the recipe that stands for the plain training: network, epochs, sizes, evaluation are those of `recipe`.
 
-    Raises ImagesprintError where the recipe's phases are in steps.
+    Raises UsageError where its phases are in steps.
     """
-    epochs = 0
-    pixels = 0
+    if recipe.phases[-1].epochs is None:
+        raise UsageError(f"{recipe.name} has its phases in steps", "name a recipe whose phases are in epochs")
+    phases = []
     for phase in recipe.phases:
-        if phase.epochs is None:
-            raise ImagesprintError(f"{recipe.name} has its phases in steps", "name a recipe with epochs")
-        epochs = phase.epochs[1]
-        pixels += (phase.epochs[1] - phase.epochs[0]) * phase.image_size**2
-    size = 8 * math.ceil(math.sqrt(pixels / epochs) / 8)
-    last = recipe.phases[-1]
-    batch = settings.batch or last.batch_size
-    phase = Phase((0, epochs), (0.1, 0.0), "cosine", batch, batch, size, last.source)
-    bare = Recipe(name=recipe.name, phases=(phase,), seed=recipe.seed)
-    kept = ("model", "init", "bn_momentum", "bn_eps", "strides", "precision", "mean", "std")
-    evaluated = ("eval_source", "eval_resize", "eval_image_size", "eval_batch_size")
-    form = replace(bare, zero_init=settings.zero_init, **{key: getattr(recipe, key) for key in (*kept, *evaluated)})
+        batch = settings.batch or phase.batch_size
+        phases.append(Phase(phase.epochs, (0.1, 0.1), "constant", batch, batch, phase.image_size, phase.source))
+    network = ("model", "init", "strides", *RESNET_FIELDS, "bn_momentum", "bn_eps")
+    kept = (*network, "precision", "mean", "std", *(key for key in kinds(Recipe) if key.startswith("eval_")))
+    bare = Recipe(recipe.name, tuple(phases), recipe.seed, zero_init=settings.zero_init)
+    form = replace(bare, **{key: getattr(recipe, key) for key in kept})
     validate(form)
     return form
 
@@ -202,10 +195,10 @@ def move_statistics(norm: BatchNorm2d, _inputs: object, _output: object) -> None
         norm.running_var.lerp_(norm.batch_var, norm.momentum or 0.0)
 
 
-def batches(
+def epoch_of_batches(
     loader: "DataLoader[tuple[Tensor, Tensor]]", settings: Settings, classes: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return an epoch's images in channels_last and their targets: labels, or shares where images are mixed."""
+    """Return images in channels_last and their targets: labels, or shares where images are mixed."""
     for images, labels in loader:
         targets = labels
         if settings.mixup:
@@ -213,47 +206,54 @@ def batches(
         yield images.contiguous(memory_format=torch.channels_last), targets
 
 
-def train(form: Recipe, settings: Settings, root: Root, threads: int) -> tuple[TrainedModel, float]:
-    """Train the network; return it with the seconds that it took."""
+def loader_of(form: Recipe, phase: Phase, settings: Settings, root: Root, workers: int) -> "DataLoader[Any]":
+    """Return the DataLoader of a phase."""
+    mean, std = torch.tensor(form.mean), torch.tensor(form.std)
+    transform = partial(transformed, settings=settings, size=phase.image_size, mean=mean, std=std)
+    return DataLoader(
+        Images(root.dataset(root.nearest(phase.source), "train"), transform),
+        batch_size=phase.batch_size,
+        shuffle=True,
+        drop_last=True,  # as recipes count their steps
+        num_workers=workers,
+        persistent_workers=True,
+    )
+
+
+def network_of(form: Recipe, classes: int) -> nn.Module:
+    """Return the recipe's network as it begins, with batch norms that behave as torch's."""
+    network = build_model(form, classes)
+    if form.init:
+        start_from(network, form.init, Console.silent())
+    for norm in batch_norms(network):
+        norm.register_forward_hook(move_statistics)
+    return network.train()
+
+
+def train(form: Recipe, settings: Settings, root: Root, threads: int) -> tuple[nn.Module, float]:
+    """Train the network; return it with the seconds that it took. `form` has its precision settled."""
     torch.manual_seed(form.seed)
     random.seed(form.seed)
     torch.set_num_threads(threads)
-    form = replace(form, precision=best_precision(torch.device("cpu")) if form.precision == "auto" else form.precision)
-    phase, classes = form.phases[0], len(root.classes)
-    network = build_model(form, classes)
-    if form.init:
-        start_from(network, parse_place(form.init), Console.silent())
-    for norm in batch_norms(network):
-        norm.register_forward_hook(move_statistics)
-    dataset = root.dataset(root.nearest(phase.source), "train")
-    mean, std = torch.tensor(form.mean), torch.tensor(form.std)
-    transform = partial(transformed, settings=settings, size=phase.image_size, mean=mean, std=std)
-    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-        Images(dataset, transform),
-        batch_size=phase.batch_size,
-        shuffle=True,
-        drop_last=True,  # as the recipe counts its steps
-        num_workers=threads,
-        persistent_workers=True,
-    )
+    network = network_of(form, len(root.classes))
     optimizer = optimizer_of(network, settings)
     loss_of = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
-    epochs = phase.epochs[1] if phase.epochs is not None else 0
-    began = time.perf_counter()
-    network.train()
-    for epoch in range(epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, phase.batch_size, epoch, epochs)
-        for images, targets in batches(loader, settings, classes):
-            with autocast(form, torch.device("cpu")):
-                logits = network(images)
-            loss = loss_of(logits.float(), targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        print(f"epoch {epoch + 1} of {epochs}: last loss {loss.item():.3f}", file=sys.stderr, flush=True)
-    seconds = time.perf_counter() - began
-    return TrainedModel(network, form, root.classes, len(dataset)), seconds
+    spans = [(phase, range(*phase.epochs)) for phase in form.phases if phase.epochs is not None]
+    epochs, began = spans[-1][1].stop, time.perf_counter()
+    for phase, span in spans:
+        loader = loader_of(form, phase, settings, root, threads)
+        for epoch in span:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(settings, phase.batch_size, epoch, epochs)
+            for images, targets in epoch_of_batches(loader, settings, len(root.classes)):
+                with autocast(form, torch.device("cpu")):
+                    logits = network(images)
+                loss = loss_of(logits.float(), targets)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            print(f"epoch {epoch + 1} of {epochs}: last loss {loss.item():.3f}", file=sys.stderr, flush=True)
+    return network, time.perf_counter() - began
 
 
 def trained(form: Recipe, settings: Settings) -> Any:
@@ -274,7 +274,9 @@ def main() -> int:
     settings, root = SETTINGS[args.settings], open_root(args.data)
     recipe = apply_overrides(load_recipe(args.recipe), [*args.set, f"seed={args.seed}"])
     form = plain_form(recipe, settings)
-    model, seconds = train(form, settings, root, args.threads)
+    settled = replace(form, precision=best_precision(torch.device("cpu"))) if form.precision == "auto" else form
+    network, seconds = train(settled, settings, root, args.threads)
+    model = TrainedModel(network, settled, root.classes, 0)
     with open_ranks("cpu") as ranks:
         accuracy = evaluate(model, evaluation_set(root, model), ranks)
     found = {

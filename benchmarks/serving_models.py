@@ -96,7 +96,7 @@ def _fitted(root: Root, recipe: Recipe) -> torch.nn.Module:
     with ImageReader(recipe.eval_image_size, recipe.eval_resize) as reader:
         pixels, failures = reader.decode([bytes(dataset.read(i)) for i in range(len(dataset))])
     assert not failures
-    images = normalize(torch.from_numpy(pixels), torch.tensor(recipe.mean), torch.tensor(recipe.std))
+    images = normalize(torch.from_numpy(np.stack(pixels)), torch.tensor(recipe.mean), torch.tensor(recipe.std))
     network.train()
     network(images[:: max(1, len(images) // 32)])
     for norm in norms:

@@ -12,7 +12,7 @@
 #include "record.h"
 #include "resize.h"
 
-#define LARGEST_SIZE 16384 /* of the output */
+#define LARGEST_SIZE 16384 /* a side of the output */
 #define LARGEST_SIDE 65535 /* of a raw image; a JPEG can have no more */
 
 /* What a thread keeps from image to image. */
@@ -103,7 +103,7 @@ static ims_status read_raw(worker *worker, const jpeg_crop *crop, jpeg_file file
     const int32_t *box = crop->box;
     if (!crop_is_within(box, width, height, message)) return IMS_OUTSIDE;
     resize_geometry geometry = {
-        .width = box[2] - box[0], .height = box[3] - box[1], .out_width = crop->size, .out_height = crop->size,
+        .width = box[2] - box[0], .height = box[3] - box[1], .out_width = crop->width, .out_height = crop->height,
         .flip = crop->flip, .antialias = crop->antialias, .pixel_bytes = 3,
     };
     if (resizer_begin(&worker->resizer, &geometry, out) != IMS_OK) return IMS_MEMORY;
@@ -157,9 +157,9 @@ static void do_row(void *argument, int thread, int64_t row) {
     ims_status status = job->images ? take_image(job->images, worker, row, &file)
                                     : read_image(job->records, worker, row, &file, stages, message);
     if (status == IMS_OK) {
-        jpeg_crop crop = {batch->crops + 4 * row, batch->size, batch->flips[row] != 0, batch->antialias,
-                          batch->to_end, job->pool->portable};
-        uint8_t *out = batch->out + row * batch->size * batch->size * 3;
+        jpeg_crop crop = {batch->crops + 4 * row, batch->height, batch->width, batch->flips[row] != 0,
+                          batch->antialias, batch->to_end, job->pool->portable};
+        uint8_t *out = batch->out + row * batch->height * batch->width * 3;
         const int32_t *raw_sizes = job->images ? job->images->raw_sizes : job->records->raw_sizes;
         status = raw_sizes ? read_raw(worker, &crop, file, raw_sizes + 2 * row, out, stages, message)
                            : read_jpeg(worker, &crop, file, out, stages, message);
@@ -168,12 +168,14 @@ static void do_row(void *argument, int thread, int64_t row) {
     batch->status[row] = status;
 }
 
+static int is_possible(int32_t side) { return 1 <= side && side <= LARGEST_SIZE; }
+
 /* After a fork the parent's threads may have been anywhere in their data: it is left as it is and made anew. */
 static void run(job *job) {
     ims_pool *pool = job->pool;
     const ims_batch *batch = job->batch;
     if (pool_enter(pool->threads)) pool->workers = make_workers(pool);
-    if (!pool->workers || batch->size < 1 || batch->size > LARGEST_SIZE) {
+    if (!pool->workers || !is_possible(batch->height) || !is_possible(batch->width)) {
         for (int64_t row = 0; row < batch->count; row++) {
             batch->status[row] = IMS_MEMORY;
             snprintf(batch->messages + row * IMS_MESSAGE, IMS_MESSAGE, "no memory for an output of this size");

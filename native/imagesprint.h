@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define IMS_ABI 6       /* changes whenever a struct, a status or a signature does */
+#define IMS_ABI 7       /* changes whenever a struct, a status or a signature does */
 #define IMS_MESSAGE 200 /* bytes of a message, its final zero included: libjpeg's JMSG_LENGTH_MAX */
 #define IMS_EXPORT __attribute__((visibility("default")))
 
@@ -36,16 +36,15 @@ typedef struct ims_pool ims_pool;
 /* What comes out of a batch of `count` images, and where it goes. */
 typedef struct {
     int64_t count;
-    int32_t size;         /* side of the output, 1..16384 */
-    int32_t antialias;    /* 0: four pixels are blended at each output pixel's centre */
-    int32_t to_end;       /* decode each image to its end, so that damage below the crop is seen too */
-    int32_t reserved;
-    const int32_t *crops; /* [count][4] */
-    const uint8_t *flips; /* [count] */
-    uint8_t *out;         /* [count][size][size][3]; unspecified where the status is not IMS_OK */
-    int32_t *status;      /* [count] */
-    char *messages;       /* [count][IMS_MESSAGE]; set where the status is not IMS_OK */
-    int64_t *stages;      /* [IMS_STAGES], added to; NULL does without the clock */
+    int32_t height, width; /* of the output, 1..16384 each */
+    int32_t antialias;     /* 0: four pixels are blended at each output pixel's centre */
+    int32_t to_end;        /* decode each image to its end, so that damage below the crop is seen too */
+    const int32_t *crops;  /* [count][4] */
+    const uint8_t *flips;  /* [count] */
+    uint8_t *out;          /* [count][height][width][3]; unspecified where the status is not IMS_OK */
+    int32_t *status;       /* [count] */
+    char *messages;        /* [count][IMS_MESSAGE]; set where the status is not IMS_OK */
+    int64_t *stages;       /* [IMS_STAGES], added to; NULL does without the clock */
 } ims_batch;
 
 /* Images in memory. */

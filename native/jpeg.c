@@ -122,7 +122,7 @@ static ims_status read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop
     if (!crop_is_within(box, cinfo->image_width, cinfo->image_height, reader->message))
         jpeg_session_fail(reader, IMS_OUTSIDE);
     resize_geometry geometry = {
-        .width = box[2] - box[0], .height = box[3] - box[1], .out_width = crop->size, .out_height = crop->size,
+        .width = box[2] - box[0], .height = box[3] - box[1], .out_width = crop->width, .out_height = crop->height,
         .flip = crop->flip, .antialias = crop->antialias, .pixel_bytes = 4,
     };
     if (resizer_begin(resizer, &geometry, out) != IMS_OK) jpeg_session_fail(reader, IMS_MEMORY);

@@ -39,11 +39,12 @@ ims_status jpeg_check(jpeg_reader *reader, jpeg_file file, ims_info *info);
 /* How a crop is to be turned into pixels. */
 typedef struct {
     const int32_t *box; /* left, top, right, bottom */
-    int size, flip, antialias, to_end;
-    int portable; /* leave Huffman decoding to libjpeg */
+    int height, width;  /* of the output */
+    int flip, antialias, to_end;
+    int portable;       /* leave Huffman decoding to libjpeg */
 } jpeg_crop;
 
-/* Decodes the rows and columns that the crop needs, and resizes them into `out`, [size][size][3]. Damage
+/* Decodes the rows and columns that the crop needs, and resizes them into `out`, [height][width][3]. Damage
  * counts as far as is decoded, and a missing end-of-image marker. Adds to stages[IMS_STAGE_JPEG] and [IMS_STAGE_RESIZE]
  * where `stages` is not NULL. */
 ims_status jpeg_read_crop(jpeg_reader *reader, jpeg_file file, const jpeg_crop *crop, resizer *resizer, uint8_t *out,

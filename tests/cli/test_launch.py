@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from imagesprint.cli.main import main
+from imagesprint.console import size
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
+from imagesprint.records.dataset import open_root
 from imagesprint.storage.url import Url
 
 
@@ -38,6 +40,8 @@ def test_time_cost_and_limit_stand_in_the_header(
     assert "# time: at best 2:13:" in text  # as `plan` has it
     assert "1,281,167 images" in text
     assert "# cost: 79." in text
+    assert " at 36.00 an hour of all nodes, in the currency that --price is in\n" in text
+    assert "# disk: " not in text  # ROOT is read where it lies
     limit = int(text.partition("#SBATCH --time=")[2].split()[0])
     assert 200 < limit < 240  # minutes: half as much again, and half an hour
     assert f"# time limit: {limit} minutes" in text
@@ -75,6 +79,10 @@ def test_an_s3_root_is_looked_at(root_url: Url, tiny: str, capsys: pytest.Captur
     assert main([*words, "--json"]) == 0
     said = capsys.readouterr()
     assert "cannot be read" not in said.err
+    opened = open_root(root_url)
+    splits = [opened.manifest(opened.nearest("160")).splits[split] for split in ("train", "validation")]
+    kept = size(sum(shard.bytes for split in splits for shard in split.shards))
+    assert f"# disk: {kept} of each node, for ROOT" in json.loads(said.out)["text"]
     (request,) = json.loads(said.out)["requests"]
     assert request["HyperParameters"]["data"] == str(root_url)
     assert main(["launch", "sagemaker", tiny, *words[3:]]) == 2

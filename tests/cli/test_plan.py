@@ -72,6 +72,14 @@ def test_derived_speeds_are_marked(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_sprint_takes_nine_minutes_at_most_by_the_published_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "sprint", "--gpus", "8", "--gpu", "h100", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["num_train"] == 1_281_167
+    assert plan["total_seconds"] <= 9 * 60
+    assert all("MLPerf" in phase["source"] and "GFLOP" in phase["derived"] for phase in plan["phases"])
+
+
 def test_a_calibration_is_kept_and_train_finds_it(
     tiny: Path, photo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,7 @@ def warnings(checks: list[Check]) -> dict[str, Check]:
     return {check.name: check for check in checks if check.status == WARNING}
 
 
-@pytest.mark.parametrize("name", ["demo", "small", "minutes104", "baseline90"])
+@pytest.mark.parametrize("name", ["demo", "small", "sprint", "minutes104", "long", "baseline90"])
 def test_the_built_in_recipes_are_sound(name: str) -> None:
     recipe = load_recipe(name)
     assert not warnings([*recipe_checks(recipe), resolution(recipe, None)])

@@ -21,6 +21,13 @@ def test_resnet50_at_224_pixels_takes_what_the_design_counts() -> None:
     assert work.traffic.fused_norm < work.traffic.norm_kernels < work.traffic.eager
 
 
+def test_grouped_convolutions_are_counted_as_what_they_are() -> None:
+    recipe = replace(load_recipe("small"), model="efficientnet_lite0")
+    phase = replace(recipe.phases[0], image_size=224, batch_size=2, micro_batch=2)
+    published = 407e6  # multiply-adds forward, with those that are no convolution's: tensorflow/tpu, efficientnet/lite
+    assert count_work(recipe, phase, 1000).flops == pytest.approx(3 * 2 * published, rel=0.07)
+
+
 def test_traffic_follows_dtype_and_batch() -> None:
     recipe = replace(load_recipe("demo"), precision="fp32")
     phase = recipe.phases[0]

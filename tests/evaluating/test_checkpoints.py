@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from imagesprint.cli.main import main
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
 from imagesprint.evaluating.checkpoints import evaluate_checkpoints, watch_runs
@@ -63,7 +64,7 @@ def test_a_queue_over_two_ranks_a_watch_and_one_process_agree(
     asked = chosen_views(recalibrate=32, flip=True, sizes=(20, 32), rectangular=True)
     alone = evaluate_checkpoints(find_checkpoints([run]), photo_root, asked, "cpu", Console(quiet=True))
     for one, same in zip(alone, many.json["checkpoints"], strict=True):
-        for key in ("path", "step", "epoch", "num_images", "top1", "top5"):
+        for key in ("path", "step", "epoch", "num_images", "top1", "top5", "mean_class_accuracy"):
             assert getattr(one, key) == same[key]
         assert [view.top1 for view in one.views] == [view["top1"] for view in same["views"]]
         assert len(one.views) == 5
@@ -82,6 +83,24 @@ def test_the_same_question_is_answered_from_what_is_kept(
     again = evaluate_checkpoints([path], photo_root, chosen_views(flip=True), "cpu", Console(quiet=True))
     assert (first[0].step, again[0].step) == (4, 444)
     assert len(again[0].views) == 1
+
+
+def test_the_mean_of_classes_is_a_column_where_it_says_something(
+    photo_root: Path, tmp_path: Path, write_checkpoint: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_checkpoint(tmp_path, 4)
+    words = ["evaluate", str(tmp_path), "--data", str(photo_root)]
+    assert main(words) == 0
+    assert "mean of classes" not in capsys.readouterr().out  # nine images each
+    (kept,) = (tmp_path / "evaluated").iterdir()
+    content = json.loads(kept.read_text()) | {"mean_class_accuracy": 12.5}
+    del content["sha256"]
+    kept.write_text(json.dumps(content))
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "top-1 %  mean of classes %  top-5 %" in lines[0]
+    assert lines[2].endswith(", mean of classes 12.50% in fp32")
+    assert read_rows(tmp_path / "evaluations.jsonl")[-1]["mean_class_accuracy"] == 12.5
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -1,5 +1,6 @@
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from imagesprint.evaluating.evaluation import (
     evaluate,
     evaluation_set,
     judge,
+    mean_class_accuracy,
     read_table,
 )
 from imagesprint.images.native import is_available
@@ -39,20 +41,30 @@ def test_fewer_than_five_classes() -> None:
     assert correct_counts(logits, torch.tensor([0, 1])).tolist() == [1, 2]
 
 
+def test_a_class_of_few_counts_as_much_as_one_of_many() -> None:
+    labels = np.array([0, 0, 0, 0, 2, 2, 5], np.int32)  # nobody is of class 1, 3 or 4
+    right = np.array([True, True, True, False, False, True, False])
+    assert mean_class_accuracy(right, labels) == (75 + 50 + 0) / 3
+    assert mean_class_accuracy(np.ones(7, np.bool_), labels) == 100
+
+
 def judged(root: Path, recipe: Recipe, world_size: int) -> Outcomes | None:
     dataset = open_dataset(root, "32", "validation")
     model = TrainedModel(build_model(recipe, 2), recipe, dataset.classes, 70).eval()
     total = blank_table(len(dataset), torch.device("cpu"))
     for rank in range(world_size):
         table = torch.zeros_like(total)
-        judge(model, EvaluationLoader(dataset, 24, 28, 4, rank, world_size, 1), table)
+        judge(model, EvaluationLoader(dataset, 24, 28, 4, rank, world_size, 1, shape=recipe.eval_shape), table)
         total += table
     return read_table(total)
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 7])
-def test_ranks_together_come_to_the_same_bits_as_one(photo_root: Path, tiny_recipe: Recipe, world_size: int) -> None:
-    alone, together = judged(photo_root, tiny_recipe, 1), judged(photo_root, tiny_recipe, world_size)
+@pytest.mark.parametrize(("world_size", "shape"), [(2, "square"), (3, "rectangle"), (7, "square")])
+def test_ranks_together_come_to_the_same_bits_as_one(
+    photo_root: Path, tiny_recipe: Recipe, world_size: int, shape: str
+) -> None:
+    recipe = replace(tiny_recipe, eval_shape=shape)
+    alone, together = judged(photo_root, recipe, 1), judged(photo_root, recipe, world_size)
     assert alone is not None
     assert together is not None
     assert len(alone) == 18
@@ -90,6 +102,7 @@ def test_every_image_counts_once_and_as_it_should(photo_root: Path, tiny_recipe:
     assert found.num_images == 18
     assert found.top1 == pytest.approx(100 * correct / 18)
     assert found.top5 == 100
+    assert found.mean_class_accuracy == pytest.approx(found.top1)  # nine images each
     assert found.loss == pytest.approx(loss / 18, rel=1e-5)
 
 

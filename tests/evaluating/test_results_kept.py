@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ def made(kept: ResultsKept) -> Result:
     assert data is not None
     outcomes = Outcomes(right, np.ones(18, np.bool_), np.zeros(18), np.zeros(18, np.int64), np.full(18, 0.75))
     return {
-        "view": "plain", "step": 4, "epoch": 1.0, "num_images": 18, "top1": 50.0, "top5": 100.0, "loss": float("nan"),
+        "view": "plain", "step": 4, "epoch": 1.0, "num_images": 18, "top1": 50.0, "top5": 100.0,
+        "mean_class_accuracy": 50.0, "loss": float("nan"),
         "precision": "fp32", "details": details(outcomes, labels, ("china", "flower")), "data": data,
     }  # fmt: skip
 
@@ -48,6 +50,22 @@ def test_a_result_is_found_for_the_same_checkpoint_view_and_data_alone(
     content["model"]["fc.bias"][0] += 1
     torch.save(content, checkpoint)
     assert again.find(checkpoint, View()) is None
+
+
+def test_a_result_of_an_earlier_version_has_the_mean_of_its_classes(
+    root: Root, tmp_path: Path, write_checkpoint: Callable[..., Path]
+) -> None:
+    checkpoint, kept = write_checkpoint(tmp_path, 4), ResultsKept(root, CPU)
+    result: dict[str, Any] = {**made(kept)}
+    result["details"]["per_class"] = [
+        {"class": "china", "num_images": 16, "top1": 75.0}, {"class": "flower", "num_images": 2, "top1": 50.0},
+        {"class": "none", "num_images": 0, "top1": None},
+    ]  # fmt: skip
+    del result["mean_class_accuracy"]
+    kept.keep(checkpoint, View(), result)  # type: ignore[arg-type]
+    found = kept.find(checkpoint, View())
+    assert found is not None
+    assert found["mean_class_accuracy"] == 62.5
 
 
 def test_other_data_and_damaged_files_are_no_result(

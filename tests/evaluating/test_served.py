@@ -100,7 +100,7 @@ def test_raw_pixels_are_sent_without_loss(photos: Path, tmp_path: Path) -> None:
         pixels, failures = reader.decode([encoded_image(dataset, i) for i in range(len(dataset))])
         assert not failures
         expected = next(iter(loader)).images.numpy()
-    assert np.abs(pixels.astype(int) - expected).max() <= 1  # Pillow resizes PNGs, and the native decoder raw pixels
+    assert np.abs(np.array(pixels, int) - expected).max() <= 1  # Pillow resizes PNGs, and the native decoder raw pixels
 
 
 @dataclass

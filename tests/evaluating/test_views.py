@@ -1,15 +1,13 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from imagesprint.checkpoints.weights import load_model
 from imagesprint.errors import UsageError
-from imagesprint.evaluating.views import PLAIN, View, chosen_views, recalibrate, rectangular_batches
-from imagesprint.images.decoding import open_rgb
+from imagesprint.evaluating.views import PLAIN, View, chosen_views, recalibrate
 from imagesprint.loading.loader import EvaluationLoader
 from imagesprint.model.batch_norm import batch_norms
 from imagesprint.recipes.recipe import Recipe
@@ -26,6 +24,12 @@ def test_the_plain_view_comes_first_and_each_option_once() -> None:
 def test_every_size_shows_the_same_part_of_the_image(tiny_recipe: Recipe) -> None:
     assert View().sizes(tiny_recipe) == (28, 24)
     assert View(size=48).sizes(tiny_recipe) == (56, 48)
+
+
+def test_a_recipe_of_rectangles_is_judged_by_them_at_every_size(tiny_recipe: Recipe) -> None:
+    rectangles = replace(tiny_recipe, eval_shape="rectangle")
+    assert [View(rectangular=asked).shape(tiny_recipe) for asked in (False, True)] == ["square", "rectangle"]
+    assert View(size=48).shape(rectangles) == View(flip=True).shape(rectangles) == "rectangle"
 
 
 def test_weights_and_their_moving_average(tmp_path: Path, write_checkpoint: Callable[..., Path]) -> None:
@@ -67,32 +71,3 @@ def test_recalibrated_statistics_are_those_of_the_images(
     assert torch.allclose(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in first]).mean(0), atol=1e-5)
     assert torch.allclose(norm.running_var, torch.stack([x.var((0, 2, 3)) for x in first]).mean(0), rtol=1e-4)
     assert not norm.training
-
-
-@pytest.mark.parametrize("world_size", [1, 3])
-def test_rectangles_show_each_image_once_at_its_own_ratio(photo_root: Path, world_size: int) -> None:
-    dataset = open_dataset(photo_root, "32", "validation")
-    seen: list[int] = []
-    for rank in range(world_size):
-        for batch in rectangular_batches(dataset, 32, 32, 4, (rank, world_size), 1):
-            ids = batch.sample_ids[batch.mask].tolist()
-            height, width = batch.images.shape[1:3]
-            assert min(height, width) == 32
-            assert max(height, width) % 8 == 0
-            ratio = np.mean([dataset.sizes[i][1] / dataset.sizes[i][0] for i in ids])
-            assert abs(np.log(width / height) - np.log(ratio)) < 0.3
-            assert batch.labels[batch.mask].tolist() == dataset.labels[ids].tolist()
-            assert not batch.images[~batch.mask].any()
-            seen += ids
-    assert sorted(seen) == list(range(18))
-
-
-def test_a_rectangle_is_cut_out_of_the_centre(photo_root: Path) -> None:
-    dataset = open_dataset(photo_root, "32", "validation")  # the shorter side is 32: nothing is enlarged
-    batch = next(iter(rectangular_batches(dataset, 32, 32, 1, (0, 1), 1)))  # the narrowest, alone
-    height, width = batch.images.shape[1:3]
-    image = open_rgb(dataset.read(int(batch.sample_ids[0])))
-    top = (image.height - height) // 2
-    assert width == image.width == 32
-    expected = image.crop((0, top, 32, top + height)).resize((32, height), Image.Resampling.BILINEAR)
-    assert np.array_equal(batch.images[0].numpy(), np.asarray(expected))

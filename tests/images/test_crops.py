@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from imagesprint.errors import UsageError
-from imagesprint.images.crops import CropSpec, _exp, _log, draw_training_crops, evaluation_crops
+from imagesprint.images.crops import CropSpec, _exp, _log, draw_training_crops, evaluation_crops, evaluation_shapes
 
 SEED = 11
 CROP = CropSpec()
@@ -180,6 +180,31 @@ def test_evaluation_crops() -> None:
     ]
     # a crop larger than the resized image: as much as there is
     assert evaluation_crops(np.array([[100, 120]]), 256, 288).tolist() == [[10, 0, 110, 100]]
+
+
+def test_rectangles_have_the_images_ratio_to_the_nearest_sixth() -> None:
+    sizes = np.array([[300, 400], [480, 320], [160, 213], [213, 160], [100, 108], [100, 109], [90, 900], [7, 7]])
+    # 4:3 and 3:2 exactly, and where rounding took a pixel of them; 13 twelfths are the first that are rounded up
+    assert evaluation_shapes(sizes, 120, "rectangle").tolist() == [
+        [120, 160], [180, 120], [120, 160], [160, 120], [120, 120], [120, 140], [120, 240], [120, 120],
+    ]  # fmt: skip
+    assert evaluation_shapes(sizes, 224, "rectangle")[:2].tolist() == [[224, 299], [336, 224]]
+    every = np.stack(np.meshgrid(np.arange(1, 200), np.arange(1, 200)), -1).reshape(-1, 2)
+    assert len(np.unique(evaluation_shapes(every, 224, "rectangle"), axis=0)) == 13
+    assert (evaluation_shapes(every, 224) == 224).all()
+
+
+def test_rectangles_are_cut_out_of_the_centre_at_the_squares_scale() -> None:
+    sizes = np.array([[300, 400], [300, 1000], [480, 320], [100, 109], [1, 5]])
+    crops = evaluation_crops(sizes, 150, 120, "rectangle")
+    assert crops.tolist() == [
+        [40, 30, 360, 270], [260, 30, 740, 270], [32, 48, 288, 432], [8, 10, 101, 90], [1, 0, 3, 1],
+    ]  # fmt: skip
+    squares = evaluation_crops(sizes, 150, 120)
+    assert (crops[:, :2] <= squares[:, :2]).all()
+    assert (crops[:, 2:] >= squares[:, 2:]).all()
+    # Nothing is left around it, and 109 columns are fewer than 7/6 of 100 rows: as large as the image has that shape.
+    assert evaluation_crops(sizes[3:4], 120, 120, "rectangle").tolist() == [[0, 3, 109, 96]]
 
 
 def test_exp_and_log_are_accurate() -> None:

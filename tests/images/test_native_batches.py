@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 from imagesprint.errors import RecordError
 from imagesprint.images import decoders
 from imagesprint.images.decoders import NativeDecoder, Outcome, Pool
-from imagesprint.images.decoding import DecodeRequest, Records
+from imagesprint.images.decoding import DecodeRequest, PillowDecoder, Records
 from imagesprint.images.native import LIBRARY, Status, shrink_jpeg
 from imagesprint.records.tfrecord import FRAME_BYTES, HEADER_BYTES, frame
 
@@ -101,6 +101,22 @@ def test_pixels_are_pillows(pool: Pool, encode_kind: Callable[[Image.Image], byt
     flat = np.concatenate(errors)
     assert flat.max() <= 1
     assert flat.mean() <= (0.05 if antialias else 0.3)
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_outputs_may_be_wider_or_higher(portable: bool) -> None:
+    pool, box = Pool(1, portable), (11, 20, 611, 400)
+    data, pixels = encode(PHOTOS[0], quality=95), np.asarray(PHOTOS[1])
+    for images in ([data], [pixels]):
+        whole = Image.open(io.BytesIO(data)) if images[0] is data else PHOTOS[1]
+        for height, width in ((30, 77), (64, 40), (1, 13)):
+            request = replace(request_of(images, [box], 8, [True]), out=np.zeros((1, height, width, 3), np.uint8))
+            assert not pool.run(request).status.any()
+            expected = np.asarray(whole.crop(box).resize((width, height), Image.Resampling.BILINEAR))[:, ::-1]
+            assert np.abs(request.out[0].astype(int) - expected).max() <= 1
+            PillowDecoder(1).load(request)
+            assert np.array_equal(request.out[0], expected)
+    pool.close()
 
 
 def test_extreme_reductions_keep_the_brightness(pool: Pool) -> None:
@@ -387,7 +403,7 @@ def test_arrays_of_another_form_are_refused(pool: Pool) -> None:
         {"crops": good.crops[:, :3]},
         {"flips": np.zeros(2, np.bool_)},
         {"out": np.empty((1, 8, 16, 3), np.uint8)[:, :, ::2]},
-        {"out": np.empty((1, 8, 9, 3), np.uint8)},
+        {"out": np.empty((1, 8, 9, 4), np.uint8)},
     ]
     for change in wrong:
         with pytest.raises(ValueError, match="instead of contiguous"):

@@ -2,6 +2,7 @@ import io
 import re
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +10,52 @@ import pytest
 import torch
 from PIL import Image
 
+from imagesprint.checkpoints.weights import TrainedModel
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError
+from imagesprint.evaluating.evaluation import blank_table, judge, read_table
 from imagesprint.images.decoders import VARIABLE
-from imagesprint.inference.opening import open_model
+from imagesprint.inference.formats import describe
+from imagesprint.inference.opening import open_model, open_trained
 from imagesprint.inference.prediction import ImageReader, predict
 from imagesprint.loading.loader import EvaluationLoader
+from imagesprint.model.building import build_model
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import open_dataset
 
 
-def test_pixels_are_those_that_evaluation_sees(photo_root: Path, tiny_recipe: Recipe) -> None:
+@pytest.mark.parametrize("shape", ["square", "rectangle"])
+def test_pixels_are_those_that_evaluation_sees(photo_root: Path, tiny_recipe: Recipe, shape: str) -> None:
     dataset = open_dataset(photo_root, "full", "validation")
-    with EvaluationLoader(dataset, tiny_recipe.eval_image_size, tiny_recipe.eval_resize, len(dataset)) as loader:
-        (expected,) = [batch.images.numpy().copy() for batch in loader]
-    with ImageReader(tiny_recipe.eval_image_size, tiny_recipe.eval_resize, threads=2) as reader:
+    sizes = (tiny_recipe.eval_image_size, tiny_recipe.eval_resize)
+    with ImageReader(*sizes, threads=2, shape=shape) as reader:
         pixels, failures = reader.decode([bytes(dataset.read(sample)) for sample in range(len(dataset))])
     assert failures == {}
-    assert np.array_equal(pixels, expected)
+    with EvaluationLoader(dataset, *sizes, 4, shape=shape) as loader:
+        seen = {
+            int(sample): image.numpy().copy()
+            for batch in loader
+            for sample, image in zip(batch.sample_ids[batch.mask], batch.images, strict=False)
+        }
+    assert len(seen) == len(pixels)
+    assert all(np.array_equal(pixels[sample], image) for sample, image in seen.items())
+    assert (len({image.shape for image in pixels}) > 2) == (shape == "rectangle")
+
+
+def test_evaluate_and_predict_agree_on_rectangles(photo_root: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    recipe, dataset = replace(tiny_recipe, eval_shape="rectangle"), open_dataset(photo_root, "32", "validation")
+    model = TrainedModel(build_model(recipe, 2), recipe, dataset.classes, 70).eval()
+    table = blank_table(len(dataset), torch.device("cpu"))
+    judge(model, EvaluationLoader(dataset, 24, 28, 4, shape="rectangle"), table)
+    expected = read_table(table)
+    files = [tmp_path / f"{sample}.jpg" for sample in range(len(dataset))]
+    for sample, file in enumerate(files):
+        file.write_bytes(dataset.read(sample))
+    found = predict(open_trained(model, tmp_path, tmp_path, "cpu"), files, 1, Console.silent())
+    assert expected is not None
+    assert [one.top[0].label for one in found] == expected.predicted.tolist()
+    np.testing.assert_allclose([one.top[0].probability for one in found], expected.probability, rtol=1e-5)
+    assert "the centre, whose shorter side" in str(describe(model)["input"])
 
 
 @pytest.mark.parametrize("decoder", ["", "pillow"])
@@ -40,7 +69,7 @@ def test_bad_rows_have_errors_and_the_others_their_pixels(
     with ImageReader(tiny_recipe.eval_image_size, tiny_recipe.eval_resize, threads=2) as reader:
         alone, _ = reader.decode([good])
         pixels, failures = reader.decode([b"", good, b"some text", good[:-150], png.getvalue()])
-        assert reader.decode([])[0].shape == (0, 24, 24, 3)
+        assert reader.decode([]) == ([], {})
     assert sorted(failures) == [0, 2, 3]
     assert "begins with b'some text'" in failures[2].what
     assert failures[3].what.startswith("damaged: ")

@@ -1,6 +1,7 @@
 """The manifests: what a cluster would read in them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,11 @@ def test_a_plain_job(make_job: MakeJob) -> None:
     assert variables["PET_NPROC_PER_NODE"] == "4"
     assert variables["PET_MASTER_ADDR"] == f"{name}-0.{name}"
     assert variables["PET_NODE_RANK"] is None  # from the pod's index
-    assert container["resources"]["limits"] == {"nvidia.com/gpu": "4"}
+    assert variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "110"
+    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] == 120
+    assert container["resources"] == {"requests": {"cpu": "24", "memory": "32Gi"}, "limits": {"nvidia.com/gpu": "4"}}
+    (rule,) = spec["template"]["spec"]["affinity"]["podAntiAffinity"].popitem()[1]
+    assert rule["labelSelector"]["matchLabels"] == service["spec"]["selector"]
     assert container["command"] == ["torchrun", "-m", "imagesprint"]
     assert container["args"] == [word for words in job.words(job.runs[0]) for word in words]
     mounted = {each["name"] for each in container["volumeMounts"]}
@@ -41,17 +46,20 @@ def test_a_plain_job(make_job: MakeJob) -> None:
 
 
 def test_a_train_job(make_job: MakeJob) -> None:
-    job = make_job(**ON_CLAIM, forecast=unknown("as nobody asked"))
+    job = make_job(**ON_CLAIM, forecast=replace(unknown("as nobody asked"), kept_bytes=150 * 2**30))
     (manifest,) = yaml.safe_load_all(Kubernetes(None, "claim", kubeflow=True).write(job))
     assert manifest["apiVersion"] == "trainer.kubeflow.org/v1alpha1"
     assert "activeDeadlineSeconds" not in manifest["spec"]
     trainer = manifest["spec"]["trainer"]
     assert (trainer["numNodes"], trainer["numProcPerNode"], trainer["image"]) == (2, 4, IMAGE)
     assert trainer["args"] == [word for words in job.words(job.runs[0]) for word in words]
+    assert trainer["resourcesPerNode"]["requests"] == {"cpu": "24", "memory": "32Gi", "ephemeral-storage": "170Gi"}
     (patch,) = manifest["spec"]["runtimePatches"]
     (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     pod = node["template"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
+    (rule,) = pod["affinity"]["podAntiAffinity"].popitem()[1]
+    assert rule["labelSelector"]["matchLabels"] == {"jobset.sigs.k8s.io/jobset-name": manifest["metadata"]["name"]}
     assert (node["name"], container["name"]) == ("node", "node")
     assert {"name": "claim", "mountPath": "/data"} in container["volumeMounts"]
     assert {"name": "claim", "persistentVolumeClaim": {"claimName": "claim"}} in pod["volumes"]

@@ -19,7 +19,7 @@ MakeJob = Callable[..., Job]
 StandIn = Callable[..., Path]
 CallsOf = Callable[[Path], list[dict[str, Any]]]
 PROGRESS = "step 1296/19683  loss 3.1416  ETA 1:02 min  top-1 33.3%  14,200 images/s  data wait 2%  epoch 6.00"
-EVALUATED = "evaluated   epoch 40: top-1 75.88%, top-5 93.24%, loss 1.0041 on 50000 images in fp32"
+EVALUATED = "evaluated   epoch 40: top-1 75.88%, mean of classes 71.5%, top-5 93.24%, loss 1.0041 on 9 images in fp32"
 
 
 def test_the_request(make_job: MakeJob) -> None:
@@ -56,6 +56,7 @@ def test_its_metrics_are_in_the_lines_that_train_prints(make_job: MakeJob) -> No
         "train:top1": "33.3",
         "train:data_wait": "2",
         "validation:top1": "75.88",
+        "validation:mean_class_accuracy": "71.5",
         "validation:top5": "93.24",
         "validation:loss": "1.0041",
     }
@@ -67,11 +68,17 @@ def test_the_script_sends_the_requests(make_job: MakeJob, stand_in: StandIn, cal
     script.write_text(target.write(job))
     calls = stand_in("aws")
     subprocess.run(["sh", script], check=True, timeout=60)
-    sent = [json.loads(call["words"][-1]) for call in calls_of(calls)]
-    assert sent == target.requests(job)
+    words = [call["words"] for call in calls_of(calls)]
+    sent = [json.loads(each[-1]) for each in words]
+    requests = target.requests(job)
+    for each, request in zip(words, requests, strict=True):
+        assert each[:3] == ["sagemaker", "create-training-job", "--training-job-name"]
+        name = request.pop("TrainingJobName")
+        assert re.fullmatch(rf"{name[:-15]}\d{{8}}-\d{{6}}", each[3])  # of when it is sent, not of when it was written
+    assert sent == requests
     assert [request["HyperParameters"]["set.seed"] for request in sent] == ["0", "3"]
     assert sent[1]["CheckpointConfig"]["S3Uri"] == "s3://bucket/runs/First try-seed3"
-    assert len({request["TrainingJobName"] for request in sent}) == 2
+    assert len({each[3] for each in words}) == 2
     text = script.read_text()
     assert "# time: 9 min\n# cost: 5.09\n" in text
     assert f"To be filled in: {INSTANCE}\n" in text

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from imagesprint.errors import RankError
-from imagesprint.images.crops import evaluation_crops
+from imagesprint.images.crops import evaluation_crops, evaluation_shapes
 from imagesprint.loading.loader import EvaluationLoader
 from imagesprint.records.dataset import Dataset, open_dataset
 
@@ -59,6 +59,28 @@ def test_pixels_are_the_central_square_antialiased(dataset: Dataset) -> None:
             image = Image.open(io.BytesIO(dataset.read(sample_id))).convert("RGB")
             image = image.crop(tuple(crops[sample_id].tolist())).resize((16, 16), Image.Resampling.BILINEAR)
             np.testing.assert_allclose(batch.images[row], np.asarray(image), rtol=0, atol=1)  # rounded weights
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_rectangles_come_by_their_shape_each_image_once(dataset: Dataset, world_size: int) -> None:
+    crops = evaluation_crops(dataset.sizes, 20, 16, "rectangle")
+    shapes = evaluation_shapes(dataset.sizes, 16, "rectangle")
+    seen: dict[int, list[int]] = {}
+    for rank in range(world_size):
+        loader = EvaluationLoader(dataset, 16, 20, 2, rank, world_size, 2, shape="rectangle")
+        for number, batch in zip(loader.numbers, loader, strict=True):
+            assert batch.step == number
+            assert batch.mask.all()
+            assert batch.labels.tolist() == [sample_id % 2 for sample_id in batch.sample_ids.tolist()]
+            for pixels, sample_id in zip(batch.images, batch.sample_ids.tolist(), strict=True):
+                assert list(pixels.shape) == [*shapes[sample_id], 3]
+                image = Image.open(io.BytesIO(dataset.read(sample_id))).convert("RGB").crop(tuple(crops[sample_id]))
+                expected = image.resize(pixels.shape[1::-1], Image.Resampling.BILINEAR)
+                np.testing.assert_allclose(pixels, np.asarray(expected), rtol=0, atol=1)
+            seen[number] = batch.sample_ids.tolist()
+    assert len(np.unique(shapes, axis=0)) > 2
+    in_order = np.lexsort((shapes[:, 1], shapes[:, 0])).tolist()
+    assert [sample_id for number in sorted(seen) for sample_id in seen[number]] == in_order
 
 
 def test_padding_is_blank_and_masked(dataset: Dataset) -> None:

@@ -28,11 +28,11 @@ def whole(root: Path) -> Load:
     ids = np.arange(len(dataset))
     height, width = dataset.sizes[ids].T
     crops = np.stack([0 * width, 0 * width, width, height], axis=1).astype(np.int32)
-    return Load(dataset, ids, crops, ids % 2 == 0, np.empty((len(ids), 0), np.float32), True, len(ids), 24, 0)
+    return Load(dataset, ids, crops, ids % 2 == 0, np.empty((len(ids), 0), np.float32), True, len(ids), (24, 24), 0)
 
 
 def pixels(load: Load, decoder: NativeDecoder | PillowDecoder) -> np.ndarray:
-    out = np.zeros((load.rows, load.image_size, load.image_size, 3), np.uint8)
+    out = np.zeros((load.rows, *load.shape, 3), np.uint8)
     for error in decode_load(load, decoder, out).values():
         raise error
     return out
@@ -79,7 +79,7 @@ from imagesprint.loading.batch import Load, decode_load
 from imagesprint.records.dataset import open_dataset
 dataset = open_dataset({str(write_root(train_records))!r}, "full", "train")
 crops, flips, draws = np.array([[0, 0, 8, 8]], np.int32), np.array([False]), np.empty((1, 0), np.float32)
-load = Load(dataset, np.array([3]), crops, flips, draws, True, 1, 8, 0)
+load = Load(dataset, np.array([3]), crops, flips, draws, True, 1, (8, 8), 0)
 decoder = {decoder}
 """
     code = "print(decode_load(load, decoder, np.empty((1, 8, 8, 3), np.uint8)))"

@@ -43,7 +43,7 @@ def test_each_load_is_what_it_would_be_alone(root_path: Path, crop: str, rank: i
         for index in range(rank, phase.micro_batches, 2):
             load, ids = next(loads), sampler.micro_batch(step, index).ids
             assert (load.dataset.variant, load.step, load.rows) == (phase.source, step, phase.micro_batch)
-            assert load.image_size == phase.image_size
+            assert load.shape == (phase.image_size, phase.image_size)
             np.testing.assert_array_equal(load.sample_ids, ids)
             boxes = [load.dataset.boxes(i) for i in ids.tolist()]
             epoch = SCHEDULE.position(step).epoch

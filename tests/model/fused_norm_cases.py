@@ -156,12 +156,22 @@ def micro_batches(count: int) -> list[Batch]:
     return [Batch(images[i], labels[i], labels[i], labels[i] >= 0, 0, torch.empty((4, 0))) for i in range(count)]
 
 
-# The first is fused as a whole, the others, whose stem has no pooling or whose blocks have gates, norm by norm.
+# The first is fused as a whole, the second, whose stem has no pooling, batch norm by batch norm.
 NETWORKS: tuple[tuple[resnet.Architecture, dict[str, Any]], ...] = (
     (resnet.Architecture((2, 1), bottleneck=True, widths=(8, 16)), {"stem": "deep"}),
-    (resnet.Architecture((1,), bottleneck=True, widths=(8,), small_stem=True), {}),
-    (resnet.Architecture((1, 1), bottleneck=True, widths=(8, 8)), {"attention": "se", "shortcut": "pool"}),
+    (
+        resnet.Architecture((1,), bottleneck=True, widths=(8,), small_stem=True),
+        {"attention": "se", "shortcut": "pool"},
+    ),
 )
+
+
+def test_blocks_with_gates_are_not_fused_as_a_whole() -> None:
+    for attention in ("none", "se", "eca"):
+        variant = resnet.Variant(attention=attention)
+        network = resnet.ResNet(resnet.Architecture((1,), bottleneck=True, widths=(8,)), 5, variant)
+        fuse(network)
+        assert (network.fused is None, network.bn1.fused is None) == (attention != "none", False)
 
 
 @pytest.mark.parametrize(("network", "changes"), NETWORKS)

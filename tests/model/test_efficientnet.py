@@ -42,8 +42,7 @@ def names_of_timm() -> set[str]:
 
 
 def test_names_and_sizes_are_those_published() -> None:
-    with torch.device("meta"):
-        model = build_model(RECIPE, 1000)
+    model = build_model(RECIPE, 1000)
     assert set(model.state_dict()) == names_of_timm()
     assert len(names_of_timm()) == 296
     assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2) == 4.65
@@ -78,8 +77,8 @@ def test_logits_and_gradients_flow_at_odd_sizes() -> None:
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
 
 
-@pytest.mark.parametrize(("photo", "classes"), [("china.jpg", {"palace": 698}), ("flower.jpg", {"daisy": 985})])
-def test_the_weights_of_the_package_know_what_a_photo_shows(photo: str, classes: dict[str, int]) -> None:
+@pytest.mark.parametrize(("photo", "label"), [("china.jpg", 698), ("flower.jpg", 985)])  # palace, daisy
+def test_the_weights_of_the_package_know_what_a_photo_shows(photo: str, label: int) -> None:
     """The head, too, is taken: the classes are ImageNet's thousand."""
     model, stream = build_model(RECIPE, 1000), io.StringIO()
     assert start_from(model, RECIPE.init, Console(stream)) == []
@@ -88,7 +87,7 @@ def test_the_weights_of_the_package_know_what_a_photo_shows(photo: str, classes:
     images = torch.from_numpy(np.array(square))[None]
     with torch.no_grad():
         logits = model.eval()(normalize(images, torch.tensor(RECIPE.mean), torch.tensor(RECIPE.std)))
-    assert logits.argmax() in classes.values(), logits.topk(5)
+    assert logits.argmax() == label
 
 
 def test_another_head_leaves_that_of_the_package() -> None:

@@ -1,7 +1,14 @@
 """The figures of the built-in recipes that no change may move unnoticed."""
 
-from imagesprint.recipes.library import load_recipe
+import re
+from pathlib import Path
+
+import pytest
+
+from imagesprint.recipes.library import builtin_notes, load_recipe
 from imagesprint.recipes.serialization import apply_overrides
+
+SPRINT_DOCUMENT = Path(__file__).parents[2] / "docs/sprint.md"
 
 
 def test_minutes104() -> None:
@@ -43,6 +50,28 @@ def test_baseline90() -> None:
     assert (recipe.strides, recipe.zero_init, recipe.antialias) == ("v1.5", True, True)
     assert not recipe.decay_norm_and_bias
     assert {(p.batch_size, p.micro_batches, p.source) for p in recipe.phases} == {(256, 4, "full")}
+
+
+@pytest.mark.parametrize(("name", "epochs", "equivalent"), [("sprint", 36, 15.6), ("long", 168, 73.8)])
+def test_sprint_and_long_compute_what_they_say(name: str, epochs: int, equivalent: float) -> None:
+    recipe = load_recipe(name)
+    assert recipe.phases[-1].epochs is not None
+    assert recipe.phases[-1].epochs[1] == epochs
+    lengths = [(phase.epochs[1] - phase.epochs[0], phase.image_size) for phase in recipe.phases if phase.epochs]
+    at_224 = sum(length * (size / 224) ** 2 for length, size in lengths)
+    assert round(at_224, 1) == equivalent
+    assert f"in\nwhat {equivalent} epochs at 224 px compute" in builtin_notes(name)
+    assert re.search(rf"^\| `{name}` \| {epochs} \|.*\| {equivalent} \|$", SPRINT_DOCUMENT.read_text(), re.M)
+    assert {phase.micro_batches for phase in recipe.phases} == {8}
+    assert [phase.lr[0] for phase in recipe.phases[1:]] == [phase.lr[1] for phase in recipe.phases[:-1]]
+    slopes = {(phase.lr[0] - phase.lr[1]) / length for phase, (length, _) in zip(recipe.phases, lengths, strict=True)}
+    assert len(slopes) == 2  # up, then down in one line to 0
+    assert recipe.phases[-1].lr[1] == 0
+
+
+def test_sprint_is_within_its_budget() -> None:
+    phases = load_recipe("sprint").phases
+    assert sum((p.epochs[1] - p.epochs[0]) * (p.image_size / 224) ** 2 for p in phases if p.epochs) <= 18
 
 
 def test_demo_and_small_train_at_two_resolutions_in_four_micro_batches() -> None:

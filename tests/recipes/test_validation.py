@@ -7,7 +7,7 @@ import pytest
 
 from imagesprint.errors import RankError, RecipeError
 from imagesprint.recipes.library import load_recipe
-from imagesprint.recipes.recipe import TRANSFORM_DRAWS, Phase, Recipe, TransformDraws
+from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size, largest_world_size, validate
 
@@ -135,6 +135,7 @@ def test_a_wrong_row_is_named(index: int, changes: dict[str, Any], words: list[s
         ("eval_image_size", 0),
         ("eval_batch_size", 0),
         ("eval_every", -1),
+        ("eval_shape", "round"),
         ("patience", -1),
         ("recalibrate_bn", -1),
         ("balance", 1),
@@ -192,20 +193,18 @@ def test_an_evaluation_crop_larger_than_the_resized_image_is_refused() -> None:
     assert error.hint == "set eval_resize=160 or more"
 
 
-def test_transforms_are_named_with_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no batch transforms" in refused(replace(GOOD, augment=("mixup 0.2",)), "'mixup 0.2'").hint
-    monkeypatch.setitem(TRANSFORM_DRAWS, "mixup", TransformDraws(16, 2, ((0.0, 8.0),)))
-    monkeypatch.setitem(TRANSFORM_DRAWS, "grey", TransformDraws(17, 0))
-    recipe = replace(GOOD, augment=("grey", "mixup 0.2"))
+def test_transforms_are_named_with_their_numbers() -> None:
+    recipe = replace(GOOD, augment=("trivial", "mixup 0.2", "pad 4"))
     validate(recipe)
-    assert recipe.transforms == (("grey", ()), ("mixup", (0.2,)))
-    assert recipe.draws == ((16, 2),)
+    assert recipe.transforms == (("trivial", ()), ("mixup", (0.2,)), ("pad", (4.0,)))
+    assert recipe.draws == ((21, 2), (16, 1), (22, 2))
     assert refused(replace(GOOD, augment=("mixip 0.2",)), "'mixip 0.2'").hint == "did you mean mixup?"
-    assert refused(replace(GOOD, augment=("?",)), "'?'").hint == "there are mixup, grey"
+    assert refused(replace(GOOD, augment=("?",)), "'?'").hint.startswith("there are mixup, cutmix, ")
     refused(replace(GOOD, augment=("",)), "unknown transform")
-    for wrong in ("mixup", "mixup x", "mixup 9", "mixup nan", "mixup 0.2 0.2", "grey 1"):
+    for wrong in ("mixup", "mixup x", "mixup 9", "mixup nan", "mixup 0.2 0.2", "trivial 1"):
         refused(replace(GOOD, augment=(wrong,)), repr(wrong))
-    refused(replace(GOOD, augment=("grey", "mixup 1", "grey")), "grey is there twice")
+    assert refused(replace(GOOD, augment=("pad 2.5",)), "'pad 2.5'").hint == "write pad (1 to 64, a whole number)"
+    refused(replace(GOOD, augment=("trivial", "mixup 1", "trivial")), "trivial is there twice")
 
 
 def test_unequal_classes_are_made_up_for_once() -> None:

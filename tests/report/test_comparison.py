@@ -155,3 +155,24 @@ def test_the_verb_has_the_figures(seeds: tuple[list[Path], Comparison], capsys: 
     shown = capsys.readouterr().out
     assert "plain      3  58.40 ± 0.36" in shown
     assert "sharp is 6.70 points of top-1 above plain" in shown
+
+
+def test_recipes_are_compared_by_the_mean_of_classes_where_it_says_something(
+    write_run: Callable[..., Path], tmp_path: Path, tiny_recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipes = [replace(tiny_recipe, seed=seed) for seed in (0, 1)] + [replace(tiny_recipe, momentum=0.8)]
+    paths = [write_run(tmp_path / name, 4, recipe) for name, recipe in zip("abc", recipes, strict=True)]
+    for path, mean in zip(paths, (40.0, 42.0, 54.0), strict=True):
+        (row,) = read_rows(path / "evaluations.jsonl")
+        write_rows(path / "evaluations.jsonl", [row | {"mean_class_accuracy": mean}])
+    assert main(["report", *map(str, paths)]) == 0
+    shown = capsys.readouterr().out
+    assert "mean of classes %" in shown
+    assert "41.00 ± 1.41" in shown
+    assert "c is 13.00 points of the mean of classes above a" in shown
+    text = (paths[0] / "comparison.html").read_text()
+    assert "<th>top-1 %</th><th>mean of classes %</th><th>best top-1 %</th>" in text
+    assert text.count("<b>Validation, mean of classes, %</b>") == 3  # axes
+    assert main(["report", str(paths[2]), str(paths[0]), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["experiments"][1]["figures"]["mean_class_accuracy"]["mean"] == 40.0

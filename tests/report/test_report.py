@@ -14,7 +14,7 @@ from imagesprint.console import Console
 from imagesprint.errors import UsageError
 from imagesprint.evaluating.evaluation import Outcomes
 from imagesprint.evaluating.results import details
-from imagesprint.files import append_row, read_rows
+from imagesprint.files import append_row, read_rows, write_rows
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import from_toml, to_toml
 from imagesprint.records.dataset import open_dataset
@@ -180,6 +180,33 @@ def test_mistakes_are_shown_with_their_pictures(
     other = {"variant": "32", "fingerprint": "other", "variants": ["full", "32"]}
     file.write_text(json.dumps(result | {"data": other}))
     assert "data:image/jpeg" not in report(run, data=photo_root)
+
+
+def of_unequal_classes(run: Path, *means: float | None) -> None:
+    """Put these means of classes into the evaluations; None leaves one as earlier versions wrote it."""
+    rows = read_rows(run / "evaluations.jsonl")
+    told = [{} if mean is None else {"mean_class_accuracy": mean} for mean in means]
+    write_rows(run / "evaluations.jsonl", [row | more for row, more in zip(rows, told, strict=True)])
+
+
+def test_the_mean_of_classes_stands_beside_top1_where_it_says_something(
+    write_run: Callable[..., Path], tmp_path: Path, page: tuple[Path, str]
+) -> None:
+    run = write_run(tmp_path / "run", 16)
+    of_unequal_classes(run, None, 41.25, 45.0, 50.5)
+    text = report(run)
+    assert "<b>50.50%</b>mean of classes" in text
+    assert "<th>top-1 %</th><th>mean of classes %</th><th>top-5 %</th>" in text
+    assert "<td>54.00</td><td></td><td>90.50</td>" in text
+    assert [y for _, y in drawn(text, "step", "Accuracy", "validation, mean of classes")] == pytest.approx(
+        [41.25, 45.0, 50.5], abs=0.3
+    )
+    assert "| 4, best | 18 | 66.00 | 50.50 | 90.50 | 0.1250 |" in (run / "model-card.md").read_text()
+    of_unequal_classes(run, None, 58.2, 62.0, 66.0)  # nearly equal: in the table, and no curve on top of another
+    text = report(run)
+    assert "<td>58.00</td><td>58.20</td>" in text
+    assert "validation, mean of classes" not in text
+    assert "mean of classes" not in page[1]  # of an earlier version
 
 
 def test_a_run_without_evaluations_has_a_report_too(write_run: Callable[..., Path], tmp_path: Path) -> None:

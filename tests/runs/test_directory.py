@@ -119,7 +119,10 @@ def test_rows_of_earlier_versions_are_read(tmp_path: Path) -> None:
     append_row(run.metrics_file, METRICS)
     clocks = {"stages": {"load": 1.0, "jpeg": -1e-4}, "ranks": {"own": [-1e-6], "data_wait": [0.0]}}
     append_row(run.metrics_file, METRICS | clocks | {"step": 20})
+    append_row(run.evaluations_file, EVALUATION)
     append_row(run.commands_file, BEGAN)
+    (evaluation,) = run.evaluations()
+    assert (evaluation.precision, evaluation.mean_class_accuracy) == ("fp32", None)
     assert (run.metrics()[0].overflows, run.metrics()[0].stages) == (0, None)
     assert run.commands() == [Began("2026-11-29T01:02:03", 0, 1)]
     assert run.result() is None
@@ -158,6 +161,7 @@ def test_an_evaluation_may_have_a_loss_that_is_no_number(tmp_path: Path) -> None
         (METRICS, {"ranks": {"own": [1.0], "data_wait": []}}, "own has 1 figures, data_wait 0"),
         (EVALUATION, {"num_images": 0}, "num_images: 0"),
         (EVALUATION, {"checkpoint": 3}, "checkpoint: expected text, found 3"),
+        (EVALUATION, {"mean_class_accuracy": 101}, "mean_class_accuracy: 101.0 is not in 0..100"),
         (EVALUATION, {"top5": None}, "top5: expected a number, found None"),
         (BEGAN, {"ranks": "2"}, "ranks: expected a whole number"),
         (BEGAN, {"host": None}, "host: expected text"),

@@ -22,7 +22,7 @@ def metrics(step: int) -> MetricsRow:
 
 
 def evaluation(step: int) -> EvaluationRow:
-    return EvaluationRow(step, step / 4, 18, 50, 90, 1 / step, None)
+    return EvaluationRow(step, step / 4, 18, 50, 90, 1 / step, None, "fp32", 45)
 
 
 def points(run: RunDirectory, tag: str, folder: str = "") -> list[Any]:
@@ -97,7 +97,8 @@ def test_a_damaged_event_file_is_made_anew(run: RunDirectory, damage: Callable[[
     assert mend_tensorboard(run, 8)
     for tag in ("loss/total", "image_size", "train/top1"):
         assert shown(run, tag) == list(range(1, 9))
-    assert (shown(run, "eval/top1"), shown(run, "eval/top1", EVALUATOR)) == ([4], [8])
+    for tag in EVALUATION_TAGS.values():
+        assert (shown(run, tag), shown(run, tag, EVALUATOR)) == ([4], [8])
     assert len(files(run)) == 1
     for tag, former in before.items():
         after = times(run, tag)

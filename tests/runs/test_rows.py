@@ -6,7 +6,7 @@ import pytest
 
 from imagesprint.errors import RunError
 from imagesprint.runs.directory import RunDirectory
-from imagesprint.runs.rows import Interruption, PartTime, PlanComparison, RunResult
+from imagesprint.runs.rows import Interruption, PartTime, PlanComparison, RunResult, of_classes
 
 PLAN = PlanComparison("measured", 60.0, 66.5, (PartTime("start-up", 1, 5.0, 6.5), PartTime("phase 0", 55, 55.0, 60.0)))
 RESULT = RunResult(55, 5.0, 98.0, 66.5, interruptions=(Interruption("killed", 8),), plan=PLAN)
@@ -34,3 +34,9 @@ def test_what_is_wrong_in_it_is_named(tmp_path: Path) -> None:
     run.result_file.write_text(json.dumps(content))
     with pytest.raises(RunError, match=r"plan\.parts\.1\.count: expected a whole number, found 'many'"):
         run.result()
+
+
+def test_the_mean_of_classes_is_told_where_it_says_something() -> None:
+    assert of_classes(81.904, 75.0) == ", mean of classes 75.00%"
+    assert of_classes(81.904, 81.9) == ""  # to two digits
+    assert of_classes(81.904, None) == ""  # of an earlier version

@@ -1,6 +1,7 @@
 """The batcher by itself, with models of these tests' own in place of a network."""
 
 import asyncio
+import io
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from imagesprint.console import Console
 from imagesprint.errors import ImageError
-from imagesprint.inference.opening import OpenModel
+from imagesprint.inference.opening import OpenModel, by_shape
 from imagesprint.serving import batcher as batcher_module
 from imagesprint.serving.batcher import MAX_BATCH, MAX_IMAGES, MAX_QUEUE, Batcher
 from imagesprint.serving.metrics import Metrics
@@ -42,7 +44,7 @@ class Model:
         first[first == POISONED] = np.nan
         return np.compress(first[:, 0] != SHORT, first, axis=0)
 
-    def open(self, checkpoint: str = "model.pt") -> OpenModel:
+    def open(self, checkpoint: str = "model.pt", shape: str = "square") -> OpenModel:
         return OpenModel(
             place=Path(checkpoint),
             checkpoint=Path(checkpoint),
@@ -51,12 +53,13 @@ class Model:
             class_texts=("a", "b", "c"),
             image_size=SIZE,
             resize=SIZE,
+            shape=shape,
             step=1,
             runtime="none 1.0",
             precision="fp32",
             batch_size=8,
             description={},
-            infer=self.infer,
+            infer=by_shape(self.infer),
         )
 
 
@@ -65,11 +68,13 @@ def tensors(*values: int) -> NDArray[np.uint8]:
     return np.array(values, np.uint8)[:, None, None, None] * np.ones((1, SIZE, SIZE, 3), np.uint8)
 
 
-def run(work: Callable[[Batcher], Awaitable[Any]], model: Model, console: Console | None = None) -> Any:
+def run(
+    work: Callable[[Batcher], Awaitable[Any]], model: Model, console: Console | None = None, shape: str = "square"
+) -> Any:
     """What `work` returns, in an event loop."""
 
     async def main() -> Any:
-        batcher = Batcher(model.open(), Metrics(), console or Console.silent())
+        batcher = Batcher(model.open(shape=shape), Metrics(), console or Console.silent())
         try:
             return await work(batcher)
         finally:
@@ -86,6 +91,27 @@ async def held(model: Model, batcher: Batcher) -> "asyncio.Task[NDArray[np.float
     task = asyncio.create_task(batcher.infer(tensors(1)))
     assert await asyncio.to_thread(model.is_held.wait, 60)
     return task
+
+
+def test_images_of_several_shapes_are_answered_together() -> None:
+    model, shapes = Model(), [(16, 8), (8, 16), (16, 8), (8, 8), (8, 12)]
+
+    def encoded(value: int, size: tuple[int, int]) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", size, (value,) * 3).save(file, "PNG")
+        return file.getvalue()
+
+    async def work(batcher: Batcher) -> None:
+        first = await held(model, batcher)
+        task = asyncio.create_task(batcher.predict([encoded(value, size) for value, size in enumerate(shapes)]))
+        await asyncio.sleep(0.1)  # they are decoded meanwhile
+        model.may_go.set()
+        await first
+        answers: Any = await task
+        assert np.array_equal(answers, [[value] * 3 for value in range(5)])
+
+    run(work, model, shape="rectangle")
+    assert model.batches == [1, 2, 1, 1, 1]  # by their shapes
 
 
 def test_what_queued_while_a_batch_ran_is_the_next_one() -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from imagesprint.console import Console
@@ -143,7 +144,7 @@ def test_a_newer_checkpoint_takes_over_and_no_request_is_lost(serve: Serve, tmp_
     assert (done.code, failed) == (0, [])
     assert len(seen) == 3  # those of steps 1, 2 and 5
     assert done.stderr.count("warning: ") == 2
-    assert "it has other classes or another image size" in done.stderr
+    assert "it has other classes, or another image size or shape" in done.stderr
 
 
 def test_a_model_that_gives_no_numbers_is_not_served(tmp_path: Path) -> None:
@@ -157,3 +158,14 @@ def test_watching_needs_a_run(served_run: Path, tmp_path: Path) -> None:
     for place in (next(served_run.rglob("*.pt")), tmp_path / "model.onnx", tmp_path):
         with pytest.raises(UsageError):
             check_watched(place)
+
+
+def test_what_large_bodies_took_goes_back(serve: Serve, served_run: Path) -> None:
+    server = serve(served_run)
+    process = psutil.Process(server.command.pid)
+    assert server.ask("/predict", make_image()).status == 200
+    before = process.memory_info().rss
+    for _ in range(3):
+        assert server.ask("/predict", bytes(31 << 20)).status == 415
+    assert wait_for(lambda: process.memory_info().rss < before + (10 << 20))
+    assert server.command.end().code == 0

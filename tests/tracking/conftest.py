@@ -34,7 +34,8 @@ class LoggedRun:
                 )
                 if step % 4 == 0:
                     checkpoint = f"checkpoints/step-{step:07d}.pt"
-                    logs.evaluation(EvaluationRow(step, step / 4, 18, 50 + step / 100, 90, 1 / step, checkpoint))
+                    row = (step, step / 4, 18, 50 + step / 100, 90, 1 / step, checkpoint, "fp32", 40 + step / 100)
+                    logs.evaluation(EvaluationRow(*row))
         append_row(self._run.commands_file, {"ended": "2026-11-21T14:10:00", "step": end, "reason": reason})
 
     def finish(self) -> None:

@@ -87,9 +87,12 @@ def test_a_late_evaluation_and_half_a_row_come_when_they_are_there(
     (run.path / "evaluations.jsonl").write_text(lines[1] + "\n" + lines[0][:20])
     sender = Sender(tracker, RunDirectory(run.path))
     assert sender.send_new() == 9
-    (run.path / "evaluations.jsonl").write_text(f"{lines[1]}\n{lines[0]}\n")
+    of_before = {key: value for key, value in json.loads(lines[0]).items() if key != "mean_class_accuracy"}
+    (run.path / "evaluations.jsonl").write_text(f"{lines[1]}\n{json.dumps(of_before)}\n")
     assert sender.send_new() == 1
     assert tracker.steps("eval/loss") == [8, 4]
+    assert tracker.steps("eval/mean_class_accuracy") == [8]
+    assert best(RunDirectory(run.path), run.path)["best_mean_class_accuracy"] == 40.08
 
 
 def test_following_ends_with_the_training_and_waits_for_its_tracker(

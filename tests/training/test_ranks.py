@@ -99,7 +99,7 @@ def test_evaluation_counts_do_not_depend_on_the_ranks(
         results.append(done.json["checkpoints"][0])
     assert results[0]["num_images"] == 18
     for result in results[1:]:
-        for key in ("num_images", "top1", "top5", "step", "epoch"):
+        for key in ("num_images", "top1", "top5", "mean_class_accuracy", "step", "epoch"):
             assert result[key] == results[0][key]
         assert abs(result["loss"] - results[0]["loss"]) < 1e-6
 

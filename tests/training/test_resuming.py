@@ -154,5 +154,5 @@ def test_stop_after_writes_a_checkpoint_and_the_next_command_goes_on(
     assert finished.json == kept | {"checkpoint": str(run / kept["checkpoint"])}
     assert set(finished.json) == {
         "steps", "epochs", "images_per_second", "wall_seconds", "compile_seconds", "bad_records", "overflows",
-        "interruptions", "plan", "top1", "top5", "loss", "checkpoint", "ended_early",
+        "interruptions", "plan", "top1", "top5", "mean_class_accuracy", "loss", "checkpoint", "ended_early",
     }  # fmt: skip

@@ -10,6 +10,7 @@ from imagesprint.console import Console
 from imagesprint.errors import RunError, UsageError
 from imagesprint.runs.environment import is_main_rank
 from imagesprint.runs.processes import is_launcher, run_ranks
+from imagesprint.runs.rows import classes_differ, of_classes
 from imagesprint.storage.url import parse_place
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ def _show(
     if not evaluated:
         raise RunError("there was no checkpoint left to judge", "name a run whose training wrote one")
     best = max(evaluated, key=lambda one: (one.top1, one.top5, one.step))
-    lines = [_table(evaluated), f"{lead}: {best.path}, top-1 {best.top1:.2f}% in {best.precision}"]
+    top1 = f"top-1 {best.top1:.2f}%{of_classes(best.top1, best.mean_class_accuracy)}"
+    lines = [_table(evaluated), f"{lead}: {best.path}, {top1} in {best.precision}"]
     if best.views:
         lines += ["", _views(evaluated)]
     if args.per_class:
@@ -134,11 +136,18 @@ def _entry(
 
 
 def _table(evaluated: "Sequence[EvaluatedCheckpoint]") -> str:
-    rows = [
-        (one.path, one.step, f"{one.epoch:g}", one.num_images, f"{one.top1:.2f}", f"{one.top5:.2f}", f"{one.loss:.4f}")
-        for one in evaluated
-    ]
-    return table(["checkpoint", "step", "epoch", "images", "top-1 %", "top-5 %", "loss"], rows)
+    columns: dict[str, list[object]] = {
+        "checkpoint": [one.path for one in evaluated],
+        "step": [one.step for one in evaluated],
+        "epoch": [f"{one.epoch:g}" for one in evaluated],
+        "images": [one.num_images for one in evaluated],
+        "top-1 %": [f"{one.top1:.2f}" for one in evaluated],
+    }
+    if any(classes_differ(one.top1, one.mean_class_accuracy) for one in evaluated):
+        columns["mean of classes %"] = [f"{one.mean_class_accuracy:.2f}" for one in evaluated]
+    columns["top-5 %"] = [f"{one.top5:.2f}" for one in evaluated]
+    columns["loss"] = [f"{one.loss:.4f}" for one in evaluated]
+    return table(list(columns), list(zip(*columns.values(), strict=True)))
 
 
 def _views(evaluated: "Sequence[EvaluatedCheckpoint]") -> str:

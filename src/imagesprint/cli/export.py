@@ -10,6 +10,7 @@ from imagesprint.cli.parsing import Parser, add_cache_flags, add_verb
 from imagesprint.console import Console, printable
 from imagesprint.errors import UsageError
 from imagesprint.inference import SUFFIXES
+from imagesprint.runs.rows import of_classes
 from imagesprint.storage.url import parse_place
 
 EXAMPLES = """\
@@ -71,7 +72,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if done.int8 is None:
         checked = f"logits differ by at most {done.max_difference:.2g} (limit {LIMIT:g}) on two images"
     else:
-        top1 = f"top-1 {done.int8.top1:.2f}% in int8, {done.int8.fp32_top1:.2f}% in fp32"
-        checked = f"{top1} on {done.int8.num_images:,} images"
+        judged = done.int8
+        int8 = f"{judged.top1:.2f}%{of_classes(judged.top1, judged.mean_class_accuracy)}"
+        fp32 = f"{judged.fp32_top1:.2f}%{of_classes(judged.fp32_top1, judged.fp32_mean_class_accuracy)}"
+        checked = f"top-1 {int8} in int8, {fp32} in fp32 on {judged.num_images:,} images"
     show(args, done, f"{written}\nchecked     in {done.runtime}: {checked}")
     return 0

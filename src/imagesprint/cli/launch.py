@@ -13,7 +13,7 @@ from imagesprint.files import write_text
 from imagesprint.recipes.library import builtin_names
 from imagesprint.recipes.serialization import apply_overrides
 from imagesprint.recipes.validation import check_world_size
-from imagesprint.storage.url import READ_ONLY, Place, Url, parse_place
+from imagesprint.storage.url import READ_ONLY, Url, parse_place
 
 if TYPE_CHECKING:
     from imagesprint.launching.job import Forecast, Job
@@ -69,7 +69,7 @@ def _add_target(subparsers: "argparse._SubParsersAction[Parser]", name: str, des
     add_set_flag(parser)
     add("--seeds", metavar="N,N,…", help="a run for each, as RUN-seed0; `report` compares them")
     add("--gpu", metavar="NAME", help="what to plan time and limit by: v100, a100, h100, h200")
-    add("--price", type=price, metavar="AMOUNT", help="what an hour of all nodes costs")
+    add("--price", type=price, metavar="AMOUNT", help="what an hour of all nodes costs, in any currency")
     add("--save", type=Path, metavar="FILE", help="write the job there instead of to the standard output")
     add("--submit", action="store_true", help="hand it to the target's command")
     return parser
@@ -158,16 +158,16 @@ def _job(args: argparse.Namespace) -> "Job":
 
 
 def _forecast(args: argparse.Namespace, job: "Job", target: "Target", console: Console) -> "Forecast":
-    """What is known of the job's time. Raises ImagesprintError where it is to be submitted and ROOT is not there."""
+    """What is known of the job's time and disk. Raises ImagesprintError where it is submitted without ROOT."""
     from imagesprint.launching.forecast import foresee
     from imagesprint.records.dataset import open_root  # numpy: not for --help
 
-    data: Place | None = None
+    root = None
     if target.is_in_sight(job.data):
         try:
-            data = open_root(job.data).path
+            root = open_root(job.data)
         except ImagesprintError as error:
             if args.submit:
                 raise
             console.warn(f"--data cannot be read from here: {error.what}")
-    return foresee(job, data, args.gpu, args.price)
+    return foresee(job, root, args.gpu, args.price)

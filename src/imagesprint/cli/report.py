@@ -1,7 +1,6 @@
 """`imagesprint report`."""
 
 import argparse
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from imagesprint.errors import UsageError
 from imagesprint.storage.url import parse_place
 
 if TYPE_CHECKING:
+    from imagesprint.report.comparison import Comparison
     from imagesprint.report.repetitions import Contrast, Experiment
 
 EXAMPLES = """\
@@ -27,9 +27,6 @@ Write RUN/report.html, one page that opens anywhere without a network, and RUN/m
 install 'imagesprint[plots]') also the plots in RUN/plots. Of several runs, RUN/comparison.html instead: runs of one
 recipe but for its seed are repetitions, whose figures have a mean and a standard deviation; of two recipes it says
 whether they differ by more than that."""
-
-
-_SHOWN = {"top-1 %": ("top1", ".2f"), "top-5 %": ("top5", ".2f"), "loss": ("loss", ".4f")}  # in the text
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Parser]") -> None:
@@ -66,7 +63,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 "experiments": [_experiment(one) for one in done.experiments],
                 "differences": [_contrast(one) for one in done.contrasts],
             }
-            lines = [_means(done.experiments), *(one.sentence for one in done.contrasts if one.figure.key == "top1")]
+            lines = _told(done)
         else:
             reference = _reference(args.reference, stack, console)
             report = write_report(runs[0], console, reference, args.data, args.price)
@@ -75,16 +72,22 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _means(experiments: "Sequence[Experiment]") -> str:
+def _told(done: "Comparison") -> list[str]:
+    """Means and spreads of what was evaluated, and by how much accuracies differ."""
+    from imagesprint.report.repetitions import ACCURACIES, EVALUATED, told
+
+    figures = [figure for figure in told(done.experiments) if figure.key in EVALUATED]
     rows = [
         (
             one.name,
             len(one.runs),
-            *(one.spreads[key].text(form) if key in one.values else "" for key, form in _SHOWN.values()),
+            *(one.spreads[each.key].text(each.format) if each.key in one.values else "" for each in figures),
         )
-        for one in experiments
+        for one in done.experiments
     ]
-    return table(["recipe", "runs", *_SHOWN], rows)
+    shown = [one for one in done.contrasts if one.figure in figures and one.figure.key in ACCURACIES]
+    header = ["recipe", "runs", *(each.title.replace(",", "") for each in figures)]
+    return [table(header, rows), *(one.sentence for one in shown)]
 
 
 def _experiment(one: "Experiment") -> dict[str, object]:

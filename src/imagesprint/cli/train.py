@@ -25,6 +25,7 @@ from imagesprint.recipes.validation import check_world_size
 from imagesprint.runs import sagemaker
 from imagesprint.runs.environment import command_age, end_stopped, is_main_rank
 from imagesprint.runs.processes import all_ranks, is_launcher, run_ranks
+from imagesprint.runs.rows import of_classes
 from imagesprint.storage.url import Place, parse_place
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ def summary(run: Place, result: dict[str, Any]) -> str:
         f"{speed:,.0f} images/s" + (", ended early by patience" if result["ended_early"] else "")
     ]
     if result["top1"] is not None:
-        lines.append(f"accuracy    top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}%, loss {result['loss']:.4f}")
+        top1 = f"top-1 {result['top1']:.2f}%{of_classes(result['top1'], result['mean_class_accuracy'])}"
+        lines.append(f"accuracy    {top1}, top-5 {result['top5']:.2f}%, loss {result['loss']:.4f}")
     lines.append(f"checkpoint  {result['checkpoint']}")
     lines.append(f"next        imagesprint report {run}")
     return "\n".join(map(printable, lines))

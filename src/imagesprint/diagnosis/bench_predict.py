@@ -190,7 +190,7 @@ def put_onnx(model: TrainedModel, precision: str, folder: Path) -> None:
         from imagesprint.inference.quantising import quantised  # imports onnx
 
         with ImageReader(model.recipe.eval_image_size, model.recipe.eval_resize) as reader:
-            pixels, _ = reader.decode(sample_images())
+            pixels = np.stack(reader.decode(sample_images())[0])
         content = sealed(quantised(graph(model), [pixels]), describe(model) | {"precision": precision})
     (folder / f"{precision}.onnx").write_bytes(content)
 
@@ -250,10 +250,10 @@ def predict_program(work: PredictWork, runtime: str, precision: str) -> Pass:
         latencies = {}
         for batch_size in work.batch_sizes:
             files = [images[row % len(images)] for row in range(batch_size)]
-            pixels, _ = reader.decode(files)
+            pixels = np.stack(reader.decode(files)[0])
             latencies[f"{batch_size} pixels"] = time_calls(lambda: softmax(infer(pixels)), work.seconds)  # noqa: B023
             latencies[f"{batch_size} files"] = time_calls(
-                lambda: softmax(infer(reader.decode(files)[0])),  # noqa: B023
+                lambda: softmax(infer(np.stack(reader.decode(files)[0]))),  # noqa: B023
                 work.seconds,
             )
         return latencies

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from imagesprint.model.building import build_model
 from imagesprint.model.freezing import frozen_names
@@ -107,13 +107,27 @@ def count_work(recipe: Recipe, phase: Phase, num_classes: int) -> ImageWork:
     images = torch.empty(shape, dtype=dtype, device="meta").to(memory_format=torch.channels_last)
     labels = torch.empty(phase.micro_batch, dtype=torch.int64, device="meta")
     forward, backward = _BytesByOperation(), _BytesByOperation()
-    with FlopCounterMode(display=False) as flops:
+    with FlopCounterMode(display=False, custom_mapping={_BACKWARD: _convolution_backward}) as flops:
         with forward:
             loss = F.cross_entropy(network(images), labels)
         with backward:
             torch.autograd.backward(loss)
     traffic = _traffic(forward.bytes, backward.bytes, phase.micro_batch, dtype.itemsize)
     return ImageWork(flops.get_total_flops() / phase.micro_batch, traffic)
+
+
+_BACKWARD: Final = torch.ops.aten.convolution_backward
+
+
+def _convolution_backward(
+    grad_out: Sequence[int], x: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any
+) -> int:
+    """FLOP of a convolution's gradients, of the shapes given: for each as many as the convolution itself takes.
+
+    torch's own count of the weights' gradient is too large where a convolution has groups: by their number.
+    """
+    of_input, of_weight, _ = rest[-1]
+    return int(conv_flop_count(list(x), list(weight), list(grad_out)) * (of_input + of_weight))
 
 
 def _traffic(forward: "Counter[str]", backward: "Counter[str]", images: int, itemsize: int) -> Traffic:

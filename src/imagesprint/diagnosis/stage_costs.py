@@ -314,15 +314,14 @@ def _evaluation(training: TimedTraining, root: Root) -> float:
     table = blank_table(len(dataset), ranks.device)
     share = (ranks.rank, ranks.world_size)
     sizes = (recipe.eval_image_size, recipe.eval_resize, recipe.eval_batch_size)
-    batches = len(range(0, -(-len(dataset) // recipe.eval_batch_size), ranks.world_size))
     began, ends = time.perf_counter(), list[float]()
-    with EvaluationLoader(dataset, *sizes, *share, threads=ranks.threads) as loader:
+    with EvaluationLoader(dataset, *sizes, *share, threads=ranks.threads, shape=recipe.eval_shape) as loader:
         for batch in loader:
             judge(model, [batch], table)
             table.sum().item()  # waits for the device
             ends.append(time.perf_counter() - began)
             if ends[-1] > EVALUATION_SECONDS / ROUNDS and len(ends) > 1:
                 break
-    if len(ends) == batches or len(ends) < 2:
+    if len(ends) == len(loader) or len(ends) < 2:
         return ends[-1] if ends else 0.0
-    return ends[0] + (batches - 1) * (ends[-1] - ends[0]) / (len(ends) - 1)
+    return ends[0] + (len(loader) - 1) * (ends[-1] - ends[0]) / (len(ends) - 1)

@@ -18,7 +18,7 @@ from imagesprint.images.decoders import describe_decoder
 from imagesprint.records.dataset import open_root
 from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.ranks import Ranks, open_ranks
-from imagesprint.runs.rows import EvaluationRow
+from imagesprint.runs.rows import EvaluationRow, of_classes
 from imagesprint.runs.watching import FINISHED, POLL_SECONDS, WatchedRun, WatchedUrl
 from imagesprint.storage.url import Place, Url, parse_place
 
@@ -83,11 +83,13 @@ class _Evaluation:
         evaluated = []
         for one in self._evaluator.judge(checkpoints):
             place, figures = parse_place(one.path), (one.num_images, one.top1, one.top5, one.loss)
-            row = EvaluationRow(one.step, one.epoch, *figures, f"checkpoints/{place.name}", one.precision)
+            file = f"checkpoints/{place.name}"
+            row = EvaluationRow(one.step, one.epoch, *figures, file, one.precision, one.mean_class_accuracy)
             self._recorder.record(self._places.path(place), row)
             self._places.send(place)
             if tell:
-                self._console.line(f"evaluated   {one.path}: epoch {one.epoch:g}, top-1 {one.top1:.2f}%")
+                top1 = f"top-1 {one.top1:.2f}%{of_classes(one.top1, one.mean_class_accuracy)}"
+                self._console.line(f"evaluated   {one.path}: epoch {one.epoch:g}, {top1}")
             evaluated.append(one)
         return evaluated
 

@@ -8,6 +8,7 @@ is what its matrix units do. What it changes, and why bf16 is not good enough, w
 benchmarks/results/2026-11-29-evaluation-precision.md.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,13 +33,15 @@ from imagesprint.runs.rows import EvaluationRow
 class Accuracy:
     """`top1` and `top5` in percent and the mean cross-entropy `loss` over `num_images`.
 
-    `precision` is that of `evaluation_precision`. `fallbacks` of the images were decoded by Pillow because the native
-    decoder, which is at work, cannot.
+    `mean_class_accuracy` is the mean, over the classes that have images, of the share of each that is right, in
+    percent: a class of few counts as much as one of many. `precision` is that of `evaluation_precision`. `fallbacks` of
+    the images were decoded by Pillow because the native decoder, which is at work, cannot.
     """
 
     num_images: int
     top1: float
     top5: float
+    mean_class_accuracy: float
     loss: float
     precision: str
     fallbacks: int
@@ -70,7 +73,7 @@ def evaluation_arithmetic(device: torch.device) -> Iterator[None]:
 def evaluate(model: TrainedModel, dataset: Dataset, ranks: Ranks) -> Accuracy:
     """Judge `model`, which is on the ranks' device, on all images of `dataset`.
 
-    Images come in padded batches of fixed size dealt to the ranks, so that no figure depends on their number.
+    Images come in batches that do not depend on the ranks, which they are dealt to: no more do the figures.
     Returns the same on every rank.
     """
     recipe = model.recipe
@@ -83,6 +86,7 @@ def evaluate(model: TrainedModel, dataset: Dataset, ranks: Ranks) -> Accuracy:
         rank=ranks.rank,
         world_size=ranks.world_size,
         threads=ranks.threads,
+        shape=recipe.eval_shape,
     )
     model.eval()
     with loader:
@@ -91,7 +95,7 @@ def evaluate(model: TrainedModel, dataset: Dataset, ranks: Ranks) -> Accuracy:
     fallbacks = ranks.total(loader.fallbacks)  # read first: it names a rank that does not answer
     outcomes = read_table(table)
     assert outcomes is not None, "the ranks' shares do not make up the split"
-    return accuracy(outcomes, evaluation_precision(ranks.device), fallbacks)
+    return accuracy(outcomes, dataset.labels, evaluation_precision(ranks.device), fallbacks)
 
 
 def evaluation_set(root: Root, model: TrainedModel) -> Dataset:
@@ -111,8 +115,17 @@ def check_classes(root: Root, classes: tuple[str, ...]) -> None:
 
 def evaluation_row(accuracy: Accuracy, step: int, epoch: float, checkpoint: Path | None) -> EvaluationRow:
     """A row of evaluations.jsonl; `checkpoint` is relative to the run, None where none was written at this step."""
-    figures = accuracy.num_images, accuracy.top1, accuracy.top5, accuracy.loss
-    return EvaluationRow(step, epoch, *figures, None if checkpoint is None else str(checkpoint), accuracy.precision)
+    return EvaluationRow(
+        step=step,
+        epoch=epoch,
+        num_images=accuracy.num_images,
+        top1=accuracy.top1,
+        top5=accuracy.top5,
+        loss=accuracy.loss,
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        precision=accuracy.precision,
+        mean_class_accuracy=accuracy.mean_class_accuracy,
+    )
 
 
 COLUMNS = 6  # of a table: seen, top-1, top-5, loss, predicted class, its probability
@@ -168,10 +181,18 @@ def read_table(table: Tensor) -> Outcomes | None:
     return Outcomes(top1 > 0, top5 > 0, loss, predicted.astype(np.int64), probability)
 
 
-def accuracy(outcomes: Outcomes, precision: str, fallbacks: int = 0) -> Accuracy:
-    """The figures of all images together, which were judged in `precision`."""
+def accuracy(outcomes: Outcomes, labels: NDArray[np.int32], precision: str, fallbacks: int = 0) -> Accuracy:
+    """The figures of all images together, whose true classes are `labels` [N], and which were judged in `precision`."""
     top1, top5 = (100 * int(right.sum()) / len(outcomes) for right in (outcomes.top1, outcomes.top5))
-    return Accuracy(len(outcomes), top1, top5, float(outcomes.loss.mean()), precision, fallbacks)
+    mean = mean_class_accuracy(outcomes.top1, labels)
+    return Accuracy(len(outcomes), top1, top5, mean, float(outcomes.loss.mean()), precision, fallbacks)
+
+
+def mean_class_accuracy(right: NDArray[np.bool_], labels: NDArray[np.int32]) -> float:
+    """The mean over the classes among `labels` [N] of the share of `right` [N], in percent: the same bits anywhere."""
+    counts, hit = np.bincount(labels), np.bincount(labels, weights=right)
+    judged = counts > 0
+    return math.fsum(100 * hit[judged] / counts[judged]) / int(judged.sum())
 
 
 def hits(logits: Tensor, labels: Tensor) -> Tensor:

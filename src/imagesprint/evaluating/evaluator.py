@@ -15,7 +15,8 @@ from imagesprint.errors import CheckpointError, UsageError
 from imagesprint.evaluating.evaluation import COLUMNS, accuracy, check_classes, evaluation_precision, judge, read_table
 from imagesprint.evaluating.places import CheckpointPlaces
 from imagesprint.evaluating.results import Details, Result, ResultsKept, details
-from imagesprint.evaluating.views import View, rectangular_batches
+from imagesprint.evaluating.views import View
+from imagesprint.images.crops import evaluation_shapes
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import EvaluationLoader
 from imagesprint.recipes.recipe import Recipe
@@ -36,7 +37,14 @@ class ViewFigures:
     num_images: int
     top1: float
     top5: float
+    mean_class_accuracy: float
     loss: float
+
+    @classmethod
+    def of(cls, result: Result) -> "ViewFigures":
+        """From what is kept."""
+        figures = result["top1"], result["top5"], result["mean_class_accuracy"], result["loss"]
+        return cls(result["view"], result["num_images"], *figures)
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class EvaluatedCheckpoint:
     num_images: int
     top1: float
     top5: float
+    mean_class_accuracy: float
     loss: float
     precision: str
     views: tuple[ViewFigures, ...]
@@ -62,9 +71,19 @@ class EvaluatedCheckpoint:
     @classmethod
     def of(cls, place: Place, plain: Result, *others: Result) -> "EvaluatedCheckpoint":
         """From the results of all views, that of the plain one first."""
-        figures = plain["num_images"], plain["top1"], plain["top5"], plain["loss"], plain["precision"]
-        views = (ViewFigures(one["view"], one["num_images"], one["top1"], one["top5"], one["loss"]) for one in others)
-        return cls(str(place), plain["step"], plain["epoch"], *figures, tuple(views), plain["details"])
+        return cls(
+            path=str(place),
+            step=plain["step"],
+            epoch=plain["epoch"],
+            num_images=plain["num_images"],
+            top1=plain["top1"],
+            top5=plain["top5"],
+            mean_class_accuracy=plain["mean_class_accuracy"],
+            loss=plain["loss"],
+            precision=plain["precision"],
+            views=tuple(map(ViewFigures.of, others)),
+            details=plain["details"],
+        )
 
 
 class Evaluator:
@@ -183,7 +202,7 @@ class Evaluator:
             return None
         data = self._kept.data(self._root.variants[int(facts[2])])
         assert data is not None  # it was read from
-        figures = accuracy(outcomes, evaluation_precision(self._ranks.device))
+        figures = accuracy(outcomes, self._labels, evaluation_precision(self._ranks.device))
         result: Result = {
             "view": view.name,
             "step": int(facts[0]),
@@ -191,6 +210,7 @@ class Evaluator:
             "num_images": figures.num_images,
             "top1": figures.top1,
             "top5": figures.top5,
+            "mean_class_accuracy": figures.mean_class_accuracy,
             "loss": figures.loss,
             "precision": figures.precision,
             "details": details(outcomes, self._labels, self._root.classes),
@@ -218,16 +238,17 @@ class _Wanted:
     resize: int
     size: int
     batch_size: int
-    rectangular: bool
-
-    @property
-    def num_batches(self) -> int:
-        return -(-len(self.dataset) // self.batch_size)
+    shape: str
 
     @property
     def num_bytes(self) -> int:
-        longest = (self.dataset.sizes.max(1) / self.dataset.sizes.min(1)).max() if self.rectangular else 1
-        return int(self.num_batches * self.batch_size * self.size**2 * 3 * longest)
+        """Of all images, but for padding."""
+        return 3 * int(evaluation_shapes(self.dataset.sizes, self.size, self.shape).prod(1).sum())
+
+    def loader(self, share: tuple[int, int], threads: int) -> EvaluationLoader:
+        """Of the batches of rank r of W, the `share`."""
+        sizes = (self.size, self.resize, self.batch_size)
+        return EvaluationLoader(self.dataset, *sizes, *share, threads=threads, shape=self.shape)
 
 
 class EvaluationImages:
@@ -242,28 +263,19 @@ class EvaluationImages:
 
     def batches(self, dataset: Dataset, recipe: Recipe, view: View, share: tuple[int, int]) -> Iterator[Batch]:
         """Those that rank r of W, the `share`, has to judge; the arithmetic of a batch does not depend on it."""
-        wanted = _Wanted(dataset, *view.sizes(recipe), recipe.eval_batch_size, view.rectangular)
-        kept = self._kept.get(wanted, {})
-        numbers = range(share[0], wanted.num_batches, share[1])
-        if all(number in kept for number in numbers):
-            yield from (kept[number] for number in numbers)
+        wanted = _Wanted(dataset, *view.sizes(recipe), recipe.eval_batch_size, view.shape(recipe))
+        kept, loader = self._kept.get(wanted, {}), wanted.loader(share, self._ranks.threads)
+        if all(number in kept for number in loader.numbers):
+            yield from (kept[number] for number in loader.numbers)
             return
         if wanted not in self._kept and wanted.num_bytes <= self._room:
             self._room -= wanted.num_bytes
             kept = self._kept[wanted] = {}
-        for batch in self._decode(wanted, share):
-            if wanted in self._kept:
-                kept[batch.step] = _copy(batch)
-            yield batch
-
-    def _decode(self, wanted: _Wanted, share: tuple[int, int]) -> Iterator[Batch]:
-        dataset, resize, size, batch_size = wanted.dataset, wanted.resize, wanted.size, wanted.batch_size
-        if wanted.rectangular:
-            yield from rectangular_batches(dataset, resize, size, batch_size, share, self._ranks.threads)
-            return
-        loader = EvaluationLoader(dataset, size, resize, batch_size, *share, threads=self._ranks.threads)
         with loader:
-            yield from loader
+            for batch in loader:
+                if wanted in self._kept:
+                    kept[batch.step] = _copy(batch)
+                yield batch
         self.fallbacks += loader.fallbacks
 
 

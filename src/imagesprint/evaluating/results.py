@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -119,6 +120,7 @@ def _calibration(outcomes: Outcomes) -> list[CalibrationBin]:
 FOLDER = "evaluated"
 _FORMAT = 1  # a result of another one is not read
 _SEAL: Final = "sha256"  # of the rest; files of earlier versions have none
+_EARLIER: Final = {"precision": "fp32", "mean_class_accuracy": 0.0}  # keys that they may lack; see below
 
 
 class KeptData(TypedDict):
@@ -138,6 +140,7 @@ class Result(TypedDict):
     num_images: Number
     top1: Percent
     top5: Percent
+    mean_class_accuracy: Percent
     loss: float
     precision: str
     details: Details
@@ -205,11 +208,16 @@ def read_result(file: Path) -> Result | None:
     """What a file of RUN/evaluated says; None where it is damaged."""
     try:
         content = json.loads(file.read_bytes().decode())
-        result = from_json(Result, {"precision": "fp32", **content} if isinstance(content, dict) else content)
+        result = from_json(Result, _EARLIER | content if isinstance(content, dict) else content)
         seal = content.pop(_SEAL, None)
     except (OSError, ValueError, RecursionError):
         return None
-    return result if seal in (None, _seal(content)) and _holds_together(result) else None
+    if seal not in (None, _seal(content)) or not _holds_together(result):
+        return None
+    if "mean_class_accuracy" not in content:  # it follows from the classes, in the same order of operations
+        shares = [row["top1"] for row in result["details"]["per_class"] if row["top1"] is not None]
+        result["mean_class_accuracy"] = math.fsum(shares) / len(shares)
+    return result
 
 
 def _seal(content: Mapping[str, Any]) -> str:
@@ -255,5 +263,5 @@ class EvaluationRecorder:
 
 
 def _is_known(row: EvaluationRow, run: RunDirectory) -> bool:
-    """Whether `run` has a row of the same checkpoint with the same counts."""
+    """Whether `run` has a row of the same checkpoint with the same counts; one that lacks a figure is another."""
     return any(replace(known, epoch=row.epoch, loss=row.loss) == row for known in run.evaluations())

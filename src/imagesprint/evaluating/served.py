@@ -47,7 +47,7 @@ def evaluate_served(
         outcomes = judge_served(server, model, dataset, console)
         if server.model() != model:
             raise server.replaced(model)
-    figures = accuracy(outcomes, model.precision)
+    figures = accuracy(outcomes, dataset.labels, model.precision)
     return EvaluatedCheckpoint(
         path=model.checkpoint,
         step=model.step,
@@ -55,6 +55,7 @@ def evaluate_served(
         num_images=figures.num_images,
         top1=figures.top1,
         top5=figures.top5,
+        mean_class_accuracy=figures.mean_class_accuracy,
         loss=figures.loss,
         precision=figures.precision,
         views=(),

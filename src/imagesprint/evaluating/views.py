@@ -2,28 +2,19 @@
 
 Random crops show objects larger than the centre crop does, so the statistics of training are not those of evaluation
 (Touvron et al. 2019, "Fixing the train-test resolution discrepancy", section 4).
-
-As fast.ai did it for DAWNBench in 2018 (github.com/cybertronai/imagenet18): what lies left and right of the centre
-square is seen, too.
 """
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from imagesprint.checkpoints.weights import TrainedModel, load_model
 from imagesprint.errors import UsageError
 from imagesprint.evaluating.evaluation import evaluation_arithmetic
-from imagesprint.images.decoding import open_rgb
-from imagesprint.loading.batch import Batch, read_encoded
 from imagesprint.loading.loader import EvaluationLoader
 from imagesprint.model.batch_norm import batch_norms
 from imagesprint.recipes.recipe import Recipe
@@ -43,7 +34,12 @@ class View:
 
     def describe(self) -> dict[str, object]:
         """All of it, in plain types."""
-        return asdict(self)
+        told = asdict(self)
+        return told | {"shapes": "of each image"} if self.rectangular else told  # before, they were of each batch
+
+    def shape(self, recipe: Recipe) -> str:
+        """The `eval_shape` to judge by."""
+        return "rectangle" if self.rectangular else recipe.eval_shape
 
     def sizes(self, recipe: Recipe) -> tuple[int, int]:
         """What the shorter side is resized to, and the side of the crop: the same part of the image at every size."""
@@ -117,57 +113,3 @@ def recalibrate(model: TrainedModel, training_set: Dataset, num_images: int) -> 
         norm.running_mean = mean / count
         norm.running_var = variance / count
     model.eval()
-
-
-MULTIPLE = 8  # pixels that the longer side is rounded down to
-
-
-def rectangular_batches(
-    dataset: Dataset, resize: int, size: int, batch_size: int, share: tuple[int, int], threads: int
-) -> Iterator[Batch]:
-    """Batches of all images of `dataset` whose shorter side is `size`; rank r of W, the `share`, gets r, r + W, ….
-
-    Each image's shorter side is resized to `resize` and the central rectangle cut out, at most the whole image. The
-    images of a batch, [batch_size, H, W, 3], are padded like the loaders'. Decoded by Pillow.
-    """
-    rank, world_size = share
-    ratios = dataset.sizes[:, 1] / dataset.sizes[:, 0]
-    order = np.argsort(ratios, kind="stable")
-    starts = range(rank * batch_size, len(order), world_size * batch_size)
-    dataset.expect(np.concatenate([order[:0], *(order[start : start + batch_size] for start in starts)]), anew=True)
-    with ThreadPoolExecutor(threads) as pool:
-        for start in starts:
-            ids = order[start : start + batch_size]
-            height, width = _shape(float(ratios[ids].mean()), size)
-            boxes = _central(dataset.sizes[ids], resize, height, width)
-            cuts = pool.map(lambda i, box, shape=(width, height): _cut(dataset, i, box, shape), ids.tolist(), boxes)
-            yield _batch(dataset, ids, list(cuts), batch_size, start // batch_size)
-
-
-def _shape(ratio: float, size: int) -> tuple[int, int]:
-    """Height and width, the shorter of them `size`."""
-    longer = max(size, int(size * max(ratio, 1 / ratio)) // MULTIPLE * MULTIPLE)
-    return (size, longer) if ratio >= 1 else (longer, size)
-
-
-def _central(sizes: NDArray[np.int32], resize: int, height: int, width: int) -> list[tuple[int, ...]]:
-    """The boxes to cut out of stored images, as left, top, right, bottom."""
-    scale = sizes.min(1) / resize
-    across = np.clip(np.rint(width * scale).astype(np.int64), 1, sizes[:, 1])
-    down = np.clip(np.rint(height * scale).astype(np.int64), 1, sizes[:, 0])
-    left, top = (sizes[:, 1] - across) // 2, (sizes[:, 0] - down) // 2
-    return [tuple(box) for box in np.stack([left, top, left + across, top + down], 1).tolist()]
-
-
-def _cut(dataset: Dataset, sample_id: int, box: tuple[int, ...], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    image = open_rgb(read_encoded(dataset, sample_id))
-    return np.asarray(image.crop(box).resize(shape, Image.Resampling.BILINEAR))  # type: ignore[arg-type]
-
-
-def _batch(dataset: Dataset, ids: NDArray[np.intp], cuts: list[NDArray[np.uint8]], rows: int, number: int) -> Batch:
-    images = torch.zeros((rows, *cuts[0].shape), dtype=torch.uint8)
-    images[: len(ids)] = torch.from_numpy(np.stack(cuts))
-    labels, sample_ids = torch.zeros(rows, dtype=torch.int64), torch.full((rows,), -1)
-    labels[: len(ids)] = torch.from_numpy(dataset.labels[ids].astype(np.int64))
-    sample_ids[: len(ids)] = torch.from_numpy(ids.astype(np.int64))
-    return Batch(images, labels, sample_ids, sample_ids >= 0, number, torch.empty((rows, 0)))

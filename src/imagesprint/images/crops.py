@@ -26,6 +26,8 @@ Proposal = tuple[Ints, Ints, Ints, Ints, NDArray[np.bool_]]  # left, top, width,
 
 RANDOM_RESIZED_ATTEMPTS: Final = 10  # torchvision's RandomResizedCrop.get_params
 DISTORTED_BBOX_ATTEMPTS: Final = 100  # max_attempts in the Inception preprocessing of the TensorFlow models
+SIXTHS: Final = 6  # of a rectangle's shorter side, in which its longer one is: 4:3 and 3:2, the cameras', are whole
+LONGEST: Final = 2  # shorter sides that a rectangle's longer one has at most: of a panorama the middle is seen
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def draw_training_crops(
     if spec.flip:
         flips = sample_bits(seed, epochs, sample_ids, 0, FLIP)[0] >= np.uint32(1 << 31)
     if spec.kind == "center":
-        return _central_square(height, width, np.minimum(height, width)), flips
+        side = np.minimum(height, width)
+        return _central(height, width, side, side).astype(np.int32), flips
     if spec.kind == "random_resized":
         propose = _random_resized(spec, height, width)
         fallback = _central_within_aspect(spec.aspect, height, width)
@@ -97,16 +100,43 @@ def draw_training_crops(
     return _first_acceptable(propose, attempts, fallback, seed, epochs, sample_ids), flips
 
 
-def evaluation_crops(sizes: NDArray[np.integer], eval_resize: int, eval_image_size: int) -> NDArray[np.int32]:
-    """The central squares, int32[N, 4], that evaluation resizes to `eval_image_size`.
+def evaluation_shapes(sizes: NDArray[np.integer], eval_image_size: int, eval_shape: str = "square") -> Ints:
+    """Height and width, int64[N, 2], that images of `sizes` have in evaluation.
 
-    Their side is the shorter side times eval_image_size / eval_resize (rounded, at most the shorter side): cutting
-    them out and resizing once equals "shorter side to eval_resize, then the centre square" within rounding.
+    "square": `eval_image_size` each. "rectangle": the shorter side has that, and the longer one is to it as in the
+    image itself, to the nearest of SIXTHS and at most LONGEST times as long. So the shape follows from the image alone,
+    not from the images beside it, and there are few: 13. fast.ai's rectangles (DAWNBench 2018, `CropArTfm` in
+    github.com/cybertronai/imagenet18_old) have the mean ratio of the batch that an image happens to be in.
     """
     height, width = _height_width(sizes)
-    short = np.minimum(height, width)
-    side = (2 * short * eval_image_size + eval_resize) // (2 * eval_resize)
-    return _central_square(height, width, np.clip(side, 1, short))
+    shapes = np.full((len(height), 2), eval_image_size, np.int64)
+    if eval_shape == "rectangle":
+        short, long = np.minimum(height, width), np.maximum(height, width)
+        sixths = np.minimum((2 * SIXTHS * long + short) // (2 * short), SIXTHS * LONGEST)
+        longer = (2 * eval_image_size * sixths + SIXTHS) // (2 * SIXTHS)
+        shapes[:, 0] = np.where(height > width, longer, eval_image_size)
+        shapes[:, 1] = np.where(width > height, longer, eval_image_size)
+    return shapes
+
+
+def evaluation_crops(
+    sizes: NDArray[np.integer], eval_resize: int, eval_image_size: int, eval_shape: str = "square"
+) -> NDArray[np.int32]:
+    """The central boxes, int32[N, 4], that evaluation resizes to `evaluation_shapes`.
+
+    A square's side is the shorter side times eval_image_size / eval_resize (rounded, at most the shorter side): cutting
+    it out and resizing once equals "shorter side to eval_resize, then the centre square" within rounding. A rectangle
+    is at the same scale or, where its ratio was rounded up and the image is not that long, as large as there is room.
+    """
+    height, width = _height_width(sizes)
+    shapes = evaluation_shapes(sizes, eval_image_size, eval_shape)
+    short, long, longer = np.minimum(height, width), np.maximum(height, width), shapes.max(1)
+    resize = max(eval_resize, eval_image_size)
+    fits = short * longer <= long * resize
+    pixels, of = np.where(fits, short, long), np.where(fits, resize, longer)  # of the image for each `of` that are seen
+    box_height, box_width = ((2 * side * pixels + of) // (2 * of) for side in shapes.T)
+    box_height, box_width = np.clip(box_height, 1, height), np.clip(box_width, 1, width)
+    return _central(height, width, box_height, box_width).astype(np.int32)
 
 
 def _height_width(sizes: NDArray[np.integer]) -> tuple[Ints, Ints]:
@@ -167,9 +197,7 @@ def _central_within_aspect(aspect: tuple[float, float], height: Ints, width: Int
     """torchvision's fallback: the image, cut around its centre to the nearest allowed aspect."""
     crop_w = np.where(width > height * aspect[1], np.rint(height * aspect[1]).astype(np.int64), width)
     crop_h = np.where(width < height * aspect[0], np.rint(width / aspect[0]).astype(np.int64), height)
-    crop_w, crop_h = np.clip(crop_w, 1, width), np.clip(crop_h, 1, height)
-    left, top = (width - crop_w) // 2, (height - crop_h) // 2
-    return np.stack([left, top, left + crop_w, top + crop_h], 1)
+    return _central(height, width, np.clip(crop_h, 1, height), np.clip(crop_w, 1, width))
 
 
 def _distorted_bbox(spec: CropSpec, height: Ints, width: Ints, objects: Ints) -> Callable[[Bits, Ints], Proposal]:
@@ -238,9 +266,9 @@ def _covers(left: Ints, top: Ints, width: Ints, height: Ints, objects: Ints, sha
     return covered
 
 
-def _central_square(height: Ints, width: Ints, side: Ints) -> NDArray[np.int32]:
-    left, top = (width - side) // 2, (height - side) // 2
-    return np.stack([left, top, left + side, top + side], 1).astype(np.int32)
+def _central(height: Ints, width: Ints, box_height: Ints, box_width: Ints) -> Ints:
+    left, top = (width - box_width) // 2, (height - box_height) // 2
+    return np.stack([left, top, left + box_width, top + box_height], 1)
 
 
 _LOG_2: Final = 0.6931471805599453

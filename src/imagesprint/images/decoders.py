@@ -181,19 +181,19 @@ class Pool:
     ) -> "Outcome":
         if not request.out.flags.writeable:
             raise ValueError("out cannot be written to")
-        images, size = request.images, request.out.shape[1]
+        images, (height, width) = request.images, request.out.shape[1:3]
         count = len(images.fds) if isinstance(images, Records) else len(images)
         status = np.empty(count, np.int32)
         messages = np.empty((count, MESSAGE_BYTES), np.uint8)
         batch = _Batch(
             count,
-            size,
+            height,
+            width,
             request.antialias,
             request.to_end,
-            0,
             _checked_at(request.crops, np.int32, (count, 4)),
             _checked_at(request.flips, np.bool_, (count,)),
-            _checked_at(request.out, np.uint8, (count, size, size, 3)),
+            _checked_at(request.out, np.uint8, (count, height, width, 3)),
             address(status),
             address(messages),
             _checked_at(stages, np.int64, (len(STAGES),)),
@@ -237,10 +237,7 @@ class Outcome:
 class _Batch(ctypes.Structure):
     _fields_ = (
         ("count", ctypes.c_int64),
-        ("size", ctypes.c_int32),
-        ("antialias", ctypes.c_int32),
-        ("to_end", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("height", "width", "antialias", "to_end")),
         *((name, ctypes.c_void_p) for name in ("crops", "flips", "out", "status", "messages", "stages")),
     )
 

@@ -1,6 +1,6 @@
 """Decoding: a batch of encoded images or raw pixels, cropped, resized and mirrored into one buffer of uint8 pixels.
 
-The reference for every decoder is Pillow's `image.crop(box).resize((S, S), BILINEAR)` on RGB, mirrored afterwards
+The reference for every decoder is Pillow's `image.crop(box).resize((W, H), BILINEAR)` on RGB, mirrored afterwards
 (`resize(box=…)` differs: its filter reaches beyond the box). EXIF orientation is ignored, as ImageNet practice has it.
 """
 
@@ -48,8 +48,8 @@ class Records:
 class DecodeRequest:
     """What is to be made of N images, which lie in shards or in memory.
 
-    `out`, uint8[N, S, S, 3], RGB, gets of each image its box in `crops`, int32[N, 4] as left, top, right, bottom,
-    resized to S × S and mirrored where `flips`, bool[N], says so. `antialias` resizes by a triangle filter as wide as
+    `out`, uint8[N, H, W, 3], RGB, gets of each image its box in `crops`, int32[N, 4] as left, top, right, bottom,
+    resized to H × W and mirrored where `flips`, bool[N], says so. `antialias` resizes by a triangle filter as wide as
     the reduction; without it four pixels are blended at each output pixel's centre. `to_end` decodes each image to its
     last row, as Pillow does anyway, so that damage below its box is found too.
     """
@@ -176,7 +176,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _crop_and_resize(image: Image.Image, request: DecodeRequest, row: int) -> Image.Image:
     left, top, right, bottom = request.crops[row].tolist()
-    size = request.out.shape[1:3]
+    height, width = request.out.shape[1:3]
+    size = (width, height)
     if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
         raise ImageError(
             f"an image of {image.width}×{image.height} pixels cannot be cropped to ({left}, {top}, {right}, {bottom})",

@@ -20,7 +20,7 @@ from imagesprint.errors import ImageError, UsageError
 LIBRARY: Final = Path(__file__).with_name("libimagesprint.so")
 MESSAGE_BYTES: Final = 200  # of why an image failed, with the final zero
 
-_ABI = 6
+_ABI = 7
 _BUILD = "apt-get install gcc libjpeg-dev, then install imagesprint again (in a clone: pip install -e .)"
 
 

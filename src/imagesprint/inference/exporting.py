@@ -145,7 +145,7 @@ def greatest_difference(model: TrainedModel, infer: Infer) -> float:
     """
     files, size = sample_images(), model.recipe.eval_image_size
     with ImageReader(size, model.recipe.eval_resize) as reader:
-        batch, _ = reader.decode(files)
+        batch = np.stack(reader.decode(files)[0])
     cut_out = np.asarray(open_rgb(files[0]))[None, : size + 16, : size + 48]
     ours = in_torch(model)
     shapes = (batch, np.ascontiguousarray(cut_out))

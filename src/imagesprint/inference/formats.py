@@ -28,6 +28,11 @@ from imagesprint.recipes.serialization import to_dict
 Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # RGB images [N, H, W, 3] → logits [N, num_classes]
 
 _CUDA_PROVIDER = "CUDAExecutionProvider"
+_CENTRES: Final = {  # by a recipe's eval_shape
+    "square": "the centre square of image_size",
+    "rectangle": "the centre, whose shorter side is image_size and whose longer side is, to the nearest sixth of that, "
+    "in the image's own ratio, at most twice as long",
+}
 
 
 def in_torch(model: Callable[[Tensor], Any], device: str | torch.device = "cpu") -> Infer:
@@ -81,7 +86,8 @@ def in_onnx_runtime(content: bytes, threads: int = 0, device: str = "cpu") -> In
 def in_openvino(content: bytes, image_size: int, threads: int = 0) -> Infer:
     """Run what an ONNX file holds in OpenVINO on the CPU with `threads` threads, by default one a core.
 
-    Images are then of `image_size` alone, which it plans for. Raises UsageError without it.
+    Images are then squares of `image_size` alone, which it plans for; with 0 it plans for none. Raises UsageError
+    without it.
     """
     try:
         import openvino
@@ -91,7 +97,8 @@ def in_openvino(content: bytes, image_size: int, threads: int = 0) -> Infer:
     settings = {"INFERENCE_NUM_THREADS": count, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     core = openvino.Core()
     model = core.read_model(content)
-    model.reshape([-1, image_size, image_size, 3])
+    side = image_size or -1
+    model.reshape([-1, side, side, 3])
     program = core.compile_model(model, "CPU", settings)
 
     def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -127,12 +134,14 @@ class Format:
 
 def describe(model: TrainedModel) -> dict[str, object]:
     """What one must know to use the model without imagesprint: plain types for JSON."""
+    shape = model.recipe.eval_shape
     return {
         "made_by": "imagesprint",
         "model": model.recipe.model,
-        "input": "images: uint8 [batch, height, width, 3], RGB; shorter side to resize, then the centre square",
+        "input": f"images: uint8 [batch, height, width, 3], RGB; shorter side to resize, then {_CENTRES[shape]}",
         "resize": model.recipe.eval_resize,
         "image_size": model.recipe.eval_image_size,
+        "shape": shape,
         "output": "logits: float32 [batch, classes]; softmax gives probabilities",
         "classes": [{"name": name, "text": text} for name, text in zip(model.classes, model.class_texts, strict=True)],
         "mean": list(model.recipe.mean),

@@ -35,7 +35,7 @@ _BATCH: Final = 8  # images that calibration takes at once: all activations of t
 
 @dataclass(frozen=True)
 class Int8Accuracy:
-    """What a model in int8 came to on `num_images` validation images beside the original, top1 and top5 in percent.
+    """What a model in int8 came to on `num_images` validation images beside the original, accuracies in percent.
 
     It was calibrated on `calibration_images` of the training split.
     """
@@ -43,8 +43,10 @@ class Int8Accuracy:
     num_images: int
     top1: float
     top5: float
+    mean_class_accuracy: float
     fp32_top1: float
     fp32_top5: float
+    fp32_mean_class_accuracy: float
     calibration_images: int
 
     @property
@@ -65,7 +67,8 @@ def to_int8(model: TrainedModel, root: Root, console: Console) -> bytes:
     recipe, progress = model.recipe, Progress(console, "calibrating")
     dataset = root.dataset(root.nearest(recipe.eval_source), "train")
     sample_ids = _spread(dataset)
-    loader = EvaluationLoader(dataset, recipe.eval_image_size, recipe.eval_resize, _BATCH, sample_ids=sample_ids)
+    sizes = (recipe.eval_image_size, recipe.eval_resize)
+    loader = EvaluationLoader(dataset, *sizes, _BATCH, sample_ids=sample_ids, shape=recipe.eval_shape)
 
     def batches() -> Iterator[NDArray[np.uint8]]:
         for batch in loader:
@@ -91,7 +94,8 @@ def judge_int8(model: TrainedModel, infer: Infer, root: Root, console: Console) 
     Raises as `evaluate` does.
     """
     dataset, recipe, progress = evaluation_set(root, model), model.recipe, Progress(console, "judging")
-    loader = EvaluationLoader(dataset, recipe.eval_image_size, recipe.eval_resize, recipe.eval_batch_size)
+    sizes = (recipe.eval_image_size, recipe.eval_resize, recipe.eval_batch_size)
+    loader = EvaluationLoader(dataset, *sizes, shape=recipe.eval_shape)
 
     def in_int8(images: Tensor) -> Tensor:
         return torch.from_numpy(infer(images.numpy()))
@@ -104,15 +108,23 @@ def judge_int8(model: TrainedModel, infer: Infer, root: Root, console: Console) 
             judge(in_int8, [batch], int8)
             progress.add(int(batch.mask.sum()))
     progress.end()
-    theirs, ours = _accuracy(fp32, "fp32"), _accuracy(int8, "int8")
-    calibrated = len(_spread(root.dataset(dataset.variant, "train")))
-    return Int8Accuracy(ours.num_images, ours.top1, ours.top5, theirs.top1, theirs.top5, calibrated)
+    theirs, ours = _accuracy(fp32, dataset, "fp32"), _accuracy(int8, dataset, "int8")
+    return Int8Accuracy(
+        num_images=ours.num_images,
+        top1=ours.top1,
+        top5=ours.top5,
+        mean_class_accuracy=ours.mean_class_accuracy,
+        fp32_top1=theirs.top1,
+        fp32_top5=theirs.top5,
+        fp32_mean_class_accuracy=theirs.mean_class_accuracy,
+        calibration_images=len(_spread(root.dataset(dataset.variant, "train"))),
+    )
 
 
-def _accuracy(table: Tensor, precision: str) -> Accuracy:
+def _accuracy(table: Tensor, dataset: Dataset, precision: str) -> Accuracy:
     outcomes = read_table(table)
     assert outcomes is not None, "every image of the split was judged"
-    return accuracy(outcomes, precision)
+    return accuracy(outcomes, dataset.labels, precision)
 
 
 def data_of(checkpoint: Place, console: Console) -> Root:

@@ -4,7 +4,7 @@ Who uses it, `predict` or a server, need know neither the runtime nor where the 
 here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -36,6 +36,8 @@ from imagesprint.recipes.recipe import Recipe
 from imagesprint.runs.ranks import choose_device, open_ranks
 from imagesprint.storage.url import Place
 
+InferEach = Callable[[Iterable[NDArray[np.uint8]]], NDArray[np.float32]]  # N images [H, W, 3] → logits [N, classes]
+
 _PACKAGES: Final = {"openvino": "openvino", "onnx": "onnxruntime"}  # the fastest on a CPU first
 
 
@@ -45,9 +47,9 @@ class OpenModel:
 
     `place` is as the user named it, `checkpoint` the very file that was opened. `name` is the recipe's model. The
     logits are in the order of `classes`; `class_texts` are the words that describe them. Images are wanted with their
-    shorter side `resize` pixels long, cut to the centre square of `image_size` pixels. `step` counts the steps
-    trained. `runtime` is a package and its version, `precision` its arithmetic: fp32, tf32 or int8. `batch_size` is
-    what evaluation takes at once. `infer` takes uint8 RGB images [N, image_size, image_size, 3], N ≥ 1, and gives
+    shorter side `resize` pixels long, cut to the centre of `shape` (`images.crops.evaluation_shapes` of `image_size`).
+    `step` counts the steps trained. `runtime` is a package and its version, `precision` its arithmetic: fp32, tf32 or
+    int8. `batch_size` is what evaluation takes at once. `infer` takes N ≥ 1 images, each uint8 RGB [H, W, 3], and gives
     float32 logits [N, classes]; one thread at a time may call it. `description` is that of `formats.describe`.
     """
 
@@ -58,12 +60,13 @@ class OpenModel:
     class_texts: tuple[str, ...]
     image_size: int
     resize: int
+    shape: str
     step: int
     runtime: str
     precision: str
     batch_size: int
     description: Mapping[str, Any]
-    infer: Infer
+    infer: InferEach
 
 
 def is_onnx(place: Place) -> bool:
@@ -114,7 +117,8 @@ def _open_file(held: OnnxFile, place: Place, checkpoint: Place, runtime: str, de
     on = "cuda" if runtime == "onnx" and held.precision != "int8" and _runs_on_cuda(device) else "cpu"
     try:
         if runtime == "openvino":
-            infer = in_openvino(held.content, held.recipe.eval_image_size, threads)
+            of_squares = held.recipe.eval_shape == "square"
+            infer = in_openvino(held.content, held.recipe.eval_image_size if of_squares else 0, threads)
         else:
             infer = in_onnx_runtime(held.content, threads, on)
     except ImagesprintError:
@@ -190,10 +194,25 @@ def _opened(
         class_texts=tuple(entry["text"] for entry in classes),
         image_size=recipe.eval_image_size,
         resize=recipe.eval_resize,
+        shape=recipe.eval_shape,
         step=description["step"],
         runtime=runtime,
         precision=precision,
         batch_size=recipe.eval_batch_size,
         description=description,
-        infer=infer,
+        infer=by_shape(infer),
     )
+
+
+def by_shape(infer: Infer) -> InferEach:
+    """`infer` of images that may have several shapes: those of each shape at once."""
+
+    def infer_each(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        alike: dict[tuple[int, ...], list[int]] = {}
+        every = list(images)
+        for row, image in enumerate(every):
+            alike.setdefault(image.shape, []).append(row)
+        logits = np.concatenate([infer(np.stack([every[row] for row in rows])) for rows in alike.values()])
+        return logits[np.argsort([row for rows in alike.values() for row in rows])]
+
+    return infer_each

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from imagesprint.console import Console, Progress
 from imagesprint.errors import CheckpointError, DataError, ImageError
 from imagesprint.images.coding import read_size
-from imagesprint.images.crops import evaluation_crops
+from imagesprint.images.crops import evaluation_crops, evaluation_shapes
 from imagesprint.images.decoders import open_decoder
 from imagesprint.images.decoding import DecodeRequest
 from imagesprint.inference.opening import OpenModel
@@ -52,7 +52,7 @@ def predict(model: OpenModel, images: Sequence[Path], top: int, console: Console
 
     Their order is kept. A file that is not there or no image has its error in its place. Raises as `candidates` does.
     """
-    reader = ImageReader(model.image_size, model.resize)
+    reader = ImageReader(model.image_size, model.resize, shape=model.shape)
     batches = [images[start : start + model.batch_size] for start in range(0, len(images), model.batch_size)]
     progress = Progress(console, "predicting")
     progress.begin(len(images), 0)
@@ -85,7 +85,9 @@ def candidates(logits: NDArray[np.float32], model: OpenModel, top: int) -> list[
     ]
 
 
-def _read(reader: "ImageReader", paths: Sequence[Path]) -> tuple[Sequence[Path], NDArray[np.uint8], dict[int, str]]:
+def _read(
+    reader: "ImageReader", paths: Sequence[Path]
+) -> tuple[Sequence[Path], list[NDArray[np.uint8]], dict[int, str]]:
     """The pixels of a batch, and why rows have none."""
     encoded, unread = [], {}
     for row, path in enumerate(paths):
@@ -101,29 +103,42 @@ def _read(reader: "ImageReader", paths: Sequence[Path]) -> tuple[Sequence[Path],
 class ImageReader:
     """Decodes encoded images as evaluation does: antialiased, to their last row.
 
-    The shorter side is made `resize` pixels long, the centre square has `image_size`. `threads` decode, by default one
-    a core. An image of more than `most_pixels` pixels is too large. Raises UsageError as `open_decoder` does.
+    The shorter side is made `resize` pixels long, and the centre of `shape` cut out (`evaluation_shapes` of
+    `image_size`). `threads` decode, by default one a core. An image of more than `most_pixels` pixels is too large.
+    Raises UsageError as `open_decoder` does.
     """
 
     def __init__(
-        self, image_size: int, resize: int, threads: int | None = None, most_pixels: int | None = None
+        self,
+        image_size: int,
+        resize: int,
+        threads: int | None = None,
+        most_pixels: int | None = None,
+        shape: str = "square",
     ) -> None:
         self._image_size = image_size
         self._resize = resize
+        self._shape = shape
         self._most_pixels = most_pixels
         self._decoder = open_decoder(threads or len(os.sched_getaffinity(0)))
 
-    def decode(self, encoded: Sequence[bytes]) -> tuple[NDArray[np.uint8], dict[int, DataError]]:
-        """Return the pixels, uint8 [N, S, S, 3], of N image files, and the errors of the rows that are none.
+    def decode(self, encoded: Sequence[bytes]) -> tuple[list[NDArray[np.uint8]], dict[int, DataError]]:
+        """Return the pixels of N image files, each uint8 [H, W, 3], and the errors of the rows that are none.
 
         The pixels of such a row are unspecified.
         """
-        pixels = np.zeros((len(encoded), self._image_size, self._image_size, 3), np.uint8)
         sizes, failures = _sizes(encoded, self._most_pixels)
-        crops = evaluation_crops(sizes, self._resize, self._image_size)
+        crops = evaluation_crops(sizes, self._resize, self._image_size, self._shape)
         files = [b"" if row in failures else data for row, data in enumerate(encoded)]  # which costs nothing to refuse
-        request = DecodeRequest(files, crops, np.zeros(len(files), np.bool_), True, pixels, to_end=True)
-        return pixels, self._decoder.load(request) | failures
+        shapes = list(map(tuple, evaluation_shapes(sizes, self._image_size, self._shape).tolist()))
+        pixels: dict[int, NDArray[np.uint8]] = {}
+        for height, width in dict.fromkeys(shapes):
+            rows = [row for row, shape in enumerate(shapes) if shape == (height, width)]
+            out, alike = np.zeros((len(rows), height, width, 3), np.uint8), [files[row] for row in rows]
+            request = DecodeRequest(alike, crops[rows], np.zeros(len(rows), np.bool_), True, out, to_end=True)
+            failures = {rows[number]: error for number, error in self._decoder.load(request).items()} | failures
+            pixels |= dict(zip(rows, out, strict=True))
+        return [pixels[row] for row in range(len(files))], failures
 
     def close(self) -> None:
         """End the threads; a second call does nothing."""

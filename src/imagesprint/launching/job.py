@@ -16,10 +16,13 @@ _NAME_LENGTH: Final = 36  # of a job; SageMaker and Kubernetes allow 63, with wh
 
 @dataclass(frozen=True)
 class Forecast:
-    """`lines` for a header, and the limit of a job in whole minutes, None where nothing is known of its time."""
+    """`lines` for a header; the limit of a job in whole minutes, None where nothing is known of its time; and the bytes
+    of ROOT that each node keeps on its disk, None where that is not known.
+    """
 
     lines: tuple[str, ...]
     limit_minutes: int | None
+    kept_bytes: int | None = None
 
     @property
     def limit_seconds(self) -> int | None:

@@ -1,6 +1,7 @@
 """Kubernetes: a plain Job of one pod a node, or Kubeflow Trainer's TrainJob; torchrun starts each pod's ranks."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Final
@@ -13,7 +14,10 @@ from imagesprint.storage.url import Place, Url
 
 IMAGE: Final = "REGISTRY/imagesprint:TAG"  # what stands where it is not known
 
-_CORES: Final = 6  # asked for, a GPU; a pod may use what is free of the others
+# Asked for, a rank on a GPU and one on a CPU: less than machines have for each. A pod may use what is free of the rest.
+_CORES: Final = {True: 6, False: 1}
+_GIBIBYTES: Final = {True: 8, False: 4}  # of memory
+_SPARE: Final = 20  # GiB of disk beside ROOT, for checkpoints on their way
 _FAILURES: Final = 3  # of each pod
 _GROUP: Final = 1000  # of files on a claim: any but 0 does
 _PLAIN: Final = re.compile(r"(--)?[A-Za-z/][\w./=@+-]*(://[\w./=@+-]+)?")  # what YAML takes as it is
@@ -58,6 +62,7 @@ class Kubernetes(Target):
         return "---\n".join([texts[0], *("apiVersion:" + text.partition("apiVersion:")[2] for text in texts[1:])])
 
     def _values(self, job: Job, run: Run) -> dict[str, str | int | tuple[str, ...] | None]:
+        kept = job.forecast.kept_bytes
         mount = next((Path(*path.parts[:2]) for path in _paths(job).values()), None)
         return {
             "name": run.name,
@@ -65,7 +70,9 @@ class Kubernetes(Target):
             "nodes": job.nodes,
             "ranks": job.ranks,
             "gpus": job.ranks if job.on_gpus else None,
-            "cores": job.ranks * (_CORES if job.on_gpus else 1),
+            "cores": job.ranks * _CORES[job.on_gpus],
+            "memory": job.ranks * _GIBIBYTES[job.on_gpus],
+            "disk": None if kept is None else math.ceil(kept / 2**30) + _SPARE,
             "failures": _FAILURES * job.nodes,
             "seconds": job.forecast.limit_seconds,
             "words": tuple(_yaml(word) for words in job.words(run) for word in words),

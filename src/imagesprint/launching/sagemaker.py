@@ -69,22 +69,21 @@ class SageMaker(Target):
         return _INSTANCES.get(((self._gpu or "").lower(), job.ranks), INSTANCE) if job.on_gpus else _CPU_INSTANCE
 
     def write(self, job: Job) -> str:
-        head = fill("sagemaker.sh", {**self.header(job), "request": ()}).partition("create <<")[0]
-        parts = []
+        scripts = []
         for run in job.runs:
-            lines = tuple(self._request(job, run).splitlines())
-            parts.append(fill("sagemaker.sh", {**self.header(job), "request": lines}).removeprefix(head))
-        return head + "\n".join(parts)
+            request = tuple(self._request(job, run, None).splitlines())
+            scripts.append(fill("sagemaker.sh", {**self.header(job), "name": run.name, "request": request}))
+        head = scripts[0].partition(f"create {job.runs[0].name} <<")[0]
+        return head + "\n".join(script.removeprefix(head) for script in scripts)
 
     def requests(self, job: Job) -> list[Any]:
-        return [json.loads(self._request(job, run)) for run in job.runs]
+        return [json.loads(self._request(job, run, f"{run.name}-{self._stamp}")) for run in job.runs]
 
-    def _request(self, job: Job, run: Run) -> str:
-        """The request for one run, as JSON."""
+    def _request(self, job: Job, run: Run, name: str | None) -> str:
+        """The request for one run, as JSON; without a name where that comes from elsewhere."""
         given = {"data": str(job.data), "device": job.device, "processes": str(job.ranks)}
         given |= {f"set.{key}": value for key, value in _without_order(job.sets_of(run)).items()}
         known = {
-            "name": f"{run.name}-{self._stamp}",
             "role": self._role,
             "image": self._image,
             "recipe": job.source,
@@ -96,6 +95,7 @@ class SageMaker(Target):
         values: dict[str, Value] = {key: json.dumps(value) for key, value in known.items()}
         values["hyperparameters"] = tuple(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in given.items())
         values["seconds"] = job.forecast.limit_seconds
+        values["name"] = None if name is None else json.dumps(name)
         return fill("sagemaker.json", values)
 
     def submit(self, job: Job, text: str) -> Submitted:  # noqa: ARG002 (the requests are what counts)

@@ -21,7 +21,8 @@ class Batch:
     """Images and what belongs to them; row i of each tensor is one sample. Valid until the next batch is asked for,
     which may be the same tensors with other values.
 
-    images: uint8 [M, S, S, 3], RGB. labels: int64 [M], from 0. sample_ids: int64 [M], rows of the split's index.
+    images: uint8 [M, S, S, 3], RGB; of an evaluation by rectangles [M, H, W, 3]. labels: int64 [M], from 0.
+    sample_ids: int64 [M], rows of the split's index.
     mask: bool [M], False for the padding of an evaluation's last batch (images and label 0, sample id −1).
     step: the training step, or the number of the evaluation's batch. draws: float32 [M, K] in [0, 1), the random
     numbers that a BatchSpec's `draws` asks for; K is 0 where it asks for none.
@@ -39,9 +40,9 @@ class Batch:
 class Load:
     """One batch to be made: `rows` rows of which the first len(sample_ids) are samples and the rest padding.
 
-    sample_ids int64[N] and draws float32[N, K] are the samples'; crops, flips, antialias and to_end are as a
-    `DecodeRequest` has them. `stand_ins` gives what may take the place of a row whose record is bad, as loads of one
-    row; None: nothing may, and `advice` is added to the error's hint.
+    sample_ids int64[N] and draws float32[N, K] are the samples'; `shape` is the height and width of their pixels;
+    crops, flips, antialias and to_end are as a `DecodeRequest` has them. `stand_ins` gives what may take the place of a
+    row whose record is bad, as loads of one row; None: nothing may, and `advice` is added to the error's hint.
     """
 
     dataset: Dataset
@@ -51,7 +52,7 @@ class Load:
     draws: NDArray[np.float32]
     antialias: bool
     rows: int
-    image_size: int
+    shape: tuple[int, int]
     step: int
     to_end: bool = False
     stand_ins: "Callable[[int], Iterator[Load]] | None" = None
@@ -90,7 +91,7 @@ class Buffer:
         self._labels = torch.empty(rows, dtype=torch.int64, pin_memory=pin)
         self._sample_ids = torch.empty(rows, dtype=torch.int64, pin_memory=pin)
         self._mask = torch.empty(rows, dtype=torch.bool, pin_memory=pin)
-        self._shape = (-1, 0, 0)
+        self._shape = (-1, 0, 0, 0)
         self._tensors: tuple[torch.Tensor, ...] = ()
         self._arrays: tuple[NDArray[Any], ...] = ()
 
@@ -102,7 +103,7 @@ class Buffer:
         """
         began, stages, remote = time.perf_counter(), decoder.stages.copy(), load.dataset.remote
         waited = 0.0 if remote is None else remote.waited
-        self._take_shape((load.rows, load.image_size, load.draws.shape[1]))
+        self._take_shape((load.rows, *load.shape, load.draws.shape[1]))
         images, labels, sample_ids, mask, draws = self._arrays
         real = len(load.sample_ids)
         made, bad = decode_sound(load, decoder, images[:real])
@@ -117,14 +118,14 @@ class Buffer:
         storage = 0.0 if remote is None else remote.waited - waited
         return Filled(batch, bad, time.perf_counter() - began, storage, decoder.stages - stages)
 
-    def _take_shape(self, shape: tuple[int, int, int]) -> None:
-        """Have views of this memory for so many rows, pixels a side and draws, as tensors and, the same memory, as
-        arrays: torch refuses to write to what was made inside the consumer's inference_mode, numpy does not.
+    def _take_shape(self, shape: tuple[int, int, int, int]) -> None:
+        """Have views of this memory for so many rows, pixels down and across, and draws: as tensors and, the same
+        memory, as arrays. torch refuses to write to what was made inside the consumer's inference_mode, numpy does not.
         """
         if shape == self._shape:  # torch takes 0.15 ms for new ones
             return
-        rows, size, draws = self._shape = shape
-        pixels = self._pixels[: rows * size * size * 3].view(rows, size, size, 3)
+        rows, height, width, draws = self._shape = shape
+        pixels = self._pixels[: rows * height * width * 3].view(rows, height, width, 3)
         numbers = self._draws[: rows * draws].view(rows, draws)
         self._tensors = (pixels, self._labels[:rows], self._sample_ids[:rows], self._mask[:rows], numbers)
         self._arrays = tuple(tensor.numpy() for tensor in self._tensors)
@@ -134,7 +135,7 @@ MOST_IN_A_ROW: Final = 100  # so many after one another are no accident: the dat
 
 
 def decode_sound(load: Load, decoder: Decoder, out: NDArray[np.uint8]) -> tuple[Load, list[DataError]]:
-    """Fill `out`, uint8[N, S, S, 3], with the pixels of the load's N samples, or of what stands in for them.
+    """Fill `out`, uint8[N, H, W, 3], with the pixels of the load's N samples, or of what stands in for them.
 
     Returns the load with the ids and draws of those that it came to, and the errors of the records that were passed
     over. A stand-in that is bad is passed over, and counted, like any other. Raises the error of the first bad record
@@ -164,7 +165,7 @@ def _first_sound(loads: Iterator[Load], decoder: Decoder, out: NDArray[np.uint8]
 
 
 def decode_load(load: Load, decoder: Decoder, out: NDArray[np.uint8]) -> dict[int, DataError]:
-    """Fill `out`, uint8[N, S, S, 3], with the pixels of the load's N samples.
+    """Fill `out`, uint8[N, H, W, 3], with the pixels of the load's N samples.
 
     Returns the errors of the rows whose records are bad, lowest row first: damaged, or without an image that can be
     decoded. Each says which record it is; the pixels of such a row are unspecified. Raises DataError where shards

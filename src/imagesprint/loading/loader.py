@@ -1,6 +1,7 @@
 """The loaders: passes over a prepared dataset, batch by batch, for training and for evaluation."""
 
 import itertools
+import math
 import os
 import time
 from abc import ABC, abstractmethod
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagesprint.errors import RankError, RecordError, UsageError
-from imagesprint.images.crops import draw_training_crops, evaluation_crops
+from imagesprint.images.crops import draw_training_crops, evaluation_crops, evaluation_shapes
 from imagesprint.images.decoders import open_decoder
 from imagesprint.images.decoding import STAGES
 from imagesprint.images.draws import sample_floats
@@ -280,7 +281,8 @@ class Loader(_BatchLoader):
         boxes = [dataset.boxes(sample_id) for sample_id in ids.tolist()] if with_boxes else None
         crops, flips = draw_training_crops(spec.crop, spec.seed, dataset.sizes[ids], boxes, passes, ids)
         draws = sample_floats(spec.seed, passes, ids, spec.draws)
-        return Load(dataset, ids, crops, flips, draws, spec.crop.antialias, len(ids), spec.image_size, step)
+        shape = (spec.image_size, spec.image_size)
+        return Load(dataset, ids, crops, flips, draws, spec.crop.antialias, len(ids), shape, step)
 
     def _stand_ins(self, sampler: Sampler, step: int, index: int, row: int) -> Iterator[Load]:
         for sample in sampler.following(step, index, row):
@@ -300,9 +302,10 @@ class EvaluationLoader(_BatchLoader):
     """Each image of `dataset` once, in the order of sample ids: batch j is the business of rank j % world_size.
 
     Where there are `sample_ids`, those images alone, in that order. The shorter side is resized to `resize` and the
-    centre square of `image_size` cut out, antialiased; no flip. Every batch has `batch_size` rows; the last one's
-    padding has mask False. Raises RankError for a rank beyond world_size; while iterating RecordError or ImageError for
-    damaged data.
+    centre of `shape` cut out (`evaluation_shapes` of `image_size`), antialiased; no flip. Every batch of squares has
+    `batch_size` rows; the last one's padding has mask False. Rectangles come by their height, then their width, and in
+    that order within each shape; the last batch of each has fewer rows and no padding. `numbers` are this rank's
+    batches. Raises RankError for a rank beyond world_size; while iterating RecordError or ImageError for damaged data.
     """
 
     def __init__(
@@ -317,43 +320,57 @@ class EvaluationLoader(_BatchLoader):
         *,
         pin: bool = False,
         sample_ids: NDArray[np.int64] | None = None,
+        shape: str = "square",
     ) -> None:
         super().__init__(threads, pin)
         _check_rank(rank, world_size)
         self._dataset = dataset
-        self._sample_ids = np.arange(len(dataset)) if sample_ids is None else sample_ids
-        self._image_size = image_size
-        self._resize = resize
-        self._batch_size = batch_size
-        self._numbers = range(rank, -(-len(self._sample_ids) // batch_size), world_size)
+        ids = np.arange(len(dataset)) if sample_ids is None else sample_ids
+        shapes = evaluation_shapes(dataset.sizes[ids], image_size, shape)
+        self._batches = _batches_alike(ids, shapes, batch_size)
+        self._cut = (resize, image_size, shape)
+        self._rows = batch_size if shape == "square" else 0
+        self.numbers = range(rank, len(self._batches), world_size)
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self.numbers)
 
     def _largest(self) -> tuple[int, int, int]:
-        return self._batch_size, self._batch_size * self._image_size**2 * 3, 0
-
-    def _ids(self, number: int) -> NDArray[np.int64]:
-        return self._sample_ids[number * self._batch_size :][: self._batch_size]
+        rows = [max(self._rows, len(self._batches[number][0])) for number in self.numbers]
+        values = [count * math.prod(self._batches[number][1]) for count, number in zip(rows, self.numbers, strict=True)]
+        return max(rows, default=0), 3 * max(values, default=0), 0
 
     def loads(self) -> Iterator[Load]:
         if self._dataset.remote is not None:
-            self._dataset.expect(np.concatenate([np.empty(0, np.int64), *map(self._ids, self._numbers)]), anew=True)
-        for number in self._numbers:
-            ids = self._ids(number)
-            crops = evaluation_crops(self._dataset.sizes[ids], self._resize, self._image_size)
+            own = (self._batches[number][0] for number in self.numbers)
+            self._dataset.expect(np.concatenate([np.empty(0, np.int64), *own]), anew=True)
+        for number in self.numbers:
+            ids, shape = self._batches[number]
             yield Load(
                 dataset=self._dataset,
                 sample_ids=ids,
-                crops=crops,
+                crops=evaluation_crops(self._dataset.sizes[ids], *self._cut),
                 flips=np.zeros(len(ids), np.bool_),
                 draws=np.empty((len(ids), 0), np.float32),
                 antialias=True,
-                rows=self._batch_size,
-                image_size=self._image_size,
+                rows=max(self._rows, len(ids)),
+                shape=shape,
                 step=number,
                 to_end=True,
             )
+
+
+def _batches_alike(
+    sample_ids: NDArray[np.int64], shapes: NDArray[np.int64], batch_size: int
+) -> list[tuple[NDArray[np.int64], tuple[int, int]]]:
+    """The ids of each batch, of one height and width, and these."""
+    order = np.lexsort((shapes[:, 1], shapes[:, 0]))  # stable
+    changes = np.flatnonzero(np.diff(shapes[order], axis=0).any(axis=1)) + 1
+    batches = []
+    for alike in np.split(order, changes):
+        parts = (alike[start : start + batch_size] for start in range(0, len(alike), batch_size))
+        batches += [(sample_ids[rows], (int(shapes[rows[0], 0]), int(shapes[rows[0], 1]))) for rows in parts]
+    return batches
 
 
 def _check_rank(rank: int, world_size: int) -> None:

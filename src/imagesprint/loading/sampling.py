@@ -27,9 +27,8 @@ class BatchSpec:
     and draws follow from `seed`. `bad_records` is "stop" or "substitute": then the next sound sample of the epoch's
     order stands in for one that is bad. `draws` are pairs of a purpose, from 16 on, and how many random numbers of that
     purpose each image has in `Batch.draws`. With `balance` each class comes equally often, however many images it has:
-    an epoch is as many images as ever, but those of a small class come several times in it, differently cropped and
-    drawn for each time, and those of a large one not all (`BalancedSampler`). Raises UsageError for what is out of
-    range.
+    an epoch is as many images as ever, but those of a small class come several times in it, each time cropped and drawn
+    for anew, and those of a large one not all. Raises UsageError for what is out of range.
     """
 
     image_size: int
@@ -211,10 +210,10 @@ class BalancedSampler(Sampler):
     """Each class equally often: a training is one long row of places, dealt out in rounds that hold each class once.
 
     The order of the classes in a round is drawn anew for each. Round g takes from a class with n samples the
-    (g mod n)-th in the order of its pass g ÷ n; each pass through a class has an order of its own. So in all places up
-    to any, and among the samples of one class, none was met twice more often than another; in a batch, which may begin
-    and end within a round, a class has at most two samples more than another. Epochs and batch sizes do not matter to
-    it. `labels` int[N] are those of the samples; a class without any is left out.
+    (g mod n)-th in the order of its pass g ÷ n; each pass through a class has an order of its own. So at any place of
+    the row two classes were met equally often but for one time, and so were two samples of a class; in a batch, which
+    may begin and end within a round, but for two. The row knows no epochs and no batch sizes. `labels` int32[N] are
+    those of the samples; a class without any is left out.
     """
 
     def __init__(self, timeline: Timeline[Stretch], seed: int, labels: NDArray[np.int32]) -> None:

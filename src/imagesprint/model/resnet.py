@@ -74,7 +74,7 @@ class Variant:
         if stride == 1 and inputs == outputs:
             return nn.Identity()
         if self.shortcut == "pool":  # a low-pass filter by itself, also with blurpool; of an odd side all is used
-            pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+            pool = MeanPool2d() if stride > 1 else nn.Identity()
             return nn.Sequential(pool, _conv(inputs, outputs, 1), self.norm(outputs))
         blur = [BlurPool2d(inputs)] if self.blurpool and stride > 1 else []
         return nn.Sequential(*blur, self.conv(inputs, outputs, 1, stride), self.norm(outputs))
@@ -110,6 +110,15 @@ class BlurPool2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.kernel.to(x.dtype), stride=2, groups=x.shape[1])
+
+
+class MeanPool2d(nn.Module):
+    """The mean of each 2×2 pixels; at the end of an odd side of the two, or the one, that are there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():  # which cannot tell that a side rounded up is the one of the convolutions
+            return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), mode="replicate"), 2)
+        return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
 
 
 class SqueezeExcitation(nn.Module):

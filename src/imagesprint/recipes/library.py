@@ -4,6 +4,7 @@ import importlib
 import os.path
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from imagesprint.errors import RecipeError
@@ -45,17 +46,24 @@ def _differences(a: Recipe | Phase, b: Recipe | Phase, prefix: str) -> list[Diff
     return [Difference(prefix + name, in_a, in_b) for name, in_a, in_b in pairs if in_a != in_b]
 
 
-_BUILTIN = ("demo", "probe", "finetune", "small", "minutes104", "baseline90", "classic")
+_BUILTIN = (
+    *("demo", "probe", "finetune", "small", "sprint", "minutes104", "long", "baseline90", "classic"),
+    "small-2026-11",
+)
 
 
 def builtin_names() -> tuple[str, ...]:
-    """The names of the built-in recipes, from the quickest to the longest."""
+    """The names of the built-in recipes, from the quickest to the longest, and those kept for comparison."""
     return _BUILTIN
 
 
 def builtin_notes(name: str) -> str:
     """What the built-in recipe `name` says of itself: purpose, command, time and accuracy; a text of some lines."""
-    return (importlib.import_module(f"imagesprint.recipes.builtin.{name}").__doc__ or "").strip()
+    return (_module(name).__doc__ or "").strip()
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"imagesprint.recipes.builtin.{name.replace('-', '_')}")
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
@@ -65,7 +73,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     """
     name = str(name_or_path)
     if name in _BUILTIN and not isinstance(name_or_path, Path):
-        recipe: Recipe = importlib.import_module(f"imagesprint.recipes.builtin.{name}").RECIPE
+        recipe: Recipe = _module(name).RECIPE
         validate(recipe)
         return recipe
     path = Path(name_or_path)

@@ -97,17 +97,21 @@ class Recipe:
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     min_object_covered: float = 0.1  # distorted_bbox only
     flip: bool = True
-    augment: tuple[str, ...] = ()  # batch transforms in their order, each a name and its numbers, such as "mixup 0.2"
+    # Batch transforms in their order: "mixup A" and "cutmix A" (what is mixed in is of Beta(A, A)), "erasing P" (with
+    # probability P a box is set to the mean pixel), "jitter S" (brightness, contrast, saturation by factors in 1 ± S),
+    # "grey P", "trivial" (TrivialAugment), "pad N" (moved by up to N pixels each way, mirrored at the edges).
+    augment: tuple[str, ...] = ()
     antialias: bool = True
     balance: bool = False  # each class equally often, however many images it has; an epoch is as many images as ever
     bad_records: str = "stop"  # or "substitute": the next sound sample of the epoch's order stands in, and is counted
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
-    # evaluation: shorter side to eval_resize, then the centre eval_image_size square
+    # evaluation: shorter side to eval_resize, then the centre, whose shorter side is eval_image_size
     eval_source: str = "full"
     eval_resize: int = 256
     eval_image_size: int = 224
+    eval_shape: str = "square"  # or "rectangle": the image's own ratio, to the nearest sixth and at most 2 : 1
     eval_batch_size: int = 256
     eval_every: int = 1  # epochs; 0: at the end alone
 
@@ -136,7 +140,8 @@ class TransformDraws:
 
     `purpose` is that of its draws in the counter-based generator (`images/draws.py`), from 16 on; one that was given
     once is never given to another: streams would change unnoticed. A sample takes `count` of them. `numbers` has the
-    least and the greatest value of each number that follows the transform's name in `augment`.
+    least and the greatest value of each number that follows the transform's name in `augment`; where both are int, it
+    is a whole number.
     """
 
     purpose: int
@@ -151,7 +156,15 @@ MODEL_NAMES = ("resnet18", "resnet20", "resnet34", "resnet50", "resnet101", "res
 OPTIMIZER_NAMES = ("sgd", "adamw", "lars", "muon")
 LOSS_NAMES = ("cross_entropy", "bce", "focal")
 CLASS_WEIGHTS = ("none", "balanced", "sqrt")
-TRANSFORM_DRAWS: dict[str, TransformDraws] = {}  # the loader makes them, below all that has torch
+TRANSFORM_DRAWS = {  # the loader makes them, below all that has torch
+    "mixup": TransformDraws(16, 1, ((0.01, 8.0),)),
+    "cutmix": TransformDraws(17, 3, ((0.01, 8.0),)),
+    "erasing": TransformDraws(18, 5, ((0.0, 1.0),)),
+    "jitter": TransformDraws(19, 3, ((0.0, 1.0),)),
+    "grey": TransformDraws(20, 1, ((0.0, 1.0),)),
+    "trivial": TransformDraws(21, 2),
+    "pad": TransformDraws(22, 2, ((1, 64),)),
+}
 METHODS = ("linear", "exponential", "cosine", "constant")
 CROPS = ("random_resized", "distorted_bbox", "center")
 FREEZES = r"none|backbone|stages [1-9][0-9]?"  # a regular expression
@@ -163,6 +176,7 @@ SHORTCUTS = ("conv", "pool")
 ATTENTIONS = ("none", "se", "eca")
 RESNET_FIELDS = ("blurpool", "stem", "shortcut", "attention", "width")  # what other models have no use for
 BAD_RECORDS = ("stop", "substitute")
+EVAL_SHAPES = ("square", "rectangle")
 
 
 _ONE = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -12,6 +12,7 @@ from imagesprint.recipes.recipe import (
     BAD_RECORDS,
     CLASS_WEIGHTS,
     CROPS,
+    EVAL_SHAPES,
     FREEZES,
     LOSS_NAMES,
     METHODS,
@@ -159,17 +160,10 @@ def _check_augment(recipe: Recipe) -> None:
         name, *numbers = entry.split() or [""]
         if name not in TRANSFORM_DRAWS:
             hint = did_you_mean(name, TRANSFORM_DRAWS) or f"there are {', '.join(TRANSFORM_DRAWS)}"
-            none = "this version has no batch transforms: leave augment empty"
-            raise RecipeError(f"augment: unknown transform {shown(entry)!r}", hint if TRANSFORM_DRAWS else none)
+            raise RecipeError(f"augment: unknown transform {shown(entry)!r}", hint)
         ranges = TRANSFORM_DRAWS[name].numbers
-        try:
-            fits = len(numbers) == len(ranges) and all(
-                low <= float(number) <= high for number, (low, high) in zip(numbers, ranges, strict=True)
-            )
-        except ValueError:
-            fits = False
-        if not fits:
-            wanted = " ".join([name, *(f"({low:g} to {high:g})" for low, high in ranges)])
+        if len(numbers) != len(ranges) or not all(map(_is_number_in, numbers, ranges)):
+            wanted = " ".join([name, *(f"({_range_text(*bounds)})" for bounds in ranges)])
             raise RecipeError(f"augment: {shown(entry)!r} does not have the numbers of {name}", f"write {wanted}")
     names = [entry.split()[0] for entry in recipe.augment]
     for name in names:
@@ -177,8 +171,21 @@ def _check_augment(recipe: Recipe) -> None:
             raise RecipeError(f"augment: {name} is there twice", "each transform has draws for one use: leave one out")
 
 
+def _is_number_in(text: str, bounds: tuple[float, float] | tuple[int, int]) -> bool:
+    try:
+        value = float(text)
+    except ValueError:
+        return False
+    return bounds[0] <= value <= bounds[1] and (type(bounds[0]) is float or value.is_integer())
+
+
+def _range_text(low: float, high: float) -> str:
+    return f"{low:g} to {high:g}" + (", a whole number" if type(low) is int else "")
+
+
 def _check_evaluation(recipe: Recipe) -> None:
     _check_source("eval_source", recipe.eval_source)
+    _choose("eval_shape", recipe.eval_shape, EVAL_SHAPES)
     for name in ("eval_resize", "eval_image_size", "eval_batch_size"):
         value = getattr(recipe, name)
         _within(name, value, "at least 1", value >= 1)

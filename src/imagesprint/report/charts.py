@@ -74,6 +74,8 @@ def run_charts(record: RunRecord, reference: Reference | None, axis: str) -> dic
     accuracy = [judged("validation top-1", "top1"), trained("training top-1, augmented", "top1")]
     if record.has_top5:
         accuracy.append(judged("validation top-5", "top5", SECOND))
+    if record.draws_classes:
+        accuracy.append(judged("validation, mean of classes", "mean_class_accuracy", THIRD))
     if reference is not None:
         accuracy.append(_reference_line(record, reference, axis, unit))
     longest_wait = max(102 * row.data_wait for row in record.metrics)

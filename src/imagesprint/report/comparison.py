@@ -13,13 +13,24 @@ from imagesprint.files import write_text
 from imagesprint.recipes.library import differences
 from imagesprint.report.charts import COLOURS, Chart, Line, axis_unit, dots, switchable
 from imagesprint.report.page import page, table
-from imagesprint.report.repetitions import CONFIDENCE, FIGURES, Contrast, Experiment, Figure, contrasts, experiments
+from imagesprint.report.repetitions import (
+    ACCURACIES,
+    CONFIDENCE,
+    Contrast,
+    Experiment,
+    Figure,
+    contrasts,
+    experiments,
+    told,
+)
 from imagesprint.report.run_record import RunRecord, names, read_run
+from imagesprint.report.sections import OF_CLASSES, percent
 
 MOST_SEEDS: Final = 5  # that are named one by one
 Rows = Literal["metrics", "evaluations"]
 CURVES: Final[Sequence[tuple[str, Rows, str]]] = (
     ("Validation top-1, %", "evaluations", "top1"),
+    ("Validation, mean of classes, %", "evaluations", "mean_class_accuracy"),
     ("Validation loss", "evaluations", "loss"),
     ("Training cross-entropy", "metrics", "cross_entropy"),
     ("Learning rate", "metrics", "lr"),
@@ -91,10 +102,10 @@ def _repetitions(found: Sequence[Experiment], differ: Sequence[Contrast]) -> lis
     repeated = [one for one in found if len(one.runs) > 1]
     if not repeated:
         return []
-    told = [figure for figure in FIGURES if any(figure.key in one.values for one in found)]
-    rows = [[*_heading(one), *(_spread(one, figure) for figure in told)] for one in found]
+    figures = told(found)
+    rows = [[*_heading(one), *(_spread(one, figure) for figure in figures)] for one in found]
     judged = [one for one in found if "top1" in one.values]
-    lines = [table(["recipe", "seeds", "epoch", *(figure.title for figure in told)], rows)]
+    lines = [table(["recipe", "seeds", "epoch", *(figure.title for figure in figures)], rows)]
     lines.append(
         "<p class=faint>Mean ± standard deviation of the runs, at the last epoch at which all were judged.</p>"
     )
@@ -103,8 +114,9 @@ def _repetitions(found: Sequence[Experiment], differ: Sequence[Contrast]) -> lis
         spots = [(one.name, one.values["top1"], _colour(found, one)) for one in judged]
         lines.append(dots("Top-1 of each run, %, with mean and standard deviation", spots))
     if differ:
-        accuracy = [one for one in differ if one.figure.key == "top1"]
-        others = [one for one in differ if one.figure.key != "top1"]
+        shown = [one for one in differ if one.figure in figures]
+        accuracy = [one for one in shown if one.figure.key in ACCURACIES]
+        others = [one for one in shown if one.figure.key not in ACCURACIES]
         lines.append("<h3>Is the difference more than chance?</h3>")
         lines += [f"<p>{escape(one.sentence)}.</p>" for one in accuracy]
         lines.append(
@@ -127,6 +139,7 @@ def _spread(one: Experiment, figure: Figure) -> str:
 
 def _results(named: Sequence[tuple[str, RunRecord]]) -> str:
     rows = []
+    of_classes = [OF_CLASSES] if any(record.has_unequal_classes for _, record in named) else []
     for name, record in named:
         best, last = record.best, record.last
         rows.append(
@@ -136,11 +149,12 @@ def _results(named: Sequence[tuple[str, RunRecord]]) -> str:
                 str(record.recipe.seed),
                 f"{last.epoch:g}" + ("" if record.result is not None else ", not finished"),
                 f"{record.evaluations[-1].top1:.2f}" if best else "",
+                *(percent(record.evaluations[-1].mean_class_accuracy if best else None) for _ in of_classes),
                 f"{best.top1:.2f}, epoch {best.epoch:g}" if best else "",
                 duration(record.wall_seconds),
             ]
         )
-    return table(["run", "recipe", "seed", "epochs", "top-1 %", "best top-1 %", "wall time"], rows)
+    return table(["run", "recipe", "seed", "epochs", "top-1 %", *of_classes, "best top-1 %", "wall time"], rows)
 
 
 def _colour(found: Sequence[Experiment], one: Experiment) -> str:
@@ -159,8 +173,10 @@ def _curves(found: Sequence[Experiment], axis: str) -> list[Chart]:
         mean = Line(f"{one.name}, mean", _mean_curve(one, rows, key, axis, unit), colour, markers=judged)
         return [*(Line(name, points, colour, thin=True) for name, points in own), mean]
 
+    drawn = any(record.draws_classes for one in found for _, record in one.runs)
+    curves = [curve for curve in CURVES if drawn or curve[2] != "mean_class_accuracy"]
     return [
-        Chart(title, [line for one in found for line in lines(one, rows, key)], x_label) for title, rows, key in CURVES
+        Chart(title, [line for one in found for line in lines(one, rows, key)], x_label) for title, rows, key in curves
     ]
 
 
@@ -168,7 +184,7 @@ def _mean_curve(one: Experiment, rows: Rows, key: str, axis: str, unit: float) -
     """The mean over the runs at each step that all of them have, at the mean of where they were then."""
     by_step: list[Mapping[int, tuple[float, float]]] = []
     for _, record in one.runs:
-        steps = [row.step for row in getattr(record, rows)]
+        steps = [row.step for row in getattr(record, rows) if getattr(row, key) is not None]
         by_step.append(dict(zip(steps, record.points(rows, key, axis, unit), strict=True)))
     shared = sorted(set.intersection(*(set(points) for points in by_step)))
     return [

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -20,14 +21,18 @@ from imagesprint.loading.batch import read_encoded
 from imagesprint.records.dataset import Dataset, Root
 from imagesprint.report.page import Markup
 
+if TYPE_CHECKING:
+    from imagesprint.training.transforms import Seen  # torch: not for a report
+
 TILE = 160  # pixels a side that an image is shrunk to
 _CAPTION = 28  # pixels below it, for two lines
 _LONGEST_CAPTION = 26  # characters that fit
 _MAX_COLUMNS = 8
+_LEAST_SHARE = 0.005  # of a class in a mixed image: less would be shown as 0%
 
 
-def write_contact_sheet(dataset: Dataset, sample_ids: Sequence[int], path: Path) -> None:
-    """Write the samples to `path` as one PNG, in the order given.
+def write_contact_sheet(dataset: Dataset, sample_ids: Sequence[int], path: Path, seen: "Sequence[Seen]" = ()) -> None:
+    """Write the samples to `path` as one PNG, in the order given; beside each what the network saw, where it is given.
 
     One that is damaged shows why in place of its image. Raises UsageError for an id that the dataset does not have, or
     where `path` cannot be written.
@@ -39,12 +44,15 @@ def write_contact_sheet(dataset: Dataset, sample_ids: Sequence[int], path: Path)
                 f"sample ids are 0 to {len(dataset) - 1:,}",
             )
     dataset.expect(np.array(sample_ids, np.int64), anew=True)
-    columns = min(_MAX_COLUMNS, len(sample_ids))
+    tiles = 2 if seen else 1
+    columns = min(_MAX_COLUMNS // tiles, len(sample_ids))
     rows = -(-len(sample_ids) // columns)
-    sheet = Image.new("RGB", (columns * TILE, rows * (TILE + _CAPTION)), "white")
+    sheet = Image.new("RGB", (columns * tiles * TILE, rows * (TILE + _CAPTION)), "white")
     for number, sample_id in enumerate(sample_ids):
-        left, top = number % columns * TILE, number // columns * (TILE + _CAPTION)
+        left, top = number % columns * tiles * TILE, number // columns * (TILE + _CAPTION)
         _draw(sheet, dataset, sample_id, left, top)
+        if seen:
+            _draw_seen(sheet, dataset, seen[number], left + TILE, top)
     try:
         write_atomically(path, lambda file: sheet.save(file, format="PNG"))
     except OSError as error:
@@ -54,8 +62,7 @@ def write_contact_sheet(dataset: Dataset, sample_ids: Sequence[int], path: Path)
 def _draw(sheet: Image.Image, dataset: Dataset, sample_id: int, left: int, top: int) -> None:
     draw = ImageDraw.Draw(sheet)
     name = printable(dataset.classes[int(dataset.labels[sample_id])])
-    caption = f"{sample_id}\n{name[:_LONGEST_CAPTION]}"
-    draw.multiline_text((left + 2, top + TILE), caption, fill="black", spacing=1)
+    _write_below(sheet, [str(sample_id), name], left, top)
     try:
         encoded = read_encoded(dataset, sample_id)
         image = Image.fromarray(encoded) if isinstance(encoded, np.ndarray) else to_rgb(open_image(bytes(encoded)))
@@ -65,6 +72,19 @@ def _draw(sheet: Image.Image, dataset: Dataset, sample_id: int, left: int, top: 
         return
     image.thumbnail((TILE, TILE))
     sheet.paste(image, (left, top))
+
+
+def _draw_seen(sheet: Image.Image, dataset: Dataset, seen: "Seen", left: int, top: int) -> None:
+    """What the network saw, as large as a tile; below it the two classes of most weight, if it has several."""
+    sheet.paste(Image.fromarray(seen.image).resize((TILE, TILE), Image.Resampling.BILINEAR), (left, top))
+    shares = [(label, share) for label, share in seen.targets[:2] if share >= _LEAST_SHARE]
+    lines = [f"{share:.0%} {printable(dataset.classes[label])}" for label, share in shares]
+    _write_below(sheet, lines if len(lines) > 1 else ["as the network saw it"], left, top)
+
+
+def _write_below(sheet: Image.Image, lines: list[str], left: int, top: int) -> None:
+    caption = "\n".join(line[:_LONGEST_CAPTION] for line in lines)
+    ImageDraw.Draw(sheet).multiline_text((left + 2, top + TILE), caption, fill="black", spacing=1)
 
 
 SIDE = 224  # pixels of the longer side: sharp on screens of two pixels a point

@@ -13,7 +13,7 @@ from os.path import commonprefix
 from typing import Final
 
 from imagesprint.report.run_record import RunRecord
-from imagesprint.runs.rows import EvaluationRow
+from imagesprint.runs.rows import EvaluationRow, classes_differ
 
 CONFIDENCE: Final = 0.95
 FEW: Final = 3  # repetitions below which an interval says little: of two the true spread may be 32 times the seen one
@@ -32,6 +32,7 @@ class Figure:
 
 FIGURES: Final = (
     Figure("top1", "top-1, %", "points of top-1"),
+    Figure("mean_class_accuracy", "mean of classes, %", "points of the mean of classes"),
     Figure("top5", "top-5, %", "points of top-5"),
     Figure("loss", "loss", "in validation loss", ".4f"),
     Figure("best_top1", "best top-1, %", "points of best top-1"),
@@ -39,6 +40,9 @@ FIGURES: Final = (
     Figure("images_per_second", "images/s", "images/s", ",.0f"),
     Figure("wall_seconds", "wall time, s", "s of wall time", ",.0f"),
 )
+
+EVALUATED: Final = ("top1", "mean_class_accuracy", "top5", "loss")  # those that a row of evaluations.jsonl has
+ACCURACIES: Final = ("top1", "mean_class_accuracy")  # by which recipes are compared first
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,8 @@ def beginning(runs: Sequence[str]) -> str:
 def _experiment(title: str, runs: Sequence[tuple[str, RunRecord]]) -> Experiment:
     records = [record for _, record in runs]
     ends = _common_evaluations(records)
-    values = {key: [float(getattr(row, key)) for row in ends] for key in ("top1", "top5", "loss") if ends}
+    values = {key: [getattr(row, key) for row in ends] for key in EVALUATED if ends}
+    values = {key: list(map(float, found)) for key, found in values.items() if None not in found}
     if ends:
         step = ends[0].step
         values["best_top1"] = [max(row.top1 for row in one.evaluations if row.step <= step) for one in records]
@@ -164,6 +169,16 @@ def _common_evaluations(records: Sequence[RunRecord]) -> list[EvaluationRow]:
     found = [{row.step: row for row in record.evaluations} for record in records]
     steps = set.intersection(*(set(rows) for rows in found))
     return [rows[max(steps)] for rows in found] if steps else []
+
+
+def told(all_of_them: Sequence[Experiment]) -> list[Figure]:
+    """What people are shown of the experiments: the figures that they have, but the mean of the classes only where it
+    says anything beside top-1.
+    """
+    both = [[one.values.get(key, []) for key in ACCURACIES] for one in all_of_them]
+    differ = any(classes_differ(*pair) for one in both for pair in zip(*one, strict=False))  # one may be missing
+    hidden = set() if differ else {"mean_class_accuracy"}
+    return [each for each in FIGURES if each.key not in hidden and any(each.key in one.values for one in all_of_them)]
 
 
 def contrasts(all_of_them: Sequence[Experiment]) -> list[Contrast]:

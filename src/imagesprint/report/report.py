@@ -1,5 +1,6 @@
 """`report`: one self-contained HTML file on a run, and its model card."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from imagesprint.console import Console, duration, printable, printable_lines
@@ -11,10 +12,13 @@ from imagesprint.report.page import page
 from imagesprint.report.pictures import validation_images
 from imagesprint.report.run_record import RunRecord, find_reference, read_run
 from imagesprint.report.sections import (
+    OF_CLASSES,
+    centre,
     data_section,
     inference_section,
     metrics_section,
     misc_section,
+    percent,
     summary,
     training_section,
 )
@@ -79,6 +83,10 @@ def _images(record: RunRecord, data: Place | None, console: Console) -> Dataset 
     return dataset
 
 
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def model_card(record: RunRecord) -> str:
     """The text of model-card.md."""
     recipe, known, best = record.recipe, record.checkpoint, record.best
@@ -88,7 +96,7 @@ def model_card(record: RunRecord) -> str:
         "## Model",
         "",
         f"- Architecture: {recipe.model}" + (f", {known.num_weights / 1e6:,.1f} million weights" if known.path else ""),
-        f"- Input: uint8 RGB; shorter side to {recipe.eval_resize} px, then the centre {recipe.eval_image_size} px",
+        f"- Input: uint8 RGB; shorter side to {recipe.eval_resize} px, then the centre {centre(recipe)}",
         "- Output: a logit a class",
         f"- Checkpoint: {known.path.relative_to(record.path) if known.path else 'none'}",
         "",
@@ -105,10 +113,13 @@ def model_card(record: RunRecord) -> str:
     ]
     if best is None:
         return printable_lines("\n".join([*lines, "Nothing was evaluated yet.", ""]))
-    lines += ["| epoch | images | top-1 % | top-5 % | loss | precision |", "|---|---|---|---|---|---|"]
+    of_classes = [OF_CLASSES] if record.has_unequal_classes else []
+    header = ["epoch", "images", "top-1 %", *of_classes, "top-5 %", "loss", "precision"]
+    lines += [_row(header), "|" + "---|" * len(header)]
     for title, row in (("last", record.evaluations[-1]), ("best", best)):
-        figures = f"{row.num_images:,} | {row.top1:.2f} | {row.top5:.2f} | {row.loss:.4f} | {row.precision}"
-        lines.append(f"| {row.epoch:g}, {title} | {figures} |")
+        first, mean = f"{row.epoch:g}, {title}", [percent(row.mean_class_accuracy) for _ in of_classes]
+        figures = [f"{row.top1:.2f}", *mean, f"{row.top5:.2f}", f"{row.loss:.4f}", row.precision]
+        lines.append(_row([first, f"{row.num_images:,}", *figures]))
     if record.judged:
         details = record.judged[0]["details"]
         judged = [row for row in details["per_class"] if row["num_images"]]

@@ -26,6 +26,7 @@ from imagesprint.runs.rows import (
     Percent,
     RunResult,
     Seconds,
+    classes_differ,
     from_json,
 )
 
@@ -115,6 +116,17 @@ class RunRecord:
         """Whether top-5 says anything: not among five classes or fewer."""
         return any(row.top5 < 100 for row in self.evaluations)
 
+    @property
+    def has_unequal_classes(self) -> bool:
+        """Whether the mean of the classes says anything beside top-1."""
+        return any(classes_differ(row.top1, row.mean_class_accuracy) for row in self.evaluations)
+
+    @property
+    def draws_classes(self) -> bool:
+        """Whether the mean of the classes is so far from top-1, a point, that its curve is another one."""
+        means = [(row.top1, row.mean_class_accuracy) for row in self.evaluations]
+        return any(mean is not None and abs(top1 - mean) >= 1 for top1, mean in means)
+
     def along(self, rows: Sequence[MetricsRow | EvaluationRow], axis: str) -> list[float]:
         """The places of `rows` on one of AXES."""
         if axis != "seconds":
@@ -126,8 +138,8 @@ class RunRecord:
     def points(
         self, rows: Literal["metrics", "evaluations"], key: str, axis: str, unit: float, scale: float = 1
     ) -> list[tuple[float, float]]:
-        """The curve of `key`: its places on one of AXES in `unit`, and its values times `scale`."""
-        own = getattr(self, rows)
+        """The curve of `key` in the rows that have it: places on one of AXES in `unit`, and values times `scale`."""
+        own = [row for row in getattr(self, rows) if getattr(row, key) is not None]
         return [(x / unit, scale * getattr(row, key)) for x, row in zip(self.along(own, axis), own, strict=True)]
 
     def spans(self) -> list[Span]:

@@ -6,17 +6,20 @@ import numpy as np
 
 from imagesprint.console import duration
 from imagesprint.evaluating.results import ClassResult
+from imagesprint.images.crops import LONGEST
+from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
 from imagesprint.records.dataset import Dataset
 from imagesprint.report.charts import run_charts, switchable
 from imagesprint.report.page import Markup, cards, facts, table
 from imagesprint.report.pictures import show_mistakes
 from imagesprint.report.run_record import Reference, RunRecord, verdict
-from imagesprint.runs.rows import Began, MetricsRow
+from imagesprint.runs.rows import Began, MetricsRow, classes_differ
 
 EXTREMES = 8  # classes at either end
 PAIRS = 10
 MANY_ROWS = 12  # more evaluations than this are folded up
+OF_CLASSES = "mean of classes %"  # a column, where classes have unequal numbers of images
 
 
 def summary(record: RunRecord, reference: Reference | None, price: float | None) -> list[str]:
@@ -26,6 +29,8 @@ def summary(record: RunRecord, reference: Reference | None, price: float | None)
     if best is not None:
         newest = record.evaluations[-1]
         figures[f"top-1 at epoch {newest.epoch:g}"] = f"{newest.top1:.2f}%"
+        if classes_differ(newest.top1, newest.mean_class_accuracy):
+            figures["mean of classes"] = f"{newest.mean_class_accuracy:.2f}%"
         if record.has_top5:
             figures["top-5"] = f"{newest.top5:.2f}%"
         figures[f"best top-1, epoch {best.epoch:g}"] = f"{best.top1:.2f}%"
@@ -137,7 +142,7 @@ def inference_section(record: RunRecord) -> list[str]:
     recipe, known = record.recipe, record.checkpoint
     rows: dict[str, object] = {
         "input": f"uint8 RGB; shorter side to {recipe.eval_resize} px, antialiased, then the centre "
-        f"{recipe.eval_image_size} px; normalised inside the model",
+        f"{centre(recipe)}; normalised inside the model",
     }
     if known.path is not None:
         size = known.path.stat().st_size
@@ -147,11 +152,14 @@ def inference_section(record: RunRecord) -> list[str]:
     lines = ["<h2 id=inference>Inference</h2>", facts(rows)]
     if len(record.judged) > 1:
         plain = record.judged[0]
+        unequal = any(classes_differ(view["top1"], view["mean_class_accuracy"]) for view in record.judged)
+        of_classes = [OF_CLASSES] if unequal else []
         views = [
             [
                 "plain: one centre crop" if view is plain else view["view"],
                 f"{view['top1']:.2f}",
                 f"{view['top1'] - plain['top1']:+.2f}" if view is not plain else "",
+                *(percent(view["mean_class_accuracy"]) for _ in of_classes),
                 f"{view['top5']:.2f}",
                 f"{view['loss']:.4f}",
             ]
@@ -159,7 +167,7 @@ def inference_section(record: RunRecord) -> list[str]:
         ]
         lines += [
             f"<h3>Other ways to judge the checkpoint of epoch {plain['epoch']:g}</h3>",
-            table(["", "top-1 %", "against plain", "top-5 %", "loss"], views),
+            table(["", "top-1 %", "against plain", *of_classes, "top-5 %", "loss"], views),
         ]
     return lines
 
@@ -196,11 +204,13 @@ def _device(began: Began) -> str:
 def _evaluations(record: RunRecord) -> str:
     if not record.evaluations:
         return "<p>Nothing was evaluated yet.</p>"
+    of_classes = [OF_CLASSES] if record.has_unequal_classes else []
     rows = [
         [
             f"{row.epoch:g}",
             row.step,
             f"{row.top1:.2f}" + (" ★" if row is record.best else ""),
+            *(percent(row.mean_class_accuracy) for _ in of_classes),
             f"{row.top5:.2f}",
             f"{row.loss:.4f}",
             row.num_images,
@@ -208,7 +218,7 @@ def _evaluations(record: RunRecord) -> str:
         ]
         for row in record.evaluations
     ]
-    whole = table(["epoch", "step", "top-1 %", "top-5 %", "loss", "images", "precision"], rows)
+    whole = table(["epoch", "step", "top-1 %", *of_classes, "top-5 %", "loss", "images", "precision"], rows)
     if len(rows) <= MANY_ROWS:
         return whole
     return f"<details><summary>All {len(rows)} evaluations</summary>{whole}</details>"
@@ -235,6 +245,21 @@ def _bars(title: str, rows: list[ClassResult]) -> str:
         for row in rows
     ]
     return table([title, "images", "top-1 %", ""], drawn)
+
+
+def centre(recipe: Recipe) -> str:
+    """What evaluation cuts out of a resized image, after the words "the centre"."""
+    if recipe.eval_shape == "square":
+        return f"{recipe.eval_image_size} px"
+    return (
+        f"rectangle of the image's own shape, to the nearest sixth and at most {LONGEST} : 1, "
+        f"with a shorter side of {recipe.eval_image_size} px"
+    )
+
+
+def percent(value: float | None) -> str:
+    """For a table; nothing where it is not known."""
+    return "" if value is None else f"{value:.2f}"
 
 
 def _mean(rows: list[MetricsRow], key: str) -> float:

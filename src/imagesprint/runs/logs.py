@@ -95,7 +95,12 @@ METRIC_TAGS = {
     "images_per_second": "images_per_second",
     "data_wait": "data_wait",
 }
-EVALUATION_TAGS = {"top1": "eval/top1", "top5": "eval/top5", "loss": "eval/loss"}
+EVALUATION_TAGS = {
+    "top1": "eval/top1",
+    "top5": "eval/top5",
+    "mean_class_accuracy": "eval/mean_class_accuracy",
+    "loss": "eval/loss",
+}
 EVALUATOR: Final = "evaluate"  # the folder below tensorboard/ of those that are not training
 
 
@@ -132,7 +137,7 @@ class RunLogs:
 
 def _points(row: MetricsRow | EvaluationRow) -> dict[str, float]:
     tags = METRIC_TAGS if isinstance(row, MetricsRow) else EVALUATION_TAGS
-    return {tag: getattr(row, key) for key, tag in tags.items()}
+    return {tag: value for key, tag in tags.items() if (value := getattr(row, key)) is not None}
 
 
 def remarks(run: RunDirectory, until: int | None = None) -> list[str]:

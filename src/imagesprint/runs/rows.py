@@ -106,7 +106,8 @@ class EvaluationRow:
     """A line of evaluations.jsonl: what a checkpoint came to. `loss` is no number where the weights gave none.
 
     `checkpoint` is its path within the run, None where none was written at this step. `precision` is the arithmetic of
-    the evaluation; rows of before lack it, all of which were made in fp32.
+    the evaluation; rows of before lack it, all of which were made in fp32. `mean_class_accuracy` is the mean of the
+    classes' top-1; None in rows of before.
     """
 
     step: Count
@@ -117,6 +118,19 @@ class EvaluationRow:
     loss: float
     checkpoint: str | None
     precision: str = "fp32"
+    mean_class_accuracy: Percent | None = None
+
+
+def classes_differ(top1: float, mean_class_accuracy: float | None) -> bool:
+    """Whether the mean of the classes' accuracies says anything beside top-1, to which it is equal where all classes
+    have as many images: to two digits, as people see them.
+    """
+    return mean_class_accuracy is not None and f"{mean_class_accuracy:.2f}" != f"{top1:.2f}"
+
+
+def of_classes(top1: float, mean_class_accuracy: float | None) -> str:
+    """For people, behind a top-1: the mean of the classes where it says anything beside that, else nothing."""
+    return f", mean of classes {mean_class_accuracy:.2f}%" if classes_differ(top1, mean_class_accuracy) else ""
 
 
 @dataclass(frozen=True)
@@ -188,7 +202,8 @@ class PlanComparison:
 @dataclass(frozen=True)
 class RunResult:
     """result.json, and what `train --json` prints: see `training.training.train`; `checkpoint` is a path in the run,
-    `ended_early` whether the recipe's patience ended it before its last step.
+    `ended_early` whether the recipe's patience ended it before its last step. `mean_class_accuracy` is None beside a
+    top1 in a file of before.
     """
 
     steps: Count
@@ -205,6 +220,7 @@ class RunResult:
     plan: PlanComparison | None = None
     checkpoint: str = ""
     ended_early: bool = False
+    mean_class_accuracy: Percent | None = None
 
     def __post_init__(self) -> None:
         figures = {"top1": self.top1, "top5": self.top5, "loss": self.loss}

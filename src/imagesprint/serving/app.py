@@ -6,7 +6,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from imagesprint.errors import ImagesprintError
 from imagesprint.serving import endpoints, inference_protocol, page, sagemaker
@@ -22,7 +21,7 @@ def all_routes(service: Service) -> list[Route]:
     return [route for room in _ROOMS for route in room.routes(service)]
 
 
-def build_app(service: Service) -> ASGIApp:
+def build_app(service: Service) -> Gate:
     """The ASGI application that serves `service`."""
     app = Starlette(
         routes=all_routes(service),

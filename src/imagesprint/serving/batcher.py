@@ -40,7 +40,7 @@ Answer = Logits | ImagesprintError
 
 @dataclass(eq=False, slots=True)
 class _Row:
-    """An image on its way: a file, or pixels [S, S, 3]; how many classes are wanted, 0 for all logits; who waits."""
+    """An image on its way: a file, or pixels [H, W, 3]; how many classes are wanted, 0 for all logits; who waits."""
 
     encoded: bytes
     pixels: NDArray[np.uint8] | None
@@ -78,7 +78,7 @@ class Batcher:
         self._console = console
         threads = max(1, len(os.sched_getaffinity(0)) // 2)  # the other half is for the model and for HTTP
         self._decoded_at_once = _DECODED_AT_ONCE * threads
-        self._reader = ImageReader(model.image_size, model.resize, threads, most_pixels=MAX_PIXELS)
+        self._reader = ImageReader(model.image_size, model.resize, threads, MAX_PIXELS, model.shape)
         self._arrived: _Queue = SimpleQueue()
         self._decoded: _Queue = SimpleQueue()
         self._pending = 0  # images taken and not answered; the event loop's thread alone touches it
@@ -98,7 +98,7 @@ class Batcher:
         return self._model
 
     def swap(self, model: OpenModel) -> None:
-        """Have `model`, of the same classes and image size, take the next batch and all after it."""
+        """Have `model`, of the same classes, image size and shape, take the next batch and all after it."""
         self._model = model
         self._metrics.show_model(model)
 
@@ -119,9 +119,9 @@ class Batcher:
         Raises as `classify`, and the error of the first image that has one.
         """
         answers: list[Answer] = await self._answers([b""] * len(pixels), pixels, 0)
-        for answer in answers:
-            if isinstance(answer, ImagesprintError):
-                raise answer
+        if errors := [answer for answer in answers if isinstance(answer, ImagesprintError)]:
+            answers.clear()  # as in `predict_files`
+            raise errors.pop(0)
         return np.stack([answer for answer in answers if not isinstance(answer, ImagesprintError)])
 
     def close(self) -> None:
@@ -162,6 +162,7 @@ class Batcher:
         while rows := _take(self._arrived, self._decoded_at_once):
             is_last = rows[-1] is None
             self._decode_rows(self._awaited(rows))
+            rows.clear()  # so that nobody's image is held while this waits for the next one
             if is_last:
                 self._decoded.put(None)
                 return
@@ -194,21 +195,26 @@ class Batcher:
         """The thread that runs the model."""
         while rows := _take(self._decoded, MAX_BATCH):
             is_last = rows[-1] is None
-            if awaited := self._awaited(rows):
-                begun = time.perf_counter()
-                answers = self._run(self._model, awaited)
-                seconds = time.perf_counter() - begun
-                self._metrics.inferred(len(awaited), seconds)
-                self._inferring.note(len(awaited), seconds)
-                self._deliver(awaited, answers)
+            self._infer_rows(self._awaited(rows))
+            rows.clear()
             if is_last:
                 return
+
+    def _infer_rows(self, rows: list[_Row]) -> None:
+        if not rows:
+            return
+        begun = time.perf_counter()
+        answers = self._run(self._model, rows)
+        seconds = time.perf_counter() - begun
+        self._metrics.inferred(len(rows), seconds)
+        self._inferring.note(len(rows), seconds)
+        self._deliver(rows, answers)
 
     def _run(self, model: OpenModel, rows: Sequence[_Row]) -> list[Answer | Likeliest]:
         """The answer of each image. Where the model fails on a batch, each image is tried alone."""
         pixels = [row.pixels for row in rows if row.pixels is not None]
         try:
-            return _read(model, model.infer(np.stack(pixels) if len(pixels) > 1 else pixels[0][None]), rows)
+            return _read(model, model.infer(pixels), rows)
         except Exception as error:  # whatever a runtime raises
             if len(rows) > 1:
                 return [answer for row in rows for answer in self._run(model, [row])]

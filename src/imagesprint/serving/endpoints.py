@@ -134,7 +134,8 @@ async def predict_files(service: Service, files: Sequence[File], top: int) -> li
     answers = await service.batcher.classify([file.content for file in files], top)
     errors = [answer for answer in answers if isinstance(answer, ImagesprintError)]
     if len(errors) == len(answers):
-        raise errors[0]
+        answers.clear()  # what is raised holds this frame; if that held it, the files would stay until gc finds both
+        raise errors.pop(0)
     return [_as_object(file.name, answer) for file, answer in zip(files, answers, strict=True)]
 
 

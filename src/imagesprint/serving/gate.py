@@ -17,9 +17,10 @@ _MIB: Final = 1 << 20
 
 
 class Gate:
-    """An ASGI application around `app`."""
+    """An ASGI application around `app`; `passed` counts the requests that are done with."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.passed = 0
         self._app = app
         self._metrics = metrics
         self._held = 0  # bytes of bodies
@@ -43,6 +44,7 @@ class Gate:
         try:
             await self._app(scope, body.receive, send_timed)
         finally:
+            self.passed += 1
             self._held -= body.num_bytes
             endpoint = getattr(scope.get("endpoint"), "__name__", "none")
             self._metrics.request(endpoint, status, time.perf_counter() - begun)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from threading import Thread
 from typing import Any, Final, TypeVar
@@ -137,9 +138,9 @@ def tried(model: OpenModel) -> OpenModel:
 
     Raises CheckpointError where it gives no numbers, and whatever its runtime does.
     """
-    with ImageReader(model.image_size, model.resize, 1) as reader:
+    with ImageReader(model.image_size, model.resize, 1, shape=model.shape) as reader:
         pixels, _ = reader.decode(sample_images())
-    for images in (pixels[:1], np.resize(pixels, (MAX_BATCH, *pixels.shape[1:]))):
+    for images in (pixels[:1], list(islice(cycle(pixels), MAX_BATCH))):
         if not np.isfinite(model.infer(images)).all():
             raise CheckpointError(f"{model.checkpoint} gives no numbers for a sample image", "use another checkpoint")
     return model
@@ -147,8 +148,8 @@ def tried(model: OpenModel) -> OpenModel:
 
 def _check_alike(old: OpenModel, new: OpenModel) -> None:
     """Raise CheckpointError where `new` cannot take over what was decoded, and is understood, for `old`."""
-    if (old.classes, old.image_size, old.resize) != (new.classes, new.image_size, new.resize):
-        raise CheckpointError("it has other classes or another image size", "serve it anew")
+    if any(getattr(old, name) != getattr(new, name) for name in ("classes", "image_size", "resize", "shape")):
+        raise CheckpointError("it has other classes, or another image size or shape", "serve it anew")
 
 
 async def _in_thread(work: Callable[[], _Result]) -> _Result:

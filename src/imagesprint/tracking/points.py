@@ -31,7 +31,12 @@ TRAIN_NAMES: Final = {
     "train/data_wait": "data_wait",
     "train/epoch": "epoch",
 }
-EVAL_NAMES: Final = {"eval/top1": "top1", "eval/top5": "top5", "eval/loss": "loss"}
+EVAL_NAMES: Final = {
+    "eval/top1": "top1",
+    "eval/top5": "top5",
+    "eval/mean_class_accuracy": "mean_class_accuracy",
+    "eval/loss": "loss",
+}
 NAMES: Final = (*TRAIN_NAMES, *EVAL_NAMES)
 
 # What is sent beside the rows, where it is there. Checkpoints are too large: the best one is named.
@@ -126,7 +131,8 @@ def _changed(run: RunDirectory) -> float:
 
 
 def _figures(row: MetricsRow | EvaluationRow, names: Mapping[str, str]) -> dict[str, float]:
-    return {name: float(getattr(row, key)) for name, key in names.items()}
+    """Those that the row has: one of an earlier version may lack some."""
+    return {name: float(value) for name, key in names.items() if (value := getattr(row, key)) is not None}
 
 
 def settings(run: RunDirectory) -> dict[str, Setting]:
@@ -168,6 +174,8 @@ def best(run: RunDirectory, place: Place) -> dict[str, Setting]:
     if row is None:
         return {}
     found: dict[str, Setting] = {"best_top1": row.top1, "best_top5": row.top5, "best_step": row.step}
+    if row.mean_class_accuracy is not None:
+        found["best_mean_class_accuracy"] = row.mean_class_accuracy
     if row.checkpoint is not None:
         found["best_checkpoint"] = str(place / row.checkpoint)
     return found

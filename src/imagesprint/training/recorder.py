@@ -19,7 +19,7 @@ from imagesprint.runs.directory import RunDirectory
 from imagesprint.runs.logs import DONE, History, RunLogs, interruptions, mend_tensorboard
 from imagesprint.runs.mirror import RunCopy
 from imagesprint.runs.ranks import Ranks
-from imagesprint.runs.rows import MetricsRow, RunResult
+from imagesprint.runs.rows import MetricsRow, RunResult, of_classes
 from imagesprint.storage.url import Place
 from imagesprint.training.metering import Cadence, is_out_of_patience
 from imagesprint.training.progress import ProgressLine, show_compiling, show_exceptions, show_plan
@@ -182,8 +182,9 @@ class Recorder:
         epoch, checkpoint = self._cadence.schedule.epochs_done(state.step), checkpoint_path(Path(), step)
         if self._logs is not None:
             self._logs.evaluation(evaluation_row(accuracy, step, epoch, checkpoint if saved else None))
+        top1 = f"top-1 {accuracy.top1:.2f}%{of_classes(accuracy.top1, accuracy.mean_class_accuracy)}"
         self.console.line(
-            f"evaluated   epoch {epoch:g}: top-1 {accuracy.top1:.2f}%, top-5 {accuracy.top5:.2f}%, "
+            f"evaluated   epoch {epoch:g}: {top1}, top-5 {accuracy.top5:.2f}%, "
             f"loss {accuracy.loss:.4f} on {accuracy.num_images} images in {accuracy.precision}"
         )
 
@@ -223,7 +224,7 @@ class Recorder:
             bad_records=state.bad_records,
             overflows=state.overflows,
             interruptions=interruptions(self._run.commands()),
-            **{key: getattr(evaluated, key, None) for key in ("top1", "top5", "loss")},
+            **{key: getattr(evaluated, key, None) for key in ("top1", "top5", "loss", "mean_class_accuracy")},
             plan=self.time.comparison(step),
             checkpoint=str(checkpoint_path(Path(), step)),
             ended_early=ended_early,

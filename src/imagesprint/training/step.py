@@ -124,7 +124,7 @@ class MicroBatch:
         self._mean = torch.tensor(recipe.mean, dtype=dtype, device=device)
         self._std = torch.tensor(recipe.std, dtype=dtype, device=device)
         self._loss = LOSSES[recipe.loss](recipe, state.class_counts).to(device, dtype)
-        self._transform = transforms_of(recipe, len(state.classes))
+        self._transform = transforms_of(recipe, len(state.classes), device)
         self._logits = self._of_features if recipe.features_once else self._of_images
         self._num_draws = sum(count for _, count in recipe.draws)
         self._static_scale = static_scale(recipe)

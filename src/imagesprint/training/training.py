@@ -72,12 +72,12 @@ def train(
     Where `output` is a URL, its files are there when this returns (`runs.mirror.run_copy`).
 
     Returns, on every rank, what `train --json` prints: steps, epochs, images_per_second, wall_seconds, compile_seconds
-    (on top of the former), bad_records, overflows, interruptions, top1, top5, loss and checkpoint, of the whole run;
-    top1, top5 and loss are None where the last step was not evaluated; ended_early says whether patience ended it. On a
-    rank that stood by it is empty. `plan`
-    compares this command's time with what `planner`, asked on rank 0 alone, said of it (`TimeKeeper.comparison`);
-    `elapsed` are the seconds that the command took before this call. Raises the errors of errors.py; what was written
-    before stays usable. SIGINT, SIGTERM, SIGUSR1 and SIGHUP end it with a StoppedError, after a checkpoint.
+    (on top of the former), bad_records, overflows, interruptions, top1, top5, mean_class_accuracy, loss and checkpoint,
+    of the whole run; accuracies and loss are None where the last step was not evaluated; ended_early says whether
+    patience ended it. On a rank that stood by it is empty. `plan` compares this command's time with what `planner`,
+    asked on rank 0 alone, said of it (`TimeKeeper.comparison`); `elapsed` are the seconds that the command took before
+    this call. Raises the errors of errors.py; what was written before stays usable. SIGINT, SIGTERM, SIGUSR1 and SIGHUP
+    end it with a StoppedError, after a checkpoint.
     """
     began = time.monotonic() - elapsed
     with run_copy(output, console) as copy:

@@ -131,11 +131,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 @torch.no_grad()
 def l2_loss(optimizer: torch.optim.Optimizer) -> Tensor:
-    """What weight decay adds to the loss, ½·Σ decay·‖w‖², as a scalar on the device.
-
-    Where it is decoupled (AdamW, Muon) the loss has no such part: then it is the function whose gradient, times the
-    learning rate, is what weight decay takes from the weights.
+    """What weight decay adds to the loss, ½·Σ decay·‖w‖², as a scalar on the device: 0 where it is decoupled from the
+    loss (AdamW, Muon).
     """
+    if isinstance(optimizer, torch.optim.AdamW | Muon):
+        return torch.zeros((), device=optimizer.param_groups[0]["params"][0].device)
     parts = [
         0.5
         * group["weight_decay"]

@@ -4,7 +4,6 @@ Not a ProcessPoolExecutor: its workers wait for ever when the process that start
 cannot tell of progress. Here a worker ends when its pipe does.
 """
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -19,6 +18,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from imagesprint.errors import DataError, ImagesprintError, UsageError
+from imagesprint.memory import keep_freed_blocks
 
 OnImages = Callable[[int], None]
 
@@ -26,7 +26,6 @@ _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
 _Work = Callable[[_Job, OnImages], _Result]
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 _AGAIN = "use fewer --workers, then give the same command again"
 
@@ -152,18 +151,10 @@ def _ended(process: SpawnProcess) -> DataError:
 
 def _work(connection: Connection, work: _Work[Any, Any]) -> None:
     """Do job after job until the pipe ends: the parent is gone, or has what it wanted."""
-    _keep_freed_memory()
+    keep_freed_blocks()
     with suppress(EOFError, OSError):
         while True:
             connection.send(_outcome(work, connection.recv(), connection.send))
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed: to give back each image's pixels and get them anew took an eighth of the time."""
-    with suppress(OSError, AttributeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_TRIM_THRESHOLD, 128 << 20)
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
 
 
 def _outcome(work: _Work[_Job, _Result], job: _Job, on_images: OnImages) -> _Result | BaseException:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from imagesprint.errors import HungRankError, LostRankError, RankError, UsageError
+from imagesprint.memory import keep_all_freed_memory
 from imagesprint.runs import slurm
 from imagesprint.runs.environment import (
     STOPPING,
@@ -208,7 +209,9 @@ def open_ranks(
     bound = bound or (chosen.type == "cuda" and _bind_near_gpu(local_rank, local_world_size))
     ranks = Ranks(rank, size, local_rank, local_world_size, chosen, watch, bound, started - size)
     torch.set_num_threads(ranks.threads)
-    if chosen.type == "cuda":
+    if chosen.type == "cpu":
+        keep_all_freed_memory()
+    else:
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.deterministic = True  # the same counts every time; training allows itself more
         torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, but in evaluations, which say so

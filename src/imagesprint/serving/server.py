@@ -17,9 +17,9 @@ import uvloop
 
 from imagesprint.console import Console
 from imagesprint.errors import UsageError
+from imagesprint.memory import give_back_freed_memory, share_freed_memory
 from imagesprint.serving.app import build_app
 from imagesprint.serving.connections import KEEP_ALIVE_SECONDS, Connection, max_connections
-from imagesprint.serving.memory import give_back_freed_memory, share_freed_memory
 from imagesprint.serving.service import Service, Wanted, check_watched
 
 GRACE_SECONDS: Final = 25  # for what was taken when a signal comes; who sends SIGTERM kills after 30 s, most often

@@ -30,7 +30,7 @@ ALL = {
     "steps",
     "phases",
 }
-SHAPE = {"image_size", "batch_size", "micro_batch", "images_per_second", "compile_seconds"}
+SHAPE = {"image_size", "batch_size", "micro_batch", "freeze", "images_per_second", "compile_seconds"}
 SPEED = {"seconds_per_step", "slowest_step", "peak_memory"}
 STEP = SPEED | {"seconds_by_part", "flops_per_image", "flops_per_second"}
 LIMITS = {"share_of_matmul", "bytes_per_image", "bytes_per_second", "memory_bound", "share_of_memory_bound"}

@@ -160,7 +160,7 @@ ONCE = replace(GOOD.phases[0], freeze="backbone")
         ("crop", {"crop": "random_resized"}),
         ("flip", {"flip": True}),
         ("antialias", {"antialias": False}),
-        ("freeze_norm", {"freeze_norm": False}),
+        ("freeze_norm", {"freeze_norm": "none"}),
         ("bad_records", {"bad_records": "substitute"}),
         ("recalibrate_bn", {"recalibrate_bn": 5}),
     ],

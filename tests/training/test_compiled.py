@@ -24,7 +24,7 @@ RECIPE = Recipe(
     precision="fp64",
     ema_decay=0.9,
     label_smoothing=0.1,
-    freeze_norm=False,  # so that nothing but which tensors need gradients tells the code of one phase from another's
+    freeze_norm="none",  # so that nothing but which tensors need gradients tells the code of one phase from another's
     phases=(
         Phase((0, 1), (0.1, 0.1), "constant", 16, 8, 16, freeze="backbone"),
         Phase((1, 2), (0.1, 0.1), "constant", 32, 8, 16),

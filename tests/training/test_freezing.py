@@ -62,9 +62,9 @@ def momentum(state: TrainingState, name: str) -> Tensor:
     return buffer
 
 
-@pytest.mark.parametrize("freeze_norm", [True, False])
+@pytest.mark.parametrize("freeze_norm", ["none", "frozen", "all"])
 @pytest.mark.parametrize("freeze", ["backbone", "stages 1"])
-def test_frozen_tensors_keep_their_bits(batches: Batches, freeze: str, freeze_norm: bool) -> None:
+def test_frozen_tensors_keep_their_bits(batches: Batches, freeze: str, freeze_norm: str) -> None:
     phase = replace(FROZEN, freeze=freeze)
     state, before = begun(replace(RECIPE, phases=(phase, THAWED), freeze_norm=freeze_norm))
     names = frozen_names(state.network, freeze)
@@ -79,7 +79,8 @@ def test_frozen_tensors_keep_their_bits(batches: Batches, freeze: str, freeze_no
             assert not momentum(state, key).any(), key
             assert state.network.get_parameter(key).grad is None
         elif key.endswith(("running_mean", "running_var")):
-            stands_still = freeze_norm and key.rpartition(".")[0] + ".weight" in names
+            of_frozen = key.rpartition(".")[0] + ".weight" in names
+            stands_still = freeze_norm == "all" or (freeze_norm == "frozen" and of_frozen)
             assert torch.equal(value, before[key]) == stands_still, key
         else:
             assert not torch.equal(value, before[key]), key
@@ -89,14 +90,15 @@ def test_frozen_tensors_keep_their_bits(batches: Batches, freeze: str, freeze_no
     for _ in range(2):
         step(feed, THAWED, 0.1)
     for key, value in floats(state).items():
-        assert not torch.equal(value, middle[key]), key
+        stands_still = freeze_norm == "all" and key.endswith(("running_mean", "running_var"))
+        assert torch.equal(value, middle[key]) == stands_still, key
     addresses = [parameter.grad.data_ptr() for parameter in state.network.parameters() if parameter.grad is not None]
     assert sorted(addresses) == [gradient.data_ptr() for gradient in state.sums.gradients]
     assert len(addresses) == len(list(state.network.parameters()))
 
 
-@pytest.mark.parametrize("freeze_norm", [True, False])
-def test_the_rest_trains_as_plain_pytorch_does(batches: Batches, freeze_norm: bool) -> None:
+@pytest.mark.parametrize("freeze_norm", ["none", "frozen", "all"])
+def test_the_rest_trains_as_plain_pytorch_does(batches: Batches, freeze_norm: str) -> None:
     recipe = replace(RECIPE, freeze_norm=freeze_norm)
     state, _ = begun(recipe)
     given = batches(4)
@@ -109,10 +111,11 @@ def test_the_rest_trains_as_plain_pytorch_does(batches: Batches, freeze_norm: bo
         parameter.requires_grad_(name not in frozen)
         parameter.grad = None
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    norms = [norm for norm in batch_norms(network) if freeze_norm and not norm.weight.requires_grad]
+    held = {"none": set[bool](), "frozen": {False}, "all": {False, True}}[freeze_norm]
+    norms = [norm for norm in batch_norms(network) if norm.weight.requires_grad in held]
     for norm in norms:
         norm.eval()
-    assert len(norms) == (7 if freeze_norm else 0)
+    assert len(norms) == {"none": 0, "frozen": 7, "all": 21}[freeze_norm]
     groups: list[dict[str, Any]] = [
         {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": 1e-2},
         {"params": [parameter for parameter in trained if parameter.ndim == 1], "weight_decay": 0},

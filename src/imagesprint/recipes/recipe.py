@@ -71,7 +71,9 @@ class Recipe:
     init: str = ""  # weights to start from: a file, a URL, timm:NAME, torchvision:NAME, package:DISTRIBUTION
     bn_momentum: float = 0.1
     bn_eps: float = 1e-5
-    freeze_norm: bool = True  # the running statistics of what a phase freezes stand still, and normalise
+    freeze_norm: str = (
+        "frozen"  # which batch norms' statistics stand still, and normalise: of frozen parts, "all", "none"
+    )
     features_once: bool = False  # each image passes through the frozen backbone one time, and only the head trains
 
     # optimizer and loss
@@ -173,6 +175,7 @@ STRIDES = ("v1", "v1.5")
 INIT_KINDS = ("timm:", "torchvision:", "package:")  # what `init` begins with where it names no file
 STEMS = ("default", "deep", "3x3")
 SHORTCUTS = ("conv", "pool")
+FREEZE_NORMS = ("none", "frozen", "all")
 ATTENTIONS = ("none", "se", "eca")
 RESNET_FIELDS = ("blurpool", "stem", "shortcut", "attention", "width")  # what other models have no use for
 BAD_RECORDS = ("stop", "substitute")

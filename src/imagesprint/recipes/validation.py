@@ -13,6 +13,7 @@ from imagesprint.recipes.recipe import (
     CLASS_WEIGHTS,
     CROPS,
     EVAL_SHAPES,
+    FREEZE_NORMS,
     FREEZES,
     LOSS_NAMES,
     METHODS,
@@ -88,6 +89,7 @@ def _check_network(recipe: Recipe) -> None:
     _choose("stem", recipe.stem, STEMS)
     _choose("shortcut", recipe.shortcut, SHORTCUTS)
     _choose("attention", recipe.attention, ATTENTIONS)
+    _choose("freeze_norm", recipe.freeze_norm, FREEZE_NORMS)
     low, high = WIDTHS
     _within("width", recipe.width, f"in {low:g}..{high:g}", low <= recipe.width <= high)
     _within("bn_momentum", recipe.bn_momentum, "above 0 and at most 1", 0 < recipe.bn_momentum <= 1)
@@ -112,6 +114,11 @@ def _check_settings(recipe: Recipe) -> None:
     _within("seed", recipe.seed, f"in 0..{MAX_SEED}", 0 <= recipe.seed <= MAX_SEED)
     steps = recipe.recalibrate_bn
     _within("recalibrate_bn", steps, f"in 0..{MAX_BOUND} steps", 0 <= steps <= MAX_BOUND)
+    if steps and recipe.freeze_norm == "all":
+        raise RecipeError(
+            f"recalibrate_bn: {steps} steps measure nothing where all statistics stand still (freeze_norm=all)",
+            "set recalibrate_bn=0 or freeze_norm=frozen",
+        )
     _within("min_object_covered", recipe.min_object_covered, "in 0..1", 0 <= recipe.min_object_covered <= 1)
     low, high = recipe.aspect
     if not ASPECTS[0] <= low <= high <= ASPECTS[1]:
@@ -251,7 +258,7 @@ def _check_features_once(recipe: Recipe) -> None:
     """Refuse what would make another image, or another backbone, of a later epoch."""
     first = recipe.phases[0]
     rules = {
-        "freeze_norm": recipe.freeze_norm,
+        "freeze_norm": recipe.freeze_norm != "none",
         "crop": recipe.crop == "center",
         "flip": not recipe.flip,
         "antialias": recipe.antialias,
@@ -267,7 +274,7 @@ def _check_features_once(recipe: Recipe) -> None:
             raise RecipeError(
                 f"features_once: {key} does not allow it: each image passes through the network one time alone",
                 "it needs freeze=backbone, one image_size and one source in all phases, crop=center, flip=false, "
-                "augment= (none), antialias=true, freeze_norm=true, bad_records=stop and recalibrate_bn=0; or set "
+                "augment= (none), antialias=true, freeze_norm=frozen, bad_records=stop and recalibrate_bn=0; or set "
                 "features_once=false",
             )
 

@@ -72,8 +72,10 @@ class TrainingState:
         self.network = network.to(device, weight_dtype(recipe)).train()
         self.not_fused = fuse_where_it_works(self.network, AUTOCAST.get(recipe.precision)) if fused else None
         self.sums = StepSums(self.network)
-        self.frozen = "none"
-        self._frozen_names = {phase.freeze: frozen_names(self.network, phase.freeze) for phase in recipe.phases}
+        self.frozen = ""
+        freezes = {"none", *(phase.freeze for phase in recipe.phases)}
+        self._frozen_names = {freeze: frozen_names(self.network, freeze) for freeze in sorted(freezes)}
+        self.freeze("none")
         self.optimizer = build_optimizer(recipe, self.network)
         self.scaler = loss_scaler(recipe, device)
         # The network's own tensors, which keep their places: what is loaded is copied into them.
@@ -90,16 +92,16 @@ class TrainingState:
     def freeze(self, freeze: str) -> None:
         """From here on leave as it is what a phase of the recipe with this `freeze` does not train, and train the rest.
 
-        No gradient is computed of it, and the optimizer passes over it, weight decay and momentum included. With the
-        recipe's `freeze_norm` its batch norms normalise by their running statistics, which stand still; without, by
-        those of the micro-batch, and they move.
+        No gradient is computed of it, and the optimizer passes over it, weight decay and momentum included. Of its
+        batch norms, or of all, or of none, as the recipe's `freeze_norm` says, the running statistics stand still, and
+        normalise; of the others those of the micro-batch do.
         """
         if freeze == self.frozen:
             return
         self.frozen, names = freeze, self._frozen_names[freeze]
         parameters = {parameter for name, parameter in self.network.named_parameters() if name in names}
-        norms = batch_norms(self.network) if self.recipe.freeze_norm else []
-        held = {norm for norm in norms if norm.weight in parameters}
+        held_too = {"none": set(), "frozen": parameters, "all": set(self.network.parameters())}[self.recipe.freeze_norm]
+        held = {norm for norm in batch_norms(self.network) if norm.weight in held_too}
         self.network.train()
         for norm in held:
             norm.eval()

@@ -197,3 +197,15 @@ def test_wrong_usage(
     assert said("model.pt2", "--int8", "--data", digit_root)[1].startswith("error: --int8 writes ONNX, not torch\n")
     assert said("model.onnx", "--int8", "--data", photo_root)[0] == 1  # other classes
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sums_of_sizes_are_no_activations() -> None:
+    model = onnx.load_from_string(small_graph())
+    model.graph.node.extend(
+        [helper.make_node("Shape", ["images"], ["sizes"]), helper.make_node("Add", ["sizes", "sizes"], ["twice"])]
+    )
+    sizes = [helper.make_tensor_value_info(name, TensorProto.INT64, [4]) for name in ("sizes", "twice")]
+    model.graph.value_info.extend(sizes)
+    graph = onnx.load_from_string(quantised(model.SerializeToString(), [PIXELS])).graph
+    rounded = [node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert rounded == ["x", "r", "p", "z", "ra", "m"]

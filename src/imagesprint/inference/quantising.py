@@ -53,9 +53,11 @@ def _to_round(graph: onnx.GraphProto) -> list[str]:
     uses = Counter(name for node in graph.node for name in node.input)
     relus = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "Relu"}
     outputs = {value.name for value in graph.output}
+    # Sums of sizes, as padding by TensorFlow's rule has them, are no activations
+    whole = {value.name for value in graph.value_info if value.type.tensor_type.elem_type != TensorProto.FLOAT}
     names: dict[str, None] = {}
     for node in graph.node:
-        if node.op_type in _ROUNDED:
+        if node.op_type in _ROUNDED and whole.isdisjoint((*node.input, *node.output)):
             names.update(dict.fromkeys(name for name in node.input if name and name not in constants))
             result = node.output[0]
             names[relus[result] if uses[result] == 1 and result in relus else result] = None

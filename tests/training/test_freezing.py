@@ -15,7 +15,7 @@ from imagesprint.checkpoints.format import read_training_checkpoint
 from imagesprint.errors import RecipeError
 from imagesprint.loading.batch import Batch
 from imagesprint.model.batch_norm import batch_norms
-from imagesprint.model.freezing import frozen_names
+from imagesprint.model.depths import frozen_names
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.state import TrainingState

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from imagesprint.model.building import build_model
-from imagesprint.model.freezing import frozen_names
+from imagesprint.model.depths import frozen_names
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.training.optimizer import AUTOCAST, weight_dtype
 from imagesprint.training.prefetch import Stopwatch

@@ -16,7 +16,7 @@ from imagesprint.console import Console, Progress
 from imagesprint.evaluating.evaluation import evaluation_arithmetic
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import EvaluationLoader, Loader
-from imagesprint.model.freezing import head_of
+from imagesprint.model.depths import head_of
 from imagesprint.records.dataset import Dataset
 from imagesprint.runs.ranks import Ranks
 

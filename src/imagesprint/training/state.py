@@ -22,7 +22,7 @@ from imagesprint.errors import CheckpointError
 from imagesprint.images.decoders import VARIABLE as DECODER_VARIABLE
 from imagesprint.model.batch_norm import BatchNorm2d, batch_norms
 from imagesprint.model.building import build_model
-from imagesprint.model.freezing import frozen_names
+from imagesprint.model.depths import frozen_names
 from imagesprint.model.fusing import fuse_where_it_works
 from imagesprint.recipes.library import differences
 from imagesprint.recipes.recipe import Recipe

@@ -21,7 +21,7 @@ from imagesprint.errors import RunError
 from imagesprint.evaluating.evaluation import correct_counts
 from imagesprint.loading.batch import Batch
 from imagesprint.model.building import normalize
-from imagesprint.model.freezing import head_of
+from imagesprint.model.depths import head_of
 from imagesprint.recipes.recipe import Phase
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.losses import LOSSES

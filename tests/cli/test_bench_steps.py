@@ -64,6 +64,7 @@ def check_width(text: str) -> None:
 
 def test_step(tiny: Path, tmp_path: Path, said: list[Any]) -> None:
     words = ["bench", "step", str(tiny), "--device", "cpu", "--steps", "2", "--num-train", "320"]
+    words += ["--set", "augment=pad 2,cutmix 1"]  # noise has draws, too
     assert main([*words, "--plot", str(tmp_path / "plot.png")]) == 0
     check_plot(tmp_path / "plot.png")
     result, text = said

@@ -72,7 +72,8 @@ def _phases(phases: "list[PlannedPhase]") -> str:
 
 def _besides(plan: "Plan") -> list[str]:
     """What a calibration knows beside the phases."""
-    lines = [f"start-up    {plan.start_up_seconds:.1f} s"]
+    features = f", of which {plan.features_seconds:.1f} s for features" if plan.features_seconds else ""
+    lines = [f"start-up    {plan.start_up_seconds:.1f} s{features}"]
     for name, part in (("evaluations", plan.evaluations), ("checkpoints", plan.checkpoints)):
         lines.append(f"{name} {part.count:,} of {part.seconds / part.count:.2f} s: {duration(part.seconds)}")
     return lines

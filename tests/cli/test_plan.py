@@ -16,7 +16,7 @@ from imagesprint.diagnosis.disturbance import Disturbance
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
 
-PHASE = {"steps", "images", "image_size", "batch_size", "images_per_second", "seconds", "limited_by"}
+PHASE = {"steps", "images", "image_size", "batch_size", "freeze", "images_per_second", "seconds", "limited_by"}
 
 
 @pytest.fixture
@@ -139,7 +139,9 @@ def test_features_that_are_made_once_are_measured(
     parts += [result[key]["seconds"] for key in ("evaluations", "checkpoints")]
     assert result["total_seconds"] == pytest.approx(sum(parts))
     assert main(["plan", *words]) == 0
-    assert f"of which {result['features_seconds']:.1f} s for features" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"of which {result['features_seconds']:.1f} s for features" in text
+    assert text.count("  backbone  ") == 2
     assert main(["train", *words, "--output", str(tmp_path / "run"), "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)["plan"]
     assert plan["planned_seconds"] == pytest.approx(result["total_seconds"])

@@ -78,6 +78,9 @@ def diagnose_run(path: Path, data: Place | None) -> Diagnosis:
     recipe = run.recipe()
     if recipe is None:
         raise UsageError(f"{path} holds no run", "name the --output of an imagesprint train")
+    if recipe.features_once:
+        told = "nearly all of its time went to features, before the first step: its steps say nothing of it"
+        return Diagnosis([ok("stages", told)], None, [])
     try:
         phases = read_figures(run)
     except UsageError as error:

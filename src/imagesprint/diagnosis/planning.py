@@ -56,6 +56,7 @@ class PlannedPhase:
     seconds: float
     limited_by: str
     batch_size: int
+    freeze: str
     images_per_second: float
     memory: int | None = None
     seconds_by_stage: dict[str, float] | None = None
@@ -315,6 +316,7 @@ def _forecast(
             seconds=steps * seconds,
             limited_by=limit,
             batch_size=phase.batch_size,
+            freeze=phase.freeze,
             images_per_second=phase.batch_size / seconds,
         )
         for phase, steps, seconds, limit in zip(recipe.phases, work.steps, plan.steps, plan.limits, strict=True)

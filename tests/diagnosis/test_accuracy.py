@@ -237,9 +237,8 @@ def test_doctor_of_a_run(
     run = write_run(tmp_path / "run", steps=8)
     assert main(["doctor", str(run), "--data", str(photo_root), "--json"]) == 0
     assert {"labels", "colours"} <= {check["name"] for check in json.loads(capsys.readouterr().out)["checks"]}
-    once = replace(
-        load_recipe("probe"), phases=(replace(load_recipe("probe").phases[0], batch_size=16, micro_batch=4),)
-    )
+    (row,) = load_recipe("probe").phases
+    once = replace(load_recipe("probe"), phases=(row, replace(row, epochs=(20, 40))))
     assert main(["doctor", str(write_run(tmp_path / "once", 8, once)), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["bottleneck"], told["phases"]) == (None, [])

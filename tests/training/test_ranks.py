@@ -70,7 +70,7 @@ def recipe(tiny_recipe: Recipe) -> Recipe:
             Phase((0, 2), (0.02, 0.02), "constant", 16, 4, 16, "32", 0.3, freeze="backbone"),
             Phase((2, 4), (0.02, 0.02), "constant", 16, 4, 16, "32", 0.3, freeze="stages 2"),
             Phase((4, 6), (0.02, 0.01), "cosine", 16, 4, 20, "full", 0.3),
-            Phase((6, 20), (0.0, 0.0), "constant", 16, 4, 20, "full", 0.3),
+            Phase((6, 20), (0.0, 0.0), "constant", 16, 4, 20, "full", 0.3, freeze="stages 1"),
         ),
     )
     assert {entry.split()[0] for entry in made.augment} == TRANSFORM_DRAWS.keys()

@@ -204,6 +204,13 @@ def test_killed_twice_it_comes_to_the_bits_of_one_that_was_not(
         torch.testing.assert_close(*states, rtol=0, atol=0)
     assert "nothing to do" in imagesprint(*words).stderr
 
+    # As a kill between the last checkpoint and its row leaves it
+    (struck / "result.json").unlink()
+    lines = (struck / "evaluations.jsonl").read_text().splitlines(keepends=True)
+    (struck / "evaluations.jsonl").write_text("".join(lines[:-1]))
+    assert imagesprint(*words).json["loss"] == expected[-1]["loss"]
+    assert rows(struck, "evaluations") == expected
+
 
 def test_evaluation_counts_do_not_depend_on_the_ranks(
     runs: dict[int, Path], imagesprint: Train, photo_root: Path, tmp_path: Path

@@ -12,12 +12,16 @@ import pytest
 import torch
 from torch import nn
 
+from imagesprint.errors import RecipeError
 from imagesprint.loading.batch import Batch
+from imagesprint.loading.loader import Loader
 from imagesprint.model.batch_norm import batch_norms
 from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.schedule import Schedule
 from imagesprint.recipes.serialization import to_toml
+from imagesprint.records.dataset import open_root
 from imagesprint.runs.ranks import Ranks
-from imagesprint.training.recalibration import recalibrate
+from imagesprint.training.recalibration import recalibrate, recalibrate_by_what_follows
 from imagesprint.training.state import TrainingState
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
@@ -84,6 +88,32 @@ def test_norms_that_stand_still_keep_their_statistics(batches: Callable[[int], l
     assert all(norm.running_mean is not None and norm.running_mean.any() for norm in others)
 
 
+def test_the_images_are_those_of_the_steps_that_would_follow(photo_root: Path, tiny_recipe: Recipe) -> None:
+    """Two steps before the end of its first phase patience ended the run: that phase goes on beyond its end."""
+    root, recipe = open_root(photo_root), replace(tiny_recipe, recalibrate_bn=5, augment=("mixup 0.2",))
+    ended, other = trained(recipe), trained(recipe)
+    ended.step = 14
+    recalibrate_by_what_follows(root, ended, Schedule(recipe, 70), ALONE)
+    longer = replace(recipe, phases=(replace(recipe.phases[0], epochs=(0, 5)),))
+    with Loader(root, longer, start_step=14, end_step=19) as loader:
+        recalibrate(other, loader, ALONE)
+    found, before = ended.network.state_dict(), trained(recipe).network.state_dict()
+    for key, value in other.network.state_dict().items():
+        assert torch.equal(found[key], value), key
+    assert not torch.equal(found["bn1.running_mean"], before["bn1.running_mean"])
+
+
+@pytest.mark.parametrize(("freeze", "freeze_norm"), [("backbone", "frozen"), ("stages 3", "frozen"), ("none", "all")])
+def test_where_all_statistics_stand_still_in_the_end_it_is_refused_before(freeze: str, freeze_norm: str) -> None:
+    last = replace(RECIPE.phases[0], epochs=(1, 2), freeze=freeze)
+    recipe = replace(RECIPE, phases=(*RECIPE.phases, last), freeze_norm=freeze_norm, recalibrate_bn=5)
+    with pytest.raises(RecipeError, match="5 steps measure nothing: the last phase freezes them all"):
+        trained(recipe)
+    trained(replace(recipe, recalibrate_bn=0))
+    if freeze_norm == "frozen":
+        trained(replace(recipe, freeze_norm="none"))
+
+
 Run = Callable[..., Any]
 
 
@@ -134,3 +164,10 @@ def test_killed_while_it_measures_an_early_end_comes_to_the_same_bits(
     for part in ("model", "ema"):
         assert all(torch.equal(got[part][key], value) for key, value in expected[part].items())
     assert "nothing to do" in imagesprint(*words, struck).stderr
+
+    # As a kill between its checkpoint and the row of that leaves it
+    (struck / "result.json").unlink()
+    lines = (struck / "evaluations.jsonl").read_text().splitlines(keepends=True)
+    (struck / "evaluations.jsonl").write_text("".join(lines[:-1]))
+    assert imagesprint(*words, struck).json["loss"] == rows[-1]["loss"]
+    assert evaluations(struck) == rows

@@ -49,8 +49,10 @@ def test_a_checkpoint_of_ours_has_its_recipe(ours: Path) -> None:
 def test_of_any_other_file_nothing_is_known(ours: Path, tmp_path: Path) -> None:
     weights = torch.load(ours, weights_only=True)["model"]
     for recipe in ({}, {"mean": "imagenet"}, {"mean": [1, 2]}, "small"):
-        torch.save({"state_dict": weights, "recipe": recipe}, tmp_path / "b.pt")
+        torch.save({"model": weights, "num_train": 40, "recipe": recipe}, tmp_path / "b.pt")
         assert warning(replace(RECIPE, mean=(1.0, 1.0, 1.0)), tmp_path / "b.pt") == ""
+    torch.save({"model": weights, "recipe": {"mean": [0.5, 0.5, 0.5]}}, tmp_path / "b.pt")
+    assert warning(RECIPE, tmp_path / "b.pt") == ""
     torch.save(weights, tmp_path / "b.pt")
     assert warning(replace(RECIPE, mean=(1.0, 1.0, 1.0)), tmp_path / "b.pt") == ""
 

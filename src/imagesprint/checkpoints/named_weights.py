@@ -44,7 +44,7 @@ def named_weights(init: str) -> tuple[Any, TrainedWith]:
 def _of_timm(name: str) -> tuple[Any, TrainedWith]:
     timm = import_library("timm", f"init: timm:{name}")
     model: nn.Module = timm.create_model(name, pretrained=True)
-    config: Any = model.pretrained_cfg
+    config: Any = getattr(model, "pretrained_cfg", {})
     known = dict(in_pixels(config.get("mean"), config.get("std")))
     for norm in islice((each for each in model.modules() if isinstance(each, nn.BatchNorm2d)), 1):
         known["bn_eps"] = norm.eps

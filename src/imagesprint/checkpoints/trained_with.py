@@ -38,9 +38,9 @@ def in_pixels(mean: Any, std: Any) -> TrainedWith:
 def told_by(content: object, names: Iterable[str]) -> TrainedWith:
     """What a file of weights tells: one of ours by the recipe in its `content`, others by the `names` of tensors."""
     known: dict[str, tuple[float, ...] | float] = {}
-    if isinstance(content, dict) and isinstance(recipe := content.get("recipe"), dict):
+    if isinstance(content, dict) and "num_train" in content and isinstance(recipe := content.get("recipe"), dict):
         for name in _FIELDS.keys() & recipe.keys():
-            with suppress(RecipeError):  # another program's recipe
+            with suppress(RecipeError):  # it was changed, or is another program's
                 known[name] = from_plain(kinds(Recipe)[name], recipe[name], name)
         return known
     return TRAINED_WITH if any(renamed(name) != name for name in names) else known

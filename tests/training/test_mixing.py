@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.recipe import CHOICE, TRANSFORM_DRAWS, Phase, Recipe
 from imagesprint.training.mixing import CutMix, Erasing, Mixup, OneOf, beta_quantiles
 from imagesprint.training.transforms import transforms_of
 
@@ -112,6 +112,7 @@ def test_of_several_each_image_gets_one_made_of_whole_images() -> None:
 def test_a_recipe_that_names_both_has_them_in_one_turn_at_the_place_of_the_first() -> None:
     augment = ("cutmix 1", "erasing 0.5", "mixup 0.2", "pad 2")
     recipe = replace(RECIPE, augment=augment)
+    assert CHOICE.purpose not in {row.purpose for row in TRANSFORM_DRAWS.values()}
     assert recipe.turns == ((("cutmix", (1.0,)), ("mixup", (0.2,))), (("erasing", (0.5,)),), (("pad", (2.0,)),))
     assert recipe.draws == ((23, 1), (17, 3), (16, 1), (18, 5), (22, 2))
     assert replace(RECIPE, augment=augment[1:]).draws == ((18, 5), (16, 1), (22, 2))

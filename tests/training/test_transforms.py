@@ -21,7 +21,7 @@ from imagesprint.images.draws import sample_floats
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import Loader
 from imagesprint.model import resnet
-from imagesprint.recipes.recipe import CHOICE, LOSS_NAMES, OPTIMIZER_NAMES, TRANSFORM_DRAWS, Phase, Recipe
+from imagesprint.recipes.recipe import LOSS_NAMES, OPTIMIZER_NAMES, TRANSFORM_DRAWS, Phase, Recipe
 from imagesprint.recipes.serialization import to_toml
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.losses import LOSSES
@@ -194,6 +194,6 @@ def test_the_tables_have_the_names_that_recipes_know() -> None:
     assert tuple(OPTIMIZERS) == OPTIMIZER_NAMES
     assert tuple(LOSSES) == LOSS_NAMES
     assert TRANSFORMS.keys() == TRANSFORM_DRAWS.keys()
-    purposes = [row.purpose for row in (*TRANSFORM_DRAWS.values(), CHOICE)]
+    purposes = [row.purpose for row in TRANSFORM_DRAWS.values()]
     assert len(set(purposes)) == len(purposes)
     assert all(purpose >= 16 for purpose in purposes)

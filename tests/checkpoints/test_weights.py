@@ -47,6 +47,20 @@ def test_the_same_class_count_takes_the_head_too(tmp_path: Path) -> None:
     assert torch.equal(model.state_dict()["fc.weight"], given["fc.weight"])
 
 
+def test_of_a_head_of_several_layers_those_that_fit_are_taken(tmp_path: Path) -> None:
+    """As ConvNeXt's has it: a norm before the classes."""
+
+    def network(classes: int) -> torch.nn.Module:
+        head = torch.nn.Sequential(torch.nn.LayerNorm(8), torch.nn.Linear(8, classes))
+        return torch.nn.ModuleDict({"stem": torch.nn.Conv2d(3, 8, 1), "head": head})
+
+    given, model = network(5), network(3)
+    torch.nn.init.uniform_(given.get_parameter("head.0.weight"))
+    torch.save(given.state_dict(), tmp_path / "a.pt")
+    assert start_from(model, tmp_path / "a.pt") == ["head.1.bias", "head.1.weight"]
+    assert torch.equal(model.get_parameter("head.0.weight"), given.get_parameter("head.0.weight"))
+
+
 State = dict[str, torch.Tensor]
 PREFIXES = ["", "module.", "_orig_mod.", "model.", "module.module.", "module._orig_mod.", "_orig_mod.module.model."]
 

@@ -49,6 +49,13 @@ NAMES = {
         ["s2.b1.se.fc1.weight", "s2.b2.conv3.bn.bias"],
         ["head.fc.weight"],
     ),
+    "hrnet_w18_small": (
+        ["conv1.weight", "bn2.bias"],
+        ["layer1.0.conv1.weight", "transition1.0.0.weight"],
+        ["stage2.0.branches.0.0.conv1.weight"],
+        ["stage3.0.fuse_layers.0.1.0.weight", "final_layer.0.weight"],
+        ["classifier.weight"],
+    ),
     "a network without stages": (["features.weight"], ["fc.weight"]),
 }
 

@@ -53,6 +53,12 @@ def test_names_and_sizes_are_those_published() -> None:
     assert shapes["conv_head.weight"] == (1280, 320, 1, 1)
 
 
+def test_fresh_weights_are_scaled_by_what_one_output_value_goes_to() -> None:
+    weights = build_model(RECIPE, 1000).state_dict()
+    for name, uses in (("conv_head.weight", 1280), ("blocks.5.3.conv_dw.weight", 25), ("conv_stem.weight", 32 * 9)):
+        assert weights[name].std().item() == pytest.approx(math.sqrt(2 / uses), rel=0.1)
+
+
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("side", [1, 2, 7, 8])
 def test_padding_is_tensorflows(kernel: int, side: int) -> None:

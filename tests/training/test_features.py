@@ -12,6 +12,7 @@ import torch
 
 from imagesprint.checkpoints.weights import TrainedModel, load_model
 from imagesprint.console import Console
+from imagesprint.evaluating import evaluation
 from imagesprint.model.building import build_model
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.records.dataset import open_root
@@ -25,10 +26,13 @@ SILENT = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def recipe(tiny_recipe: Recipe) -> Recipe:
-    """Sixteen steps of the head alone, in two phases."""
+def recipe(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """Sixteen steps of the head alone, in two phases, on a backbone that is not what the seed makes."""
+    init = tmp_path_factory.mktemp("init") / "other.pt"
+    torch.save(build_model(replace(tiny_recipe, seed=5), 3).state_dict(), init)
     return replace(
         tiny_recipe,
+        init=str(init),
         crop="center",
         flip=False,
         features_once=True,
@@ -92,6 +96,18 @@ def test_resumed_it_is_the_same_to_the_bit(run: Callable[..., Path]) -> None:
     whole, resumed = last(run()), last(run(stop_after=7))
     for part in ("model", "ema", "optimizer"):
         torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
+
+
+def test_they_are_made_in_an_evaluations_arithmetic(
+    photo_root: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "evaluation_precision", lambda _: "tf32")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    root, allowed = open_root(parse_place(str(photo_root))), []
+    model = TrainedModel(build_model(recipe, 2), recipe, root.classes, 70)
+    model.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
+    make_features(model, root.dataset("full", "train"), Ranks(0, 1, 0, 1, CPU), SILENT)
+    assert allowed == [True] * 10  # of a blank image, and of nine batches
 
 
 class OneOfTwo(Ranks):

@@ -111,8 +111,12 @@ def test_a_training_weighs_by_the_counts_of_its_data(tmp_path: Path, photos: Pat
     recipe = replace(tiny_recipe, class_weights="balanced")
     train(recipe, root.path, tmp_path / "run", TrainingOptions(device="cpu", stop_after=1), Console.silent())
     (row,) = RunDirectory(tmp_path / "run").metrics()
-    state = TrainingState(recipe, root.classes, torch.device("cpu"), class_counts=torch.tensor([20, 5]))
-    with Loader(root, recipe, threads=1, end_step=1) as loader:
-        step = TrainingStep(state, Ranks(0, 1, 0, 1, torch.device("cpu")))
-        loss, *_, images = step(iter(loader), recipe.phases[0], 0.02).tolist()
-    assert row.cross_entropy == pytest.approx(loss / images, rel=1e-9)
+    found = []
+    for counts in ([20, 5], [1, 1]):
+        state = TrainingState(recipe, root.classes, torch.device("cpu"), class_counts=torch.tensor(counts))
+        with Loader(root, recipe, threads=1, end_step=1) as loader:
+            step = TrainingStep(state, Ranks(0, 1, 0, 1, torch.device("cpu")))
+            loss, *_, images = step(iter(loader), recipe.phases[0], 0.02).tolist()
+        found.append(loss / images)
+    assert row.cross_entropy == pytest.approx(found[0], rel=1e-9)
+    assert found[1] != pytest.approx(found[0], rel=1e-3)

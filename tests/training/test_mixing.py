@@ -1,14 +1,16 @@
 """mixup, CutMix and random erasing against their formulas, image by image, in float64."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from imagesprint.recipes.recipe import Phase, Recipe
-from imagesprint.training.mixing import CutMix, Erasing, Mixup, beta_quantiles
+from imagesprint.recipes.recipe import CHOICE, TRANSFORM_DRAWS, Phase, Recipe
+from imagesprint.training.mixing import CutMix, Erasing, Mixup, OneOf, beta_quantiles
+from imagesprint.training.transforms import transforms_of
 
 RECIPE = Recipe(
     name="test", mean=(120.5, -3.0, 300.0), phases=(Phase((0, 1), (0.1, 0.1), "constant", 8, 8, 20),), precision="fp64"
@@ -94,6 +96,35 @@ def test_erasing_sets_a_box_to_the_mean_that_a_pixel_can_have() -> None:
         assert (image == expected).all()
         assert (targets == TARGETS[row].numpy()).all()
     assert 20 < erased < 44
+
+
+def test_of_several_each_image_gets_one_made_of_whole_images() -> None:
+    kinds, draws = [Mixup(RECIPE, 1.0).double(), CutMix(RECIPE, 1.0).double()], DRAWS
+    images, targets = OneOf(kinds, [1, 3])(IMAGES, TARGETS, draws)
+    each = [kind(IMAGES, TARGETS, own) for kind, own in zip(kinds, (draws[:, 1:2], draws[:, 2:5]), strict=True)]
+    chosen = [draw >= 0.5 for draw in draws[:, 0].tolist()]
+    assert 20 < sum(chosen) < 44
+    for row, number in enumerate(chosen):
+        assert torch.equal(images[row], each[number][0][row])
+        assert torch.equal(targets[row], each[number][1][row])
+
+
+def test_a_recipe_that_names_both_has_them_in_one_turn_at_the_place_of_the_first() -> None:
+    augment = ("cutmix 1", "erasing 0.5", "mixup 0.2", "pad 2")
+    recipe = replace(RECIPE, augment=augment)
+    assert CHOICE.purpose not in {row.purpose for row in TRANSFORM_DRAWS.values()}
+    assert recipe.turns == ((("cutmix", (1.0,)), ("mixup", (0.2,))), (("erasing", (0.5,)),), (("pad", (2.0,)),))
+    assert recipe.draws == ((23, 1), (17, 3), (16, 1), (18, 5), (22, 2))
+    assert replace(RECIPE, augment=augment[1:]).draws == ((18, 5), (16, 1), (22, 2))
+    pixels = (IMAGES * 0.99).permute(0, 2, 3, 1).to(torch.uint8)
+    draws = torch.cat((DRAWS, torch.ones(64, 7) * 0.6), 1)  # nothing is erased, and moved by nothing
+    found, targets = transforms_of(replace(recipe, augment=(*augment[:3], "grey 0")), 5, torch.device("cpu"))(
+        pixels, TARGETS.argmax(1), draws[:, :11]
+    )
+    both = OneOf([CutMix(RECIPE, 1.0).double(), Mixup(RECIPE, 0.2).double()], [3, 1])
+    images, shares = both(pixels.permute(0, 3, 1, 2).double(), TARGETS, draws[:, :5])
+    assert torch.equal(found, images.permute(0, 2, 3, 1))
+    assert torch.equal(targets, shares)
 
 
 @pytest.mark.parametrize("kind", [Mixup, CutMix])

@@ -172,3 +172,8 @@ def test_the_logged_l2_is_half_of_decay_times_squares_where_the_loss_has_it(reci
     squares = sum(each.detach().square().sum() for each in state.network.parameters() if each.ndim > 1)
     decay = 0.0 if recipe.optimizer in ("adamw", "muon") else 1e-2  # theirs is decoupled
     torch.testing.assert_close(l2_loss(state.optimizer), 0.5 * decay * torch.as_tensor(squares))
+    frozen = replace(recipe, phases=(replace(recipe.phases[0], freeze="backbone"),))
+    state = TrainingState(frozen, CLASSES, ALONE.device)
+    state.freeze("backbone")  # which decays no more
+    squares = state.network.get_parameter("fc.weight").detach().square().sum()
+    torch.testing.assert_close(l2_loss(state.optimizer), 0.5 * decay * squares)

@@ -1,18 +1,26 @@
 """Batch norm's statistics measured anew."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from imagesprint.console import Console
+from imagesprint.errors import RecipeError
 from imagesprint.loading.batch import Batch
+from imagesprint.loading.loader import Loader
 from imagesprint.model.batch_norm import batch_norms
 from imagesprint.recipes.recipe import Phase, Recipe
+from imagesprint.recipes.schedule import Schedule
+from imagesprint.records.dataset import open_root
 from imagesprint.runs.ranks import Ranks
-from imagesprint.training.recalibration import recalibrate
+from imagesprint.training.recalibration import recalibrate, recalibrate_by_what_follows
 from imagesprint.training.state import TrainingState
+from imagesprint.training.training import TrainingOptions, train
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 RECIPE = Recipe(
@@ -76,3 +84,46 @@ def test_norms_that_stand_still_keep_their_statistics(batches: Callable[[int], l
     recalibrate(state, batches(2), ALONE)
     assert torch.equal(still.running_mean, before)
     assert all(norm.running_mean is not None and norm.running_mean.any() for norm in others)
+
+
+def test_the_images_are_those_of_the_steps_that_would_follow(photo_root: Path, tiny_recipe: Recipe) -> None:
+    """Two steps before the end of its first phase patience ended the run: that phase goes on beyond its end."""
+    root, recipe = open_root(photo_root), replace(tiny_recipe, recalibrate_bn=5, augment=("mixup 0.2",))
+    ended, other = trained(recipe), trained(recipe)
+    ended.step = 14
+    recalibrate_by_what_follows(root, ended, Schedule(recipe, 70), ALONE)
+    longer = replace(recipe, phases=(replace(recipe.phases[0], epochs=(0, 5)),))
+    with Loader(root, longer, start_step=14, end_step=19) as loader:
+        recalibrate(other, loader, ALONE)
+    found, before = ended.network.state_dict(), trained(recipe).network.state_dict()
+    for key, value in other.network.state_dict().items():
+        assert torch.equal(found[key], value), key
+    assert not torch.equal(found["bn1.running_mean"], before["bn1.running_mean"])
+
+
+def test_an_evaluation_of_it_that_a_kill_prevented_is_made_up_for(
+    photo_root: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    """Without a learning rate nothing gets better: patience ends the run after the second epoch."""
+    phase = replace(tiny_recipe.phases[0], lr=(0.0, 0.0))
+    recipe = replace(tiny_recipe, phases=(phase,), eval_every=1, patience=1, recalibrate_bn=2)
+    words = recipe, open_root(photo_root).path, tmp_path / "run", TrainingOptions(device="cpu"), Console.silent()
+    train(*words)
+    file = tmp_path / "run/evaluations.jsonl"
+    rows = file.read_text().splitlines(keepends=True)
+    assert [json.loads(row)["step"] for row in rows] == [4, 8, 8]
+    file.write_text("".join(rows[:-1]))
+    (tmp_path / "run/result.json").unlink()
+    assert train(*words)["loss"] == json.loads(rows[-1])["loss"] != json.loads(rows[-2])["loss"]
+    assert file.read_text() == "".join(rows)
+
+
+@pytest.mark.parametrize(("freeze", "freeze_norm"), [("backbone", "frozen"), ("stages 3", "frozen"), ("none", "all")])
+def test_where_all_statistics_stand_still_in_the_end_it_is_refused_before(freeze: str, freeze_norm: str) -> None:
+    last = replace(RECIPE.phases[0], epochs=(1, 2), freeze=freeze)
+    recipe = replace(RECIPE, phases=(*RECIPE.phases, last), freeze_norm=freeze_norm, recalibrate_bn=5)
+    with pytest.raises(RecipeError, match="5 steps measure nothing: the last phase freezes them all"):
+        trained(recipe)
+    trained(replace(recipe, recalibrate_bn=0))
+    if freeze_norm == "frozen":
+        trained(replace(recipe, freeze_norm="none"))

@@ -10,6 +10,7 @@ import torch
 
 from imagesprint.checkpoints.format import read_training_checkpoint
 from imagesprint.checkpoints.weights import load_model
+from imagesprint.console import Console
 from imagesprint.errors import CheckpointError
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.training.state import TrainingState
@@ -74,8 +75,20 @@ def test_all_is_taken_over_and_momentum_keeps_its_place(content: dict[str, Any],
 
 
 def test_a_checkpoint_from_before_the_first_step_has_no_momentum_yet(content: dict[str, Any], tmp_path: Path) -> None:
-    torch.save(put(content, "optimizer:state", {}), tmp_path / "a.pt")
-    assert all(not row["momentum_buffer"].any() for row in resume(tmp_path / "a.pt").optimizer.state.values())
+    nothing = {number: {"momentum_buffer": None} for number in content["optimizer"]["state"]}
+    for rows in ({}, nothing):  # nothing: as torch's SGD saves it
+        torch.save(put(content, "optimizer:state", rows), tmp_path / "a.pt")
+        assert all(not row["momentum_buffer"].any() for row in resume(tmp_path / "a.pt").optimizer.state.values())
+
+
+def test_the_moving_average_begins_with_the_weights_of_init(tmp_path: Path) -> None:
+    given = TrainingState(replace(RECIPE, seed=5), CLASSES, CPU).network.state_dict()
+    torch.save(given, tmp_path / "a.pt")
+    state = TrainingState(replace(RECIPE, init=str(tmp_path / "a.pt")), CLASSES, CPU)
+    state.start(Console.silent())
+    for key, value in state.evaluated_weights().items():
+        assert torch.equal(value, given[key]), key
+    assert state.average.keys() < given.keys()
 
 
 OF_BOTH: list[tuple[str, object]] = [

@@ -25,7 +25,7 @@ _SCALER_KEYS = ("scale", "growth_factor", "backoff_factor", "growth_interval", "
 _LARGEST = 2**63 - 1
 _NOT_OURS = "use another checkpoint: imagesprint train did not write this one so"
 _T = TypeVar("_T", bound=str | list[Any] | dict[Any, Any])
-OptimizerState = dict[str, Any]  # as `torch.optim.SGD.state_dict()` gives it
+OptimizerState = dict[str, Any]  # as `torch.optim.Optimizer.state_dict()` gives it
 
 
 class CheckpointContent(TypedDict):

@@ -6,9 +6,13 @@ its file of weights among its own; nothing of it is imported.
 
 from collections.abc import Callable, Mapping
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from torch import nn
+
+from imagesprint.checkpoints.trained_with import TrainedWith, in_pixels
 from imagesprint.checkpoints.weight_files import read_foreign
 from imagesprint.errors import CheckpointError, ImagesprintError, MissingPackageError
 from imagesprint.model.building import import_library
@@ -16,8 +20,10 @@ from imagesprint.model.building import import_library
 _SUFFIXES: Final = (".pt", ".pth", ".safetensors")
 
 
-def named_weights(init: str) -> Any:
-    """What `read_foreign` gives of a file: the content of the weights named `init`, which begins as INIT_KINDS have it.
+def named_weights(init: str) -> tuple[Any, TrainedWith]:
+    """The weights named `init`, which begins as INIT_KINDS have it: what `read_foreign` gives of a file.
+
+    Beside them what they were trained with, as far as the library says it.
 
     Raises RecipeError for a library that cannot be imported, MissingPackageError for a distribution that is not
     installed, CheckpointError for a name that it does not know, and what cannot be downloaded or read.
@@ -35,19 +41,26 @@ def named_weights(init: str) -> Any:
         ) from error
 
 
-def _of_timm(name: str) -> Any:
+def _of_timm(name: str) -> tuple[Any, TrainedWith]:
     timm = import_library("timm", f"init: timm:{name}")
-    return timm.create_model(name, pretrained=True).state_dict()
+    model: nn.Module = timm.create_model(name, pretrained=True)
+    config: Any = getattr(model, "pretrained_cfg", {})
+    known = dict(in_pixels(config.get("mean"), config.get("std")))
+    for norm in islice((each for each in model.modules() if isinstance(each, nn.BatchNorm2d)), 1):
+        known["bn_eps"] = norm.eps
+    return model.state_dict(), known
 
 
-def _of_torchvision(name: str) -> Any:
+def _of_torchvision(name: str) -> tuple[Any, TrainedWith]:
     """Of `ResNet50_Weights.IMAGENET1K_V2`, or of a model's name, whose newest are taken."""
     models = import_library("torchvision", f"init: torchvision:{name}").models
     weights = models.get_weight(name) if "." in name else models.get_model_weights(name).DEFAULT
-    return weights.get_state_dict(progress=False, check_hash=True)
+    images = weights.transforms()
+    known = in_pixels(getattr(images, "mean", None), getattr(images, "std", None))
+    return weights.get_state_dict(progress=False, check_hash=True), known
 
 
-def _of_distribution(name: str) -> Any:
+def _of_distribution(name: str) -> tuple[Any, TrainedWith]:
     try:
         files = metadata.files(name) or []
     except (metadata.PackageNotFoundError, ValueError) as error:  # ValueError: an empty name
@@ -57,10 +70,10 @@ def _of_distribution(name: str) -> Any:
         raise CheckpointError(
             f"init: package:{name} ships {len(found)} files of weights", "name the one that is meant: --set init=FILE"
         )
-    return read_foreign(found[0])
+    return read_foreign(found[0]), {}
 
 
-_LOADERS: Final[Mapping[str, Callable[[str], Any]]] = {
+_LOADERS: Final[Mapping[str, Callable[[str], tuple[Any, TrainedWith]]]] = {
     "timm:": _of_timm,
     "torchvision:": _of_torchvision,
     "package:": _of_distribution,

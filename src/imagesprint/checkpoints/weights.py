@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from imagesprint.checkpoints.cached import cached, last_of
 from imagesprint.checkpoints.format import check_values, load_weights, read_training_checkpoint
 from imagesprint.checkpoints.named_weights import named_weights
+from imagesprint.checkpoints.trained_with import TrainedWith, told_by, unlike
 from imagesprint.checkpoints.weight_files import Inert, no_plain_tensor, read_foreign
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, UsageError
@@ -94,31 +95,42 @@ def _load_model(file: Path, weights: str) -> TrainedModel:
     return TrainedModel(network, held.recipe, held.classes, held.num_train, held.step, held.class_texts).eval()
 
 
-def start_from(model: nn.Module, init: str | Place, console: Console | None = None) -> list[str]:
+def start_from(
+    model: nn.Module, init: str | Place, console: Console | None = None, recipe: Recipe | None = None
+) -> list[str]:
     """Load the weights that `init` names into `model`, all but a head of another size; returns the keys left alone.
 
     At a path or a URL lies what torch.save or safetensors wrote of a network with these names (torchvision's and timm's
     have ours): a state dict, alone or inside what a training program saves; of several, a moving average. Other names
-    are those of `named_weights`. What was taken and what was left goes to `console`. Raises CheckpointError where
-    anything but the head does not fit, and where several fit alike; the model is then as it was.
+    are those of `named_weights`. What was taken and what was left goes to `console`, with a warning where the weights
+    are known to be trained with other pixels than `recipe` has. Raises CheckpointError where anything but the head does
+    not fit, and where several fit alike; the model is then as it was.
     """
-    if isinstance(init, str):
-        if init.startswith(INIT_KINDS):
-            return _start_from(model, named_weights(init), init, console)
-        init = parse_place(init)
-    with cached(init) as path:
-        if console is not None and path != init:
-            console.show_as(path, init)
-        return _start_from(model, read_foreign(path), path, console)
+    if isinstance(init, str) and init.startswith(INIT_KINDS):
+        content, known = named_weights(init)
+        return _start_from(model, content, known, init, console, recipe)
+    place = parse_place(init) if isinstance(init, str) else init
+    with cached(place) as path:
+        if console is not None and path != place:
+            console.show_as(path, place)
+        return _start_from(model, read_foreign(path), {}, path, console, recipe)
 
 
-def _start_from(model: nn.Module, content: object, path: str | Path, console: Console | None) -> list[str]:
+def _start_from(
+    model: nn.Module,
+    content: object,
+    known: TrainedWith,
+    path: str | Path,
+    console: Console | None,
+    recipe: Recipe | None,
+) -> list[str]:
     """Take what fits of `content`, which `path` names in messages."""
     own = model.state_dict()
     found = _choose(list(_find(content, own)), own, content, path)
     heads = {key for key in own if key.startswith(HEAD_PREFIXES)}
-    # A head is one layer: where its weight does not fit, its bias would belong to other classes.
-    dropped = [] if all(_fits(found.tensors.get(key), own[key]) for key in heads) else sorted(heads)
+    # A layer is taken whole: where its weight does not fit, its bias would belong to other classes.
+    others = {_layer(key) for key in heads if not _fits(found.tensors.get(key), own[key])}
+    dropped = sorted(key for key in heads if _layer(key) in others)
     taken = {}
     for key, value in found.tensors.items():
         if key in dropped or (key.endswith(COUNTER) and not _fits(value, own[key])):
@@ -134,6 +146,10 @@ def _start_from(model: nn.Module, content: object, path: str | Path, console: Co
     model.load_state_dict({**own, **taken})
     if console is not None:
         _tell(console, path, found, taken, dropped, content)
+        if recipe is not None:
+            names = map(_unwrapped, found.keys.values())
+            if warning := unlike(recipe, known or told_by(content, names), str(path)):
+                console.warn(warning)
     return dropped
 
 
@@ -279,7 +295,15 @@ def _tell(
 
 def _bare(name: str) -> str:
     """`name` without what wrappers put into it, as our networks have it."""
-    return renamed(".".join(part for part in name.split(".") if part not in _WRAPPERS))
+    return renamed(_unwrapped(name))
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _part(name: str) -> str:

@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-import torch
 from torch import Tensor
 
 from imagesprint.checkpoints.weights import TrainedModel, load_model
 from imagesprint.errors import UsageError
 from imagesprint.evaluating.evaluation import evaluation_arithmetic
+from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import EvaluationLoader
-from imagesprint.model.batch_norm import batch_norms
+from imagesprint.model.batch_norm import batch_norms, measure_statistics
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import Dataset
 
@@ -82,7 +82,6 @@ def chosen_views(
     return tuple(views)
 
 
-@torch.inference_mode()
 def recalibrate(model: TrainedModel, training_set: Dataset, num_images: int) -> None:
     """Replace the running statistics of `model` by the mean over batches of about `num_images` of `training_set`.
 
@@ -99,17 +98,16 @@ def recalibrate(model: TrainedModel, training_set: Dataset, num_images: int) -> 
     loader = EvaluationLoader(
         training_set, recipe.eval_image_size, recipe.eval_resize, batch_size, world_size=whole // count
     )
-    sums = [[torch.zeros_like(norm.running_mean), torch.zeros_like(norm.running_var)] for norm in norms]  # type: ignore[arg-type]
     for norm in norms:
         norm.train()
     with loader:
-        for _, batch in zip(range(count), loader, strict=False):
-            with evaluation_arithmetic(model.mean.device):
-                model(batch.images.to(model.mean.device))
-            for (mean, variance), norm in zip(sums, norms, strict=True):
-                mean += norm.batch_mean
-                variance += norm.batch_var
-    for (mean, variance), norm in zip(sums, norms, strict=True):
-        norm.running_mean = mean / count
-        norm.running_var = variance / count
+        batches = (batch for _, batch in zip(range(count), loader, strict=False))
+        measure_statistics(norms, (_judged(model, batch) for batch in batches))
     model.eval()
+
+
+def _judged(model: TrainedModel, batch: Batch) -> Tensor:
+    """The logits of `batch`, computed as an evaluation does."""
+    with evaluation_arithmetic(model.mean.device):
+        logits: Tensor = model(batch.images.to(model.mean.device))
+    return logits

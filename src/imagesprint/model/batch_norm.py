@@ -9,7 +9,8 @@ What stands behind a batch norm in a network, a residual to add and a ReLU, is g
 all of it done at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,32 @@ class BatchNorm2d(nn.BatchNorm2d):
 def batch_norms(module: nn.Module) -> list[BatchNorm2d]:
     """All batch norms inside `module`, in a fixed order."""
     return [child for child in module.modules() if isinstance(child, BatchNorm2d)]
+
+
+@torch.no_grad()
+def measure_statistics(
+    norms: Sequence[BatchNorm2d], passes: Iterable[object], sum_over_ranks: Callable[[Tensor], None] | None = None
+) -> None:
+    """Make the running statistics of `norms`, which are in training mode, the plain mean over some micro-batches.
+
+    Each step of `passes` has one pass through the network, which gives no gradients here. `sum_over_ranks` adds up a
+    tensor in place where every rank has a share of them. The sums are of float64, so that their order, and with it the
+    number of ranks, hardly matters. (Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576, section
+    3: "precise" batch norm.)
+    """
+    if not norms:
+        return
+    own = [statistic for norm in norms for statistic in (norm.batch_mean, norm.batch_var)]
+    running = [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
+    ends = list(accumulate((statistic.numel() for statistic in own), initial=0))
+    sums = torch.zeros(ends[-1] + 1, dtype=torch.float64, device=own[0].device)  # behind them the micro-batches
+    for _ in passes:
+        sums += torch.cat([*(statistic.double() for statistic in own), sums.new_ones(1)])
+    if sum_over_ranks is not None:
+        sum_over_ranks(sums)
+    for statistic, (start, end) in zip(running, pairwise(ends), strict=True):
+        if statistic is not None:
+            statistic.copy_(sums[start:end] / sums[-1])
 
 
 def convert_batch_norms(module: nn.Module) -> None:

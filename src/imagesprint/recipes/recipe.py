@@ -99,9 +99,10 @@ class Recipe:
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     min_object_covered: float = 0.1  # distorted_bbox only
     flip: bool = True
-    # Batch transforms in their order: "mixup A" and "cutmix A" (what is mixed in is of Beta(A, A)), "erasing P" (with
-    # probability P a box is set to the mean pixel), "jitter S" (brightness, contrast, saturation by factors in 1 ± S),
-    # "grey P", "trivial" (TrivialAugment), "pad N" (moved by up to N pixels each way, mirrored at the edges).
+    # Batch transforms in their order: "mixup A" and "cutmix A" (what is mixed in is of Beta(A, A); where both are
+    # named, each image gets one of them, at random), "erasing P" (with probability P a box is set to the mean pixel),
+    # "jitter S" (brightness, contrast, saturation by factors in 1 ± S), "grey P", "trivial" (TrivialAugment), "pad N"
+    # (moved by up to N pixels each way, mirrored at the edges).
     augment: tuple[str, ...] = ()
     antialias: bool = True
     balance: bool = False  # each class equally often, however many images it has; an epoch is as many images as ever
@@ -130,10 +131,22 @@ class Recipe:
         return tuple((name, tuple(map(float, numbers))) for name, *numbers in words)
 
     @property
+    def turns(self) -> tuple[tuple[tuple[str, tuple[float, ...]], ...], ...]:
+        """The transforms as images go through them; of several in one turn, those of MIXERS, each image gets one."""
+        mixers = tuple(row for row in self.transforms if row[0] in MIXERS)
+        firsts = (row for row in self.transforms if row not in mixers[1:])
+        return tuple(mixers if row in mixers else (row,) for row in firsts)
+
+    @property
     def draws(self) -> tuple[tuple[int, int], ...]:
-        """What the transforms draw for each sample: (purpose, count) of each that draws at all, in their order."""
-        used = (TRANSFORM_DRAWS[name] for name, _ in self.transforms)
-        return tuple((row.purpose, row.count) for row in used if row.count)
+        """What the transforms draw for each sample: (purpose, count) of each that draws at all, as in `turns`.
+
+        Before those of several in one turn stands which of them it is.
+        """
+        rows = []
+        for turn in self.turns:
+            rows += [CHOICE] * (len(turn) > 1) + [TRANSFORM_DRAWS[name] for name, _ in turn]
+        return tuple((row.purpose, row.count) for row in rows if row.count)
 
 
 @dataclass(frozen=True)
@@ -167,6 +180,8 @@ TRANSFORM_DRAWS = {  # the loader makes them, below all that has torch
     "trivial": TransformDraws(21, 2),
     "pad": TransformDraws(22, 2, ((1, 64),)),
 }
+MIXERS = ("mixup", "cutmix")  # what makes mixtures of two images: where a recipe names several, each image gets one
+CHOICE = TransformDraws(23, 1)  # which of them
 METHODS = ("linear", "exponential", "cosine", "constant")
 CROPS = ("random_resized", "distorted_bbox", "center")
 FREEZES = r"none|backbone|stages [1-9][0-9]?"  # a regular expression

@@ -71,10 +71,12 @@ class RankSeconds:
 class MetricsRow:
     """A line of metrics.jsonl: what the steps since the one before did, up to `step`.
 
-    `loss` is `cross_entropy`, which is whatever loss the recipe names, plus `l2` (`training.optimizer.l2_loss`); `top1`
-    and `top5` are of the training images, `lr` of the last step; `data_wait` is the share of the `seconds` that was
-    spent waiting for data; `overflows` counts the steps whose fp16 gradients overflowed. `stages` and `ranks` are None
-    where they were not logged yet.
+    `cross_entropy` is the mean of the recipe's own loss, whichever that is (its name is older than the others), with
+    smoothing, class weights and mixed targets, of the steps' images as the network saw them. `l2` is what weight decay
+    adds to it after the last step (`training.optimizer.l2_loss`), `loss` both together. `top1` and `top5` are of the
+    training images, `lr` of the last step; `data_wait` is the share of the `seconds` that was spent waiting for data;
+    `overflows` counts the steps whose fp16 gradients overflowed. `stages` and `ranks` are None where they were not
+    logged yet.
     """
 
     step: Count

@@ -70,7 +70,7 @@ def bce(recipe: Recipe, class_counts: Tensor) -> nn.Module:
 
 
 def _binary(logits: Tensor, targets: Tensor) -> Tensor:
-    """−Σ t·log p + (1 − t)·log(1 − p) with p = σ(z − ln(C − 1)).
+    """−Σ (t·log p + (1 − t)·log(1 − p)) with p = σ(z − ln(C − 1)).
 
     The sum over classes, not the mean: a logit's gradient is p − t, as in cross-entropy, so the same rates serve for
     any number of classes. Logits of 0 mean 1 / C, not one half (after Lin et al. 2017, section 3.3): a training begins

@@ -5,6 +5,7 @@ where follows from the draws of the image that is changed. A micro-batch of one 
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -65,6 +66,31 @@ class CutMix(nn.Module):
         share = (rows.sum(1) * columns.sum(1)).to(targets.dtype) / size**2
         mixed = torch.where(_box(rows, columns), images.roll(1, 0), images)
         return mixed, targets.lerp(targets.roll(1, 0), share[:, None])
+
+
+class OneOf(nn.Module):
+    """Each image and its targets as one of several transforms makes them, all with the same probability.
+
+    All take the same images, so that a neighbour is never mixed itself. torchvision's RandomChoice and timm choose for
+    a whole batch; by the image each batch has some of both.
+    """
+
+    def __init__(self, transforms: Sequence[nn.Module], counts: Sequence[int]) -> None:
+        """`counts` are those of each transform's draws."""
+        super().__init__()
+        self._transforms = nn.ModuleList(transforms)
+        self._counts = [1, *counts]
+
+    def forward(self, images: Tensor, targets: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """As `transforms.TRANSFORMS` has it; before the transforms' own draws stands the one that chooses."""
+        draw, *of_each = draws.split_with_sizes(self._counts, 1)
+        chosen = (draw * len(self._transforms)).long()
+        made = images, targets
+        for number, (transform, own) in enumerate(zip(self._transforms, of_each, strict=True)):
+            mixed = transform(images, targets, own)
+            its = chosen == number
+            made = torch.where(its[:, :, None, None], mixed[0], made[0]), torch.where(its, mixed[1], made[1])
+        return made
 
 
 class Erasing(nn.Module):

@@ -131,18 +131,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 @torch.no_grad()
 def l2_loss(optimizer: torch.optim.Optimizer) -> Tensor:
-    """What weight decay adds to the loss, ½·Σ decay·‖w‖², as a scalar on the device: 0 where it is decoupled from the
-    loss (AdamW, Muon).
+    """What weight decay adds to the loss: ½·Σ decay·‖w‖² over all that is trained at present, a scalar on the device.
+
+    It is 0 where decay is decoupled from the loss (AdamW, Muon); what is frozen does not decay.
     """
+    total = torch.zeros((), device=optimizer.param_groups[0]["params"][0].device)
     if isinstance(optimizer, torch.optim.AdamW | Muon):
-        return torch.zeros((), device=optimizer.param_groups[0]["params"][0].device)
-    parts = [
-        0.5
-        * group["weight_decay"]
-        * torch.stack([norm.square() for norm in torch._foreach_norm(group["params"])]).sum()
-        for group in optimizer.param_groups
-    ]
-    return torch.stack(parts).sum()
+        return total
+    for group in optimizer.param_groups:
+        if trained := [parameter for parameter in group["params"] if parameter.requires_grad]:
+            norms = torch.stack(torch._foreach_norm(trained))
+            total = total + 0.5 * group["weight_decay"] * norms.square().sum()
+    return total
 
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

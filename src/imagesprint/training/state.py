@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from imagesprint.checkpoints.format import CheckpointContent, TrainingCheckpoint, check_weights, load_weights
 from imagesprint.checkpoints.weights import start_from
 from imagesprint.console import Console
-from imagesprint.errors import CheckpointError
+from imagesprint.errors import CheckpointError, RecipeError
 from imagesprint.images.decoders import VARIABLE as DECODER_VARIABLE
 from imagesprint.model.batch_norm import BatchNorm2d, batch_norms
 from imagesprint.model.building import build_model
@@ -76,6 +76,7 @@ class TrainingState:
         freezes = {"none", *(phase.freeze for phase in recipe.phases)}
         self._frozen_names = {freeze: frozen_names(self.network, freeze) for freeze in sorted(freezes)}
         self.freeze("none")
+        self._check_statistics()
         self.optimizer = build_optimizer(recipe, self.network)
         self.scaler = loss_scaler(recipe, device)
         # The network's own tensors, which keep their places: what is loaded is copied into them.
@@ -85,9 +86,19 @@ class TrainingState:
     def start(self, console: Console) -> None:
         """Take the weights that the recipe's `init` names, if any, and tell which."""
         if self.recipe.init:
-            start_from(self.network, self.recipe.init, console)
+            start_from(self.network, self.recipe.init, console, self.recipe)
             for key, value in self.average.items():
                 value.copy_(self._averaged[key])
+
+    def _check_statistics(self) -> None:
+        """Raise RecipeError where batch norm's statistics are to be measured in the end and all stand still by then."""
+        recipe = self.recipe
+        still = self._left_out(recipe.phases[-1].freeze)[1]
+        if recipe.recalibrate_bn and not set(batch_norms(self.network)) - still:
+            why = "the last phase freezes them all" if still else f"{recipe.model} has no batch norm"
+            raise RecipeError(
+                f"recalibrate_bn: {recipe.recalibrate_bn} steps measure nothing: {why}", "set recalibrate_bn=0"
+            )
 
     def freeze(self, freeze: str) -> None:
         """From here on leave as it is what a phase of the recipe with this `freeze` does not train, and train the rest.
@@ -98,14 +109,20 @@ class TrainingState:
         """
         if freeze == self.frozen:
             return
-        self.frozen, names = freeze, self._frozen_names[freeze]
-        parameters = {parameter for name, parameter in self.network.named_parameters() if name in names}
-        held_too = {"none": set(), "frozen": parameters, "all": set(self.network.parameters())}[self.recipe.freeze_norm]
-        held = {norm for norm in batch_norms(self.network) if norm.weight in held_too}
+        self.frozen = freeze
+        parameters, norms = self._left_out(freeze)
         self.network.train()
-        for norm in held:
+        for norm in norms:
             norm.eval()
-        self.sums.leave_out(parameters, held)
+        self.sums.leave_out(parameters, norms)
+
+    def _left_out(self, freeze: str) -> tuple[set[nn.Parameter], set[BatchNorm2d]]:
+        """The parameters that a phase with this `freeze` does not train, and the batch norms that stand still in it."""
+        names = self._frozen_names[freeze]
+        parameters = {parameter for name, parameter in self.network.named_parameters() if name in names}
+        stand_still = {"none": set[nn.Parameter](), "frozen": parameters, "all": set(self.network.parameters())}
+        norms = {norm for norm in batch_norms(self.network) if norm.weight in stand_still[self.recipe.freeze_norm]}
+        return parameters, norms
 
     @torch.no_grad()
     def update_average(self) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,6 @@ from imagesprint.evaluating.evaluation import Accuracy, evaluate, evaluation_set
 from imagesprint.images.decoders import chosen_decoder, decoder_name, describe_decoder
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import Loader
-from imagesprint.loading.sampling import batch_specs
 from imagesprint.model.building import build_model
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.schedule import Schedule
@@ -38,7 +37,7 @@ from imagesprint.training.micro_batch_size import settle_micro_batches, with_sto
 from imagesprint.training.optimizer import best_precision, l2_loss
 from imagesprint.training.prefetch import on_device
 from imagesprint.training.progress import show_comparison, show_plan, show_ranks, show_recipe
-from imagesprint.training.recalibration import recalibrate
+from imagesprint.training.recalibration import recalibrate_by_what_follows
 from imagesprint.training.recorder import Recorder
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep, wants_compiled
@@ -275,22 +274,11 @@ def _loop(
 
 
 def _recalibrate(root: Root, state: TrainingState, schedule: Schedule, ranks: Ranks, recorder: Recorder) -> None:
-    """Measure batch norm's statistics anew, by the images of the steps that would follow: the last phase goes on."""
-    recipe, began = state.recipe, time.monotonic()
-    index = schedule.phase_index(state.step - 1)
-    *before, last = batch_specs(recipe, recipe.draws)[: index + 1]
-    start, end = schedule.bounds[index]
-    state.freeze(recipe.phases[index].freeze)  # where the run was resumed here, no step has
-    more = replace(last, epochs=None, steps=end - start + recipe.recalibrate_bn)
-    with Loader(
-        root, [*before, more], ranks.rank, ranks.world_size, state.step,
-        threads=ranks.threads, end_step=state.step + recipe.recalibrate_bn, pin=ranks.device.type == "cuda",
-    ) as loader:  # fmt: skip
-        recalibrate(state, on_device(iter(loader), ranks.device), ranks)
-    state.bad_records += ranks.total(loader.bad_records)
-    recorder.fallbacks(ranks.total(loader.fallbacks))
+    """Measure batch norm's statistics anew, and say so."""
+    began = time.monotonic()
+    recorder.fallbacks(recalibrate_by_what_follows(root, state, schedule, ranks))
     recorder.console.line(
-        f"batch norm  measured anew by {recipe.recalibrate_bn} steps' images in {time.monotonic() - began:.1f} s"
+        f"batch norm  measured anew by {state.recipe.recalibrate_bn} steps' images in {time.monotonic() - began:.1f} s"
     )
 
 

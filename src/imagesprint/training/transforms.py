@@ -4,7 +4,7 @@ They run in the compiled part of the step, on one micro-batch. All that is rando
 depend on (seed, epoch, sample id): pairs are formed within the micro-batch, so no result depends on the ranks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imagesprint.loading.loader import Loader
-from imagesprint.recipes.recipe import TRANSFORM_DRAWS, Recipe
+from imagesprint.recipes.recipe import CHOICE, TRANSFORM_DRAWS, Recipe
 from imagesprint.records.dataset import Root
 from imagesprint.training import pixel_operations as pixels
-from imagesprint.training.mixing import CutMix, Erasing, Mixup
+from imagesprint.training.mixing import CutMix, Erasing, Mixup, OneOf
 from imagesprint.training.optimizer import weight_dtype
 from imagesprint.training.trivial_augment import TrivialAugment
 
@@ -101,8 +101,9 @@ def transforms_of(
     transforms images and labels stay as they are.
     """
     dtype = weight_dtype(recipe)
-    modules = [TRANSFORMS[name](recipe, *numbers).to(device, dtype) for name, numbers in recipe.transforms]
-    counts = [TRANSFORM_DRAWS[name].count for name, _ in recipe.transforms]
+    turns = [_turn(recipe, turn) for turn in recipe.turns]
+    counts = [count for _, count in turns]
+    modules = [module.to(device, dtype) for module, _ in turns]
 
     def transform(images: Tensor, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         if not modules:
@@ -115,6 +116,15 @@ def transforms_of(
         return images.permute(0, 2, 3, 1).contiguous(), targets
 
     return transform
+
+
+def _turn(recipe: Recipe, rows: Sequence[tuple[str, tuple[float, ...]]]) -> tuple[nn.Module, int]:
+    """The module that makes of each image what one of `rows` asks for, and how many draws it takes."""
+    modules = [TRANSFORMS[name](recipe, *numbers) for name, numbers in rows]
+    counts = [TRANSFORM_DRAWS[name].count for name, _ in rows]
+    if len(modules) == 1:
+        return modules[0], counts[0]
+    return OneOf(modules, counts), CHOICE.count + sum(counts)
 
 
 @dataclass(frozen=True, eq=False)

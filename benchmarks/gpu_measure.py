@@ -40,7 +40,7 @@ from imagesprint.recipes.library import load_recipe
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.runs.ranks import Ranks, open_ranks
 from imagesprint.training.optimizer import best_precision
-from imagesprint.training.prefetch import Stopwatch, on_device
+from imagesprint.training.prefetch import Stopwatch
 
 DEAREST = 10  # kernels that are told
 # How evaluation's convolutions compute: --precision of the recipe is no matter here
@@ -108,7 +108,7 @@ def first_phases(recipe: Recipe, pixels: str) -> list[Phase]:
 def profile_step(training: TimedTraining, phase: Phase) -> dict[str, Any]:
     """What one step's kernels take, and how long it took under the profiler."""
     device = training.ranks.device
-    batches = on_device(synthetic_batches(phase, CLASSES, device), device)
+    batches = training.noise(phase)
     training.seconds(batches, phase, 0, 1)
     activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
     with profile(activities=[activity]) as profiler:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flops import training_flops
+from flops import recipe_flops
 from plain import RESULT, SETTINGS, plain_form, trained
 
 from imagesprint.errors import ImagesprintError, UsageError
@@ -102,7 +102,7 @@ def count_flops(variants: list[Variant], root: str) -> list[float]:
     """Return what each variant computes on the training images of `root`."""
     opened = open_root(root)
     num_train = len(opened.dataset(opened.variants[0], "train"))
-    return [training_flops(variant.recipe, num_train, len(opened.classes)) for variant in variants]
+    return [recipe_flops(variant.recipe, num_train, len(opened.classes)) for variant in variants]
 
 
 def check_flops(variants: list[Variant], flops: list[float], any_flops: bool) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from imagesprint.checkpoints import cached as module
-from imagesprint.checkpoints.cached import cached, last_of
+from imagesprint.checkpoints.cached import cached, last_of, last_version
 from imagesprint.errors import CheckpointError, UsageError
 from imagesprint.storage.store import open_store
 from s3_server import S3
@@ -76,3 +76,8 @@ def test_the_last_checkpoint_of_a_run(s3: S3) -> None:
         store.write(f"checkpoints/{name}", b"x")
     last = s3.url / "checkpoints" / "step-0000012.pt"
     assert last_of(s3.url) == last_of(last) == last
+    before = last_version(s3.url)
+    assert before == last_version(s3.url) == last_version(last)
+    store.write("checkpoints/step-0000012.pt", b"y")
+    assert last_version(s3.url)[0] == last
+    assert last_version(s3.url) != before

@@ -64,6 +64,7 @@ def check_width(text: str) -> None:
 
 def test_step(tiny: Path, tmp_path: Path, said: list[Any]) -> None:
     words = ["bench", "step", str(tiny), "--device", "cpu", "--steps", "2", "--num-train", "320"]
+    words += ["--set", "augment=pad 2,cutmix 1"]  # noise has draws, too
     assert main([*words, "--plot", str(tmp_path / "plot.png")]) == 0
     check_plot(tmp_path / "plot.png")
     result, text = said
@@ -127,10 +128,12 @@ def test_train(tiny: Path, photo_root: Path, tmp_path: Path, capsys: pytest.Capt
 def test_ranks_share_the_work_and_one_of_them_prints(
     imagesprint: Callable[..., Any], tiny: Path, photo_root: Path
 ) -> None:
-    done = imagesprint("bench", "train", tiny, "--data", photo_root, "--steps", "1", "--processes", 2)
+    frozen = ("--set", "phases.1.freeze=stages 1")
+    done = imagesprint("bench", "train", tiny, "--data", photo_root, "--steps", "1", "--processes", 2, *frozen)
     assert done.code == 0, done.stderr
     assert done.stdout.count("medians of 3 rounds of 1 steps on images") == 1
     assert "tiny: resnet20, fp64, eager, 2 ranks of " in done.stdout
+    assert "\n20     16      4  stages 1 " in done.stdout
     check_width(done.stdout)
 
 

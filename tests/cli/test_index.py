@@ -14,7 +14,7 @@ def test_indexed_shards_are_verified_and_trained_on(
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"{root}/full indexed: 40 train, 6 validation images in 2 classes; it holds links")
     assert lines[1] == "labels count from 1: 1 is n00000001 china; 2 is n00000002 flower"
-    assert lines[-1] == f"next: imagesprint train small --data {root} --output RUN"
+    assert lines[-2] == f"next: imagesprint train finetune --data {root} --output RUN"
     assert "46/46 images  100%" in done.stderr
     assert imagesprint("verify", root, "--decode").code == 0
     settings = ("--set", "phases.*.batch_size=8", "--set", "phases.*.micro_batch=4")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from imagesprint.diagnosis.disturbance import Disturbance
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.recipes.serialization import to_toml
 
-PHASE = {"steps", "images", "image_size", "batch_size", "images_per_second", "seconds", "limited_by"}
+PHASE = {"steps", "images", "image_size", "batch_size", "freeze", "images_per_second", "seconds", "limited_by"}
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def tiny(tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Disturbance, "share", lambda _: 0.0)  # other tests may run beside it
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "tiny.toml"
-    path.write_text(to_toml(tiny_recipe))
+    path.write_text(to_toml(replace(tiny_recipe, augment=("pad 2", "cutmix 1"))))
     return path
 
 
@@ -122,6 +123,35 @@ def test_a_calibration_is_kept_and_train_finds_it(
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["calibration"]["is_new"]
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_features_that_are_made_once_are_measured(
+    tiny: Path, photo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = ["features_once=true", "augment=", "flip=false", "crop=center", "phases.*.freeze=backbone"]
+    changes += ["phases.*.image_size=16", "phases.*.source=32"]
+    words = [str(tiny), "--data", str(photo_root), *(word for change in changes for word in ("--set", change))]
+    assert main(["plan", *words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert 0 < result["features_seconds"] < result["start_up_seconds"]
+    assert [row["loading_cost"] for row in result["phases"]] == [None, None]
+    parts = [result["start_up_seconds"], *(row["seconds"] for row in result["phases"])]
+    parts += [result[key]["seconds"] for key in ("evaluations", "checkpoints")]
+    assert result["total_seconds"] == pytest.approx(sum(parts))
+    assert main(["plan", *words]) == 0
+    text = capsys.readouterr().out
+    assert f"of which {result['features_seconds']:.1f} s for features" in text
+    assert text.count("  backbone  ") == 2
+    assert main(["train", *words, "--output", str(tmp_path / "run"), "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert plan["planned_seconds"] == pytest.approx(result["total_seconds"])
+    assert plan["parts"][0]["planned_seconds"] == pytest.approx(result["start_up_seconds"])
+    for verb in ("doctor", "bench step", "bench train"):
+        data = [] if verb == "bench step" else words[1:3]
+        assert main([*verb.split(), words[0], *data, *words[3:]]) == 2
+        assert "error: tiny has features once: nearly all of its time goes to making them" in capsys.readouterr().err
+    assert main(["plan", words[0], *words[3:], "--gpus", "8", "--gpu", "h200", "--num-train", "99"]) == 2
+    assert "error: tiny has features once: how fast they are made" in capsys.readouterr().err
 
 
 def test_ranks_are_calibrated_together(tiny: Path, photo_root: Path, tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ def test_prepare_tells_what_it_made_and_what_comes_next(
     assert done.code == 0
     assert f"listing {photos} (class-folders)" in done.stderr
     assert "70 train, 18 validation images in 2 classes, 0 files rejected" in done.stdout
-    assert done.stdout.splitlines()[-1] == f"next: imagesprint train small --data {root} --output RUN"
+    *_, following, otherwise = done.stdout.splitlines()
+    assert following == f"next: imagesprint train finetune --data {root} --output RUN"
+    assert otherwise.startswith("      or small, which needs no pretrained weights; ")
     assert "images/s" in done.stdout
     again = imagesprint("prepare", photos, root, "--variants", "full,32", "--json")
     assert again.code == 0

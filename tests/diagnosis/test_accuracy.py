@@ -33,6 +33,25 @@ def test_the_built_in_recipes_are_sound(name: str) -> None:
     assert not warnings(schedule_checks(recipe, schedule, schedule.total_steps))
 
 
+@pytest.mark.parametrize("name", ["finetune", "probe"])
+def test_of_pretrained_weights_only_what_is_so_is_told(name: str) -> None:
+    recipe = load_recipe(name)
+    checks = [*recipe_checks(recipe), *schedule_checks(recipe, Schedule(recipe, 2930), 10)]
+    assert not warnings(checks)
+    said = {check.name: check.detail for check in checks}
+    assert said["zero init"] == "as the weights of init had it"
+    assert said["strides"] == "those of efficientnet_lite0"
+    assert said["batch norm"].startswith("all statistics stand still")
+    assert said["norm statistics"] == "they stand still, as they were in the beginning"
+
+
+def test_rates_of_other_optimizers_are_not_held_to_those_of_sgd() -> None:
+    recipe = apply_overrides(load_recipe("baseline90"), ["name=mine", "optimizer=adamw", "nesterov=false"])
+    recipe = replace(recipe, phases=tuple(replace(row, lr=(1e-4, 1e-4), method="constant") for row in recipe.phases))
+    found = next(check for check in recipe_checks(recipe) if check.name == "learning rate")
+    assert (found.status, found.detail.partition(":")[2][:20]) == (OK, " no rate of adamw is")
+
+
 def test_what_classic_lacks_is_named() -> None:
     found = warnings(recipe_checks(load_recipe("classic")))
     assert list(found) == ["antialiasing", "zero init", "strides"]
@@ -218,5 +237,11 @@ def test_doctor_of_a_run(
     run = write_run(tmp_path / "run", steps=8)
     assert main(["doctor", str(run), "--data", str(photo_root), "--json"]) == 0
     assert {"labels", "colours"} <= {check["name"] for check in json.loads(capsys.readouterr().out)["checks"]}
+    (row,) = load_recipe("probe").phases
+    once = replace(load_recipe("probe"), phases=(row, replace(row, epochs=(20, 40))))
+    assert main(["doctor", str(write_run(tmp_path / "once", 8, once)), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["bottleneck"], told["phases"]) == (None, [])
+    assert any("nearly all of its time went to features" in check["detail"] for check in told["checks"])
     assert main(["doctor", str(tmp_path / "none")]) == 2
     assert "is neither a run nor a recipe" in capsys.readouterr().err

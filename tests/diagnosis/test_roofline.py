@@ -5,6 +5,7 @@ from torch import nn
 
 from imagesprint.diagnosis import roofline
 from imagesprint.diagnosis.roofline import count_work
+from imagesprint.model import flops
 from imagesprint.model.batch_norm import batch_norms
 from imagesprint.model.building import build_model
 from imagesprint.recipes.library import load_recipe
@@ -56,7 +57,7 @@ def test_the_kernels_of_batch_norm_move_what_is_counted(model: str, monkeypatch:
             norm.fused = fused_norm
         return network
 
-    monkeypatch.setattr(roofline, "build_model", build_fused)
+    monkeypatch.setattr(flops, "build_model", build_fused)
     monkeypatch.setattr(
         roofline, "_READ_AGAIN", {**roofline._READ_AGAIN, "norm_forward": (0,), "norm_backward": (0, 1)}
     )

@@ -239,9 +239,10 @@ def test_another_model(
         evaluate_served(there, photo_root, None, QUIET)
 
 
-def test_a_checkpoint_that_is_taken_over_meanwhile(run: Path, photo_root: Path) -> None:
-    steps = iter((16, 20))
-    stand_in = StandIn(lambda path, _: model_answer(run, step=next(steps)) if path == "/model" else RIGHT)
+@pytest.mark.parametrize("change", ["step", "opened"])  # the latter where it is written anew under its name
+def test_a_checkpoint_that_is_taken_over_meanwhile(run: Path, photo_root: Path, change: str) -> None:
+    values = iter((16, 20))
+    stand_in = StandIn(lambda path, _: model_answer(run, **{change: next(values)}) if path == "/model" else RIGHT)
     with stand_in.serving() as there, pytest.raises(ServerError, match="took another checkpoint"):
         evaluate_served(there, photo_root, None, QUIET)
 

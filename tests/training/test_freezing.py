@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from imagesprint.checkpoints.format import read_training_checkpoint
 from imagesprint.errors import RecipeError
 from imagesprint.loading.batch import Batch
 from imagesprint.model.batch_norm import batch_norms
@@ -151,26 +149,6 @@ def test_no_gradient_is_computed_below_the_first_trained_layer(batches: Batches,
     with _Convolutions() as convolutions:
         TrainingStep(state, ALONE)(iter(batches(1)), phase, 0.1)
     assert convolutions.count == count
-
-
-def test_resumed_across_a_thaw_it_is_the_same(batches: Batches, tmp_path: Path) -> None:
-    given, phases = batches(8), [FROZEN, FROZEN, THAWED, THAWED]
-    whole, _ = begun(RECIPE)
-    step, feed = TrainingStep(whole, ALONE), iter(given)
-    for number, phase in enumerate(phases):
-        if number in (1, 2):
-            torch.save(whole.checkpoint(40, "data", "native"), tmp_path / f"{number}.pt")
-        step(feed, phase, 0.1)
-    for number in (1, 2):
-        resumed = TrainingState(RECIPE, CLASSES, ALONE.device)
-        held = read_training_checkpoint(tmp_path / f"{number}.pt")
-        resumed.restore(held, "data", "native", force_decoder=False)
-        again, rest = TrainingStep(resumed, ALONE), iter(given[2 * number :])
-        for phase in phases[number:]:
-            again(rest, phase, 0.1)
-        pair = [state.checkpoint(40, "data", "native") for state in (resumed, whole)]
-        for part in ("model", "ema", "optimizer"):
-            torch.testing.assert_close(pair[0][part], pair[1][part], rtol=0, atol=0)
 
 
 def test_a_network_has_only_so_many_stages() -> None:

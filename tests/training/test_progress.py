@@ -9,7 +9,7 @@ from imagesprint.recipes.schedule import Schedule
 from imagesprint.runs.rows import MetricsRow
 from imagesprint.training.metering import Cadence
 from imagesprint.training.progress import ProgressLine
-from imagesprint.training.time_plan import TimeKeeper, TimePlan
+from imagesprint.training.time_plan import TimeKeeper, TimePlan, step_work
 
 ROW = MetricsRow(
     0,
@@ -37,7 +37,8 @@ def line_at(
     recipe = load_recipe(recipe_name)
     schedule = Schedule(recipe, 1_281_167)
     plan = TimePlan(0.0, (0.1,) * len(recipe.phases), 0.0, 0.0, (), "measured")
-    keeper = TimeKeeper(recipe, Cadence(schedule, 1, None, schedule.total_steps), 0, plan, 0.0)
+    cadence = Cadence(schedule, 1, None, schedule.total_steps)
+    keeper = TimeKeeper(step_work(recipe, 1000), cadence, 0, plan, 0.0)
     stream = io.StringIO()
     monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
     ProgressLine(Console(stream), schedule, keeper).update(step, ROW)

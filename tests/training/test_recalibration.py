@@ -1,12 +1,9 @@
-"""Batch norm's statistics measured anew, and the early end that they may follow."""
+"""Batch norm's statistics measured anew."""
 
 import json
-import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,7 +16,6 @@ from imagesprint.loading.loader import Loader
 from imagesprint.model.batch_norm import batch_norms
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
-from imagesprint.recipes.serialization import to_toml
 from imagesprint.records.dataset import open_root
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.recalibration import recalibrate, recalibrate_by_what_follows
@@ -131,55 +127,3 @@ def test_where_all_statistics_stand_still_in_the_end_it_is_refused_before(freeze
     trained(replace(recipe, recalibrate_bn=0))
     if freeze_norm == "frozen":
         trained(replace(recipe, freeze_norm="none"))
-
-
-Run = Callable[..., Any]
-
-
-def newest(run: Path) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(max((run / "checkpoints").glob("step-*.pt")), weights_only=True)
-    return content
-
-
-def evaluations(run: Path) -> list[dict[str, Any]]:
-    """The whole rows."""
-    file = run / "evaluations.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line[-1] == "\n"]
-
-
-def test_killed_while_it_measures_an_early_end_comes_to_the_same_bits(
-    imagesprint: Run, warm_commands: Any, photo_root: Path, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
-    """Without a learning rate nothing gets better. The classes are balanced, and it is the average that is judged."""
-    phase = replace(tiny_recipe.phases[0], lr=(0.0, 0.0), epochs=(0, 8))
-    recipe = replace(
-        tiny_recipe, phases=(phase,), eval_every=1, ema_decay=0.5, balance=True, patience=2, recalibrate_bn=10
-    )
-    (tmp_path / "early.toml").write_text(to_toml(recipe))
-    words = ("train", tmp_path / "early.toml", "--data", photo_root, "--json", "--checkpoint-every", 5, "--output")
-    whole = imagesprint(*words, tmp_path / "whole")
-    assert whole.code == 0, whole.stderr
-    rows = evaluations(tmp_path / "whole")
-    assert [row["step"] for row in rows] == [4, 8, 12, 12]
-    assert (whole.json["steps"], whole.json["ended_early"]) == (12, True)
-    assert whole.json["loss"] == rows[-1]["loss"] != rows[-2]["loss"]
-    assert "ended early after step 12 of 32" in whole.stderr
-
-    struck = tmp_path / "struck"
-    (tmp_path / "printed").mkdir()
-    command = warm_commands.start(tmp_path / "printed", *words, struck)
-    end = time.monotonic() + 100
-    while not (struck / "evaluations.jsonl").exists() or len(evaluations(struck)) < 3:
-        assert time.monotonic() < end
-        time.sleep(0.002)
-    command.end(signal.SIGKILL)
-    assert len(evaluations(struck)) == 3
-    assert not newest(struck)["recalibrated"]
-    again = imagesprint(*words, struck)
-    assert again.code == 0, again.stderr
-    assert evaluations(struck) == rows
-    expected, got = newest(tmp_path / "whole"), newest(struck)
-    assert got["recalibrated"]
-    for part in ("model", "ema"):
-        assert all(torch.equal(got[part][key], value) for key, value in expected[part].items())
-    assert "nothing to do" in imagesprint(*words, struck).stderr

@@ -1,6 +1,7 @@
 """The arithmetic of a plan, and of what becomes of it on the way."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,7 @@ from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.schedule import Schedule
 from imagesprint.runs.rows import MetricsRow
 from imagesprint.training.metering import Cadence
-from imagesprint.training.time_plan import Portion, TimeKeeper, TimePlan, Timetable
+from imagesprint.training.time_plan import Portion, TimeKeeper, TimePlan, Timetable, step_work
 
 RECIPE = Recipe(
     name="test",
@@ -39,7 +40,7 @@ def test_work_of_a_command_that_goes_on() -> None:
 
 
 def test_time_left_follows_what_was_measured() -> None:
-    keeper = TimeKeeper(RECIPE, CADENCE, 0, PLAN, time.monotonic())
+    keeper = TimeKeeper(step_work(RECIPE, 10), CADENCE, 0, PLAN, time.monotonic())
     assert keeper.planned() == 5 + 39 + 24 + 30 + 2.5
     assert keeper.left(0) == 39 + 24 + 30 + 2.5
     assert not keeper.steps(row(0, 10, seconds=20.0))  # twice as long as planned
@@ -51,7 +52,7 @@ def test_time_left_follows_what_was_measured() -> None:
 
 
 def test_without_a_plan_the_first_steps_make_one() -> None:
-    keeper = TimeKeeper(RECIPE, CADENCE, 0, None, time.monotonic())
+    keeper = TimeKeeper(step_work(RECIPE, 10), CADENCE, 0, None, time.monotonic())
     assert keeper.left(0) is None
     assert keeper.comparison(51) is None
     assert keeper.steps(row(0, 10, seconds=5.0))
@@ -59,8 +60,23 @@ def test_without_a_plan_the_first_steps_make_one() -> None:
     assert not keeper.steps(row(0, 10, seconds=5.0))
 
 
+def test_what_is_frozen_takes_no_backward_pass() -> None:
+    phase = replace(RECIPE.phases[0], epochs=None, steps=(0, 1), image_size=32)
+    freezes = ("backbone", "stages 2", "none")
+    recipe = replace(RECIPE, model="resnet20", phases=tuple(replace(phase, freeze=freeze) for freeze in freezes))
+    head, some, whole = step_work(recipe, 10)
+    assert whole / head == pytest.approx(3, rel=0.03)  # forward, and for inputs and weights as much again each
+    assert some / head == pytest.approx(1 + 2 / 3, rel=0.05)  # as its stages take equally much
+    in_order = Schedule(
+        replace(recipe, phases=tuple(replace(row, steps=(i, i + 1)) for i, row in enumerate(recipe.phases))), 8
+    )
+    keeper = TimeKeeper((head, some, whole), Cadence(in_order, 0, None, 3), 0, None, time.monotonic())
+    keeper.steps(row(0, 1, seconds=2.0))
+    assert keeper.left(1) == pytest.approx(2 * (some + whole) / head)
+
+
 def test_comparison() -> None:
-    keeper = TimeKeeper(RECIPE, CADENCE, 0, PLAN, time.monotonic())
+    keeper = TimeKeeper(step_work(RECIPE, 10), CADENCE, 0, PLAN, time.monotonic())
     keeper.steps(row(0, 39, seconds=40.0))
     keeper.steps(row(1, 12, seconds=30.0))
     compared = keeper.comparison(51)

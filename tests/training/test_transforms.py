@@ -1,11 +1,8 @@
-"""Batch transforms, losses and optimizers by name: trained with all transforms, ranks, restarts and the compiler change
-nothing. What each transform does is tested beside its module.
+"""Batch transforms, losses and optimizers by name: with all transforms, restarts and the compiler change nothing.
+
+What each transform does is tested beside its module, that ranks change nothing in test_ranks.py.
 """
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +19,6 @@ from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import Loader
 from imagesprint.model import resnet
 from imagesprint.recipes.recipe import LOSS_NAMES, OPTIMIZER_NAMES, TRANSFORM_DRAWS, Phase, Recipe
-from imagesprint.recipes.serialization import to_toml
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.losses import LOSSES
 from imagesprint.training.optimizer import OPTIMIZERS
@@ -47,19 +43,15 @@ TINY = resnet.Architecture((1,), bottleneck=False, widths=(8,), small_stem=True)
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    register(monkeypatch.setitem)
+    """Makes resnet20 a tiny network."""
+    monkeypatch.setitem(resnet.ARCHITECTURES, "resnet20", TINY)
 
 
-def register(set_item: Any) -> None:
-    """Make resnet20 a tiny network, by `set_item(table, name, row)`."""
-    set_item(resnet.ARCHITECTURES, "resnet20", TINY)
-
-
-def micro_batches(recipe: Recipe, steps: range, rank: int = 0, world_size: int = 1) -> list[Batch]:
-    """A rank's micro-batches of noise, two a step, with the recipe's draws as the loader makes them."""
+def micro_batches(recipe: Recipe, steps: range) -> list[Batch]:
+    """Micro-batches of noise, two a step, with the recipe's draws as the loader makes them."""
     found = []
     for step in steps:
-        for index in range(rank, 2, world_size):
+        for index in range(2):
             ids = np.arange(8) + 16 * step + 8 * index
             generator = np.random.default_rng(int(ids[0]))
             found.append(
@@ -75,66 +67,19 @@ def micro_batches(recipe: Recipe, steps: range, rank: int = 0, world_size: int =
     return found
 
 
-def trained(
-    recipe: Recipe, steps: range, ranks: Ranks = ALONE, compiled: bool = False, held: Path | None = None
-) -> Any:
+def trained(recipe: Recipe, steps: range, compiled: bool = False, held: Path | None = None) -> Any:
     """The state after `steps`, begun anew or from the checkpoint `held`, and the metrics of each step."""
-    state = TrainingState(recipe, CLASSES, ranks.device)
+    state = TrainingState(recipe, CLASSES, ALONE.device)
     if held is not None:
         state.restore(read_training_checkpoint(held), "data", "native", force_decoder=False)
-    step = TrainingStep(state, ranks, compiled)
-    feed = iter(micro_batches(recipe, steps, ranks.rank, ranks.world_size))
+    step = TrainingStep(state, ALONE, compiled)
+    feed = iter(micro_batches(recipe, steps))
     return state, [step(feed, recipe.phases[0], 0.1).tolist() for _ in steps]
 
 
 def assert_same(state: TrainingState, other: dict[str, Tensor]) -> None:
     for key, value in state.network.state_dict().items():
         assert torch.equal(value, other[key]), key
-
-
-# Rank RANK of 2 does what `trained` does.
-PROGRAM = """
-import sys, torch
-from importlib.util import module_from_spec, spec_from_file_location
-from imagesprint.recipes.serialization import from_toml
-from imagesprint.runs.ranks import open_ranks
-
-spec = spec_from_file_location("cases", sys.argv[1])
-cases = module_from_spec(spec)
-sys.modules["cases"] = cases
-spec.loader.exec_module(cases)
-cases.register(dict.__setitem__)
-with open_ranks("cpu") as ranks:
-    torch.set_num_threads(1)
-    state, metrics = cases.trained(from_toml(open(sys.argv[2] + "/recipe.toml").read(), "recipe"), range(3), ranks)
-    torch.save({"model": state.network.state_dict(), "metrics": metrics}, f"{sys.argv[2]}/rank{ranks.rank}.pt")
-"""
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As each rank of the program has: the bits of a sum depend on how many threads share it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("registered", "one_thread")
-def test_two_ranks_train_to_the_bits_of_one(tmp_path: Path) -> None:
-    (tmp_path / "recipe.toml").write_text(to_toml(RECIPE))
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "IMAGESPRINT_STORE": str(tmp_path / "store")}
-    environment = os.environ | shared | {"GLOO_SOCKET_IFNAME": "lo"}
-    words = [sys.executable, "-c", PROGRAM, __file__, str(tmp_path)]
-    both = [
-        subprocess.Popen(words, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)
-    ]
-    assert [process.wait(timeout=240) for process in both] == [0, 0]
-    state, metrics = trained(RECIPE, range(3))
-    for rank in range(2):
-        saved = torch.load(tmp_path / f"rank{rank}.pt")
-        assert saved["metrics"] == metrics
-        assert_same(state, saved["model"])
 
 
 @pytest.mark.usefixtures("registered")

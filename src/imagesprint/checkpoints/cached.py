@@ -53,18 +53,32 @@ def cached_copy(store: Store, key: str, stored: Stored) -> Iterator[Path]:
 
 def last_of(place: Place) -> Place:
     """The last checkpoint of a run; a file as it is. Raises UsageError where there is neither."""
-    return last_checkpoint(place) if isinstance(place, Path) else _last_url(place)
+    return last_checkpoint(place) if isinstance(place, Path) else _last_url(place)[0]
 
 
-def _last_url(url: Url) -> Url:
+def last_version(place: Place) -> tuple[Place, str]:
+    """As `last_of`, and what tells its content from one that takes its place: a run may write its last one anew."""
+    if isinstance(place, Url):
+        url, stored = _last_url(place)
+        return url, f"{stored.etag or stored.modified} {stored.num_bytes}"
+    file = last_checkpoint(place)
+    try:
+        stat = file.stat()
+    except OSError:  # gone meanwhile, or never there: who opens it says so
+        return file, ""
+    return file, f"{stat.st_ino} {stat.st_mtime_ns} {stat.st_size}"
+
+
+def _last_url(url: Url) -> tuple[Url, Stored]:
     """The last checkpoint of the run at a URL; the URL itself where that is a file. Raises UsageError for neither."""
     store = open_store(url)
-    if store.stat("") is not None:
-        return url
-    steps = {int(found[1]): stored.key for stored in store.list(FOLDER) if (found := _STEP.fullmatch(stored.key))}
+    if (itself := store.stat("")) is not None:
+        return url, itself
+    steps = {int(found[1]): stored for stored in store.list(FOLDER) if (found := _STEP.fullmatch(stored.key))}
     if not steps:
         raise UsageError(f"{url} holds no checkpoints/step-*.pt", "name a run or a checkpoint")
-    return url / FOLDER / steps[max(steps)]
+    last = steps[max(steps)]
+    return url / FOLDER / last.key, last
 
 
 @contextmanager

@@ -66,15 +66,20 @@ def _training(setup: "Setup", compiling: Sequence[float]) -> str:
     )
 
 
-def _shape(row: "of_steps.StepSpeed | of_steps.TrainedShape") -> list[object]:
-    return [row.image_size, row.batch_size, row.micro_batch]
+def _shape_table(
+    shapes: "Sequence[of_steps.StepSpeed | of_steps.TrainedShape]", header: Sequence[str], rows: Sequence[list[object]]
+) -> str:
+    """A row a shape, behind what it is: also what is frozen, where anything is."""
+    named = [[row.image_size, row.batch_size, row.micro_batch, row.freeze] for row in shapes]
+    count = 4 if any(row.freeze != "none" for row in shapes) else 3
+    whole = [[*name[:count], *row] for name, row in zip(named, rows, strict=True)]
+    return table([*["px", "batch", "micro", "frozen"][:count], *header], whole)
 
 
 def _step_table(phases: "Sequence[of_steps.MeasuredShape]") -> str:
-    header = ["px", "batch", "micro", "images/s", "input", "forw.", "backw.", "reduce", "update ms"]
-    rows = [
+    header = ["images/s", "input", "forw.", "backw.", "reduce", "update ms", "TFLOP/s", "bound", "GB"]
+    rows: list[list[object]] = [
         [
-            *_shape(row.speed),
             rate(row.speed.images_per_second),
             *(round(1000 * seconds, 1) for seconds in row.seconds_by_part.values()),
             f"{row.limits.flops_per_second / 1e12:.3g} ({row.limits.share_of_matmul:.0%})",
@@ -83,13 +88,12 @@ def _step_table(phases: "Sequence[of_steps.MeasuredShape]") -> str:
         ]
         for row in phases
     ]
-    return table([*header, "TFLOP/s", "bound", "GB"], rows)
+    return _shape_table([row.speed for row in phases], header, rows)
 
 
 def _variants_table(variants: "Sequence[tuple[str, of_steps.StepSpeed]]") -> str:
-    rows = [
+    rows: list[list[object]] = [
         [
-            *_shape(row),
             name,
             rate(row.images_per_second),
             round(1000 * row.seconds_per_step, 1),
@@ -98,7 +102,8 @@ def _variants_table(variants: "Sequence[tuple[str, of_steps.StepSpeed]]") -> str
         ]
         for name, row in variants
     ]
-    return table(["px", "batch", "micro", "variant", "images/s", "ms a step", "compiling s", "GB"], rows)
+    header = ["variant", "images/s", "ms a step", "compiling s", "GB"]
+    return _shape_table([row for _, row in variants], header, rows)
 
 
 def rate(images_per_second: float) -> float:
@@ -120,9 +125,8 @@ def _projection_text(projection: "of_steps.Projection") -> str:
 
 def train_text(result: "of_steps.TrainBench") -> str:
     """Return the result of `bench train`."""
-    rows = [
+    rows: list[list[object]] = [
         [
-            *_shape(row),
             rate(row.images_per_second),
             rate(row.synthetic_images_per_second),
             f"{row.share_of_synthetic:.1%}",
@@ -138,7 +142,7 @@ def train_text(result: "of_steps.TrainBench") -> str:
             f"{printable(str(result.data))}, decoder {result.decoder}",
             f"medians of {result.rounds} rounds of {result.steps} steps on images and as many on synthetic data",
             "",
-            table(["px", "batch", "micro", "images/s", "synthetic", "share", "data wait", "of the time"], rows),
+            _shape_table(result.phases, ["images/s", "synthetic", "share", "data wait", "of the time"], rows),
         ]
     )
 

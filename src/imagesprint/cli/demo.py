@@ -112,7 +112,7 @@ def _closing(result: dict[str, Any], folder: Path, run_directory: Path, report: 
         f"  {command} evaluate {shlex.quote(str(run_directory))} --data {data}",
         f"  {command} verify {data}",
         f"  {command} prepare YOUR_PHOTOS ROOT --variants 160 --val-fraction 0.2    # YOUR_PHOTOS/CLASS/*.jpg",
-        f"  {command} train small --data ROOT --output RUN",
+        f"  {command} train finetune --data ROOT --output RUN    # or small, without pretrained weights",
         "",
         f"serve it: start this, open the address that it prints, and drop some of {folder / 'images'} there",
         f"  {command} serve {shlex.quote(str(run_directory))}",

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagesprint.cli.output import show
+from imagesprint.cli.output import OR_FROM_NOTHING, next_training, show
 from imagesprint.cli.parsing import Parser, add_verb, positive
 from imagesprint.console import Console, printable
 from imagesprint.errors import UsageError
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from imagesprint.prepare.foreign.indexing import index_shards  # numpy and Pillow: not for --help
 
     done = index_shards(args.data, console=console, index_dir=args.index_dir, workers=args.workers)
-    following = f"imagesprint train small --data {done.root} --output RUN"
+    following = next_training(done.root)
     value = {
         "root": done.root,
         "variants": done.variants,
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     lines = [line for variant in done.variants for line in _describe(done.root, variant)]
     if done.images_per_second:
         lines.append(f"{done.seconds:.1f} s, {done.images_per_second:,.0f} images/s")
-    show(args, value, "\n".join(map(printable, [*lines, f"next: {following}"])))
+    show(args, value, "\n".join(map(printable, [*lines, f"next: {following}", OR_FROM_NOTHING])))
     return 0
 
 

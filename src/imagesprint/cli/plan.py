@@ -55,11 +55,14 @@ def plan_text(plan: "Plan", price: float | None = None) -> str:
 
 
 def _phases(phases: "list[PlannedPhase]") -> str:
-    header = ["phase", "steps", "images", "px", "batch", "images/s", "time", "limited by"]
+    is_frozen = any(row.freeze != "none" for row in phases)
+    header = ["phase", "steps", "images", "px", "batch", *(["frozen"] if is_frozen else [])]
+    header += ["images/s", "time", "limited by"]
     rows: list[list[object]] = [
         [
             index,
             *(row.steps, row.images, row.image_size, row.batch_size),
+            *([row.freeze] if is_frozen else []),
             rate(row.images_per_second),
             duration(row.seconds),
             row.limited_by,
@@ -72,7 +75,8 @@ def _phases(phases: "list[PlannedPhase]") -> str:
 
 def _besides(plan: "Plan") -> list[str]:
     """What a calibration knows beside the phases."""
-    lines = [f"start-up    {plan.start_up_seconds:.1f} s"]
+    features = f", of which {plan.features_seconds:.1f} s for features" if plan.features_seconds else ""
+    lines = [f"start-up    {plan.start_up_seconds:.1f} s{features}"]
     for name, part in (("evaluations", plan.evaluations), ("checkpoints", plan.checkpoints)):
         lines.append(f"{name} {part.count:,} of {part.seconds / part.count:.2f} s: {duration(part.seconds)}")
     return lines

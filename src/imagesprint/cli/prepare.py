@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from imagesprint.cli.output import show, table
+from imagesprint.cli.output import OR_FROM_NOTHING, next_training, show, table
 from imagesprint.cli.parsing import Parser, add_cache_flags, add_verb
 from imagesprint.console import Console, printable
 from imagesprint.prepare import IMAGE_FORMAT, MAX_REJECTED, QUALITY, SOURCES, VARIANTS
@@ -146,7 +146,7 @@ def _to_lines(done: "Summary") -> list[str]:
     lines.append(worked if done.written or done.missing else "nothing was left to do")
     if done.missing:
         lines.append("missing: " + ", ".join(_missing(done)))
-    return [*lines, printable(f"next: {_next(done)}")]
+    return [*lines, printable(f"next: {_next(done)}"), *(() if done.missing else (OR_FROM_NOTHING,))]
 
 
 def _rows(done: "Summary") -> list[list[object]]:
@@ -187,4 +187,4 @@ def _next(done: "Summary") -> str:
             f"the last part to end in {done.root} joins all; parts made elsewhere are copied into it, shards and "
             ".parts; the same command without --part makes what is missing, and joins"
         )
-    return f"imagesprint train small --data {done.root} --output RUN"
+    return next_training(done.root)

@@ -198,6 +198,8 @@ def _antialiasing(recipe: Recipe) -> Check:
 
 
 def _zero_init(recipe: Recipe) -> Check:
+    if recipe.init or not recipe.model.startswith("resnet"):
+        return ok("zero init", f"as {'the weights of init' if recipe.init else recipe.model} had it")
     if recipe.zero_init:
         return ok("zero init", "each block's last scale began at 0")
     return warning("zero init", "each block's last scale began at 1", _anew("zero_init=true"))
@@ -211,12 +213,22 @@ def _weight_decay(recipe: Recipe) -> Check:
 
 
 def _strides(recipe: Recipe) -> Check:
+    if not recipe.model.startswith("resnet"):
+        return ok("strides", f"those of {recipe.model}")
     if recipe.strides == "v1.5" or recipe.model in ("resnet18", "resnet20", "resnet34"):  # these have no bottlenecks
         return ok("strides", recipe.strides)
     return warning("strides", f"{recipe.strides}: three of four places are skipped unseen", _anew("strides=v1.5"))
 
 
+def _stands_still(recipe: Recipe) -> bool:
+    """Whether no batch norm ever goes by the statistics of a micro-batch, or moves its own."""
+    whole = all(phase.freeze == "backbone" for phase in recipe.phases)
+    return recipe.freeze_norm == "all" or (recipe.freeze_norm == "frozen" and whole)
+
+
 def _norm_batch(recipe: Recipe) -> Check:
+    if _stands_still(recipe):
+        return ok("batch norm", "all statistics stand still: a micro-batch is no matter to it")
     least = min((row.micro_batch for row in recipe.phases if row.micro_batch), default=_SMALL_BATCH)
     found = f"each batch norm sees {least} images or more"
     if least >= _SMALL_BATCH:
@@ -227,8 +239,11 @@ def _norm_batch(recipe: Recipe) -> Check:
 def _learning_rate(recipe: Recipe) -> Check:
     """The highest rate an image, against that of the built-in recipe of the same name, else against the usual one."""
     name, rate = "learning rate", _rate_an_image(recipe)
-    if recipe.name in builtin_names():
-        usual, off, of = _rate_an_image(load_recipe(recipe.name)), _NEAR, f"that of {recipe.name}"
+    known = load_recipe(recipe.name) if recipe.name in builtin_names() else None
+    if known is not None and known.optimizer == recipe.optimizer:
+        usual, off, of = _rate_an_image(known), _NEAR, f"that of {recipe.name}"
+    elif recipe.optimizer != "sgd" and rate:
+        return ok(name, f"up to {rate:.3g} an image: no rate of {recipe.optimizer} is known that it could be held to")
     else:
         usual, off, of = _RATE_AN_IMAGE, _FAR, "0.1 for 256 images"
     factor = rate / usual
@@ -255,6 +270,10 @@ def _last_rate(recipe: Recipe) -> Check:
 def _norm_statistics(recipe: Recipe, schedule: Schedule, step: int) -> Check:
     """Whether batch norm's running statistics have forgotten what they were at another image size or rate."""
     name = "norm statistics"
+    if _stands_still(recipe):
+        return ok(name, "they stand still, as they were in the beginning")
+    if recipe.recalibrate_bn and step == schedule.total_steps:
+        return ok(name, f"measured anew at the end, by the images of {recipe.recalibrate_bn:,} steps")
     start = schedule.bounds[schedule.phase_index(max(step - 1, 0))][0]
     kept = (1 - recipe.bn_momentum) ** (step - start)
     found = f"{kept:.1%} is from before the last {step - start:,} steps, by bn_momentum {recipe.bn_momentum:g}"

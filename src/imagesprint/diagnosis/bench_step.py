@@ -20,10 +20,10 @@ from imagesprint.diagnosis.step_timing import (
     LR,
     Setup,
     TimedTraining,
+    check_steps,
     peak_memory,
     shape_of,
     start_peak,
-    synthetic_batches,
 )
 from imagesprint.errors import UsageError
 from imagesprint.images.decoders import decoder_name
@@ -32,7 +32,7 @@ from imagesprint.recipes.schedule import Schedule
 from imagesprint.records.dataset import Root, open_root
 from imagesprint.runs.ranks import Ranks, open_ranks
 from imagesprint.storage.url import Place
-from imagesprint.training.prefetch import Mark, Stopwatch, on_device
+from imagesprint.training.prefetch import Mark, Stopwatch
 from imagesprint.training.state import TrainingState
 
 CLASSES: Final = 1000  # ImageNet's
@@ -149,6 +149,7 @@ def bench_step(
     Every rank returns the result. With `num_train` images it has the time that the whole recipe would take at these
     speeds. Raises RankError and UsageError as `train` does, and UsageError where no phase is of `variants` pixels.
     """
+    check_steps(recipe)
     shapes = _shapes(recipe, variants)
     with open_ranks(device) as ranks:
         console = console if ranks.is_main else Console.silent()
@@ -193,7 +194,7 @@ def measure_speed(training: TimedTraining, phase: Phase, steps: int, console: Co
     what = f"measuring  {phase.image_size} px, batch {phase.batch_size}"
     console.live(what, f"micro-batch {phase.micro_batch} {variant}".rstrip())
     device = training.ranks.device
-    batches = on_device(synthetic_batches(phase, CLASSES, device), device)
+    batches = training.noise(phase)
     compile_seconds = training.compile(phase)
     training.seconds(batches, phase, 0, WARM_UP)
     start_peak(device)
@@ -252,7 +253,7 @@ def _measure_variants(
 def _measure_parts(training: TimedTraining, phase: Phase) -> dict[str, float]:
     """The mean seconds of each of PARTS in an eager step."""
     device = training.ranks.device
-    batches = on_device(synthetic_batches(phase, CLASSES, device), device)
+    batches = training.noise(phase)
     totals = dict.fromkeys(PARTS, 0.0)
     training.state.freeze(phase.freeze)  # the hooks are on what is trained
     for _ in range(PART_STEPS):
@@ -349,8 +350,9 @@ def bench_train(recipe: Recipe, data: Place, device: str, compilation: str, step
     """Measure each kind of steps of `recipe` on auto, cpu or cuda, compiled or not (auto, on or off): `steps` steps on
     images of the root `data`, in turns with as many on noise. Every rank returns the result.
 
-    Raises the errors of `train`.
+    Raises the errors of `train`, and UsageError as `check_steps` does.
     """
+    check_steps(recipe)
     root = open_root(data)
     with open_ranks(device) as ranks:
         console = console if ranks.is_main else Console.silent()

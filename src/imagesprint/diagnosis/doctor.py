@@ -11,7 +11,7 @@ from imagesprint.console import Console
 from imagesprint.diagnosis.advice import Setting, advise, cores_here, find_setting
 from imagesprint.diagnosis.check import Check, ok, warning
 from imagesprint.diagnosis.stage_costs import StageCosts, TrainingCosts, measure_costs, thread_counts
-from imagesprint.diagnosis.step_timing import CheckpointTime, Setup, TimedTraining
+from imagesprint.diagnosis.step_timing import CheckpointTime, Setup, TimedTraining, check_steps
 from imagesprint.diagnosis.verdict import Figures, Limit, PhaseFigures, find_limits, gain, read_figures
 from imagesprint.errors import UsageError
 from imagesprint.recipes.recipe import Recipe
@@ -78,6 +78,9 @@ def diagnose_run(path: Path, data: Place | None) -> Diagnosis:
     recipe = run.recipe()
     if recipe is None:
         raise UsageError(f"{path} holds no run", "name the --output of an imagesprint train")
+    if recipe.features_once:
+        told = "nearly all of its time went to features, before the first step: its steps say nothing of it"
+        return Diagnosis([ok("stages", told)], None, [])
     try:
         phases = read_figures(run)
     except UsageError as error:
@@ -94,8 +97,9 @@ def diagnose_recipe(
     described once, as the first phase that has it.
 
     For a moment a checkpoint lies in the present folder, where checkpoints of every epoch are taken to be written.
-    Raises the errors of `train`.
+    Raises the errors of `train`, and UsageError as `check_steps` does.
     """
+    check_steps(recipe)
     root = open_root(data)
     with open_ranks(device) as ranks:
         console = console if ranks.is_main else Console.silent()

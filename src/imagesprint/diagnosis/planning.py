@@ -13,7 +13,7 @@ from imagesprint.diagnosis.calibrations import DISTURBED, KeptCalibration, distu
 from imagesprint.diagnosis.excerpt import local_part
 from imagesprint.diagnosis.published_speeds import NUM_CLASSES, gpu_names, published_plan
 from imagesprint.diagnosis.stage_costs import LoadingCost, TrainingCosts, measure_costs
-from imagesprint.diagnosis.step_timing import TimedTraining, check_timed, device_name
+from imagesprint.diagnosis.step_timing import TimedTraining, device_name
 from imagesprint.diagnosis.storage_plan import Storage
 from imagesprint.diagnosis.storage_text import storage_lines
 from imagesprint.diagnosis.stores import (
@@ -56,6 +56,7 @@ class PlannedPhase:
     seconds: float
     limited_by: str
     batch_size: int
+    freeze: str
     images_per_second: float
     memory: int | None = None
     seconds_by_stage: dict[str, float] | None = None
@@ -101,7 +102,8 @@ class CalibrationFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """The result of `plan`, in seconds; `calibration` is None for another machine. `accuracies` are the points of
+    """The result of `plan`, in seconds; `calibration` is None for another machine. `features_seconds` of the start-up
+    are for making features, where the recipe has them once. `accuracies` are the points of
     `reference` that the training comes to, each with the `seconds` after which it does. With a `patience` other than 0
     it may end before. `storage` is None where data and run lie on this machine.
     """
@@ -115,6 +117,7 @@ class Plan:
     steps: int
     epochs: float
     start_up_seconds: float
+    features_seconds: float
     phases: list[PlannedPhase]
     evaluations: PlannedEvaluations
     checkpoints: PlannedCheckpoints
@@ -171,7 +174,7 @@ def plan_here(
         )
         phases = []
         for row, each in zip(plan.phases, costs.phases, strict=True):
-            cost = LoadingCost.fitted(each.loaders)
+            cost = LoadingCost.fitted(each.loaders) if each.loaders else None
             phases.append(replace(row, memory=each.peak_memory, seconds_by_stage=each.stages, loading_cost=cost))
         return replace(plan, phases=phases)
 
@@ -189,8 +192,12 @@ def _calibrate(recipe: Recipe, root: Root, ranks: Ranks, compilation: str, conso
         evaluation=True,
         checkpoint=Path(tempfile.gettempdir()),
     )
-    judged, there = (len(each.dataset(each.nearest(recipe.eval_source), "validation")) for each in (root, part))
-    return replace(costs, evaluation=costs.evaluation * judged / there)
+    judged, trained = (recipe.eval_source, "validation"), (recipe.phases[0].source, "train")
+    longer = [
+        len(root.dataset(root.nearest(variant), split)) / len(part.dataset(part.nearest(variant), split))
+        for variant, split in (judged, trained)
+    ]
+    return replace(costs, evaluation=costs.evaluation * longer[0], features=costs.features * longer[1])
 
 
 def plan_elsewhere(
@@ -200,9 +207,14 @@ def plan_elsewhere(
     on `num_train`; without either on ImageNet, where that is what the recipe is for. How fast stores are from there is
     not known.
 
-    Raises UsageError for a GPU that nothing is known of, and where the number of images is missing.
+    Raises UsageError for a GPU that nothing is known of, for features that are made once, and where the number of
+    images is missing.
     """
-    check_timed(recipe)
+    if recipe.features_once:
+        raise UsageError(
+            f"{recipe.name} has features once: how fast they are made, and a head alone is trained, nobody published",
+            "`imagesprint plan RECIPE --data ROOT` measures it on the machine that is to train",
+        )
     check_world_size(recipe, gpus)
     root = open_root(data) if data is not None else None
     if root is not None:
@@ -258,11 +270,11 @@ def known_plan(
 
 
 def _known_times(recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> TimePlan | None:
-    if recipe.features_once:
-        return None  # see `check_timed`
     found = KeptCalibration(recipe, root, ranks, compiled).read()
     if found is not None:
         return _time_plan(*found)
+    if recipe.features_once:
+        return None  # see `plan_elsewhere`
     name = device_name(ranks).lower() if ranks.device.type == "cuda" else ""
     gpu = next((known for known in gpu_names() if known in name), None)
     return None if gpu is None else published_plan(recipe, gpu, ranks.world_size)[0]
@@ -271,12 +283,13 @@ def _known_times(recipe: Recipe, root: Root, ranks: Ranks, compiled: bool) -> Ti
 def _time_plan(costs: TrainingCosts, made: str) -> TimePlan:
     """Return the plan that follows from costs measured on the day `made`."""
     return TimePlan(
-        costs.start_up + sum(kind.first for kind in costs.kinds),
+        costs.start_up + costs.features + sum(kind.first for kind in costs.kinds),
         tuple(each.step for each in costs.phases),
         costs.evaluation,
         costs.checkpoint.waited + costs.checkpoint.taken,
         tuple(each.limit for each in costs.phases),
         told(costs, made),
+        costs.features,
     )
 
 
@@ -303,6 +316,7 @@ def _forecast(
             seconds=steps * seconds,
             limited_by=limit,
             batch_size=phase.batch_size,
+            freeze=phase.freeze,
             images_per_second=phase.batch_size / seconds,
         )
         for phase, steps, seconds, limit in zip(recipe.phases, work.steps, plan.steps, plan.limits, strict=True)
@@ -321,6 +335,7 @@ def _forecast(
         steps=schedule.total_steps,
         epochs=schedule.epochs_done(schedule.total_steps),
         start_up_seconds=plan.start_up,
+        features_seconds=plan.features,
         phases=phases,
         evaluations=PlannedEvaluations(work.evaluations, work.evaluations * plan.evaluation),
         checkpoints=PlannedCheckpoints(count, count * plan.checkpoint, checkpoint_bytes, count * checkpoint_bytes),

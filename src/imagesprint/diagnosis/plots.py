@@ -128,13 +128,17 @@ def _draw_bars(axes: Axes, shapes: Sequence[StepSpeed | TrainedShape], speeds: M
         places = [place + (number + 0.5) * width - 0.4 for place in range(len(shapes))]
         bars = axes.bar(places, values, 0.9 * width, color=COLOURS[number], label=label)
         axes.bar_label(bars, fmt="{:,.4g}", padding=2, fontsize="small")
-    names = [f"{shape.image_size} px\n{shape.batch_size} = {_micro_batches(shape)}" for shape in shapes]
+    names = [f"{shape.image_size} px\n{shape.batch_size} = {_micro_batches(shape)}{_frozen(shape)}" for shape in shapes]
     axes.set_xticks(range(len(shapes)), names)
     axes.set_ylabel("images/s")
 
 
 def _micro_batches(shape: StepSpeed | TrainedShape) -> str:
     return f"{shape.batch_size // shape.micro_batch} × {shape.micro_batch}"
+
+
+def _frozen(shape: StepSpeed | TrainedShape) -> str:
+    return "" if shape.freeze == "none" else f"\n{shape.freeze} frozen"
 
 
 def _end_bars(axes: Axes) -> None:
@@ -146,7 +150,8 @@ def _end_bars(axes: Axes) -> None:
 
 def _draw_step_parts(axes: Axes, phases: Sequence[MeasuredShape]) -> None:
     """Milliseconds an image of each part of an eager step, stacked."""
-    names = [f"{row.speed.image_size} px, {_micro_batches(row.speed)}" for row in phases]
+    # Bars of one name would lie over one another
+    names = [f"{row.speed.image_size} px, {_micro_batches(row.speed)}{_frozen(row.speed)}" for row in phases]
     left = [0.0] * len(phases)
     for part, colour in zip(PARTS, COLOURS, strict=False):
         taken = [1e3 * row.seconds_by_part[part] / row.speed.batch_size for row in phases]

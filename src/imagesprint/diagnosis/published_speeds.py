@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
-from imagesprint.diagnosis.roofline import count_work
 from imagesprint.errors import UsageError
+from imagesprint.model.flops import training_flops
 from imagesprint.recipes.recipe import RESNET_FIELDS, Phase, Recipe
 from imagesprint.training.time_plan import TimePlan
 
@@ -68,8 +68,8 @@ def speed_of(recipe: Recipe, phase: Phase, gpu: str, gpus: int) -> Speed:
     plain = {name: getattr(Recipe, name) for name in RESNET_FIELDS}
     published = replace(recipe, model=nearest.model, **plain)
     if (recipe, phase.image_size, phase.freeze) != (published, nearest.image_size, "none"):
-        theirs = _flops(published, nearest.image_size, "none")
-        ours = _flops(recipe, phase.image_size, phase.freeze)
+        whole = replace(phase, image_size=nearest.image_size, freeze="none")
+        theirs, ours = (training_flops(*pair, NUM_CLASSES) for pair in ((published, whole), (recipe, phase)))
         factor *= theirs / ours
         derived.append(f"{ours / 1e9:.3g} instead of {theirs / 1e9:.3g} GFLOP an image")
     return Speed(factor * nearest.images_per_second, nearest.source, ", ".join(derived))
@@ -84,12 +84,6 @@ def _distance(known: PublishedSpeed, recipe: Recipe, phase: Phase, gpus: int) ->
         abs(math.log(known.image_size / phase.image_size)),
         abs(math.log((known.batch_size or phase.batch_size) / phase.batch_size)),
     )
-
-
-@cache
-def _flops(recipe: Recipe, image_size: int, freeze: str) -> float:
-    one = replace(recipe.phases[0], image_size=image_size, batch_size=1, micro_batch=1, freeze=freeze)
-    return count_work(recipe, one, NUM_CLASSES).flops
 
 
 def published_plan(recipe: Recipe, gpu: str, gpus: int) -> tuple[TimePlan, list[Speed]]:

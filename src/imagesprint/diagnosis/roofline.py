@@ -16,10 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from imagesprint.model.building import build_model
-from imagesprint.model.depths import frozen_names
+from imagesprint.model.flops import empty_network, flop_counter
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.training.optimizer import AUTOCAST, weight_dtype
 from imagesprint.training.prefetch import Stopwatch
@@ -100,34 +98,18 @@ class ImageWork:
 def count_work(recipe: Recipe, phase: Phase, num_classes: int) -> ImageWork:
     """Count the work of a micro-batch of `phase`, for an image of it. Nothing is computed: the tensors are empty."""
     dtype = AUTOCAST.get(recipe.precision, weight_dtype(recipe))
-    network = build_model(recipe, num_classes).to("meta", dtype).train()
-    for name in frozen_names(network, phase.freeze):
-        network.get_parameter(name).requires_grad_(False)
+    network = empty_network(recipe, num_classes, phase.freeze, dtype).train()
     shape = (phase.micro_batch, 3, phase.image_size, phase.image_size)
     images = torch.empty(shape, dtype=dtype, device="meta").to(memory_format=torch.channels_last)
     labels = torch.empty(phase.micro_batch, dtype=torch.int64, device="meta")
     forward, backward = _BytesByOperation(), _BytesByOperation()
-    with FlopCounterMode(display=False, custom_mapping={_BACKWARD: _convolution_backward}) as flops:
+    with flop_counter() as flops:
         with forward:
             loss = F.cross_entropy(network(images), labels)
         with backward:
             torch.autograd.backward(loss)
     traffic = _traffic(forward.bytes, backward.bytes, phase.micro_batch, dtype.itemsize)
     return ImageWork(flops.get_total_flops() / phase.micro_batch, traffic)
-
-
-_BACKWARD: Final = torch.ops.aten.convolution_backward
-
-
-def _convolution_backward(
-    grad_out: Sequence[int], x: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any
-) -> int:
-    """FLOP of a convolution's gradients, of the shapes given: for each as many as the convolution itself takes.
-
-    torch's own count of the weights' gradient is too large where a convolution has groups: by their number.
-    """
-    of_input, of_weight, _ = rest[-1]
-    return int(conv_flop_count(list(x), list(weight), list(grad_out)) * (of_input + of_weight))
 
 
 def _traffic(forward: "Counter[str]", backward: "Counter[str]", images: int, itemsize: int) -> Traffic:

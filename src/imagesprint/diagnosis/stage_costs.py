@@ -13,8 +13,8 @@ from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from imagesprint.checkpoints.weights import TrainedModel
 from imagesprint.console import Console
 from imagesprint.diagnosis.disturbance import Disturbance
 from imagesprint.diagnosis.step_timing import (
@@ -24,22 +24,22 @@ from imagesprint.diagnosis.step_timing import (
     shape_of,
     start_peak,
     steps_ahead,
-    synthetic_batches,
     time_checkpoint,
     training_loader,
 )
 from imagesprint.diagnosis.verdict import LIMITS, PhaseFigures, Window, phase_figures
 from imagesprint.evaluating.evaluation import blank_table, judge
 from imagesprint.images.decoding import STAGES as DECODER_STAGES
+from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import AHEAD, EvaluationLoader, Loader
-from imagesprint.model.building import build_model
 from imagesprint.recipes.recipe import Phase
 from imagesprint.records.dataset import Root
 from imagesprint.runs.environment import command_age
 from imagesprint.runs.ranks import Ranks
 from imagesprint.storage.url import Url
+from imagesprint.training.features import features_loader, features_of
 from imagesprint.training.metering import StageTimes
-from imagesprint.training.prefetch import Stopwatch, on_device
+from imagesprint.training.prefetch import Stopwatch
 
 ROUNDS: Final = 3  # in which all that is measured takes turns: what disturbs one seldom hits all
 STEP_SECONDS: Final = 4.0  # of steps of each kind that are measured, over all rounds, and as many on noise
@@ -132,7 +132,8 @@ class TrainingCosts:
     """`start_up`: seconds from the command to where a training could begin. `phases` has the costs of each phase, the
     same ones for phases of one kind, whose `together.phase` is the first of them. `evaluation`: seconds of one of the
     whole split. It and the figures of `checkpoint` are 0 where they were not asked for. `disturbance` is the share of
-    the cores' time that other processes took meanwhile.
+    the cores' time that other processes took meanwhile. `features`: seconds of making those of the whole training
+    split, where the recipe has them once.
     """
 
     start_up: float
@@ -140,6 +141,7 @@ class TrainingCosts:
     evaluation: float
     checkpoint: CheckpointTime
     disturbance: float
+    features: float = 0.0
 
     @property
     def kinds(self) -> list[StageCosts]:
@@ -160,15 +162,17 @@ def measure_costs(
     """Measure each kind of steps that the recipe of `training` has on `root`; all ranks do so together.
 
     In each of ROUNDS so many `steps` are done, by default as many as there is time for: training as it is, then as many
-    on noise. `threads` are the numbers of threads that load alone, this rank's own among them. `evaluation` and
-    `checkpoint`, the folder for one, ask for one of those. Every rank returns its own figures; those of rank 0 count.
+    on noise. `threads` are the numbers of threads that load alone, this rank's own among them; where features are made
+    once, steps load nothing. `evaluation` and `checkpoint`, the folder for one, ask for one of those. Every rank
+    returns its own figures; those of rank 0 count.
     Raises the errors of `train`.
     """
-    kinds: dict[object, Phase] = {}
+    kinds, once = dict[object, Phase](), training.recipe.features_once
     for phase in training.recipe.phases:
         kinds.setdefault(_kind(phase), phase)
     compiling = {kind: training.compile(phase) for kind, phase in kinds.items()}
-    start_up, evaluations, disturbance = command_age(), list[float](), Disturbance(training.ranks)
+    start_up, disturbance = command_age(), Disturbance(training.ranks)
+    evaluations, features = list[float](), list[float]()
     with ExitStack() as stack:
         timers = {}
         for kind, phase in kinds.items():
@@ -180,17 +184,20 @@ def measure_costs(
                 timer.take_turn()
             if evaluation:
                 evaluations.append(_evaluation(training, root))
+            if once:
+                features.append(_features(training, root))
     found, reduction = {}, _reduction(training)
     for kind, phase in kinds.items():
         console.live(f"measuring   {phase.image_size} px, batch {phase.batch_size}: loading alone")
         training.ranks.barrier()
-        loaders = measure_loading(partial(training_loader, training, phase, root, _ENDLESS), threads)
+        loaders = measure_loading(partial(training_loader, training, phase, root, _ENDLESS), () if once else threads)
         found[kind] = timers[kind].result(compiling[kind], loaders, reduction)
     share = disturbance.share()
     written = CheckpointTime() if checkpoint is None else time_checkpoint(training, checkpoint)
     console.live(f"measured    {len(found)} kinds of steps in {ROUNDS} rounds", last=True)
     phases = tuple(found[_kind(phase)] for phase in training.recipe.phases)
-    return TrainingCosts(start_up, phases, median(evaluations) if evaluation else 0.0, written, share)
+    judging, making = (median(seconds) if seconds else 0.0 for seconds in (evaluations, features))
+    return TrainingCosts(start_up, phases, judging, written, share, making)
 
 
 def _kind(phase: Phase) -> object:
@@ -210,7 +217,7 @@ class _StepTimer:
         few = replace(phase, batch_size=phase.micro_batch * ranks.world_size)
         with training_loader(training, few, root, _ENDLESS) as loader:
             few_steps = _FEW_FROM_STORE if isinstance(root.path, Url) else _FEW
-            first, *others = training.seconds(on_device(iter(loader), device), few, few_steps, 0)
+            first, *others = training.seconds(training.batches(loader), few, few_steps, 0)
         following = max(others[_FEW - 2 :])
         self._first, self._peak_memory = max(0.0, first - following), peak_memory(device)
         following = _agreed(ranks, following)
@@ -220,8 +227,7 @@ class _StepTimer:
         each = following * passes / self._in_step
         self._steps = steps or min(_MOST, math.ceil(STEP_SECONDS / ROUNDS / each))
         self._loader = stack.enter_context(training_loader(training, self._phase, root, _ENDLESS))
-        self._batches = on_device(iter(self._loader), device)
-        self._noise = on_device(synthetic_batches(phase, len(root.classes), device), device)
+        self._batches, self._noise = training.batches(self._loader), training.noise(phase)
         self._rounds: list[tuple[Window, float]] = []  # as training logs it, and the seconds of as many steps on noise
 
     def take_turn(self) -> None:
@@ -310,15 +316,32 @@ def _evaluation(training: TimedTraining, root: Root) -> float:
     """Seconds of an evaluation on all ranks; where it is long, of its first batches and as many times more."""
     recipe, ranks = training.recipe, training.ranks
     dataset = root.dataset(root.nearest(recipe.eval_source), "validation")
-    model = TrainedModel(build_model(recipe, len(root.classes)), recipe, root.classes, 1).to(ranks.device).eval()
-    table = blank_table(len(dataset), ranks.device)
+    model, table = training.model(), blank_table(len(dataset), ranks.device)
     share = (ranks.rank, ranks.world_size)
     sizes = (recipe.eval_image_size, recipe.eval_resize, recipe.eval_batch_size)
+    loader = EvaluationLoader(dataset, *sizes, *share, threads=ranks.threads, shape=recipe.eval_shape)
+
+    def judged(batch: Batch) -> Tensor:
+        judge(model, [batch], table)
+        return table
+
+    return _pass_over(loader, judged)
+
+
+def _features(training: TimedTraining, root: Root) -> float:
+    """Seconds of making the features of all training images on all ranks, found as those of an evaluation are."""
+    recipe, ranks, model = training.recipe, training.ranks, training.model()
+    dataset = root.dataset(root.nearest(recipe.phases[0].source), "train")
+    loader = features_loader(recipe, dataset, ranks)
+    return _pass_over(loader, lambda batch: features_of(model, batch.images.to(ranks.device)))
+
+
+def _pass_over(loader: EvaluationLoader, work: Callable[[Batch], Tensor]) -> float:
+    """Seconds of `work` on each batch of `loader`; where that is long, on its first ones and as many times more."""
     began, ends = time.perf_counter(), list[float]()
-    with EvaluationLoader(dataset, *sizes, *share, threads=ranks.threads, shape=recipe.eval_shape) as loader:
+    with loader:
         for batch in loader:
-            judge(model, [batch], table)
-            table.sum().item()  # waits for the device
+            work(batch).sum().item()  # waits for the device
             ends.append(time.perf_counter() - began)
             if ends[-1] > EVALUATION_SECONDS / ROUNDS and len(ends) > 1:
                 break

@@ -13,18 +13,21 @@ from typing import Final
 import torch
 
 from imagesprint.checkpoints.naming import list_checkpoints
+from imagesprint.checkpoints.weights import TrainedModel
 from imagesprint.checkpoints.writer import CheckpointWriter
 from imagesprint.console import Console
 from imagesprint.diagnosis.machine import processor, versions
 from imagesprint.errors import UsageError
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import AHEAD, Loader
+from imagesprint.model.building import build_model
 from imagesprint.recipes.recipe import Phase, Recipe
 from imagesprint.recipes.validation import check_world_size
 from imagesprint.records.dataset import Root
 from imagesprint.runs.ranks import Ranks
+from imagesprint.training.features import blank_features, feature_batches
 from imagesprint.training.optimizer import best_precision
-from imagesprint.training.prefetch import Stopwatch
+from imagesprint.training.prefetch import DeviceBatches, Stopwatch, on_device
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep, wants_compiled
 
@@ -50,26 +53,32 @@ def peak_memory(device: torch.device) -> int:
     return 0
 
 
-def synthetic_batches(phase: Phase, num_classes: int, device: torch.device) -> Iterator[Batch]:
-    """Return micro-batches of random pixels and labels without end.
+def synthetic_batches(
+    phase: Phase, num_classes: int, device: torch.device, num_draws: int = 0, features: torch.Tensor | None = None
+) -> Iterator[Batch]:
+    """Return micro-batches of random pixels, labels and draws without end; with `features` [1, …] in place of pixels.
 
     They lie in host memory, pinned for a GPU, as the loader's do: a step copies them as it does in training.
     """
     generator = torch.Generator().manual_seed(0)
-    rows, size, pin = phase.micro_batch, phase.image_size, device.type == "cuda"
+    rows, size = phase.micro_batch, phase.image_size
 
-    def random(limit: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        values = torch.randint(limit, shape, generator=generator, dtype=dtype)
-        return values.pin_memory() if pin else values
+    def placed(values: torch.Tensor) -> torch.Tensor:
+        return values.pin_memory() if device.type == "cuda" else values
+
+    def images() -> torch.Tensor:
+        if features is not None:
+            return features.expand(rows, *features.shape[1:]).contiguous()
+        return torch.randint(256, (rows, size, size, 3), generator=generator, dtype=torch.uint8)
 
     made = [
         Batch(
-            images=random(256, (rows, size, size, 3), torch.uint8),
-            labels=random(num_classes, (rows,), torch.int64),
+            images=placed(images()),
+            labels=placed(torch.randint(num_classes, (rows,), generator=generator)),
             sample_ids=torch.arange(rows),
             mask=torch.ones(rows, dtype=torch.bool),
             step=0,
-            draws=torch.empty((rows, 0)),
+            draws=placed(torch.rand((rows, num_draws), generator=generator)),
         )
         for _ in range(2)
     ]
@@ -77,6 +86,7 @@ def synthetic_batches(phase: Phase, num_classes: int, device: torch.device) -> I
 
 
 _COPIED_AHEAD: Final = 2  # batches that `on_device` holds or has asked for beyond the one in use
+_MOST_IMAGES: Final = 2**31 - 1  # of a training set
 LR: Final = 1e-3  # weights move, but no loss can become infinite: not-a-numbers are computed at another speed
 
 
@@ -98,12 +108,11 @@ class TimedTraining:
     """A training of `recipe` whose steps are timed on this rank's device; the precision is settled as `train` does it.
 
     Batch norm's last scales begin at one: with zeros, half of the network would compute with zeros, which a GPU does
-    faster. Without `fused` torch's kernels alone train it. Raises RankError where the ranks cannot share the
-    micro-batches, UsageError as `check_timed` does.
+    faster. Without `fused` torch's kernels alone train it. Features that are made once are those of a black image.
+    Raises RankError where the ranks cannot share the micro-batches.
     """
 
     def __init__(self, recipe: Recipe, num_classes: int, ranks: Ranks, compilation: str, fused: bool = True) -> None:
-        check_timed(recipe)
         check_world_size(recipe, ranks.world_size)
         precision = best_precision(ranks.device) if recipe.precision == "auto" else recipe.precision
         self.recipe = replace(recipe, precision=precision, zero_init=False)
@@ -114,6 +123,27 @@ class TimedTraining:
         self.eager_step = TrainingStep(self.state, ranks)
         self.step = TrainingStep(self.state, ranks, compiled=True) if self.is_compiled else self.eager_step
         self._stopwatch = Stopwatch(ranks.device)
+        self._features: torch.Tensor | None = None
+        if recipe.features_once:
+            self._features = blank_features(self.model(), ranks.device).cpu()
+
+    def model(self) -> TrainedModel:
+        """A fresh one on the device, as evaluations and features have it."""
+        network = build_model(self.recipe, len(self.state.classes))
+        return TrainedModel(network, self.recipe, self.state.classes, 1).to(self.ranks.device).eval()
+
+    def batches(self, loader: Loader) -> DeviceBatches:
+        """The batches of `loader`, on the device, as training makes them."""
+        if self._features is None:
+            return on_device(iter(loader), self.ranks.device)
+        table = self._features.expand(_MOST_IMAGES, *self._features.shape[1:])  # one row in memory
+        return on_device(feature_batches(loader, table), self.ranks.device)
+
+    def noise(self, phase: Phase) -> DeviceBatches:
+        """Random micro-batches of `phase`, on the device, for which nothing is loaded."""
+        draws = sum(count for _, count in self.recipe.draws)
+        made = synthetic_batches(phase, len(self.state.classes), self.ranks.device, draws, self._features)
+        return on_device(made, self.ranks.device)
 
     def compile(self, phase: Phase) -> float:
         """Compile and warm the shape of `phase`; return the seconds that it took, 0 where the step is not compiled."""
@@ -169,12 +199,12 @@ def shape_of(phase: Phase) -> tuple[int, int, int, str]:
     return phase.image_size, phase.batch_size, phase.micro_batch, phase.freeze
 
 
-def check_timed(recipe: Recipe) -> None:
+def check_steps(recipe: Recipe) -> None:
     """Raise UsageError where the steps of `recipe` say nothing of how long its training takes."""
     if recipe.features_once:
         raise UsageError(
-            f"{recipe.name} has features once: nearly all of its time goes to them, which `train` shows, not to steps",
-            "--set features_once=false has each image pass through the network in each epoch, which can be measured",
+            f"{recipe.name} has features once: nearly all of its time goes to making them, not to its steps",
+            "`imagesprint plan RECIPE --data ROOT` measures both on this machine; or --set features_once=false",
         )
 
 

@@ -125,6 +125,8 @@ def plan_stores(
 def _plan_data(
     store: DataStore, recipe: Recipe, schedule: Schedule, plan: AnyPlan, work: Portion
 ) -> tuple[AnyPlan, DataStorage]:
+    if recipe.features_once:
+        return _plan_features(store, schedule, plan)
     each = [0.0] * len(work.steps) if plan is None else plan.steps
     phases = [
         Steps(variant, steps, steps * seconds, steps * phase.batch_size, steps * phase.batch_size / schedule.num_train)
@@ -138,6 +140,17 @@ def _plan_data(
     limits = tuple(STORAGE if waiting else limit for waiting, limit in zip(waits, plan.limits, strict=True))
     slower = tuple(whole / max(1, phase.steps) for whole, phase in zip(seconds, phases, strict=True))
     return replace(plan, start_up=plan.start_up + (found.first_step_seconds or 0.0), steps=slower, limits=limits), found
+
+
+def _plan_features(store: DataStore, schedule: Schedule, plan: AnyPlan) -> tuple[AnyPlan, DataStorage]:
+    """As `_plan_data`, where each image is read once, before the first step."""
+    speed, seconds = (None, 0.0) if plan is None else (store.speed, plan.features)
+    once = Steps(store.variants[0], 1, seconds, schedule.num_train, 1.0)
+    found, (longer,) = plan_data(store.url, store.splits, store.cache, speed, [once])
+    if plan is None or speed is None:
+        return plan, found
+    waited = longer - seconds
+    return replace(plan, start_up=plan.start_up + waited, features=plan.features + waited), found
 
 
 def _plan_run(store: RunStore | None, plan: TimePlan | None, work: Portion, checkpoint_bytes: int) -> RunStorage | None:

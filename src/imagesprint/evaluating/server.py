@@ -40,7 +40,9 @@ _START: Final = "`imagesprint serve MODEL` starts one and prints its URL"
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a server says of its model: the file, its recipe and classes, and what runs it in which arithmetic."""
+    """What a server says of its model: the file, its recipe and classes, what runs it in which arithmetic, and when it
+    was opened, in seconds since 1970 (0 of an earlier version's server).
+    """
 
     checkpoint: str
     recipe: Recipe
@@ -49,6 +51,7 @@ class ServedModel:
     num_train: int
     runtime: str
     precision: str
+    opened: float
 
     @classmethod
     def of(cls, said: Any) -> Self:
@@ -61,6 +64,7 @@ class ServedModel:
             num_train=int(said["num_train"]),
             runtime=str(said["runtime"]),
             precision=str(said["precision"]),
+            opened=float(said.get("opened", 0.0)),
         )
 
 

@@ -218,10 +218,12 @@ class Loader(_BatchLoader):
         rows, values, draws = zip(*sizes, strict=True) if sizes else ((0,), (0,), (0,))
         return max(rows), max(values), max(draws)
 
-    def loads(self) -> Iterator[Load]:
+    def loads(self, are_read: bool = True) -> Iterator[Load]:
+        """The batches of a pass, in order; where they are not to be read, no store is asked for their records."""
         sampler = self.sampler()
         windows = list(self._windows())
-        announce = self._announcer() if any(dataset.remote for dataset in self._datasets) else None
+        is_asked = are_read and any(dataset.remote for dataset in self._datasets)
+        announce = self._announcer() if is_asked else None
         for number, steps in enumerate(windows):
             if announce is not None:  # one window ahead: its records come while those of this one are decoded
                 for ahead in windows[:2] if number == 0 else windows[number + 1 : number + 2]:

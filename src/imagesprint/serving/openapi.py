@@ -5,6 +5,7 @@ from contextlib import suppress
 from importlib import metadata
 from typing import Any, Final
 
+from imagesprint.recipes.recipe import EVAL_SHAPES
 from imagesprint.serving.batcher import MAX_IMAGES
 from imagesprint.serving.gate import MAX_BODY
 
@@ -76,7 +77,9 @@ _SCHEMAS: Final[_Object] = {
             **dict.fromkeys(("checkpoint", "model", "runtime", "precision"), _STRING),
             **dict.fromkeys(("step", "image_size", "resize"), _INTEGER),
             "classes": _array(_object({"name": _STRING, "text": _STRING})),
-        }
+        },
+        # Files that were exported before there was a choice lack the shape
+        {"shape": {"enum": list(EVAL_SHAPES)}, "opened": {"type": "number"}},
     ),
 }
 

@@ -4,6 +4,7 @@ Endpoints know this class: `batcher` answers images, `model` says what answers.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from imagesprint.checkpoints.cached import last_of
+from imagesprint.checkpoints.cached import last_of, last_version
 from imagesprint.console import Console
 from imagesprint.errors import CheckpointError, StorageError, UsageError
 from imagesprint.inference.image_files import sample_images
@@ -49,6 +50,8 @@ class Service:
         self._wanted = wanted
         self._console = console
         self._batcher: Batcher | None = None
+        self._opened = 0.0  # when the model was, in seconds since 1970
+        self._version: tuple[Place, str] | None = None  # of the checkpoint that was opened, or looked at, last
 
     @property
     def batcher(self) -> Batcher:
@@ -80,47 +83,53 @@ class Service:
         }
 
     def describe(self) -> dict[str, Any]:
-        """What is served, for JSON: `formats.describe`, the file and what runs it. Raises LoadingError."""
+        """What is served, for JSON: `formats.describe`, the file and what runs it, and since when: a checkpoint may be
+        written anew under its name. Raises LoadingError.
+        """
         model = self.model
         return {
             **model.description,
             "checkpoint": str(model.checkpoint),
             "runtime": model.runtime,
             "precision": model.precision,
+            "opened": self._opened,
         }
 
     async def open(self) -> None:
         """Open the model. Raises as `open_model` and `tried` do."""
+        self._version = await _in_thread(partial(last_version, self._wanted.place))  # before: it may be written anew
         model = await _in_thread(partial(self._open, self._wanted.place))
-        self._batcher = Batcher(model, self.metrics, self._console)
+        self._batcher, self._opened = Batcher(model, self.metrics, self._console), time.time()
 
     async def watch(self) -> None:
         """Have each newer checkpoint of the run take over, between two batches, once it was tried; never returns.
 
-        One that cannot be used is warned of, and the model before it stays.
+        So does the last one where it is written anew, as with `recalibrate_bn` at an early end. One that cannot be used
+        is warned of, and the model before it stays.
         """
-        seen, told = self.model.checkpoint, ""
+        told = ""
         pause = WATCH_SECONDS if isinstance(self._wanted.place, Path) else STORE_WATCH_SECONDS
         while True:
             await asyncio.sleep(pause)
-            newest = seen
+            version, newest = self._version, self._wanted.place
             try:
-                newest = await _in_thread(partial(last_of, self._wanted.place))
-                if newest == seen:
+                version = await _in_thread(partial(last_version, self._wanted.place))
+                if version == self._version:
                     continue
+                newest, _ = version
                 model = await _in_thread(partial(self._open, newest))
                 _check_alike(self.model, model)
             except StorageError as error:  # which may pass: the next look tries it again
-                if error.what != told:
-                    self._console.warn(f"{error.what}: {self.model.checkpoint} is served on")
-                told = error.what
+                trouble = error.what
             except Exception as error:  # whatever a library raises of a file
-                seen = newest
-                self._console.warn(f"{newest} is not served: {error}; {self.model.checkpoint} is served on")
+                self._version, trouble = version, f"{newest} is not served: {error}"
             else:
-                seen, told = newest, ""
+                self._version, self._opened, trouble = version, time.time(), ""
                 self.batcher.swap(model)
                 self._console.line(f"serving     {newest}, after step {model.step:,}")
+            if trouble not in ("", told):
+                self._console.warn(f"{trouble}; {self.model.checkpoint} is served on")
+            told = trouble
 
     def _open(self, place: Place) -> OpenModel:
         wanted = self._wanted

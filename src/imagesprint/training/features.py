@@ -17,6 +17,7 @@ from imagesprint.evaluating.evaluation import evaluation_arithmetic
 from imagesprint.loading.batch import Batch
 from imagesprint.loading.loader import EvaluationLoader, Loader
 from imagesprint.model.depths import head_of
+from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import Dataset
 from imagesprint.runs.ranks import Ranks
 
@@ -28,27 +29,38 @@ def make_features(model: TrainedModel, dataset: Dataset, ranks: Ranks, console: 
     on every rank, and beside it how many images this rank's native decoder left to Pillow. Raises RecordError or
     ImageError for damaged data.
     """
-    recipe, size = model.recipe, model.recipe.phases[0].image_size
-    # A shorter side of `size`, and its centre square: what crop "center" makes of an image
-    loader = EvaluationLoader(dataset, size, size, recipe.eval_batch_size, ranks.rank, ranks.world_size, ranks.threads)
+    recipe = model.recipe
+    loader = features_loader(recipe, dataset, ranks)
     model.eval()
-    blank = torch.zeros((1, size, size, 3), dtype=torch.uint8, device=ranks.device)
-    shape = _features(model, blank).shape[1:]  # also where a rank has no batch
+    shape = blank_features(model, ranks.device).shape[1:]  # also where a rank has no batch
     table = torch.zeros((len(dataset), *shape), device=ranks.device)
     progress = Progress(console, "features  ")
     progress.begin(len(dataset), 0)
     with loader:
         for batch in loader:
             rows = batch.sample_ids[batch.mask].to(ranks.device)
-            table[rows] = _features(model, batch.images.to(ranks.device))[: len(rows)]
+            table[rows] = features_of(model, batch.images.to(ranks.device))[: len(rows)]
             progress.add(min(len(rows) * ranks.world_size, len(dataset)))
     progress.end()
     ranks.sum(table)
     return table.cpu(), loader.fallbacks
 
 
+def features_loader(recipe: Recipe, dataset: Dataset, ranks: Ranks) -> EvaluationLoader:
+    """This rank's share of all images of `dataset`, as features are made of them."""
+    size = recipe.phases[0].image_size
+    # A shorter side of `size`, and its centre square: what crop "center" makes of an image
+    return EvaluationLoader(dataset, size, size, recipe.eval_batch_size, ranks.rank, ranks.world_size, ranks.threads)
+
+
+def blank_features(model: TrainedModel, device: torch.device) -> Tensor:
+    """What the head takes of a black image: float32 [1, …]. `model` lies on `device`."""
+    size = model.recipe.phases[0].image_size
+    return features_of(model, torch.zeros((1, size, size, 3), dtype=torch.uint8, device=device))
+
+
 @torch.no_grad()
-def _features(model: TrainedModel, images: Tensor) -> Tensor:
+def features_of(model: TrainedModel, images: Tensor) -> Tensor:
     """What the head takes of uint8 images [N, S, S, 3]: float32 [N, …]."""
     taken: list[Tensor] = []
 
@@ -62,7 +74,7 @@ def _features(model: TrainedModel, images: Tensor) -> Tensor:
 
 def feature_batches(loader: Loader, features: Tensor) -> Iterator[Batch]:
     """The batches of `loader`, but with the rows of `features` in the place of images: nothing is read or decoded."""
-    for load in loader.loads():
+    for load in loader.loads(are_read=False):
         sample_ids = torch.from_numpy(load.sample_ids)
         yield Batch(
             images=features[sample_ids],

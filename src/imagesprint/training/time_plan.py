@@ -2,10 +2,11 @@
 
 import bisect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
+from imagesprint.model.flops import training_flops
 from imagesprint.recipes.recipe import Recipe
 from imagesprint.records.dataset import Root
 from imagesprint.runs.ranks import Ranks
@@ -19,8 +20,8 @@ class TimePlan:
     `evaluation` and `checkpoint` one of each.
 
     `limits[i]` says what a step of phase i needs the most time for: data, copy, compute or reduction; it is empty where
-    that is not known.
-    `origin` says for people where the figures are from.
+    that is not known. `origin` says for people where the figures are from. `features` of the start-up are for making
+    features, where the recipe has them once.
     """
 
     start_up: float
@@ -29,6 +30,7 @@ class TimePlan:
     checkpoint: float
     limits: tuple[str, ...]
     origin: str
+    features: float = 0.0
 
     def seconds(self, work: "Portion") -> float:
         """Return the seconds that `work` takes, without the start-up."""
@@ -76,19 +78,32 @@ class Timetable:
         return Portion(steps, whole.evaluations - done.evaluations, whole.checkpoints - done.checkpoints)
 
 
+def step_work(recipe: Recipe, num_classes: int) -> tuple[float, ...]:
+    """Return how much is computed in a step of each phase, in a unit of its own.
+
+    Where all phases train the same tensors it goes by pixels, near enough, else by FLOP, which are counted.
+    """
+    if len({phase.freeze for phase in recipe.phases}) == 1:
+        return tuple(float(phase.batch_size * phase.image_size**2) for phase in recipe.phases)
+    return tuple(phase.batch_size * training_flops(recipe, phase, num_classes) for phase in recipe.phases)
+
+
 class TimeKeeper:
     """Keeps the time of a command that goes on from step `start`. `plan` is None where nothing is known beforehand: the
-    first logged steps then make one. `began` is when the command did, by time.monotonic().
+    first logged steps then make one, by `work`, how much a step of each phase computes (`step_work`). `began` is when
+    the command did, by time.monotonic().
     """
 
-    def __init__(self, recipe: Recipe, cadence: Cadence, start: int, plan: TimePlan | None, began: float) -> None:
+    def __init__(
+        self, work: Sequence[float], cadence: Cadence, start: int, plan: TimePlan | None, began: float
+    ) -> None:
         self.plan = plan
         self._began = began
         self._timetable = Timetable(cadence, start)
-        self._pixels = tuple(float(phase.batch_size * phase.image_size**2) for phase in recipe.phases)
+        self._work = work
         self._start_up = 0.0
-        self._counts = [0] * len(recipe.phases)  # of logged steps
-        self._seconds = [0.0] * len(recipe.phases)  # that they took
+        self._counts = [0] * len(work)  # of logged steps
+        self._seconds = [0.0] * len(work)  # that they took
         self._evaluations: list[float] = []
         self._checkpoints: list[float] = []
 
@@ -103,8 +118,7 @@ class TimeKeeper:
         if self.plan is not None:
             return False
         phase, count = row.phase, self._counts[row.phase]
-        # Time is near enough proportional to pixels.
-        steps = tuple(row.seconds / count * pixels / self._pixels[phase] for pixels in self._pixels)
+        steps = tuple(row.seconds / count * work / self._work[phase] for work in self._work)
         origin = f"estimated from the first {count} steps, without evaluations and checkpoints"
         self.plan = TimePlan(self._start_up, steps, 0.0, 0.0, (), origin)
         return True

@@ -41,7 +41,7 @@ from imagesprint.training.recalibration import recalibrate_by_what_follows
 from imagesprint.training.recorder import Recorder
 from imagesprint.training.state import TrainingState
 from imagesprint.training.step import TrainingStep, wants_compiled
-from imagesprint.training.time_plan import Planner, TimeKeeper, TimePlan
+from imagesprint.training.time_plan import Planner, TimeKeeper, TimePlan, step_work
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _go_on(
         content = partial(state.checkpoint, schedule.num_train, fingerprint, decoder_name())
         for line in of_stores:
             console.line(line)
-        keeper = TimeKeeper(recipe, cadence, state.step, plan, began)
+        keeper = TimeKeeper(step_work(recipe, len(root.classes)), cadence, state.step, plan, began)
         recorder = Recorder(copy, state, cadence, keeper, ranks, console, content, since)
         with recorder.history(root.path):
             _work(root, state, judged, cadence, options, ranks, recorder, judge)

@@ -122,6 +122,9 @@ def test_the_rates_are_those_of_the_sources() -> None:
     assert cosine[0] == pytest.approx(0.005)  # LinearLR's start_factor 0.01
     assert max(cosine) == cosine[5] == pytest.approx(0.5)
     assert cosine[-1] < 1e-5
+    timm = rates("timm", 128, 300)  # CosineLRScheduler with t_initial=300, warmup_t=3, warmup_lr_init=1e-4
+    assert timm[:3] == pytest.approx([0.0001, 0.0001 + 0.0499 / 3, 0.0001 + 0.0998 / 3])
+    assert timm[150] == pytest.approx(0.025)  # its warm-up lies over the cosine, not before it
     tutorial = rates("tutorial", 4, 25)
     assert [tutorial[epoch] for epoch in (6, 7, 14, 21)] == pytest.approx([1e-3, 1e-4, 1e-5, 1e-6])
 
@@ -134,6 +137,9 @@ def test_the_transforms_keep_size_and_mean_what_they_say() -> None:
     for operation in transforms._OPERATIONS.values():
         for level in (0.0, 0.5, 1.0):
             assert operation(image, level, -1).size == image.size
+    shifted = np.asarray(transforms._OPERATIONS["translate_x"](image, 0.3, 1))  # 9 whole pixels of 9.6
+    assert (shifted[:, :-9] == np.asarray(image)[:, 9:]).all()
+    assert not shifted[:, -9:].any()
     unchanged = {name for name, operation in transforms._OPERATIONS.items() if operation(image, 0.0, 1) == image}
     assert unchanged >= {"identity", "shear_x", "translate_y", "rotate", "brightness", "sharpness", "posterize"}
     images, targets = torch.rand(4, 3, 8, 8), torch.eye(4)

@@ -48,7 +48,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from imagesprint.checkpoints.weights import TrainedModel, start_from
 from imagesprint.console import Console
-from imagesprint.errors import UsageError
+from imagesprint.errors import ImagesprintError, UsageError
 from imagesprint.evaluating.evaluation import evaluate, evaluation_set
 from imagesprint.files import write_text
 from imagesprint.model.batch_norm import BatchNorm2d, batch_norms
@@ -291,6 +291,21 @@ def trained(form: Recipe, settings: Settings) -> Any:
     return json.loads(json.dumps({"recipe": to_dict(form), "settings": asdict(settings)}))
 
 
+def judged(form: Recipe, settings: Settings, root: Root, threads: int) -> dict[str, Any]:
+    """Train as `form` and the settings say; return what comes out, as JSON has it."""
+    settled = replace(form, precision=best_precision(torch.device("cpu"))) if form.precision == "auto" else form
+    network, seconds = train(settled, settings, root, threads)
+    model = TrainedModel(network, settled, root.classes, 0)
+    with open_ranks("cpu") as ranks:
+        accuracy = evaluate(model, evaluation_set(root, model), ranks)
+    return {
+        "top1": accuracy.top1,
+        "mean_class_accuracy": accuracy.mean_class_accuracy,
+        "wall_seconds": seconds,
+        "trained": trained(form, settings),
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", choices=SETTINGS)
@@ -301,22 +316,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    settings, root = SETTINGS[args.settings], open_root(args.data)
-    recipe = apply_overrides(load_recipe(args.recipe), [*args.set, f"seed={args.seed}"])
-    form = plain_form(recipe, settings)
-    settled = replace(form, precision=best_precision(torch.device("cpu"))) if form.precision == "auto" else form
-    network, seconds = train(settled, settings, root, args.threads)
-    model = TrainedModel(network, settled, root.classes, 0)
-    with open_ranks("cpu") as ranks:
-        accuracy = evaluate(model, evaluation_set(root, model), ranks)
-    found = {
-        "top1": accuracy.top1,
-        "mean_class_accuracy": accuracy.mean_class_accuracy,
-        "wall_seconds": seconds,
-        "trained": trained(form, settings),
-    }
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_text(args.output / RESULT, json.dumps(found, indent=2) + "\n")
+    settings = SETTINGS[args.settings]
+    try:
+        recipe = apply_overrides(load_recipe(args.recipe), [*args.set, f"seed={args.seed}"])
+        found = judged(plain_form(recipe, settings), settings, open_root(args.data), args.threads)
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_text(args.output / RESULT, json.dumps(found, indent=2) + "\n")
+    except ImagesprintError as error:
+        print(f"error: {error.what}\nhint: {error.hint}", file=sys.stderr)
+        return 2
     return 0
 
 

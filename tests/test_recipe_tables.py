@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,11 +149,12 @@ def test_weights_decay_and_statistics_move_as_in_the_sources() -> None:
     network = plain.network_of(plain.plain_form(recipe, plain.SETTINGS["timm"]), 5)
     norms = {id(parameter) for norm in plain.batch_norms(network) for parameter in norm.parameters()}
     assert network.fc.bias.abs().max() > 0  # nn.Linear's beginning; ours is 0
-    for name, decays in (
-        ("torchvision", lambda _: 1e-4),
-        ("torchvision-2021", lambda parameter: 0.0 if id(parameter) in norms else 2e-5),
-        ("timm", lambda parameter: 2e-5 if parameter.ndim > 1 else 0.0),
-    ):
+    decays_of: dict[str, Callable[[torch.nn.Parameter], float]] = {
+        "torchvision": lambda _: 1e-4,
+        "torchvision-2021": lambda parameter: 0.0 if id(parameter) in norms else 2e-5,
+        "timm": lambda parameter: 2e-5 if parameter.ndim > 1 else 0.0,
+    }
+    for name, decays in decays_of.items():
         groups = plain.optimizer_of(network, plain.SETTINGS[name]).param_groups
         found = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
         assert found == {id(parameter): decays(parameter) for parameter in network.parameters()}

@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +96,19 @@ def test_a_bad_table_is_refused(text: str, said: str, tmp_path: Path) -> None:
     assert said in caught.value.what + caught.value.hint
 
 
+def test_sets_have_a_name_and_a_root_and_there_is_a_seed() -> None:
+    run = importlib.import_module("run")
+    assert run.read_sets(["a=b", "c=s3://d?e=f"], 1) == {"a": "b", "c": "s3://d?e=f"}
+    for entries, seeds, said in (
+        (["ROOT"], 1, "'ROOT' is no SET=ROOT"),
+        (["=b"], 1, "'=b'"),
+        (["a=b"], 0, "0 are none"),
+    ):
+        with pytest.raises(run.UsageError) as caught:
+            run.read_sets(entries, seeds)
+        assert said in caught.value.what
+
+
 def test_a_plain_training_has_the_network_epochs_and_sizes_of_the_recipe() -> None:
     plain = importlib.import_module("plain")
     recipe = apply_overrides(load_recipe("small"), ["shortcut=pool", "width=0.5", "ema_decay=0.9", "augment=trivial"])
@@ -122,8 +136,34 @@ def test_the_rates_are_those_of_the_sources() -> None:
     assert cosine[0] == pytest.approx(0.005)  # LinearLR's start_factor 0.01
     assert max(cosine) == cosine[5] == pytest.approx(0.5)
     assert cosine[-1] < 1e-5
+    timm = rates("timm", 128, 300)  # CosineLRScheduler with t_initial=300, warmup_t=3, warmup_lr_init=1e-4
+    assert timm[:3] == pytest.approx([0.0001, 0.0001 + 0.0499 / 3, 0.0001 + 0.0998 / 3])
+    assert timm[150] == pytest.approx(0.025)  # its warm-up lies over the cosine, not before it
     tutorial = rates("tutorial", 4, 25)
     assert [tutorial[epoch] for epoch in (6, 7, 14, 21)] == pytest.approx([1e-3, 1e-4, 1e-5, 1e-6])
+
+
+def test_weights_decay_and_statistics_move_as_in_the_sources() -> None:
+    plain = importlib.import_module("plain")
+    recipe = apply_overrides(load_recipe("small"), ["width=0.125"])
+    network = plain.network_of(plain.plain_form(recipe, plain.SETTINGS["timm"]), 5)
+    norms = {id(parameter) for norm in plain.batch_norms(network) for parameter in norm.parameters()}
+    assert network.fc.bias.abs().max() > 0  # nn.Linear's beginning; ours is 0
+    decays_of: dict[str, Callable[[torch.nn.Parameter], float]] = {
+        "torchvision": lambda _: 1e-4,
+        "torchvision-2021": lambda parameter: 0.0 if id(parameter) in norms else 2e-5,
+        "timm": lambda parameter: 2e-5 if parameter.ndim > 1 else 0.0,
+    }
+    for name, decays in decays_of.items():
+        groups = plain.optimizer_of(network, plain.SETTINGS[name]).param_groups
+        found = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+        assert found == {id(parameter): decays(parameter) for parameter in network.parameters()}
+    ours = plain.batch_norms(network)[0]
+    theirs = torch.nn.BatchNorm2d(ours.num_features)
+    for images in torch.randn(3, 4, ours.num_features, 5, 5) * 2 + 1:
+        torch.testing.assert_close(ours(images), theirs(images))
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
 
 
 def test_the_transforms_keep_size_and_mean_what_they_say() -> None:
@@ -134,6 +174,9 @@ def test_the_transforms_keep_size_and_mean_what_they_say() -> None:
     for operation in transforms._OPERATIONS.values():
         for level in (0.0, 0.5, 1.0):
             assert operation(image, level, -1).size == image.size
+    shifted = np.asarray(transforms._OPERATIONS["translate_x"](image, 0.3, 1))  # 9 whole pixels of 9.6
+    assert (shifted[:, :-9] == np.asarray(image)[:, 9:]).all()
+    assert not shifted[:, -9:].any()
     unchanged = {name for name, operation in transforms._OPERATIONS.items() if operation(image, 0.0, 1) == image}
     assert unchanged >= {"identity", "shear_x", "translate_y", "rotate", "brightness", "sharpness", "posterize"}
     images, targets = torch.rand(4, 3, 8, 8), torch.eye(4)

@@ -98,6 +98,17 @@ def _variant(name: str, words: Any) -> Variant:
     return Variant(name, settings, own)
 
 
+def read_sets(entries: list[str], seeds: int) -> dict[str, str]:
+    """Return the ROOT of each set. Raises UsageError where one is not named, or there is nothing to train."""
+    sets = dict(entry.partition("=")[::2] for entry in entries)
+    unnamed = next((entry for entry in entries if not all(entry.partition("=")[::2])), None)
+    if unnamed is not None:
+        raise UsageError(f"--data: {unnamed!r} is no SET=ROOT", "name the set, such as flowers=ROOT")
+    if seeds < 1:
+        raise UsageError(f"--seeds: {seeds} are none", "give at least 1, and 3 to see their spread")
+    return sets
+
+
 def count_flops(variants: list[Variant], root: str) -> list[float]:
     """Return what each variant computes on the training images of `root`."""
     opened = open_root(root)
@@ -215,8 +226,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each run; default 1")
     parser.add_argument("--any-flops", action="store_true", help="train variants that compute more, too")
     args = parser.parse_args()
-    sets = dict(entry.partition("=")[::2] for entry in args.data)
     try:
+        sets = read_sets(args.data, args.seeds)
         variants = read_table(args.table)
         flops = {name: count_flops(variants, root) for name, root in sets.items()}
         for name, counted in flops.items():

@@ -124,7 +124,7 @@ def test_closing_while_others_wait_for_their_turn() -> None:
     ended = time.monotonic() + 10  # Python's own threads leave a moment after `join`
     while psutil.Process().num_threads() > before and time.monotonic() < ended:
         time.sleep(0.01)
-    assert psutil.Process().num_threads() == before
+    assert psutil.Process().num_threads() <= before  # one of an earlier test may have been counted
 
 
 def test_memory_stays_flat() -> None:

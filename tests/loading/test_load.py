@@ -59,19 +59,15 @@ def test_what_libjpeg_cannot_do_goes_to_pillow_and_is_counted(
     assert decoder.fallbacks == 2
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])  # of which the native decoder leaves one to Pillow
-@pytest.mark.parametrize("decoder", ["NativeDecoder(1)", "PillowDecoder(1)", "PillowDecoder(2)"])
 def test_little_memory_makes_no_bad_record(
-    write_root: WriteRoot,
-    train_records: list[ImageRecord],
-    decoder: str,
-    kind: str,
-    with_little_memory: Callable[[str, str], str],
+    write_root: WriteRoot, train_records: list[ImageRecord], with_little_memory: Callable[[str, str], str]
 ) -> None:
-    file = io.BytesIO()
-    Image.new("L", (9000, 6000)).save(file, kind, progressive=True)  # 54 MB of pixels, 108 MB of coefficients
-    train_records[3] = replace(train_records[3], encoded=file.getvalue())
+    for row, kind in ((3, "PNG"), (5, "JPEG")):  # of which the native decoder leaves one to Pillow
+        file = io.BytesIO()
+        Image.new("L", (9000, 6000)).save(file, kind, progressive=True)  # 54 MB of pixels, 108 MB of coefficients
+        train_records[row] = replace(train_records[row], encoded=file.getvalue())
     before = f"""
+import os
 import numpy as np
 from imagesprint.images.decoding import PillowDecoder
 from imagesprint.images.decoders import NativeDecoder
@@ -79,11 +75,24 @@ from imagesprint.loading.batch import Load, decode_load
 from imagesprint.records.dataset import open_dataset
 dataset = open_dataset({str(write_root(train_records))!r}, "full", "train")
 crops, flips, draws = np.array([[0, 0, 8, 8]], np.int32), np.array([False]), np.empty((1, 0), np.float32)
-load = Load(dataset, np.array([3]), crops, flips, draws, True, 1, (8, 8), 0)
-decoder = {decoder}
+kinds = (NativeDecoder, 1), (PillowDecoder, 1), (PillowDecoder, 2)
+for (kind, threads), row in [(kind, row) for kind in kinds for row in (3, 5)]:
+    if not (child := os.fork()):  # each alone with little memory, and torch imported once
+        break
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit(f"not {{kind.__name__}}({{threads}}) on row {{row}}")
+else:
+    raise SystemExit("each a MemoryError")
+decoder, load = kind(threads), Load(dataset, np.array([row]), crops, flips, draws, True, 1, (8, 8), 0)
 """
-    code = "print(decode_load(load, decoder, np.empty((1, 8, 8, 3), np.uint8)))"
-    assert with_little_memory(before, code).startswith("MemoryError")
+    code = """
+try:
+    decode_load(load, decoder, np.empty((1, 8, 8, 3), np.uint8))
+except MemoryError:
+    os._exit(0)
+os._exit(1)
+"""
+    assert with_little_memory(before, code) == "each a MemoryError"
 
 
 def test_a_file_that_is_no_image(write_root: WriteRoot, train_records: list[ImageRecord]) -> None:

@@ -35,7 +35,7 @@ def falls_to(number: int) -> bool:
     deadline = time.monotonic() + 10
     while num_threads() > number and time.monotonic() < deadline:
         time.sleep(0.005)
-    return num_threads() == number
+    return num_threads() <= number  # one that was joined before may have been counted
 
 
 def to_the_end(loader: Loader) -> None:

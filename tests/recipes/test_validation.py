@@ -159,6 +159,7 @@ ONCE = replace(GOOD.phases[0], freeze="backbone")
         ("phases.*.source", {"phases": (ONCE, replace(ONCE, epochs=(2, 4), source="full"))}),
         ("crop", {"crop": "random_resized"}),
         ("flip", {"flip": True}),
+        ("augment", {"augment": ("grey 0.2",)}),
         ("antialias", {"antialias": False}),
         ("freeze_norm", {"freeze_norm": "none"}),
         ("bad_records", {"bad_records": "substitute"}),

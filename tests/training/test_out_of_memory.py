@@ -216,7 +216,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Small]]:
     monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
     monkeypatch.setattr(Ranks, "gather", lambda _, value: [value])
     gc.disable()  # so that nothing but the trial itself collects the cycles
+    gc.freeze()  # and that does not look through all that was there before, torch above all
     yield Small
+    gc.unfreeze()
     gc.enable()
 
 

@@ -10,6 +10,7 @@ from imagesprint.model.building import MODELS, build_model, normalize
 from imagesprint.model.resnet import (
     ARCHITECTURES,
     BasicBlock,
+    BlurPool2d,
     Bottleneck,
     ChannelAttention,
     MeanPool2d,
@@ -171,6 +172,12 @@ def test_logits_and_gradients_flow_at_odd_sizes(name: str, changes: dict[str, An
     assert logits.shape == (2, 7)
     logits.square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+def test_a_single_pixel_stays_what_it_is_when_blurred() -> None:
+    """Small images come to that in the last stage."""
+    x = torch.rand(2, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(BlurPool2d(3)(x), x)
 
 
 @pytest.mark.parametrize("attention", ["none", "se"])

@@ -58,7 +58,7 @@ def page(write_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
         ("Accuracy", "validation top-1", "evaluations", "top1"),
         ("Accuracy", "training top-1, augmented", "metrics", "top1"),
         ("Loss", "total", "metrics", "loss"),
-        ("Loss", "cross-entropy", "metrics", "cross_entropy"),
+        ("Loss", "without weight decay", "metrics", "cross_entropy"),
         ("Loss", r"weight decay \(L2\)", "metrics", "l2"),
         ("Learning rate", "learning rate", "metrics", "lr"),
         ("Image size", "image size", "metrics", "image_size"),

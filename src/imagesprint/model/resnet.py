@@ -109,7 +109,8 @@ class BlurPool2d(nn.Module):
         self.register_buffer("kernel", torch.outer(row, row).expand(channels, 1, 3, 3).clone(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.kernel.to(x.dtype), stride=2, groups=x.shape[1])
+        mode = "reflect" if min(x.shape[2:]) > 1 else "replicate"  # one pixel has no other to be mirrored
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode=mode), self.kernel.to(x.dtype), stride=2, groups=x.shape[1])
 
 
 class MeanPool2d(nn.Module):

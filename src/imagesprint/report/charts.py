@@ -84,7 +84,7 @@ def run_charts(record: RunRecord, reference: Reference | None, axis: str) -> dic
         "loss": chart(
             "Loss",
             trained("total", "loss"),
-            trained("cross-entropy", "cross_entropy", SECOND),
+            trained("without weight decay", "cross_entropy", SECOND),
             trained("weight decay (L2)", "l2", THIRD),
             judged("validation", "loss"),
         ),

@@ -32,7 +32,7 @@ CURVES: Final[Sequence[tuple[str, Rows, str]]] = (
     ("Validation top-1, %", "evaluations", "top1"),
     ("Validation, mean of classes, %", "evaluations", "mean_class_accuracy"),
     ("Validation loss", "evaluations", "loss"),
-    ("Training cross-entropy", "metrics", "cross_entropy"),
+    ("Training loss, without weight decay", "metrics", "cross_entropy"),
     ("Learning rate", "metrics", "lr"),
 )
 

@@ -36,7 +36,7 @@ FIGURES: Final = (
     Figure("top5", "top-5, %", "points of top-5"),
     Figure("loss", "loss", "in validation loss", ".4f"),
     Figure("best_top1", "best top-1, %", "points of best top-1"),
-    Figure("cross_entropy", "cross-entropy", "in training cross-entropy", ".4f"),
+    Figure("cross_entropy", "training loss", "in training loss", ".4f"),
     Figure("images_per_second", "images/s", "images/s", ",.0f"),
     Figure("wall_seconds", "wall time, s", "s of wall time", ",.0f"),
 )

@@ -36,11 +36,14 @@ def make_features(model: TrainedModel, dataset: Dataset, ranks: Ranks, console: 
     table = torch.zeros((len(dataset), *shape), device=ranks.device)
     progress = Progress(console, "features  ")
     progress.begin(len(dataset), 0)
+    shown = 0
     with loader:
         for batch in loader:
             rows = batch.sample_ids[batch.mask].to(ranks.device)
             table[rows] = features_of(model, batch.images.to(ranks.device))[: len(rows)]
-            progress.add(min(len(rows) * ranks.world_size, len(dataset)))
+            done = min((batch.step + ranks.world_size) * recipe.eval_batch_size, len(dataset))  # by all ranks, about
+            progress.add(done - shown)
+            shown = done
     progress.end()
     ranks.sum(table)
     return table.cpu(), loader.fallbacks

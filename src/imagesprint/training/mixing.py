@@ -19,7 +19,7 @@ from imagesprint.recipes.recipe import Recipe
 _CHOICES = 4096
 
 # Of random erasing: the share of the image that is erased, and height over width, uniform in its logarithm. As
-# torchvision's RandomErasing has them; the paper has 0.4 for the greatest share.
+# torchvision's RandomErasing has them, but that it writes the third as 0.33; the paper has 0.4 there.
 _ERASED = (0.02, 1 / 3)
 _ASPECTS = (0.3, 3.3)
 

@@ -42,7 +42,7 @@ def test_a_table_is_trained_and_read(
 ) -> None:
     run, plain = importlib.import_module("run"), importlib.import_module("plain")
     table, output = tmp_path / "table.toml", tmp_path / "runs"
-    table.write_text(f'[variants]\nours = ["{tiny}"]\ntheirs = ["plain:torchvision-2021", "{tiny}"]\n')
+    table.write_text(f'all = ["{tiny}"]\n[variants]\nours = []\ntheirs = ["plain:torchvision-2021"]\n')
     words = [tiny, "--data", str(photo_root), "--output", str(output / "photos/theirs-0")]
     monkeypatch.setattr(sys, "argv", ["plain.py", "torchvision-2021", *words])
     assert plain.main() == 0
@@ -84,6 +84,8 @@ def test_what_computes_more_is_refused(
     [
         ("", "has no [variants]"),
         ("[variants]\nbase = 3", "base is 3"),
+        ("[variants]\nbase = []", "base is []"),
+        ("all = [1]\n[variants]\nbase = []", "all is [1]"),
         ('[variants]\nbase = ["plain:nobody", "small"]', "NAME is one of torchvision, "),
     ],
 )

@@ -10,6 +10,8 @@ TABLE.toml names the variants, each by the words of a `train` command, the first
     average = ["small", "ema_decay=0.99"]
     torchvision = ["plain:torchvision", "small"]
 
+Words that all begin with may stand before it instead, as all = ["small"].
+
 Each run is an `imagesprint train` (or a plain.py) into FOLDER/SET/VARIANT-SEED: seed by seed, in each set by set and in
 that variant by variant, so that wherever it is cut off the table is fair. The same command goes on where it stopped,
 and reads what is finished. After each run FOLDER/results.md is written anew. What a variant computes is counted before
@@ -80,20 +82,28 @@ class Found:
 def read_table(path: Path) -> list[Variant]:
     """Return the variants of a table. Raises UsageError where it has none or one is no list of words."""
     try:
-        rows: Any = tomllib.loads(path.read_text(encoding="utf-8")).get("variants")
+        content: Any = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: {error}", "name a TOML file with a [variants] table") from None
+    rows, shared = content.get("variants"), _words("all", content.get("all", []))
     if not isinstance(rows, dict) or not rows:
         raise UsageError(f"{path} has no [variants]", 'give it one, with lines such as base = ["small"]')
-    return [_variant(name, words) for name, words in rows.items()]
+    return [_variant(name, shared, _words(name, words)) for name, words in rows.items()]
 
 
-def _variant(name: str, words: Any) -> Variant:
-    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+def _words(name: str, words: Any) -> list[str]:
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UsageError(f"{name} is {words!r}", 'write a list of texts: a recipe and changes, ["small", "seed=1"]')
-    settings = words[0].removeprefix(PLAIN) if words[0].startswith(PLAIN) else ""
-    own = tuple(words[1:] if settings else words)
-    if settings and (settings not in SETTINGS or not own):
+    return words
+
+
+def _variant(name: str, shared: list[str], words: list[str]) -> Variant:
+    plain = [word for word in words[:1] if word.startswith(PLAIN)]
+    own = (*shared, *words[len(plain) :])
+    if not own:
+        raise UsageError(f"{name} is {words!r}", 'write a list of texts: a recipe and changes, ["small", "seed=1"]')
+    settings = plain[0].removeprefix(PLAIN) if plain else ""
+    if plain and settings not in SETTINGS:
         raise UsageError(f"{name} is {words!r}", f"write plain:NAME and a recipe; NAME is one of {', '.join(SETTINGS)}")
     return Variant(name, settings, own)
 

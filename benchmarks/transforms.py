@@ -1,10 +1,10 @@
 """What batch transforms cost: the time of a step with them over that of the same step without, taken in turns.
 
-    python benchmarks/transforms.py --size 64
+    python benchmarks/transforms.py "jitter 0.3,cutmix 0.5"
     python benchmarks/transforms.py --size 96 trivial "trivial,cutmix 1,erasing 0.25"
 
-It trains the recipe on noise, one thread, in steps of one micro-batch. Each round takes one step of every row; printed
-is the median over the rounds of the ratio within a round, with the quartiles, and what the transforms take by
+It trains the recipe on noise, one thread, in whole steps of its first phase. Each round takes one step of every row;
+printed is the median over the rounds of the ratio within a round, with the quartiles, and what the transforms take by
 themselves, as a share of the step without them. Times are those of the processor, so that other work on the machine
 counts less.
 """
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from imagesprint.images.draws import sample_floats
 from imagesprint.loading.batch import Batch
 from imagesprint.recipes.library import load_recipe
-from imagesprint.recipes.recipe import TRANSFORM_DRAWS, Phase, Recipe
+from imagesprint.recipes.recipe import TRANSFORM_DRAWS, Recipe
 from imagesprint.runs.ranks import Ranks
 from imagesprint.training.optimizer import best_precision
 from imagesprint.training.state import TrainingState
@@ -54,7 +54,7 @@ def batches(recipe: Recipe) -> Iterator[Batch]:
 
 def measure(recipe: Recipe, rows: list[tuple[str, ...]], rounds: int) -> NDArray[np.float64]:
     """Seconds of each row's step and of its transforms alone, in each round: float64 [2, rounds, rows]."""
-    phase, runs = recipe.phases[0], []
+    (phase,), runs = recipe.phases, []
     for augment in rows:
         each = replace(recipe, augment=augment)
         step = TrainingStep(TrainingState(each, CLASSES, ALONE.device), ALONE)
@@ -67,7 +67,8 @@ def measure(recipe: Recipe, rows: list[tuple[str, ...]], rounds: int) -> NDArray
             middle = time.process_time()
             batch = next(feed)
             transform(batch.images, batch.labels, batch.draws)
-            seconds[:, number, row] = middle - start, time.process_time() - middle
+            own = (time.process_time() - middle) * (phase.batch_size // phase.micro_batch)
+            seconds[:, number, row] = middle - start, own
     return seconds[:, WARM_UP:]
 
 
@@ -76,18 +77,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("augment", nargs="*", help="transforms with commas between; default: each alone, then all")
     parser.add_argument("--recipe", default="small")
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--micro-batch", type=int, default=32)
+    parser.add_argument("--size", type=int, help="pixels; default: those of the first phase")
     parser.add_argument("--rounds", type=int, default=20)
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[tuple[str, ...]] = [()]
     rows += [tuple(row.split(",")) for row in args.augment] if args.augment else [*((one,) for one in ALL), ALL]
-    phase = Phase((0, 1), (0.01, 0.01), "constant", args.micro_batch, args.micro_batch, args.size)
-    recipe = replace(load_recipe(args.recipe), phases=(phase,), precision=best_precision(ALONE.device))
+    recipe = load_recipe(args.recipe)
+    phase = replace(recipe.phases[0], image_size=args.size or recipe.phases[0].image_size)
+    recipe = replace(recipe, phases=(phase,), precision=best_precision(ALONE.device))
     steps, alone = measure(recipe, rows, args.rounds)
     plain = float(np.median(steps[:, 0]))
-    what = f"{recipe.model}, {args.micro_batch} images of {args.size} px, {recipe.precision}"
+    images = f"{phase.batch_size} images of {phase.image_size} px in micro-batches of {phase.micro_batch}"
+    what = f"{recipe.model}, {images}, {recipe.precision}"
     print(f"{what}: {1000 * plain:.1f} ms a step without transforms")
     print("with, to without    by themselves")
     for row, augment in enumerate(rows[1:], 1):

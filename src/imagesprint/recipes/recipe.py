@@ -71,9 +71,7 @@ class Recipe:
     init: str = ""  # weights to start from: a file, a URL, timm:NAME, torchvision:NAME, package:DISTRIBUTION
     bn_momentum: float = 0.1
     bn_eps: float = 1e-5
-    freeze_norm: str = (
-        "frozen"  # which batch norms' statistics stand still, and normalise: of frozen parts, "all", "none"
-    )
+    freeze_norm: str = "frozen"  # batch norms whose statistics stand still, and normalise: of frozen parts; all; none
     features_once: bool = False  # each image passes through the frozen backbone one time, and only the head trains
 
     # optimizer and loss

@@ -35,7 +35,8 @@ def make_ready(scratch: Path, packed: Sequence[Path]) -> tuple[Path, str]:
     caches.mkdir(mode=0o700, exist_ok=True)
     for piece in packed:
         with tarfile.open(piece, ignore_zeros=True) as archive:
-            archive.extractall(caches, filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python has it from 3.11.4 on
+            archive.extractall(caches)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(caches / "inductor")
     os.environ["TRITON_CACHE_DIR"] = str(caches / "triton")
     os.environ["TORCHINDUCTOR_BUNDLE_TRITON_INTO_FX_GRAPH_CACHE"] = "0"  # else each kernel is kept twice

@@ -293,7 +293,8 @@ def test_caches_are_packed_in_pieces_as_they_come(tmp_path: Path, monkeypatch: p
     assert [piece.stat().st_mtime_ns for piece in pieces] == before
     for piece in pieces:
         with tarfile.open(piece, ignore_zeros=True) as archive:
-            archive.extractall(tmp_path / "out", filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
+            archive.extractall(tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out/some/place").iterdir()} == made
 
 

@@ -155,7 +155,9 @@ def test_ranks_do_not_import_from_the_current_folder(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "random.py").write_text("raise RuntimeError('the wrong one')")
     (tmp_path / "own.py").write_text("")  # PYTHONPATH is the user's word
-    process = launch(tmp_path, 2, "import random, own; print(random.__file__, sys.path)", folder=tmp_path / "here")
+    process = launch(
+        tmp_path, 2, "import random, own; print(random.__file__, sys.path, flush=True)", folder=tmp_path / "here"
+    )
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     assert f"'{tmp_path}'" in out
